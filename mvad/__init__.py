@@ -1,0 +1,27 @@
+"""mvad: distributed visual anomaly detection on Ray.
+
+Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `evaluate`, `sample`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "run": "pipeline",
+    "fit": "pipeline",
+    "score": "pipeline",
+    "evaluate": "pipeline",
+    "sample": "sample",
+}
+
+__all__ = ["evaluate", "fit", "run", "sample", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a command when it is first used: Ray and PyTorch take seconds to load."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mvad' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"mvad.{_HOMES[name]}"), name)

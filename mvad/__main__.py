@@ -1,0 +1,5 @@
+"""``python -m mvad``."""
+
+from mvad.cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""The command line: parses arguments, calls the function of the same name, returns the exit code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mvad.errors import UsageError
+from mvad.options import CommonOptions, FitOptions, RunOptions, ScoreOptions
+
+app = typer.Typer(
+    help="Learn what good looks like from images, score new ones, get a table. Runs on a laptop or a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[str, typer.Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
+Out = Annotated[str, typer.Option(help="New folder for the results; a path or a URI.")]
+Models = Annotated[str, typer.Option(help="Folder of fitted models; a path or a URI.")]
+
+
+def _with_options(options: type[CommonOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """Give a command the fields of an options class as its options, names, defaults and help included."""
+
+    def decorate(command: Callable[..., int]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**arguments: Any) -> None:
+            raise typer.Exit(command(**arguments))
+
+        hints = get_type_hints(options, include_extras=True)
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        extra = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+            for f in fields(options)
+        ]
+        wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
+
+
+@app.command()
+@_with_options(RunOptions)
+def run(data: Data, *, out: Out, **options: Any) -> int:
+    """Fit, score and evaluate every category under DATA in one job.
+
+    Example: mvad run mvtec --out results
+    """
+    from mvad import pipeline
+
+    return pipeline.run(data, out, **options).exit_code
+
+
+@app.command()
+@_with_options(FitOptions)
+def fit(data: Data, *, models: Models, **options: Any) -> int:
+    """Fit one model a category from the good images in DATA.
+
+    Example: mvad fit mvtec --models models
+    """
+    from mvad import pipeline
+
+    return pipeline.fit(data, models, **options).exit_code
+
+
+@app.command()
+@_with_options(ScoreOptions)
+def score(data: Data, *, models: Models, out: Out, **options: Any) -> int:
+    """Score the test images of DATA, or all images of an unlabelled folder.
+
+    Example: mvad score dump --models models --out results
+    """
+    from mvad import pipeline
+
+    return pipeline.score(data, models, out, **options).exit_code
+
+
+@app.command()
+def evaluate(
+    out: Annotated[str, typer.Argument(help="Folder of the results.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
+) -> None:
+    """Compute the summary of results that carry labels anew.
+
+    Example: mvad evaluate results
+    """
+    from mvad import pipeline
+
+    pipeline.evaluate(out, quiet=quiet)
+
+
+@app.command()
+def sample(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="New folder for the data set.")],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Write a generated data set in the MVTec layout: three categories, subtle defects, masks.
+
+    Example: mvad sample sample
+    """
+    from mvad.sample import sample
+
+    count = sample(folder, seed=seed)
+    Console(highlight=False).print(escape(f"{count} images in {folder}"), soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 wrong use, 3 too many unreadable files, 1 anything else."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="mvad")
+    except UsageError as error:
+        Console(stderr=True, highlight=False).print(f"mvad: {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What every detector offers, in the manners of scikit-learn and PyOD: higher scores are more abnormal."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mvad.options import FitOptions
+
+
+class Scores(NamedTuple):
+    """Scores of a batch of images.
+
+    Attributes
+    ----------
+    image : (n,) float32
+        One anomaly score an image, unbounded.
+    grid : (n, height, width) float32
+        One anomaly score a patch.
+    """
+
+    image: NDArray[np.float32]
+    grid: NDArray[np.float32]
+
+
+class Detector(Protocol):
+    """A method: fitted on the features of good images of one category, it scores features of others.
+
+    Its state is `settings` (JSON values) and `arrays`, nothing else.
+    """
+
+    method: ClassVar[str]
+
+    @classmethod
+    def from_options(cls, options: FitOptions) -> Detector:
+        """A detector that is not fitted yet."""
+
+    @classmethod
+    def from_state(
+        cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
+    ) -> Detector:
+        """A fitted detector; ``arrays`` may be read-only and shared between processes."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]: ...
+
+    def fit(self, features: Tensor) -> Detector:
+        """Learn from good images: (n, height, width, channels) patch features. Returns the detector itself."""
+
+    def score(self, features: Tensor) -> Scores:
+        """Score a batch of images: (n, height, width, channels) patch features on the detector's device."""

@@ -1,0 +1,126 @@
+"""PatchCore: Roth et al., Towards Total Recall in Industrial Anomaly Detection, arXiv 2106.08265."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mvad.coreset import greedy_coreset, random_projection
+from mvad.detectors.base import Scores
+from mvad.neighbours import MemoryBank
+from mvad.options import FitOptions
+
+
+class PatchCore:
+    """A memory bank of good patches; a patch is as abnormal as it is far from the bank.
+
+    Parameters
+    ----------
+    coreset_ratio
+        Share of the training patches kept in the bank (section 3.2).
+    projection
+        Dimensions of the random projection the coreset is chosen in; 0: none.
+    reweight
+        Neighbours b of equation 7, which makes an image score count for less where the bank is dense in patches as
+        near as the nearest one; 0: the image score is the largest patch distance.
+    seed
+        Seed of the projection.
+    """
+
+    method: ClassVar[str] = "patchcore"
+
+    def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:
+        self.coreset_ratio, self.projection, self.reweight, self.seed = (
+            coreset_ratio,
+            projection,
+            reweight,
+            seed,
+        )
+        self.coverage = 0.0
+        self._bank: MemoryBank | None = None
+
+    @classmethod
+    def from_options(cls, options: FitOptions) -> PatchCore:
+        return cls(options.coreset_ratio, options.projection, options.reweight, options.seed)
+
+    @classmethod
+    def from_state(
+        cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
+    ) -> PatchCore:
+        settings = dict(settings)
+        coverage = settings.pop("coverage")
+        detector = cls(**settings)
+        detector.coverage = coverage
+        detector._bank = MemoryBank(arrays["bank"], device)
+        return detector
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Parameters, and ``coverage``: the coreset's radius in the projected space."""
+        return {
+            "coreset_ratio": self.coreset_ratio,
+            "projection": self.projection,
+            "reweight": self.reweight,
+            "seed": self.seed,
+            "coverage": self.coverage,
+        }
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"bank": self.bank.vectors}
+
+    @property
+    def bank(self) -> MemoryBank:
+        if self._bank is None:
+            raise RuntimeError("this PatchCore is not fitted; call fit first")
+        return self._bank
+
+    def fit(self, features: Tensor) -> PatchCore:
+        """Fill the bank with a coreset of the patches of good images, in the order greedy chose them.
+
+        Parameters
+        ----------
+        features : (n, height, width, channels) float32
+        """
+        patches = features.reshape(-1, features.shape[-1])
+        size = max(1, round(self.coreset_ratio * len(patches)))
+        chosen, self.coverage = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
+        self._bank = MemoryBank(patches[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        return self
+
+    def score(self, features: Tensor) -> Scores:
+        """Score images; each on its own, so that its company in a batch changes nothing.
+
+        Parameters
+        ----------
+        features : (n, height, width, channels) float32 on the detector's device
+        """
+        count, height, width, channels = features.shape
+        image = np.empty(count, np.float32)
+        grid = np.empty((count, height, width), np.float32)
+        for number, patches in enumerate(features.reshape(count, height * width, channels)):
+            distances, nearest = self.bank.search(patches, 1)
+            worst = int(distances.argmax())
+            weight = self._weight(patches[worst], int(nearest[worst, 0])) if self.reweight else 1.0
+            image[number] = weight * distances[worst, 0]
+            grid[number] = distances.reshape(height, width)
+        return Scores(image, grid)
+
+    def _weight(self, patch: Tensor, nearest: int) -> float:
+        """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.
+
+        m itself is the first of its own neighbours. With m alone there is nothing to say about density: weight 1.
+        """
+        if len(self.bank) < 2 or self.reweight < 2:
+            return 1.0
+        centre = torch.tensor(self.bank.vectors[nearest : nearest + 1], device=patch.device)
+        around = self.bank.search(centre, self.reweight)[1][0]
+        around = np.concatenate([[nearest], around[around != nearest][: self.reweight - 1]])
+        differences = self.bank.vectors[around] - patch.cpu().numpy()
+        distances = np.linalg.norm(differences, axis=1).astype(np.float64)
+        shares = np.exp(distances - distances.max())
+        return float(1 - shares[0] / shares.sum())

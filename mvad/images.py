@@ -1,0 +1,123 @@
+"""Bytes of an image file to RGB pixels of the model's size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mvad import storage
+from mvad.errors import ImageError
+from mvad.options import ImageSize
+
+Batch = dict[str, NDArray[Any]]  # columns of a batch in the flow, one entry an image
+
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+MASK_PIXELS = 1_000_000_000
+
+
+def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.uint8], int, int]:
+    """Read one image.
+
+    Returns
+    -------
+    pixels : (crop, crop, 3) uint8
+        RGB, stretched to ``size.resize`` squared with antialiasing, then its centre.
+    width, height : int
+        Of the image as a person sees it, in pixels, before resizing.
+
+    Raises
+    ------
+    ImageError
+        The file cannot be read or decoded, or is larger than allowed; the message says which.
+    """
+    # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
+    image = decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
+    pixels = np.asarray(centre(image.resize((size.resize, size.resize), Image.Resampling.BILINEAR), size.crop))
+    return pixels, image.width, image.height
+
+
+def decode_batch(batch: Batch, size: ImageSize, max_pixels: int) -> Batch:
+    """Read and decode images; one that cannot be used stays black and has its reason in ``error``."""
+    count = len(batch["uri"])
+    pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
+    shape = np.zeros((count, 2), np.int32)
+    errors = [""] * count
+    for number, uri in enumerate(batch["uri"]):
+        try:
+            pixels[number], *shape[number] = load_image(uri, size, max_pixels)
+        except ImageError as error:
+            errors[number] = str(error)
+    return {
+        **batch,
+        "pixels": pixels,
+        "width": shape[:, 0],
+        "height": shape[:, 1],
+        "error": np.array(errors, object),
+    }
+
+
+def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:
+    """Read a ground-truth mask, brought to the model's geometry: (crop, crop) bool, True where defective.
+
+    Raises
+    ------
+    ImageError
+        As for `load_image`.
+    """
+    image = decode(storage.read_bytes(uri, limit=8 * MASK_PIXELS), MASK_PIXELS)
+    resized = image.convert("L").resize((size.resize, size.resize), Image.Resampling.NEAREST)
+    return np.asarray(centre(resized, size.crop)) > 0
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image file to 8-bit RGB, upright.
+
+    16-bit grey keeps its full range (65,535 becomes 255), transparent parts become black, and of several frames the
+    first is taken. Embedded colour profiles are not applied.
+
+    Raises
+    ------
+    ImageError
+        Empty, not an image of a known kind, damaged, or of more than ``max_pixels`` pixels.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Size is checked below, against the user's limit; Pillow's notes on odd metadata help nobody here.
+            warnings.simplefilter("ignore")
+            Image.MAX_IMAGE_PIXELS = None
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"decodes to {image.width} x {image.height} pixels, more than --max-pixels {max_pixels}"
+                )
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("has floating-point pixels, whose range is unknown; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def centre(image: Image.Image, side: int) -> Image.Image:
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

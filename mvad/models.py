@@ -1,0 +1,168 @@
+"""Fitted models on disk: ``<models>/<method>/<category>/`` with ``.npy`` arrays and ``model.json``; nothing pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad import storage
+from mvad.backbones import BackboneSpec
+from mvad.detectors import METHODS, Detector
+from mvad.errors import UsageError
+from mvad.options import ImageSize
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What ``model.json`` says.
+
+    Attributes
+    ----------
+    model_id
+        SHA-256 of everything below it but ``record``: equal only for models that score alike.
+    settings
+        The detector's parameters.
+    backbone, weights_sha256
+        The network, and `backbones.fingerprint` of its weights.
+    size
+        Image geometry in pixels.
+    arrays
+        File name and SHA-256 of each array.
+    record
+        How it came to be: counts, unreadable training files, versions, seconds.
+    """
+
+    model_id: str
+    method: str
+    category: str
+    settings: dict[str, Any]
+    backbone: BackboneSpec
+    weights_sha256: str
+    size: ImageSize
+    arrays: dict[str, dict[str, str]]
+    record: dict[str, Any]
+    uri: str
+
+
+def save_model(
+    folder: str,
+    category: str,
+    detector: Detector,
+    backbone: BackboneSpec,
+    weights_sha256: str,
+    size: ImageSize,
+    record: dict[str, Any],
+) -> ModelInfo:
+    """Write a model below the URI ``folder``; ``model.json`` last, so that a folder with one is complete."""
+    place = storage.join(folder, detector.method, storage.folder_name(category))
+    storage.remove(storage.join(place, "model.json"))
+    arrays = {}
+    for name, array in detector.arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        data = buffer.getvalue()
+        storage.write(storage.join(place, f"{name}.npy"), data)
+        arrays[name] = {"file": f"{name}.npy", "sha256": hashlib.sha256(data).hexdigest()}
+    content = {
+        "format": FORMAT,
+        "method": detector.method,
+        "category": category,
+        "settings": detector.settings,
+        "backbone": asdict(backbone),
+        "weights_sha256": weights_sha256,
+        "size": asdict(size),
+        "arrays": arrays,
+    }
+    model_id = _content_id(content)
+    text = json.dumps({"model_id": model_id, **content, "record": record}, indent=2)
+    storage.write(storage.join(place, "model.json"), text.encode())
+    return read_model(place)
+
+
+def _content_id(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_model(place: str) -> ModelInfo:
+    """Read ``model.json`` in the folder ``place`` (a URI), and check it against its own id.
+
+    Raises
+    ------
+    UsageError
+        It is damaged, or of a format this version does not know.
+    """
+    where = storage.display(place)
+    try:
+        content = json.loads(storage.read(storage.join(place, "model.json")))
+        model_id, record = content.pop("model_id"), content.pop("record")
+        if content["format"] != FORMAT:
+            raise UsageError(
+                f"the model in {where} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
+            )
+        if _content_id(content) != model_id or content["method"] not in METHODS:
+            raise ValueError("its content does not match its id")
+        backbone: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content["backbone"].items()
+        }
+        return ModelInfo(
+            model_id=model_id,
+            method=content["method"],
+            category=content["category"],
+            settings=content["settings"],
+            backbone=BackboneSpec(**backbone),
+            weights_sha256=content["weights_sha256"],
+            size=ImageSize(**content["size"]),
+            arrays=content["arrays"],
+            record=record,
+            uri=place,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"the model in {where} is damaged ({error}); fit it again.") from error
+
+
+def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
+    """The arrays of a model, each checked against its hash; UsageError if one is damaged."""
+    arrays = {}
+    for name, entry in model.arrays.items():
+        place = storage.join(model.uri, entry["file"])
+        try:
+            data = storage.read(place)
+        except OSError as error:
+            raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise UsageError(f"{storage.display(place)} is damaged: its hash is not the model's; fit the model again.")
+        arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+    return arrays
+
+
+def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
+    """The models below the URI ``folder``, by category.
+
+    Raises
+    ------
+    UsageError
+        There are none, or several methods and none was named.
+    """
+    methods = [name for name in storage.list_folder(folder) if name in METHODS]
+    if method is not None:
+        methods = [name for name in methods if name == method]
+    where = storage.display(folder)
+    if len(methods) > 1:
+        raise UsageError(f"{where} holds models of several methods; choose one with --method: {', '.join(methods)}.")
+    places = [
+        storage.join(folder, name, child)
+        for name in methods
+        for child in storage.list_folder(storage.join(folder, name))
+    ]
+    models = [read_model(place) for place in places if storage.exists(storage.join(place, "model.json"))]
+    if not models:
+        raise UsageError(f"no models in {where}; make some with: mvad fit DATA --models {where}")
+    return {model.category: model for model in models}

@@ -1,0 +1,73 @@
+"""Exact nearest neighbours in a memory bank."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CENTRES = 16_384
+
+
+class MemoryBank:
+    """A read-only set of feature vectors to search.
+
+    Parameters
+    ----------
+    vectors : (m, d) float32
+        Used where it lies, without a copy, on a CPU; copied once to a GPU.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], device: str | torch.device = "cpu") -> None:
+        self.vectors = vectors
+        self.device = torch.device(device)
+        if self.device.type != "cpu":
+            self._centres = torch.tensor(vectors, device=self.device)
+            self._norms = torch.linalg.vector_norm(self._centres, dim=1).square_()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def search(self, queries: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k nearest vectors of each query.
+
+        Candidates are ranked by the fast expanded form of the distance; the distances returned are computed anew from
+        the differences, which keeps small ones accurate.
+
+        Parameters
+        ----------
+        queries : (n, d) float32 tensor on the bank's device
+        k
+            Cut to the size of the bank.
+
+        Returns
+        -------
+        distances : (n, k) float32
+            Euclidean, each row ascending up to rounding.
+        indices : (n, k) int64
+        """
+        k = min(k, len(self))
+        if self.device.type == "cpu":
+            rows = queries.numpy()
+            indices = faiss.knn(rows, self.vectors, k)[1]
+            distances = np.empty(indices.shape, np.float32)
+            for column in range(k):
+                distances[:, column] = np.linalg.norm(rows - self.vectors[indices[:, column]], axis=1)
+            return distances, indices
+        found = self._search_torch(queries, k)
+        differences = queries[:, None, :] - self._centres[found]
+        return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), found.cpu().numpy()
+
+    def _search_torch(self, queries: Tensor, k: int) -> Tensor:
+        best = torch.empty((len(queries), 0), device=self.device)
+        where = torch.empty((len(queries), 0), dtype=torch.int64, device=self.device)
+        for start in range(0, len(self), CENTRES):
+            stretch = slice(start, start + CENTRES)
+            ranks = torch.addmm(self._norms[stretch], queries, self._centres[stretch].T, alpha=-2)
+            values, places = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
+            best, where = torch.cat([best, values], 1), torch.cat([where, places + start], 1)
+            best, order = torch.topk(best, min(k, best.shape[1]), dim=1, largest=False)
+            where = torch.gather(where, 1, order)
+        return where

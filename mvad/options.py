@@ -1,0 +1,174 @@
+"""Every option of every command: its name, default and one line of help, written once.
+
+The command line, the ``jobs/`` entry points and the Python functions all read these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from typer import Option
+
+from mvad.errors import UsageError
+
+MAPS = ("none", "all")
+LAYOUTS = ("auto", "mvtec", "visa", "plain")
+
+PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSize:
+    """How an image becomes the model's input: resized to ``resize`` x ``resize``, centre ``crop`` kept."""
+
+    resize: int
+    crop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Options of every command that reads images."""
+
+    weights: Annotated[
+        str | None,
+        Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
+    ] = None
+    categories: Annotated[str | None, Option(help="Only these categories, comma separated.")] = None
+    category: Annotated[
+        str | None,
+        Option(help="Name of the one category of a plain folder of images, instead of its sub-folders."),
+    ] = None
+    layout: Annotated[str, Option(help="How DATA is laid out: auto, mvtec (BTAD too), visa or plain.")] = "auto"
+    limit: Annotated[
+        int | None,
+        Option(help="At most this many images of a category and split, evenly spaced: for a quick try."),
+    ] = None
+    max_pixels: Annotated[int, Option(help="An image that decodes to more pixels than this is an error row.")] = (
+        100_000_000
+    )
+    max_errors: Annotated[
+        str,
+        Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
+    ] = "100%"
+    actors: Annotated[
+        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one a CPU core.")
+    ] = None
+    batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
+    address: Annotated[
+        str | None,
+        Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
+    ] = None
+    new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
+    quiet: Annotated[bool, Option("--quiet", help="Print errors and warnings only.")] = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("max_pixels", 1), ("actors", 1), ("batch_size", 1)):
+            _at_least(self, name, least)
+        _one_of("layout", self.layout, LAYOUTS)
+        self.allowed_errors(0)
+
+    @property
+    def category_names(self) -> list[str] | None:
+        """The categories asked for, or None for all."""
+        if self.categories is None:
+            return None
+        names = [name.strip() for name in self.categories.split(",") if name.strip()]
+        if not names:
+            raise UsageError("--categories names no category; give some, such as --categories bottle,cable.")
+        return names
+
+    def allowed_errors(self, n_images: int) -> int:
+        """How many of ``n_images`` files may be unreadable before the exit code is 3."""
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", self.max_errors.strip())
+        if not match:
+            raise UsageError(f"--max-errors {self.max_errors!r} is neither a count (20) nor a share (5%).")
+        count, share = match.groups()
+        return int(count) if count is not None else int(float(share) / 100 * n_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(CommonOptions):
+    """Options of fitting; the defaults are those of the PatchCore paper."""
+
+    method: Annotated[str, Option(help="The detector: patchcore.")] = "patchcore"
+    backbone: Annotated[
+        str,
+        Option(help="resnet50, wide_resnet50_2, another torchvision ResNet, efficientnet_lite0, or timm:NAME."),
+    ] = "resnet50"
+    image_size: Annotated[
+        int | None,
+        Option(help="Side in pixels of the square the model sees; default: 256, cropped to its centre 224."),
+    ] = None
+    crop: Annotated[
+        int | None,
+        Option(help="Keep only the centre of this side after resizing; default: all of --image-size."),
+    ] = None
+    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
+    projection: Annotated[
+        int, Option(help="Dimensions of the random projection that the coreset is chosen in; 0: none.")
+    ] = 128
+    reweight: Annotated[
+        int, Option(help="Neighbours b in the paper's re-weighting of the image score; 0 turns it off.")
+    ] = 9
+    seed: Annotated[int, Option(help="Seed of everything random.")] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (
+            ("image_size", 32),
+            ("crop", 32),
+            ("projection", 0),
+            ("reweight", 0),
+            ("seed", 0),
+        ):
+            _at_least(self, name, least)
+        if not 0 < self.coreset_ratio <= 1:
+            raise UsageError(f"--coreset-ratio {self.coreset_ratio} is not in the range above 0 up to 1.")
+        size = self.size
+        if size.crop > size.resize:
+            raise UsageError(f"--crop {size.crop} is larger than the image size {size.resize}.")
+
+    @property
+    def size(self) -> ImageSize:
+        if self.image_size is None:
+            return ImageSize(resize=PUBLISHED_RESIZE, crop=self.crop or PUBLISHED_CROP)
+        return ImageSize(resize=self.image_size, crop=self.crop or self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(CommonOptions):
+    """Options of scoring; what the model was fitted with is read from the model."""
+
+    method: Annotated[
+        str | None, Option(help="Score with the models of this method; needed where there are several.")
+    ] = None
+    maps: Annotated[str, Option(help="Which images keep their grid of patch scores in the results: none or all.")] = (
+        "none"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("maps", self.maps, MAPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(FitOptions, ScoreOptions):
+    """Options of the main job: those of fitting and of scoring."""
+
+
+def as_json(options: CommonOptions) -> dict[str, Any]:
+    """The options as plain values for ``run.json``."""
+    return asdict(options)
+
+
+def _at_least(options: object, name: str, least: int) -> None:
+    value = getattr(options, name)
+    if value is not None and value < least:
+        raise UsageError(f"--{name.replace('_', '-')} {value} is too small; the least is {least}.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"--{name} {value!r} is unknown; choose one of: {', '.join(allowed)}.")

@@ -1,0 +1,38 @@
+"""Locally aware patch features: PatchCore (arXiv 2106.08265), section 3.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NEIGHBOURHOOD = 3
+
+
+def patch_features(stages: Sequence[Tensor]) -> Tensor:
+    """Join the feature maps of neighbouring stages into one grid of patch features.
+
+    Each map is averaged over 3x3 neighbourhoods (at the border over what is there), the deeper ones are brought to the
+    grid of the first by bilinear interpolation, and the channels are concatenated.
+
+    Parameters
+    ----------
+    stages : sequence of (n, channels, height, width)
+        Shallow to deep.
+
+    Returns
+    -------
+    (n, height, width, sum of channels) float32, contiguous, on the device of the maps.
+    """
+    grid = stages[0].shape[-2:]
+    pooled = [
+        functional.avg_pool2d(stage, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
+        for stage in stages
+    ]
+    joined = [
+        stage if stage.shape[-2:] == grid else functional.interpolate(stage, grid, mode="bilinear", align_corners=False)
+        for stage in pooled
+    ]
+    return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()

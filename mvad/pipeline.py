@@ -1,0 +1,382 @@
+"""The flow, from images on disk to a table of results.
+
+::
+
+    manifest -> decode -> extract -> fit -> models -> broadcast -> score -> results -> evaluate
+
+`run` is `fit`, `score` and `evaluate` in one job. Scores depend on images, options and seed alone: every image is
+decoded, extracted and scored on its own, CPU actors run one thread each, and features are put in the manifest's order
+before a model is fitted, so neither the number of actors nor the size of batches nor the order of arrival can change a
+score on one kind of machine. Between kinds (CPU and GPU, or processors with other vector units) rounding differs, and
+with it the choice between nearly tied patches of the coreset.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from mvad import backbones, results, storage
+from mvad.actors import Extractor, Scorer
+from mvad.backbones import BackboneSpec, Weights
+from mvad.console import Reporter
+from mvad.detectors import find_method
+from mvad.errors import UsageError
+from mvad.evaluate import summarise
+from mvad.images import Batch, decode_batch
+from mvad.manifest import Manifest, read_manifest
+from mvad.models import ModelInfo, find_models, read_arrays, save_model
+from mvad.options import CommonOptions, FitOptions, ImageSize, RunOptions, ScoreOptions
+from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
+from mvad.results import WriteResults
+from mvad.session import Pool, actor_pool, ray_session
+
+BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def run(data: str, out: str, **options: Any) -> Result:
+    """Fit, score and evaluate every category under DATA; options as in `options.RunOptions`.
+
+    Raises
+    ------
+    UsageError
+        Unusable input, an unknown name, an OUT that is in use, or weights that cannot be had.
+    """
+    chosen = RunOptions(**options)
+    report = Reporter(chosen.quiet)
+    target = storage.to_uri(out)
+    find_method(chosen.method)
+    spec = backbones.describe(chosen.backbone)
+    manifest = _checked_for_fit(read_manifest(data, chosen))
+    images = manifest.split("test")
+    if not len(images):
+        raise UsageError(f"no test images under {storage.display(manifest.root)}; to fit models alone use mvad fit.")
+    network = Network.load(spec, chosen.weights)
+    results.prepare(target, replace=chosen.new_run)
+    record = RunRecord("run", target, manifest, chosen, report)
+    with ray_session(chosen.address):
+        with record.timed("fit"):
+            fitted = _fit(manifest, network, storage.join(target, "models"), chosen, report)
+        for category, reason in fitted.failures.items():
+            record.categories[category]["note"] = reason
+        unreadable = fitted.unreadable(manifest)
+        _write_error_rows(target, unreadable, fitted.errors, record)
+        with record.timed("score"):
+            _score(images, fitted.models, {spec: network}, chosen, record)
+    return record.finish(len(manifest.table), n_rows=len(images) + len(unreadable))
+
+
+def fit(data: str, models: str, **options: Any) -> Result:
+    """Fit one model a category from train/good under DATA; options as in `options.FitOptions`.
+
+    Raises
+    ------
+    UsageError
+        As for `run`; or there are such models already.
+    """
+    chosen = FitOptions(**options)
+    report = Reporter(chosen.quiet)
+    folder = storage.to_uri(models)
+    method = find_method(chosen.method).method
+    spec = backbones.describe(chosen.backbone)
+    manifest = _checked_for_fit(read_manifest(data, chosen))
+    present = storage.list_folder(storage.join(folder, method))
+    clash = [name for name in manifest.categories if storage.folder_name(name) in present]
+    if clash and not chosen.new_run:
+        raise UsageError(
+            f"{storage.display(folder)} has a {method} model of {clash[0]!r} already; add --new-run to replace it."
+        )
+    network = Network.load(spec, chosen.weights)
+    started = time.monotonic()
+    with ray_session(chosen.address):
+        fitted = _fit(manifest, network, folder, chosen, report)
+    errors = [
+        {
+            **{key: row[key] for key in ("image_id", "category", "split")},
+            "error": fitted.errors[row["image_id"]],
+        }
+        for row in fitted.unreadable(manifest).to_pylist()
+    ]
+    report.errors(errors)
+    report.print(f"{len(fitted.models)} models in {storage.display(folder)}")
+    too_many = len(errors) > chosen.allowed_errors(len(manifest.split("train")))
+    code = EXIT_TOO_MANY_ERRORS if too_many else EXIT_DONE
+    return Result(code, errors=errors, seconds={"fit": time.monotonic() - started})
+
+
+def score(data: str, models: str, out: str, **options: Any) -> Result:
+    """Score the test images of DATA, or all images of an unlabelled tree; options as in `options.ScoreOptions`.
+
+    Raises
+    ------
+    UsageError
+        As for `run`; or there is no model for any category of DATA.
+    """
+    chosen = ScoreOptions(**options)
+    report = Reporter(chosen.quiet)
+    target = storage.to_uri(out)
+    found = find_models(storage.to_uri(models), chosen.method)
+    manifest = read_manifest(data, chosen)
+    images = manifest.split("test")
+    if not len(images):
+        raise UsageError(f"no test images under {storage.display(manifest.root)}.")
+    wanted = {name: found[name] for name in manifest.categories if name in found}
+    if not wanted:
+        asked = ", ".join(manifest.categories[:5])
+        raise UsageError(f"{models} has no model for {asked}; it has models for: {', '.join(sorted(found))}.")
+    networks = {spec: Network.load(spec, chosen.weights) for spec in {model.backbone for model in wanted.values()}}
+    for model in wanted.values():
+        if model.weights_sha256 != networks[model.backbone].sha256:
+            raise UsageError(
+                f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
+                "hand; give the same ones with --weights, or fit it again."
+            )
+    results.prepare(target, replace=chosen.new_run)
+    record = RunRecord("score", target, manifest, chosen, report)
+    with ray_session(chosen.address), record.timed("score"):
+        _score(images, wanted, networks, chosen, record)
+    return record.finish(len(images), n_rows=len(images))
+
+
+def evaluate(out: str, *, quiet: bool = False) -> Result:
+    """Compute the summary of the results in OUT anew, and write it there.
+
+    Raises
+    ------
+    UsageError
+        OUT holds no results of a run that has ended.
+    """
+    target = storage.to_uri(out)
+    content = results.read_run(target)
+    if content.get("status") != "done":
+        raise UsageError(f"the run in {storage.display(target)} has not ended; wait for it or run it again.")
+    summary = summarise(target, content)
+    results.write_summary(target, summary)
+    Reporter(quiet).summary(summary)
+    return Result(summary=summary)
+
+
+class Network(NamedTuple):
+    """A backbone with its weights, read once by the driver for all actors."""
+
+    spec: BackboneSpec
+    weights: Weights
+    sha256: str
+
+    @classmethod
+    def load(cls, spec: BackboneSpec, path: str | None) -> Network:
+        weights = backbones.load_weights(spec, path)
+        return cls(spec, weights, backbones.fingerprint(weights))
+
+
+def _checked_for_fit(manifest: Manifest) -> Manifest:
+    where = storage.display(manifest.root)
+    trained = set(manifest.split("train")["category"].to_pylist())
+    without = [name for name in manifest.categories if name not in trained]
+    if not trained:
+        raise UsageError(f"no train/good images under {where}; a model is learnt from them.")
+    if without:
+        raise UsageError(
+            f"category {without[0]!r} under {where} has no train/good images; add some, or leave it out "
+            "with --categories."
+        )
+    return manifest
+
+
+# ------------------------------------------------------------------------------------------- manifest -> decode
+
+
+def decoded_images(images: pa.Table, size: ImageSize, options: CommonOptions, pool: Pool) -> ray.data.Dataset:
+    """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
+    # NumPy batches have no nulls of integers, so unknown values travel as -1 and "".
+    plain = images.set_column(images.schema.get_field_index("label"), "label", pc.fill_null(images["label"], -1))
+    for name in ("defect", "mask_uri"):
+        plain = plain.set_column(plain.schema.get_field_index(name), name, pc.fill_null(plain[name], ""))
+    plain = plain.append_column("row", pa.array(range(len(plain)), pa.int64()))
+    rows = min(BLOCK_ROWS, max(8, math.ceil(len(plain) / (pool.actors * 8))))
+    blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
+    decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels)
+    return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
+
+
+# ---------------------------------------------------------------------------------------------- extract -> fit
+
+
+@dataclass
+class Fitted:
+    """Models by category, the errors of training images by id, and why a category has no model."""
+
+    models: dict[str, ModelInfo] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def unreadable(self, manifest: Manifest) -> pa.Table:
+        """The manifest's rows of the training images that could not be used."""
+        train = manifest.split("train")
+        return train.filter(pc.is_in(train["image_id"], pa.array(list(self.errors), pa.string())))
+
+
+def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
+    """Extract the features of all training images, fit a category as soon as its last image has arrived, save it."""
+    train = manifest.split("train")
+    pool = actor_pool(options.actors)
+    weights = ray.put(network.weights)
+    dataset = decoded_images(train, options.size, options, pool).map_batches(
+        Extractor,
+        batch_size=options.batch_size,
+        fn_constructor_kwargs={"spec": network.spec, "weights": weights, "size": options.size},
+        **pool.arguments,
+    )
+    fitted = Fitted()
+    with report.stage("fit", len(train)) as advance:
+        for category in _gather(dataset, train, advance):
+            fitted.errors |= category.errors
+            if not len(category.features):
+                fitted.failures[category.name] = (
+                    f"no model: none of its {len(category.errors)} training images is usable"
+                )
+                continue
+            started = time.perf_counter()
+            detector = find_method(options.method).from_options(options).fit(torch.from_numpy(category.features))
+            record = {
+                "n_train": len(category.features),
+                "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
+                "training_sha256": category.digest,
+                "fit_seconds": round(category.seconds / pool.actors + time.perf_counter() - started, 3),
+                "versions": versions(),
+            }
+            fitted.models[category.name] = save_model(
+                folder, category.name, detector, network.spec, network.sha256, options.size, record
+            )
+    for name, reason in fitted.failures.items():
+        report.warn(f"{name}: {reason}")
+    if not fitted.models:
+        raise UsageError(f"none of the {len(train)} training images under {storage.display(manifest.root)} is usable.")
+    return fitted
+
+
+@dataclass
+class CategoryFeatures:
+    """The training features of one category, (n, height, width, channels) float32, in the manifest's order."""
+
+    name: str
+    features: NDArray[np.float32]
+    errors: dict[str, str]
+    seconds: float
+    digest: str
+
+
+def _gather(dataset: ray.data.Dataset, train: pa.Table, advance: Callable[[int], None]) -> Iterator[CategoryFeatures]:
+    """Collect features as they arrive, each at its own place, and give a category out when it is complete."""
+    ids, names = train["image_id"].to_pylist(), train["category"].to_pylist()
+    first: dict[str, int] = {}
+    expected: dict[str, int] = defaultdict(int)
+    for row, name in enumerate(names):
+        first.setdefault(name, row)
+        expected[name] += 1
+    features: dict[str, NDArray[np.float32]] = {}
+    errors: dict[str, dict[int, str]] = defaultdict(dict)
+    seconds: dict[str, float] = defaultdict(float)
+    arrived: dict[str, int] = defaultdict(int)
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for position, row in enumerate(batch["row"].tolist()):
+            name = names[row]
+            if name not in features:
+                features[name] = np.empty((expected[name], *batch["features"].shape[1:]), np.float32)
+            features[name][row - first[name]] = batch["features"][position]
+            seconds[name] += float(batch["seconds"][position])
+            arrived[name] += 1
+            if batch["error"][position]:
+                errors[name][row] = batch["error"][position]
+        advance(len(batch["row"]))
+        for name in [name for name in features if arrived[name] == expected[name]]:
+            rows = range(first[name], first[name] + expected[name])
+            bad = sorted(errors[name])
+            usable = features.pop(name)
+            if bad:
+                usable = np.delete(usable, [row - first[name] for row in bad], axis=0)
+            digest = hashlib.sha256("\n".join(ids[row] for row in rows).encode()).hexdigest()
+            yield CategoryFeatures(name, usable, {ids[row]: errors[name][row] for row in bad}, seconds[name], digest)
+            del usable
+
+
+# ------------------------------------------------------------------------------- broadcast -> score -> results
+
+
+def _score(
+    images: pa.Table,
+    models: Mapping[str, ModelInfo],
+    networks: Mapping[BackboneSpec, Network],
+    options: ScoreOptions,
+    record: RunRecord,
+) -> None:
+    """Score the images of every category that has a model; those of the others become error rows."""
+    for model in models.values():
+        record.add_model(model)
+    known = pc.is_in(images["category"], pa.array(list(models), pa.string()))
+    orphans = images.filter(pc.invert(known))
+    reasons = {row["image_id"]: f"no model of category {row['category']!r}" for row in orphans.to_pylist()}
+    _write_error_rows(record.out, orphans, reasons, record)
+    groups: dict[tuple[BackboneSpec, ImageSize], dict[str, ModelInfo]] = defaultdict(dict)
+    for name, model in models.items():
+        groups[model.backbone, model.size][name] = model
+    with record.report.stage("score", len(images) - len(orphans)) as advance:
+        for (spec, size), group in groups.items():
+            chosen = images.filter(pc.is_in(images["category"], pa.array(list(group))))
+            pool = actor_pool(options.actors)
+            # The references are kept until the end of the run: Ray may drop what nobody refers to.
+            weights = ray.put(networks[spec].weights)
+            arrays = {name: ray.put(read_arrays(model)) for name, model in group.items()}
+            constructor = {"spec": spec, "weights": weights, "size": size}
+            constructor |= {"models": group, "arrays": arrays, "maps": options.maps}
+            receipts = (
+                decoded_images(chosen, size, options, pool)
+                .map_batches(Scorer, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
+                .map_batches(
+                    WriteResults(record.out, record.run_id, {name: model.model_id for name, model in group.items()}),
+                    batch_size=None,
+                    num_cpus=0.1,
+                )
+            )
+            for receipt in receipts.iter_rows():
+                facts = record.categories[receipt["category"]]
+                facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
+                advance(receipt["rows"])
+
+
+def _write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:
+    """Rows for images that never reached an actor, or did so in training."""
+    for start in range(0, len(images), BLOCK_ROWS):
+        part = images.slice(start, BLOCK_ROWS)
+        count = len(part)
+        batch: Batch = {
+            name: np.array(part[name].fill_null("").to_pylist(), object)
+            for name in part.column_names
+            if name != "label"
+        }
+        batch |= {
+            "label": part["label"].fill_null(-1).to_numpy(),
+            "error": np.array([reasons[name] for name in batch["image_id"]], object),
+            "score": np.full(count, np.nan, np.float32),
+            "width": np.zeros(count, np.int32),
+            "height": np.zeros(count, np.int32),
+            "seconds": np.zeros(count),
+        }
+        WriteResults(out, record.run_id, {})(batch)

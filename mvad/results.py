@@ -1,0 +1,213 @@
+"""The results tree: what its tables hold, and how it is written and read.
+
+::
+
+    OUT/scores/category=<c>/part-*.parquet   one row an image that was asked for
+    OUT/summary.parquet, OUT/summary.json    one row a category, then the mean
+    OUT/run.json                             configuration, versions, models, counts, seconds
+    OUT/_SUCCESS                             written last, and only if the exit code is 0
+
+Every part appears whole or not at all, under a name made from the ids of its rows, so that work done twice (a retried
+task) replaces its rows instead of repeating them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mvad import storage
+from mvad.errors import UsageError
+from mvad.images import Batch
+
+SCORES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),  # in the folder's name, not in the file
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int8()),
+        pa.field("defect", pa.string()),
+        pa.field("mask_uri", pa.string()),
+        pa.field("score", pa.float32()),  # higher is more abnormal; never clamped or rescaled
+        pa.field("p_value", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("is_anomaly", pa.bool_()),  # null where there is no threshold
+        pa.field("status", pa.string(), nullable=False),  # ok | error
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("patch_scores", pa.list_(pa.float32())),  # row by row; patch_grid is [rows, columns]
+        pa.field("patch_grid", pa.list_(pa.int32())),
+        pa.field("model_id", pa.string()),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+SUMMARY = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),  # the last row is the mean
+        pa.field("method", pa.string()),
+        pa.field("backbone", pa.string()),
+        pa.field("n_train", pa.int64()),  # good images the model was fitted on
+        pa.field("n_good", pa.int64()),
+        pa.field("n_defect", pa.int64()),
+        pa.field("n_error", pa.int64()),  # unreadable files, of training and test
+        pa.field("image_auroc", pa.float64()),
+        pa.field("image_ap", pa.float64()),
+        pa.field("image_f1_max", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("recall_at_threshold", pa.float64()),
+        pa.field("false_alarm_rate", pa.float64()),
+        pa.field("pixel_auroc", pa.float64()),
+        pa.field("pixel_aupro", pa.float64()),
+        pa.field("fit_seconds", pa.float64()),  # the category's share of the actors' time, and its coreset
+        pa.field("score_seconds", pa.float64()),  # the category's share of the actors' time
+        pa.field("images_per_second", pa.float64()),  # images scored / score_seconds
+        pa.field("note", pa.string()),  # why a number is missing
+    ]
+)
+_OURS = ("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models")
+
+
+def prepare(out: str, *, replace: bool) -> None:
+    """Make the folder ``out`` (a URI) ready for a new run.
+
+    Raises
+    ------
+    UsageError
+        It holds another run's results and ``replace`` is false, or files that are not results.
+    """
+    present = storage.list_folder(out) if storage.exists(out) else []
+    where = storage.display(out)
+    foreign = [name for name in present if name not in _OURS]
+    if foreign:
+        raise UsageError(f"{where} holds other files ({foreign[0]}); give --out an empty or new folder.")
+    if not replace and present:
+        raise UsageError(f"{where} holds another run's results; choose another --out, or --new-run to replace them.")
+    for name in _OURS:
+        if name in present:
+            storage.remove(storage.join(out, name))
+
+
+def write_part(out: str, category: str, rows: pa.Table) -> None:
+    """Write the score rows of one category as one part."""
+    digest = hashlib.sha256("\n".join(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
+    place = storage.join(out, "scores", f"category={storage.folder_name(category)}", f"part-{digest}.parquet")
+    storage.write(place, _parquet(rows.drop_columns(["category"])))
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _dataset(out: str) -> pads.Dataset:
+    filesystem, path = storage.resolve(storage.join(out, "scores"))
+    partitioning = pads.partitioning(pa.schema([SCORES.field("category")]), flavor="hive")
+    try:
+        return pads.dataset(path, SCORES, format="parquet", filesystem=filesystem, partitioning=partitioning)
+    except OSError as error:
+        raise UsageError(f"no results in {storage.display(out)}; make some with mvad run or mvad score.") from error
+
+
+def count_scores(out: str) -> int:
+    """Number of score rows under OUT."""
+    return _dataset(out).count_rows()
+
+
+def read_scores(out: str, columns: Sequence[str] | None = None, category: str | None = None) -> pa.Table:
+    """Score rows under OUT (a URI), sorted by image id.
+
+    Raises
+    ------
+    UsageError
+        There are no results.
+    """
+    chosen = list(columns or SCORES.names)
+    wanted = chosen if "image_id" in chosen else [*chosen, "image_id"]
+    condition = None if category is None else pads.field("category") == category
+    return _dataset(out).to_table(wanted, filter=condition).sort_by("image_id").select(chosen)
+
+
+def read_errors(out: str) -> list[dict[str, str]]:
+    """The unreadable images: image_id, category, split and error, sorted by image id."""
+    found = _dataset(out).to_table(["image_id", "category", "split", "error"], filter=pads.field("status") == "error")
+    return found.sort_by("image_id").to_pylist()
+
+
+def write_summary(out: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Write the summary as Parquet and JSON; ``rows`` are in the order of the table."""
+    table = pa.Table.from_pylist(rows, SUMMARY)
+    storage.write(storage.join(out, "summary.parquet"), _parquet(table))
+    write_json(storage.join(out, "summary.json"), table.to_pylist())
+    return table
+
+
+def write_json(uri: str, content: Any) -> None:
+    storage.write(uri, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode())
+
+
+def read_run(out: str) -> dict[str, Any]:
+    """``run.json`` of OUT (a URI); UsageError if it is missing or damaged."""
+    place = storage.join(out, "run.json")
+    try:
+        return json.loads(storage.read(place))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no results in {storage.display(out)}: {storage.display(place)} cannot be read.") from error
+
+
+@dataclass(frozen=True)
+class WriteResults:
+    """Task that writes a block of score rows, one part a category, and returns a receipt for each."""
+
+    out: str
+    run_id: str
+    model_ids: Mapping[str, str]
+
+    def __call__(self, batch: Batch) -> Batch:
+        table = score_rows(batch, self.run_id, self.model_ids)
+        receipts = defaultdict(list)
+        for category in np.unique(batch["category"]):
+            chosen = batch["category"] == category
+            write_part(self.out, category, table.filter(pa.array(chosen)))
+            receipts["category"].append(category)
+            receipts["rows"].append(int(chosen.sum()))
+            receipts["seconds"].append(float(batch["seconds"][chosen].sum()))
+        return {name: np.array(values) for name, values in receipts.items()}
+
+
+def score_rows(batch: Batch, run_id: str, model_ids: Mapping[str, str]) -> pa.Table:
+    """The columns of the score table from those of the flow."""
+    bad = batch["error"] != ""
+    count = len(bad)
+
+    def column(name: str, missing: NDArray[np.bool_]) -> pa.Array:
+        return pa.array(batch[name], SCORES.field(name).type, mask=missing)
+
+    none = np.zeros(count, bool)
+    columns: dict[str, Any] = {name: column(name, none) for name in ("image_id", "uri", "category", "split")}
+    columns["label"] = column("label", batch["label"] < 0)
+    columns |= {name: column(name, batch[name] == "") for name in ("defect", "mask_uri", "error")}
+    columns |= {name: column(name, bad) for name in ("score", "width", "height")}
+    columns["status"] = pa.array(np.where(bad, "error", "ok"))
+    columns["model_id"] = pa.array([model_ids.get(name) for name in batch["category"]], pa.string())
+    columns["run_id"] = pa.array([run_id] * count)
+    for name in ("patch_scores", "patch_grid"):
+        if name in batch:
+            values = [None if bad[number] else batch[name][number] for number in range(count)]
+            columns[name] = pa.array(values, SCORES.field(name).type)
+    return pa.table(
+        {name: columns.get(name, pa.nulls(count, kind)) for name, kind in zip(SCORES.names, SCORES.types, strict=True)},
+        schema=SCORES,
+    )

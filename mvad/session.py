@@ -1,0 +1,91 @@
+"""Starting or joining Ray, and how its processors are shared out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from mvad.errors import UsageError
+
+
+class Pool(NamedTuple):
+    """The actors that run a backbone: how many, and the ``map_batches`` arguments that give each its resources."""
+
+    actors: int
+    arguments: dict[str, Any]
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Join the cluster at ``address``, or the one this job runs in, or else start Ray on this machine alone.
+
+    Ray that runs in this process already is used as it is, and left running.
+
+    Raises
+    ------
+    UsageError
+        There is no cluster at ``address``.
+    """
+    _quieten()
+    if ray.is_initialized():
+        yield
+        return
+    existing = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if existing:
+            ray.init(address=existing, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"no Ray cluster at {existing!r} ({error}); see --address.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Leave the terminal to our own lines; Ray still writes all of it to its log files."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def actor_pool(actors: int | None) -> Pool:
+    """One actor a GPU, or as many one-thread actors as there are CPU cores.
+
+    CPU actors together claim half of Ray's CPUs, however many they are: the other half is left for decoding, without
+    which they would wait for images for ever (the operating system shares the real cores out by need).
+
+    Raises
+    ------
+    UsageError
+        More actors were asked for than there are GPUs.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
+    if gpus:
+        if actors is not None and actors > gpus:
+            raise UsageError(f"--actors {actors} is more than the {gpus} GPUs of the cluster; each actor needs one.")
+        count, share = actors or gpus, {"num_gpus": 1.0}
+    else:
+        count = actors or max(1, int(cpus))
+        share = {"num_cpus": round(min(0.5, cpus / 2 / count), 3)}
+    return Pool(count, {"compute": ActorPoolStrategy(size=count), **share})
