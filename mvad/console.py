@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -45,29 +46,18 @@ class Reporter:
             self._out.print(escape(text), soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a stage of ``total`` images; the function given tells how many more are done."""
-        started = time.monotonic()
-        done, logged = 0, started
-
-        def advance(count: int) -> None:
-            nonlocal done, logged
-            done += count
-            if bar is not None:
-                bar.update(task, completed=done)
-            elif time.monotonic() - logged > LOG_EVERY:
-                logged = time.monotonic()
-                self.line(f"{name:<9}{done:>8,} of {total:,} images  {done / (logged - started):.1f}/s")
-
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """Show a stage of ``total`` images while it lasts, and leave one line of what it did."""
+        stage = Stage(self, name, total)
         bar = self._bar() if self._err.is_terminal and not self.quiet else None
         if bar is None:
-            yield advance
+            yield stage
         else:
             with bar:
-                task = bar.add_task(name, total=total)
-                yield advance
-        seconds = time.monotonic() - started
-        self.line(f"{name:<9}{done:>8,} images in {seconds:.1f} s  ({done / max(seconds, 1e-9):.1f}/s)")
+                stage.show_on(bar)
+                yield stage
+        seconds = stage.seconds
+        self.line(f"{name:<9}{stage.done:>8,} images in {seconds:.1f} s  ({stage.done / max(seconds, 1e-9):.1f}/s)")
 
     def _bar(self) -> Progress:
         return Progress(
@@ -111,6 +101,40 @@ class Reporter:
         self._out.print(table)
         for row in notes:
             self.print(f"{row['category']}: {row['note']}")
+
+
+class Stage:
+    """One stage of a run as it goes: a moving bar at a terminal, a line every so often in a log."""
+
+    def __init__(self, report: Reporter, name: str, total: int) -> None:
+        self.report, self.name, self.total, self.done = report, name, total, 0
+        self._started = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def show_on(self, bar: Progress) -> None:
+        self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
+
+    def advance(self, count: int) -> None:
+        """So many more images are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif time.monotonic() - self._logged > LOG_EVERY:
+            self._logged = time.monotonic()
+            rate = self.done / self.seconds
+            self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} images  {rate:.1f}/s")
+
+    def busy_with(self, text: str) -> None:
+        """Work that moves no image forward for a while."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self.name} ({text})")
+        else:
+            self.report.line(f"{self.name:<9}{text}")
 
 
 _COUNTS = ("n_train", "n_good", "n_defect", "n_error")

@@ -56,18 +56,23 @@ class MemoryBank:
             for column in range(k):
                 distances[:, column] = np.linalg.norm(rows - self.vectors[indices[:, column]], axis=1)
             return distances, indices
-        found = self._search_torch(queries, k)
+        found = nearest_blocked(queries, self._centres, self._norms, k)
         differences = queries[:, None, :] - self._centres[found]
         return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), found.cpu().numpy()
 
-    def _search_torch(self, queries: Tensor, k: int) -> Tensor:
-        best = torch.empty((len(queries), 0), device=self.device)
-        where = torch.empty((len(queries), 0), dtype=torch.int64, device=self.device)
-        for start in range(0, len(self), CENTRES):
-            stretch = slice(start, start + CENTRES)
-            ranks = torch.addmm(self._norms[stretch], queries, self._centres[stretch].T, alpha=-2)
-            values, places = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
-            best, where = torch.cat([best, values], 1), torch.cat([where, places + start], 1)
-            best, order = torch.topk(best, min(k, best.shape[1]), dim=1, largest=False)
-            where = torch.gather(where, 1, order)
-        return where
+
+def nearest_blocked(queries: Tensor, centres: Tensor, norms: Tensor, k: int) -> Tensor:
+    """Indices of the k nearest centres, (n, k) int64, a stretch of centres at a time: the search of GPUs.
+
+    ``norms`` are the squared lengths of the centres.
+    """
+    best = torch.empty((len(queries), 0), device=queries.device)
+    where = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for start in range(0, len(centres), CENTRES):
+        stretch = slice(start, start + CENTRES)
+        ranks = torch.addmm(norms[stretch], queries, centres[stretch].T, alpha=-2)
+        values, places = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
+        best, where = torch.cat([best, values], 1), torch.cat([where, places + start], 1)
+        best, order = torch.topk(best, min(k, best.shape[1]), dim=1, largest=False)
+        where = torch.gather(where, 1, order)
+    return where

@@ -14,8 +14,10 @@ NEIGHBOURHOOD = 3
 def patch_features(stages: Sequence[Tensor]) -> Tensor:
     """Join the feature maps of neighbouring stages into one grid of patch features.
 
-    Each map is averaged over 3x3 neighbourhoods (at the border over what is there), the deeper ones are brought to the
-    grid of the first by bilinear interpolation, and the channels are concatenated.
+    Each map is averaged over 3x3 neighbourhoods, the deeper ones are brought to the grid of the first by bilinear
+    interpolation, and the channels are concatenated. Beyond the border zeros are averaged in, which makes patches there
+    shorter and so less able to be far from the bank: networks see the border of an image less well than its inside, and
+    averaging over what is there alone makes good borders the most abnormal patches of an image.
 
     Parameters
     ----------
@@ -28,7 +30,7 @@ def patch_features(stages: Sequence[Tensor]) -> Tensor:
     """
     grid = stages[0].shape[-2:]
     pooled = [
-        functional.avg_pool2d(stage, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
+        functional.avg_pool2d(stage, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=True)
         for stage in stages
     ]
     joined = [

@@ -245,14 +245,15 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
         **pool.arguments,
     )
     fitted = Fitted()
-    with report.stage("fit", len(train)) as advance:
-        for category in _gather(dataset, train, advance):
+    with report.stage("fit", len(train)) as stage:
+        for category in _gather(dataset, train, stage.advance):
             fitted.errors |= category.errors
             if not len(category.features):
                 fitted.failures[category.name] = (
                     f"no model: none of its {len(category.errors)} training images is usable"
                 )
                 continue
+            stage.busy_with(f"{category.name}: fitting {options.method} to {len(category.features):,} images")
             started = time.perf_counter()
             detector = find_method(options.method).from_options(options).fit(torch.from_numpy(category.features))
             record = {
@@ -337,7 +338,7 @@ def _score(
     groups: dict[tuple[BackboneSpec, ImageSize], dict[str, ModelInfo]] = defaultdict(dict)
     for name, model in models.items():
         groups[model.backbone, model.size][name] = model
-    with record.report.stage("score", len(images) - len(orphans)) as advance:
+    with record.report.stage("score", len(images) - len(orphans)) as stage:
         for (spec, size), group in groups.items():
             chosen = images.filter(pc.is_in(images["category"], pa.array(list(group))))
             pool = actor_pool(options.actors)
@@ -358,7 +359,7 @@ def _score(
             for receipt in receipts.iter_rows():
                 facts = record.categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
-                advance(receipt["rows"])
+                stage.advance(receipt["rows"])
 
 
 def _write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:

@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.10 or newer and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	@rm -rf demo
+	@$(BIN)/mvad sample demo/data
+	@$(BIN)/mvad run demo/data --out demo/results --backbone efficientnet_lite0
+	@echo "summary: demo/results/summary.json, one row an image: demo/results/scores"
+
+test: .venv/installed-dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mvad needs Python 3.10 or newer; say which with: make PYTHON=python3.12")'
+	@echo "installing into .venv (some minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1" 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@touch $@

@@ -1,0 +1,82 @@
+"""PatchCore written plainly in NumPy, one loop a sum, for small arrays only."""
+
+import numpy as np
+
+
+def patch_features(stages):
+    """(n, c, h, w) maps -> (n, h, w, C): 3x3 means with zeros beyond the border, bilinear to the first grid."""
+    height, width = stages[0].shape[2:]
+    return np.concatenate([_bilinear(_mean3(stage), height, width) for stage in stages], axis=1).transpose(0, 2, 3, 1)
+
+
+def _mean3(maps):
+    padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = maps.shape[2:]
+    out = np.zeros(maps.shape)
+    for row in range(3):
+        for column in range(3):
+            out += padded[:, :, row : row + height, column : column + width]
+    return out / 9
+
+
+def _bilinear(maps, height, width):
+    rows, columns = maps.shape[2:]
+    out = np.empty((*maps.shape[:2], height, width))
+    for y in range(height):
+        for x in range(width):
+            # Pixel centres at halves; outside the outermost centres the border value holds.
+            v = np.clip((y + 0.5) * rows / height - 0.5, 0, rows - 1)
+            u = np.clip((x + 0.5) * columns / width - 0.5, 0, columns - 1)
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            a, b = v - top, u - left
+            upper = maps[:, :, top, left] * (1 - b) + maps[:, :, top, right] * b
+            lower = maps[:, :, bottom, left] * (1 - b) + maps[:, :, bottom, right] * b
+            out[:, :, y, x] = upper * (1 - a) + lower * a
+    return out
+
+
+def greedy_coreset(points, size):
+    """Greedy k-centre, one centre a step, starting with the point farthest from the mean."""
+    points = np.asarray(points, np.float64)
+    chosen = [int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmax())]
+    distances = np.linalg.norm(points - points[chosen[0]], axis=1)
+    while len(chosen) < size and distances.max() > 0:
+        chosen.append(int(distances.argmax()))
+        distances = np.minimum(distances, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return np.array(chosen), distances.max()
+
+
+def image_score(patches, bank, b):
+    """Equations 6 and 7 of arXiv 2106.08265 for the patches (p, c) of one image; b = 0: no re-weighting."""
+    distances = np.array([[np.linalg.norm(patch - centre) for centre in bank] for patch in patches.astype(np.float64)])
+    nearest = distances.argmin(axis=1)
+    patch_scores = distances.min(axis=1)
+    worst = patch_scores.argmax()
+    score = patch_scores[worst]
+    if b >= 2 and len(bank) >= 2:
+        centre = bank[nearest[worst]].astype(np.float64)
+        around = np.argsort([np.linalg.norm(other - centre) for other in bank], kind="stable")[:b]
+        total = sum(np.exp(distances[worst, other]) for other in around)
+        score = (1 - np.exp(distances[worst, nearest[worst]]) / total) * score
+    return score, patch_scores
+
+
+def aupro(masks, maps, limit=0.3):
+    """Per-region overlap against false-positive rate, a threshold at a time, 4- and 8-neighbours joined."""
+    from scipy.ndimage import label
+
+    regions = []
+    for number, mask in enumerate(masks):
+        marks, count = label(mask, np.ones((3, 3)))
+        regions += [(number, marks == mark) for mark in range(1, count + 1)]
+    curve = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        found = maps >= threshold
+        false_rate = found[~masks].mean()
+        curve.append((false_rate, np.mean([found[number][region].mean() for number, region in regions])))
+    x, y = np.array(curve).T
+    edge = np.interp(limit, x, y)
+    keep = x < limit
+    x, y = np.append(x[keep], limit), np.append(y[keep], edge)
+    return ((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum() / limit
