@@ -107,7 +107,7 @@ def sample(
 
     Example: mvad sample sample
     """
-    from mvad.sample import sample
+    from mvad.generate import sample
 
     count = sample(folder, seed=seed)
     Console(highlight=False).print(escape(f"{count} images in {folder}"), soft_wrap=True)

@@ -16,7 +16,7 @@ from mvad.options import ImageSize
 
 Batch = dict[str, NDArray[Any]]  # columns of a batch in the flow, one entry an image
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MASK_PIXELS = 1_000_000_000
 
 

@@ -36,7 +36,6 @@ from mvad.backbones import BackboneSpec, Weights
 from mvad.console import Reporter
 from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.evaluate import summarise
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
 from mvad.models import ModelInfo, find_models, read_arrays, save_model
@@ -44,8 +43,10 @@ from mvad.options import CommonOptions, FitOptions, ImageSize, RunOptions, Score
 from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
 from mvad.results import WriteResults
 from mvad.session import Pool, actor_pool, ray_session
+from mvad.summary import summarise
 
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
+BLOCK_ROWS_LEAST = 8
 
 
 # ---------------------------------------------------------------------------------------------------- commands
@@ -167,8 +168,7 @@ def evaluate(out: str, *, quiet: bool = False) -> Result:
     content = results.read_run(target)
     if content.get("status") != "done":
         raise UsageError(f"the run in {storage.display(target)} has not ended; wait for it or run it again.")
-    summary = summarise(target, content)
-    results.write_summary(target, summary)
+    summary = results.write_summary(target, summarise(target, content))
     Reporter(quiet).summary(summary)
     return Result(summary=summary)
 
@@ -210,7 +210,7 @@ def decoded_images(images: pa.Table, size: ImageSize, options: CommonOptions, po
     for name in ("defect", "mask_uri"):
         plain = plain.set_column(plain.schema.get_field_index(name), name, pc.fill_null(plain[name], ""))
     plain = plain.append_column("row", pa.array(range(len(plain)), pa.int64()))
-    rows = min(BLOCK_ROWS, max(8, math.ceil(len(plain) / (pool.actors * 8))))
+    rows = min(BLOCK_ROWS, max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
@@ -236,7 +236,7 @@ class Fitted:
 def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
     """Extract the features of all training images, fit a category as soon as its last image has arrived, save it."""
     train = manifest.split("train")
-    pool = actor_pool(options.actors)
+    pool = actor_pool(options.actors, len(train))
     weights = ray.put(network.weights)
     dataset = decoded_images(train, options.size, options, pool).map_batches(
         Extractor,
@@ -341,7 +341,7 @@ def _score(
     with record.report.stage("score", len(images) - len(orphans)) as stage:
         for (spec, size), group in groups.items():
             chosen = images.filter(pc.is_in(images["category"], pa.array(list(group))))
-            pool = actor_pool(options.actors)
+            pool = actor_pool(options.actors, len(chosen))
             # The references are kept until the end of the run: Ray may drop what nobody refers to.
             weights = ray.put(networks[spec].weights)
             arrays = {name: ray.put(read_arrays(model)) for name, model in group.items()}

@@ -15,10 +15,10 @@ from typing import Any
 
 from mvad import results, storage
 from mvad.console import Reporter
-from mvad.evaluate import summarise
 from mvad.manifest import Manifest
 from mvad.models import ModelInfo
 from mvad.options import CommonOptions, as_json
+from mvad.summary import summarise
 
 EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
 LISTED_ERRORS = 1000
@@ -142,8 +142,7 @@ class RunRecord:
         code = EXIT_TOO_MANY_ERRORS if len(errors) > self.options.allowed_errors(n_images) else EXIT_DONE
         self._content |= {"categories": dict(self.categories)}
         with self.timed("evaluate"):
-            summary = summarise(self.out, self._content)
-            results.write_summary(self.out, summary)
+            summary = results.write_summary(self.out, summarise(self.out, self._content))
         self.seconds["total"] = time.monotonic() - self._started
         self._content |= {
             "status": "done",

@@ -146,12 +146,13 @@ def read_errors(out: str) -> list[dict[str, str]]:
     return found.sort_by("image_id").to_pylist()
 
 
-def write_summary(out: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Write the summary as Parquet and JSON; ``rows`` are in the order of the table."""
+def write_summary(out: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the summary as Parquet and JSON; gives the rows back with every column, None where unknown."""
     table = pa.Table.from_pylist(rows, SUMMARY)
     storage.write(storage.join(out, "summary.parquet"), _parquet(table))
-    write_json(storage.join(out, "summary.json"), table.to_pylist())
-    return table
+    complete = table.to_pylist()
+    write_json(storage.join(out, "summary.json"), complete)
+    return complete
 
 
 def write_json(uri: str, content: Any) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+# Of what Ray's core prints to the terminal of a driver, nothing is for a user of this program.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -15,6 +17,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from mvad.errors import UsageError
+
+LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
 class Pool(NamedTuple):
@@ -68,8 +72,8 @@ def _quieten() -> None:
     context.print_on_execution_start = False
 
 
-def actor_pool(actors: int | None) -> Pool:
-    """One actor a GPU, or as many one-thread actors as there are CPU cores.
+def actor_pool(actors: int | None, images: int) -> Pool:
+    """One actor a GPU, or as many one-thread actors as there are CPU cores; fewer for a handful of images.
 
     CPU actors together claim half of Ray's CPUs, however many they are: the other half is left for decoding, without
     which they would wait for images for ever (the operating system shares the real cores out by need).
@@ -88,4 +92,5 @@ def actor_pool(actors: int | None) -> Pool:
     else:
         count = actors or max(1, int(cpus))
         share = {"num_cpus": round(min(0.5, cpus / 2 / count), 3)}
+    count = min(count, max(1, images // LEAST_IMAGES))
     return Pool(count, {"compute": ActorPoolStrategy(size=count), **share})

@@ -175,9 +175,10 @@ def read_bytes(uri: str, limit: int) -> bytes:
 def _read_local(path: bytes, limit: int) -> bytes:
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ImageError("not a regular file")
     with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ImageError("not a regular file")
         return stream.read(limit + 1)
 
 

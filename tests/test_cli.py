@@ -1,0 +1,155 @@
+"""Every wrong use: one clear sentence and exit code 2, before Ray is started or anything is written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import write_category
+from mvad.cli import main
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+
+
+def call(capsys, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    code = ended.value.code
+    return (0 if code is None else code), captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    """Wrong use must be found before Ray is started."""
+    monkeypatch.setattr("mvad.pipeline.ray_session", lambda address: pytest.fail("Ray was started"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_category(tmp_path / "data", "cap", train=2, good=1, defective=1)
+    return tmp_path / "data"
+
+
+def wrong_uses(data, tmp_path):
+    """Name, arguments, and what the sentence must say."""
+    out = tmp_path / "out"
+    unlabelled = tmp_path / "train_only"
+    write_category(unlabelled, "cap", train=2, good=0, defective=0)
+    untrained = tmp_path / "test_only"
+    write_category(untrained, "cap", train=0, good=1, defective=1)
+    half = tmp_path / "half"
+    write_category(half, "cap", train=2, good=1, defective=1)
+    write_category(half, "lid", train=0, good=1, defective=1)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "run.json").write_text("{}")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.doc").touch()
+    lite = ("--backbone", "efficientnet_lite0")
+    return [
+        ("run", tmp_path / "nowhere", "--out", out, "no such folder"),
+        ("run", empty, "--out", out, "no images under"),
+        ("run", untrained, "--out", out, "no train/good images"),
+        ("run", half, "--out", out, "category 'lid' .* has no train/good images"),
+        ("run", unlabelled, "--out", out, *lite, "no test images"),
+        ("run", data, "--out", out, "--categories", "bolt", "unknown category 'bolt'"),
+        ("run", data, "--out", out, "--backbone", "resnet5000", "unknown backbone 'resnet5000'"),
+        ("run", data, "--out", out, "--method", "magic", "unknown method 'magic'"),
+        ("run", data, "--out", taken, *lite, "holds another run's results"),
+        ("run", data, "--out", foreign, *lite, "holds other files"),
+        ("run", data, "--out", foreign, *lite, "--new-run", "holds other files"),
+        ("run", data, "--out", out, "--weights", tmp_path / "none.pth", "no such weights file"),
+        ("run", data, "--out", out, "--coreset-ratio", "0", "coreset-ratio"),
+        ("run", data, "--out", out, "--image-size", "8", "image-size 8 is too small"),
+        ("run", data, "--out", out, "--image-size", "64", "--crop", "65", "crop 65 is larger"),
+        ("run", data, "--out", out, "--maps", "some", "--maps 'some' is unknown"),
+        ("run", data, "--out", out, "--max-errors", "few", "neither a count"),
+        ("run", data, "--out", out, "--batch-size", "0", "batch-size 0 is too small"),
+        ("run", "ftp://host/data", "--out", out, "cannot be reached"),
+        ("fit", tmp_path / "nowhere", "--models", out, "no such folder"),
+        ("score", data, "--models", empty, "--out", out, "no models in"),
+        ("evaluate", empty, "no results in"),
+        ("sample", data, "is not empty"),
+    ]
+
+
+def test_wrong_uses(capsys, data, tmp_path):
+    for *arguments, message in wrong_uses(data, tmp_path):
+        code, out, err = call(capsys, *arguments)
+        where = " ".join(map(str, arguments))
+        assert code == 2, where
+        assert out == "", where
+        assert re.search(message, err), f"{where}: {err}"
+        assert re.fullmatch(r"mvad: .+\n", err), f"{where}: not one line: {err}"
+        assert not (tmp_path / "out").exists(), where
+    assert (tmp_path / "foreign/thesis.doc").exists()
+
+
+def test_missing_weights_name_the_file_and_the_way_out(capsys, data, tmp_path, monkeypatch):
+    from urllib.error import URLError
+
+    import torch
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    code, _, err = call(capsys, "run", data, "--out", tmp_path / "out")
+    assert code == 2
+    assert "resnet50-0676ba61.pth" in err
+    assert "--weights" in err
+    assert "efficientnet_lite0" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "data"], ["fly"], ["run", "data", "--out", "x", "--speed", "9"]]
+)
+def test_arguments_that_do_not_parse(capsys, arguments):
+    assert call(capsys, *arguments)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["run", "fit", "score", "evaluate", "sample"])
+def test_help_of_every_command_has_an_example(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"Example: mvad {command}" in out
+
+
+def test_every_option_is_explained_and_has_its_default(capsys, monkeypatch):
+    from dataclasses import fields
+
+    from mvad.options import RunOptions
+
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = call(capsys, "run", "--help")
+    for field in fields(RunOptions):
+        assert f"--{field.name.replace('_', '-')}" in out
+    assert "[default: resnet50]" in out
+    assert "[default: 0.1]" in out
+
+
+@pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda path: path.stem)
+def test_jobs_take_the_same_options(job, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, job, "--help"],
+        cwd=JOBS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"mvad {job.stem}" in ended.stdout
+
+
+def _environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(JOBS.parent), "COLUMNS": "120"}
