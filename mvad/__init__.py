@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "run": "pipeline",
     "fit": "pipeline",
     "score": "pipeline",
     "evaluate": "pipeline",
-    "sample": "sample",
+    "sample": "generate",
 }
 
 __all__ = ["evaluate", "fit", "run", "sample", "score"]

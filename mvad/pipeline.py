@@ -69,8 +69,9 @@ def run(data: str, out: str, **options: Any) -> Result:
     images = manifest.split("test")
     if not len(images):
         raise UsageError(f"no test images under {storage.display(manifest.root)}; to fit models alone use mvad fit.")
+    results.check_free(target, replace=chosen.new_run)
     network = Network.load(spec, chosen.weights)
-    results.prepare(target, replace=chosen.new_run)
+    results.clear(target)
     record = RunRecord("run", target, manifest, chosen, report)
     with ray_session(chosen.address):
         with record.timed("fit"):
@@ -142,6 +143,7 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     if not wanted:
         asked = ", ".join(manifest.categories[:5])
         raise UsageError(f"{models} has no model for {asked}; it has models for: {', '.join(sorted(found))}.")
+    results.check_free(target, replace=chosen.new_run)
     networks = {spec: Network.load(spec, chosen.weights) for spec in {model.backbone for model in wanted.values()}}
     for model in wanted.values():
         if model.weights_sha256 != networks[model.backbone].sha256:
@@ -149,7 +151,7 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
                 f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
                 "hand; give the same ones with --weights, or fit it again."
             )
-    results.prepare(target, replace=chosen.new_run)
+    results.clear(target)
     record = RunRecord("score", target, manifest, chosen, report)
     with ray_session(chosen.address), record.timed("score"):
         _score(images, wanted, networks, chosen, record)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from mvad import results, storage
+from mvad import __version__, results, storage
 from mvad.console import Reporter
 from mvad.manifest import Manifest
 from mvad.models import ModelInfo
@@ -23,7 +23,6 @@ from mvad.summary import summarise
 EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
 LISTED_ERRORS = 1000
 PACKAGES = (
-    "mvad",
     "ray",
     "torch",
     "torchvision",
@@ -60,10 +59,8 @@ class Result:
 
 def versions() -> dict[str, str]:
     """Versions of what the scores depend on."""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"mvad": __version__, "python": platform.python_version(), **packages}
 
 
 class RunRecord:

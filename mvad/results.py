@@ -79,24 +79,27 @@ SUMMARY = pa.schema(
 _OURS = ("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models")
 
 
-def prepare(out: str, *, replace: bool) -> None:
-    """Make the folder ``out`` (a URI) ready for a new run.
+def check_free(out: str, *, replace: bool) -> None:
+    """Make sure that a new run may write to the folder ``out`` (a URI).
 
     Raises
     ------
     UsageError
         It holds another run's results and ``replace`` is false, or files that are not results.
     """
-    present = storage.list_folder(out) if storage.exists(out) else []
+    present = storage.list_folder(out)
     where = storage.display(out)
     foreign = [name for name in present if name not in _OURS]
     if foreign:
         raise UsageError(f"{where} holds other files ({foreign[0]}); give --out an empty or new folder.")
     if not replace and present:
         raise UsageError(f"{where} holds another run's results; choose another --out, or --new-run to replace them.")
+
+
+def clear(out: str) -> None:
+    """Remove the results of an earlier run, if there are any."""
     for name in _OURS:
-        if name in present:
-            storage.remove(storage.join(out, name))
+        storage.remove(storage.join(out, name))
 
 
 def write_part(out: str, category: str, rows: pa.Table) -> None:

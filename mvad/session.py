@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from mvad.errors import UsageError
 
+_ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
 LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
@@ -44,23 +46,31 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     existing = address or os.environ.get("RAY_ADDRESS")
+    # Alone on a machine, Ray listens on the loopback interface only.
+    start = {"address": existing} if existing else _ALONE
     try:
-        if existing:
-            ray.init(address=existing, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-            )
+        with _core_muted():
+            ray.init(**start, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"no Ray cluster at {existing!r} ({error}); see --address.") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _core_muted() -> Iterator[None]:
+    """Drop what Ray's core, which is no Python, writes to standard error while it starts; exceptions come as ever."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _quieten() -> None:

@@ -227,17 +227,18 @@ def test_a_category_that_cannot_be_learnt_does_not_stop_the_others(tmp_path, bas
     assert all(row["score"] == expected[name]["score"] for name, row in rows.items() if name.startswith("alpha/"))
 
 
-def test_replacing_an_earlier_run(tmp_path):
-    root, out = tmp_path / "data", tmp_path / "out"
-    write_category(root, "cap", train=4, good=2, defective=2)
-    mvad.run(str(root), str(out), **SMALL)
+def test_replacing_an_earlier_run(base_run, tiles, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(base_run[0], out)
     first = json.loads((out / "run.json").read_text())["run_id"]
     with pytest.raises(UsageError, match="another run's results"):
-        mvad.run(str(root), str(out), **SMALL)
-    mvad.run(str(root), str(out), new_run=True, limit=1, **SMALL)
+        mvad.run(str(tiles), str(out), **SMALL)
+    assert len(scores_of(out)) == 16
+    mvad.run(str(tiles), str(out), new_run=True, categories="beta", limit=2, **SMALL)
     rows = scores_of(out)
-    assert len(rows) == 1
+    assert sorted(rows) == ["beta/test/good/000.png", "beta/test/spot/003.png"]
     assert {row["run_id"] for row in rows.values()} != {first}
+    assert not (out / "models/patchcore/alpha").exists()
 
 
 def test_models_of_other_weights_are_refused(base_run, tiles, tmp_path):

@@ -1,0 +1,110 @@
+"""``ray job submit`` to a cluster that asks for a token, as the README says."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mvad import results
+from mvad.storage import to_uri
+
+ROOT = Path(__file__).resolve().parents[1]
+RAY = Path(sys.executable).with_name("ray")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(token):
+    """Ours, without what the Ray of this test session has left in it."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**ours, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A head of its own in a process group of its own: (address of its jobs server, environment)."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    port, jobs = free_port(), free_port()
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the default is taken where another Ray runs
+    log = open(tmp_path / "head.log", "w")  # noqa: SIM115
+    process = subprocess.Popen(command, env=environment(token), stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{jobs}"
+    try:
+        wait_for(jobs, process, tmp_path / "head.log")
+        yield address, environment(token)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def wait_for(port, process, log):
+    for _ in range(120):
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail(f"no answer on port {port}: {log.read_text()}")
+
+
+def submit(head, *job, **changed):
+    address, variables = head
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, *job]
+    for _ in range(10):
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env={**variables, **changed},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if "No available agent" not in done.stderr:  # a new head takes some seconds to have one
+            break
+        time.sleep(1)
+    return done
+
+
+def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path):
+    out = tmp_path / "out"
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--maps", "all"]
+    done = submit(head, "jobs/run.py", tiles, "--out", out, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "_SUCCESS").exists()
+    expected = results.read_scores(to_uri(base_run[0]), ["image_id", "score", "patch_scores", "model_id"])
+    found = results.read_scores(to_uri(out), ["image_id", "score", "patch_scores", "model_id"])
+    assert found.equals(expected)
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["image_auroc"] for row in summary] == [row["image_auroc"] for row in base_run[1].summary]
+    # The log of the job: plain lines of ours, no bars, nothing of Ray's.
+    lines = done.stdout.split("Running entrypoint for job")[1].splitlines()[1:]
+    own = [line for line in lines if not line.startswith("20") and line.strip()]
+    assert own[0].startswith("32 images of 2 categories")
+    assert not any(word in line for line in own for word in ("core_worker", "logging.cc", "Traceback", "Warning")), own
+
+    wrong = submit(head, "jobs/run.py", tiles, "--out", out)
+    assert wrong.returncode == 1  # Ray makes 1 of every code but 0
+    assert "holds another run's results" in wrong.stdout
+
+    other = tmp_path / "other"
+    other.write_text("f" * 64)
+    refused = submit(head, "jobs/run.py", "--help", RAY_AUTH_TOKEN_PATH=str(other))
+    assert refused.returncode != 0
+    assert "Authentication" in refused.stdout + refused.stderr
