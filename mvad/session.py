@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from mvad.errors import UsageError
 
-_ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+_ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
 LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
@@ -46,7 +46,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     existing = address or os.environ.get("RAY_ADDRESS")
-    # Alone on a machine, Ray listens on the loopback interface only.
+    # Ray's core listens on every interface; Ray that we start asks whoever connects for the token in this user's home.
     start = {"address": existing} if existing else _ALONE
     try:
         with _core_muted():

@@ -1,0 +1,54 @@
+import pytest
+import ray
+
+from mvad.errors import UsageError
+from mvad.session import actor_pool, ray_session
+
+
+def resources(monkeypatch, **found):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "asked", "actors"), [(1, None, 1), (2, None, 2), (64, None, 64), (4, 2, 2), (2, 6, 6)]
+)
+def test_cpu_actors_leave_half_of_the_cpus_for_decoding(monkeypatch, cpus, asked, actors):
+    resources(monkeypatch, CPU=float(cpus))
+    pool = actor_pool(asked, images=10_000)
+    assert pool.actors == actors
+    assert 0 < pool.actors * pool.arguments["num_cpus"] <= cpus / 2 + 0.01
+
+
+def test_one_actor_a_gpu(monkeypatch):
+    resources(monkeypatch, CPU=96.0, GPU=8.0)
+    pool = actor_pool(None, images=10_000)
+    assert (pool.actors, pool.arguments["num_gpus"]) == (8, 1.0)
+    assert actor_pool(3, images=10_000).actors == 3
+    with pytest.raises(UsageError, match="more than the 8 GPUs"):
+        actor_pool(9, images=10_000)
+
+
+def test_no_actors_for_nothing(monkeypatch):
+    resources(monkeypatch, CPU=64.0)
+    assert actor_pool(None, images=5).actors == 1
+    assert actor_pool(None, images=80).actors == 10
+
+
+def test_ray_alone_asks_for_a_token(ray_local):
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()
+
+
+def test_no_such_cluster(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**arguments):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(UsageError, match=r"no Ray cluster at '10.0.0.9:6379' \(nobody there\)"),
+        ray_session("10.0.0.9:6379"),
+    ):
+        pass
