@@ -53,8 +53,15 @@ def folder_name(name: str) -> str:
 
 
 def display(uri: str) -> str:
-    """A URI as a person would write it: local files as plain paths."""
-    return os.fsdecode(local_path(uri)) if is_local(uri) else unquote(uri)
+    """A URI as a person would write it: local files as plain paths, others without keys and connection options."""
+    if is_local(uri):
+        return os.fsdecode(local_path(uri))
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{_bucket(parts.netloc)}{unquote(parts.path)}"
+
+
+def _bucket(netloc: str) -> str:
+    return netloc.rpartition("@")[2]
 
 
 def is_local(uri: str) -> bool:
@@ -71,7 +78,7 @@ def _filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
     try:
         return pafs.FileSystem.from_uri(urlunsplit((scheme, netloc, "", query, "")))[0]
     except (pa.ArrowInvalid, OSError, ValueError) as error:
-        place = f"{scheme}://{netloc}"
+        place = f"{scheme}://{_bucket(netloc)}"
         raise UsageError(f"{place} cannot be reached ({error}); use a path, file://, s3:// or gs://.") from error
 
 
@@ -86,7 +93,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if is_local(uri):
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
     parts = urlsplit(uri)
-    return _filesystem(parts.scheme, parts.netloc, parts.query), parts.netloc + unquote(parts.path)
+    return _filesystem(parts.scheme, parts.netloc, parts.query), _bucket(parts.netloc) + unquote(parts.path)
 
 
 def list_files(root: str) -> Iterator[FileEntry]:

@@ -1,0 +1,75 @@
+"""DATA, models and OUT in object storage: an S3-speaking server on the loopback interface."""
+
+import json
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+from moto.server import ThreadedMotoServer
+
+import mvad
+from conftest import EMBEDDED
+from mvad import results, storage
+from mvad.errors import ImageError, UsageError
+from mvad.manifest import read_manifest
+from mvad.options import CommonOptions
+
+
+@pytest.fixture(scope="module")
+def bucket(tiles):
+    """URIs of a folder in a bucket that holds ``tiles``, built by ``uri(path)``."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+
+    def uri(path):
+        return f"s3://key:secret@plant/{path}?{options}"
+
+    filesystem, _ = pafs.FileSystem.from_uri(uri("tiles"))
+    filesystem.create_dir("plant")
+    pafs.copy_files(str(tiles), "plant/tiles", destination_filesystem=filesystem)
+    yield uri
+    server.stop()
+
+
+def test_the_manifest_is_that_of_the_folder(bucket, tiles):
+    found = read_manifest(bucket("tiles"), CommonOptions()).table
+    expected = read_manifest(str(tiles), CommonOptions()).table
+    kept = ["image_id", "category", "split", "label", "defect"]
+    assert found.select(kept).equals(expected.select(kept))
+
+
+def test_names_need_no_care(bucket):
+    place = storage.join(storage.to_uri(bucket("odd")), "a b#1%20?é", "x.txt")
+    storage.write(place, b"hello")
+    assert storage.read(place) == b"hello"
+    assert [file.path for file in storage.list_files(bucket("odd"))] == ["a b#1%20?é/x.txt"]
+    assert storage.read_bytes(next(storage.list_files(bucket("odd"))).uri, 10) == b"hello"
+    assert storage.display(place) == "s3://plant/odd/a b#1%20?é/x.txt"
+    with pytest.raises(ImageError, match="larger than 3 bytes"):
+        storage.read_bytes(place, 3)
+    with pytest.raises(ImageError, match="does not exist"):
+        storage.read_bytes(storage.join(storage.to_uri(bucket("odd")), "gone.png"), 10)
+    storage.remove(storage.to_uri(bucket("odd")))
+    assert not storage.exists(place)
+
+
+def test_no_such_folder_names_no_keys(bucket):
+    with pytest.raises(UsageError, match=r"no such folder: s3://plant/nowhere") as caught:
+        read_manifest(bucket("nowhere"), CommonOptions())
+    assert "secret" not in str(caught.value)
+
+
+def test_the_job_from_bucket_to_bucket(bucket, base_run):
+    result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", image_size=64, **EMBEDDED)
+    assert result.exit_code == 0
+    found = results.read_scores(bucket("results/one"), ["image_id", "score"])
+    expected = results.read_scores(storage.to_uri(base_run[0]), ["image_id", "score"])
+    assert found.equals(expected)
+    assert storage.exists(storage.join(bucket("results/one"), "_SUCCESS"))
+    summary = json.loads(storage.read(storage.join(bucket("results/one"), "summary.json")))
+    assert summary[-1]["pixel_auroc"] == base_run[1].summary[-1]["pixel_auroc"]
+    assert np.isfinite(summary[-1]["images_per_second"])
+    with pytest.raises(UsageError, match="another run's results"):
+        mvad.run(bucket("tiles"), bucket("results/one"), image_size=64, **EMBEDDED)
