@@ -12,12 +12,12 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from mvad.backbones import Backbone, BackboneSpec
+from mvad.backbones import BackboneSpec
 from mvad.detectors import METHODS, Detector
+from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.models import ModelInfo
 from mvad.options import ImageSize
-from mvad.patches import patch_features
 
 CACHED_MODELS = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
 
@@ -33,28 +33,34 @@ def _device() -> str:
 
 
 class Extractor:
-    """Actor of the fitting pool: pixels to patch features."""
+    """Actor of the fitting pool: pixels to features of one kind."""
 
-    def __init__(self, spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
-        self.device = _device()
-        self.backbone = Backbone(spec, ray.get(weights), self.device)
-        self.shape = tuple(self.patches(np.zeros((1, size.crop, size.crop, 3), np.uint8)).shape[1:])
-
-    def patches(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
-        return patch_features(self.backbone.stages(pixels))
+    def __init__(self, kind: str, spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
+        self.kind = kind
+        self.extract = FeatureExtractor([kind], spec, ray.get(weights), size, _device())
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
         good = np.flatnonzero(batch["error"] == "")
-        features = np.zeros((len(batch["error"]), *self.shape), np.float32)
+        features = np.zeros((len(batch["error"]), *self.extract.shapes[self.kind]), np.float32)
         if len(good):
-            features[good] = self.patches(batch["pixels"][good]).cpu().numpy()
+            features[good] = self.extract(batch["pixels"][good])[self.kind].cpu().numpy()
         seconds = np.full(len(features), (time.perf_counter() - started) / len(features))
         return {"row": batch["row"], "error": batch["error"], "features": features, "seconds": seconds}
 
 
-class Scorer(Extractor):
-    """Actor of the scoring pool: pixels to scores; patch features never leave it."""
+class Scorer:
+    """Actor of the scoring pool: pixels to scores; features never leave it.
+
+    Parameters
+    ----------
+    models
+        By category; of one backbone and image size.
+    arrays
+        References to the arrays of each model: all actors of a node look at one read-only copy.
+    maps
+        ``none`` or ``all``, as given to ``--maps``.
+    """
 
     def __init__(
         self,
@@ -65,31 +71,35 @@ class Scorer(Extractor):
         arrays: Mapping[str, ray.ObjectRef],
         maps: str,
     ) -> None:
-        super().__init__(spec, weights, size)
+        kinds = sorted({METHODS[model.method].feature for model in models.values()})
+        self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
         self.models, self.arrays, self.maps = models, arrays, maps
         self.detector = functools.lru_cache(maxsize=CACHED_MODELS)(self._detector)
 
     def _detector(self, category: str) -> Detector:
         model = self.models[category]
-        # All actors of a node look at one read-only copy of the arrays.
-        return METHODS[model.method].from_state(model.settings, ray.get(self.arrays[category]), self.device)
+        device = self.extract.backbone.device
+        return METHODS[model.method].from_state(model.settings, ray.get(self.arrays[category]), device)
 
     def __call__(self, batch: Batch) -> Batch:
         count = len(batch["error"])
         image, seconds = np.full(count, np.nan, np.float32), np.zeros(count)
-        grids = np.full((count, *self.shape[:2]), np.nan, np.float32)
+        grids: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * count
         for category in np.unique(batch["category"]):
             rows = np.flatnonzero((batch["category"] == category) & (batch["error"] == ""))
             if not len(rows):
                 continue
             started = time.perf_counter()
-            image[rows], grids[rows] = self.detector(category).score(self.patches(batch["pixels"][rows]))
+            detector = self.detector(category)
+            found = detector.score(self.extract(batch["pixels"][rows])[detector.feature])
+            image[rows] = found.image
+            if self.maps == "all" and found.grid is not None:
+                for row, grid in zip(rows, found.grid, strict=True):
+                    grids[row] = grid
             seconds[rows] = (time.perf_counter() - started) / len(rows)
-        columns = {name: batch[name] for name in batch if name != "pixels"} | {
-            "score": image,
-            "seconds": seconds,
-        }
+        columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "seconds": seconds}
         if self.maps == "all":
-            columns["patch_scores"] = grids.reshape(count, -1)
-            columns["patch_grid"] = np.tile(np.array(self.shape[:2], np.int32), (count, 1))
+            # Of one size a batch or not: flat bytes keep the columns plain whatever they are.
+            columns["patch_scores"] = np.array([grid.tobytes() for grid in grids], object)
+            columns["patch_grid"] = np.array([grid.shape for grid in grids], np.int32)
         return columns

@@ -51,6 +51,11 @@ class ModelInfo:
     record: dict[str, Any]
     uri: str
 
+    @property
+    def threshold(self) -> float | None:
+        """The score above which an image is an anomaly, if the method sets one."""
+        return self.settings.get("threshold")
+
 
 def save_model(
     folder: str,

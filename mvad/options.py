@@ -92,11 +92,14 @@ class CommonOptions:
 class FitOptions(CommonOptions):
     """Options of fitting; the defaults are those of the PatchCore paper."""
 
-    method: Annotated[str, Option(help="The detector: patchcore.")] = "patchcore"
+    method: Annotated[str, Option(help="The detector: patchcore, knn or vit-knn.")] = "patchcore"
     backbone: Annotated[
-        str,
-        Option(help="resnet50, wide_resnet50_2, another torchvision ResNet, efficientnet_lite0, or timm:NAME."),
-    ] = "resnet50"
+        str | None,
+        Option(
+            help="A torchvision ResNet (wide_resnet50_2, ...) or Vision Transformer, efficientnet_lite0, or timm:NAME.",
+            show_default="resnet50; vit_b_16 for vit-knn",
+        ),
+    ] = None
     image_size: Annotated[
         int | None,
         Option(help="Side in pixels of the square the model sees; default: 256, cropped to its centre 224."),
@@ -112,6 +115,10 @@ class FitOptions(CommonOptions):
     reweight: Annotated[
         int, Option(help="Neighbours b in the paper's re-weighting of the image score; 0 turns it off.")
     ] = 9
+    neighbours: Annotated[int, Option(help="Neighbours k of knn and vit-knn, cut to the number of good images.")] = 50
+    top_features: Annotated[
+        int, Option(help="Features that knn and vit-knn keep: those that vary most among good images; 0: all.")
+    ] = 500
     seed: Annotated[int, Option(help="Seed of everything random.")] = 0
 
     def __post_init__(self) -> None:
@@ -121,6 +128,8 @@ class FitOptions(CommonOptions):
             ("crop", 32),
             ("projection", 0),
             ("reweight", 0),
+            ("neighbours", 1),
+            ("top_features", 0),
             ("seed", 0),
         ):
             _at_least(self, name, least)

@@ -30,20 +30,21 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from mvad import backbones, results, storage
+from mvad import results, storage
 from mvad.actors import Extractor, Scorer
-from mvad.backbones import BackboneSpec, Weights
+from mvad.backbones import BackboneSpec, describe
 from mvad.console import Reporter
-from mvad.detectors import find_method
+from mvad.detectors import ViTKNN, find_method
 from mvad.errors import UsageError
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
 from mvad.models import ModelInfo, find_models, read_arrays, save_model
 from mvad.options import CommonOptions, FitOptions, ImageSize, RunOptions, ScoreOptions
 from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
-from mvad.results import WriteResults
+from mvad.results import ScoredBy, WriteResults
 from mvad.session import Pool, actor_pool, ray_session
 from mvad.summary import summarise
+from mvad.weights import Weights, fingerprint, load_weights
 
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
@@ -63,8 +64,7 @@ def run(data: str, out: str, **options: Any) -> Result:
     chosen = RunOptions(**options)
     report = Reporter(chosen.quiet)
     target = storage.to_uri(out)
-    find_method(chosen.method)
-    spec = backbones.describe(chosen.backbone)
+    spec = _backbone(chosen)
     manifest = _checked_for_fit(read_manifest(data, chosen))
     images = manifest.split("test")
     if not len(images):
@@ -96,8 +96,7 @@ def fit(data: str, models: str, **options: Any) -> Result:
     chosen = FitOptions(**options)
     report = Reporter(chosen.quiet)
     folder = storage.to_uri(models)
-    method = find_method(chosen.method).method
-    spec = backbones.describe(chosen.backbone)
+    spec, method = _backbone(chosen), chosen.method
     manifest = _checked_for_fit(read_manifest(data, chosen))
     present = storage.list_folder(storage.join(folder, method))
     clash = [name for name in manifest.categories if storage.folder_name(name) in present]
@@ -184,8 +183,18 @@ class Network(NamedTuple):
 
     @classmethod
     def load(cls, spec: BackboneSpec, path: str | None) -> Network:
-        weights = backbones.load_weights(spec, path)
-        return cls(spec, weights, backbones.fingerprint(weights))
+        weights = load_weights(spec, path)
+        return cls(spec, weights, fingerprint(weights))
+
+
+def _backbone(options: FitOptions) -> BackboneSpec:
+    """The backbone of a fit, and a check that method, backbone and image size go together."""
+    method = find_method(options.method)
+    spec = describe(options.backbone or method.default_backbone)
+    spec.check_size(options.size)
+    if method is ViTKNN and spec.patch == 1:
+        raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is none; see knn.")
+    return spec
 
 
 def _checked_for_fit(manifest: Manifest) -> Manifest:
@@ -237,13 +246,14 @@ class Fitted:
 
 def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
     """Extract the features of all training images, fit a category as soon as its last image has arrived, save it."""
+    method = find_method(options.method)
     train = manifest.split("train")
     pool = actor_pool(options.actors, len(train))
     weights = ray.put(network.weights)
     dataset = decoded_images(train, options.size, options, pool).map_batches(
         Extractor,
         batch_size=options.batch_size,
-        fn_constructor_kwargs={"spec": network.spec, "weights": weights, "size": options.size},
+        fn_constructor_kwargs={"kind": method.feature, "spec": network.spec, "weights": weights, "size": options.size},
         **pool.arguments,
     )
     fitted = Fitted()
@@ -257,7 +267,7 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
                 continue
             stage.busy_with(f"{category.name}: fitting {options.method} to {len(category.features):,} images")
             started = time.perf_counter()
-            detector = find_method(options.method).from_options(options).fit(torch.from_numpy(category.features))
+            detector = method.from_options(options).fit(torch.from_numpy(category.features))
             record = {
                 "n_train": len(category.features),
                 "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
@@ -353,7 +363,11 @@ def _score(
                 decoded_images(chosen, size, options, pool)
                 .map_batches(Scorer, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
                 .map_batches(
-                    WriteResults(record.out, record.run_id, {name: model.model_id for name, model in group.items()}),
+                    WriteResults(
+                        record.out,
+                        record.run_id,
+                        {name: ScoredBy(model.model_id, model.threshold) for name, model in group.items()},
+                    ),
                     batch_size=None,
                     num_cpus=0.1,
                 )

@@ -112,6 +112,7 @@ class RunRecord:
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
+            "threshold": model.threshold,
         }
 
     def finish(self, n_images: int, n_rows: int) -> Result:

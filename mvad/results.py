@@ -18,10 +18,11 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -171,16 +172,23 @@ def read_run(out: str) -> dict[str, Any]:
         raise UsageError(f"no results in {storage.display(out)}: {storage.display(place)} cannot be read.") from error
 
 
+class ScoredBy(NamedTuple):
+    """What a score row says of the model behind it; the threshold is None where the model has none."""
+
+    model_id: str | None = None
+    threshold: float | None = None
+
+
 @dataclass(frozen=True)
 class WriteResults:
     """Task that writes a block of score rows, one part a category, and returns a receipt for each."""
 
     out: str
     run_id: str
-    model_ids: Mapping[str, str]
+    models: Mapping[str, ScoredBy]
 
     def __call__(self, batch: Batch) -> Batch:
-        table = score_rows(batch, self.run_id, self.model_ids)
+        table = score_rows(batch, self.run_id, self.models)
         receipts = defaultdict(list)
         for category in np.unique(batch["category"]):
             chosen = batch["category"] == category
@@ -191,7 +199,7 @@ class WriteResults:
         return {name: np.array(values) for name, values in receipts.items()}
 
 
-def score_rows(batch: Batch, run_id: str, model_ids: Mapping[str, str]) -> pa.Table:
+def score_rows(batch: Batch, run_id: str, models: Mapping[str, ScoredBy]) -> pa.Table:
     """The columns of the score table from those of the flow."""
     bad = batch["error"] != ""
     count = len(bad)
@@ -205,12 +213,18 @@ def score_rows(batch: Batch, run_id: str, model_ids: Mapping[str, str]) -> pa.Ta
     columns |= {name: column(name, batch[name] == "") for name in ("defect", "mask_uri", "error")}
     columns |= {name: column(name, bad) for name in ("score", "width", "height")}
     columns["status"] = pa.array(np.where(bad, "error", "ok"))
-    columns["model_id"] = pa.array([model_ids.get(name) for name in batch["category"]], pa.string())
+    by = [models.get(name, ScoredBy()) for name in batch["category"]]
+    columns["model_id"] = pa.array([model.model_id for model in by], pa.string())
     columns["run_id"] = pa.array([run_id] * count)
-    for name in ("patch_scores", "patch_grid"):
-        if name in batch:
-            values = [None if bad[number] else batch[name][number] for number in range(count)]
-            columns[name] = pa.array(values, SCORES.field(name).type)
+    thresholds = pa.array([model.threshold for model in by], pa.float64())
+    columns["threshold"] = thresholds
+    columns["is_anomaly"] = pc.greater(columns["score"].cast(pa.float64()), thresholds)
+    if "patch_grid" in batch:
+        none = bad | (batch["patch_grid"].prod(axis=1) == 0)
+        values = [None if none[row] else np.frombuffer(batch["patch_scores"][row], np.float32) for row in range(count)]
+        columns["patch_scores"] = pa.array(values, SCORES.field("patch_scores").type)
+        grids = [None if none[row] else batch["patch_grid"][row] for row in range(count)]
+        columns["patch_grid"] = pa.array(grids, SCORES.field("patch_grid").type)
     return pa.table(
         {name: columns.get(name, pa.nulls(count, kind)) for name, kind in zip(SCORES.names, SCORES.types, strict=True)},
         schema=SCORES,

@@ -36,7 +36,7 @@ def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, Any]:
-    columns = ["split", "label", "mask_uri", "score", "status", "patch_scores", "patch_grid"]
+    columns = ["split", "label", "mask_uri", "score", "is_anomaly", "status", "patch_scores", "patch_grid"]
     table = results.read_scores(out, columns, category)
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
@@ -51,6 +51,7 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
         "n_good": int((labels == 0).sum()),
         "n_defect": int((labels == 1).sum()),
         "n_error": len(table) - len(scored) + facts.get("n_train_error", 0),
+        "threshold": facts.get("threshold"),
         "fit_seconds": facts.get("fit_seconds"),
         "score_seconds": seconds,
         "images_per_second": len(scored) / seconds if seconds else None,
@@ -59,6 +60,12 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
     if reason:
         return {**row, "note": facts.get("note") or reason}
     row |= image_metrics(labels, labelled["score"].to_numpy())
+    if row["threshold"] is not None:
+        flagged = labelled["is_anomaly"].to_numpy()
+        row |= {
+            "recall_at_threshold": float(flagged[labels == 1].mean()),
+            "false_alarm_rate": float(flagged[labels == 0].mean()),
+        }
     pixels, row["note"] = _pixel_metrics(labelled, ImageSize(**facts["size"]))
     return row | pixels
 

@@ -5,8 +5,10 @@ import torch
 import torchvision
 
 from mvad import backbones
-from mvad.backbones import Backbone, describe, fingerprint, load_weights
+from mvad.backbones import Backbone, describe
 from mvad.errors import UsageError
+from mvad.options import ImageSize
+from mvad.weights import fingerprint, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +30,13 @@ def random_weights(name, path, seed=0):
 @pytest.fixture(scope="module")
 def embedded():
     spec = describe("efficientnet_lite0")
-    return Backbone(spec, load_weights(spec))
+    return Backbone(spec, load_weights(spec), 64)
 
 
 def test_embedded_weights_see_what_imagenet_taught(embedded, images):
     """The packaged tensors, mapped by order, must give the network its package means, not noise."""
-    shallow, deep = embedded.stages(images)
+    (shallow, deep), pooled = embedded.forward(images)
+    assert pooled is None
     assert shallow.shape == (5, 40, 8, 8)
     assert deep.shape == (5, 112, 4, 4)
     import timm
@@ -60,7 +63,7 @@ def test_resnet50_stages_are_torchvisions(tmp_path, images, suffix):
     path = tmp_path / f"own{suffix}"
     state = random_weights("resnet50", path)
     spec = describe("resnet50")
-    shallow, deep = Backbone(spec, load_weights(spec, str(path))).stages(images[:2])
+    (shallow, deep), pooled = Backbone(spec, load_weights(spec, str(path)), 64, pooled=True).forward(images[:2])
     assert shallow.shape == (2, 512, 8, 8)
     assert deep.shape == (2, 1024, 4, 4)
     network = torchvision.models.resnet50(weights=None).eval()
@@ -72,13 +75,14 @@ def test_resnet50_stages_are_torchvisions(tmp_path, images, suffix):
         expected = network.layer2(network.layer1(x))
         torch.testing.assert_close(shallow, expected, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(deep, network.layer3(expected), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(pooled, network.layer4(deep).mean((2, 3)), rtol=1e-3, atol=1e-3)
 
 
 def test_wide_resnet50(tmp_path, images):
     path = tmp_path / "wide.safetensors"
     random_weights("wide_resnet50_2", path)
     spec = describe("wide_resnet50_2")
-    shapes = [tuple(stage.shape) for stage in Backbone(spec, load_weights(spec, str(path))).stages(images[:1])]
+    shapes = [tuple(stage.shape) for stage in Backbone(spec, load_weights(spec, str(path)), 64).forward(images[:1])[0]]
     assert shapes == [(1, 512, 8, 8), (1, 1024, 4, 4)]
 
 
@@ -86,7 +90,7 @@ def test_nothing_is_computed_beyond_the_deepest_stage(embedded, tmp_path):
     path = tmp_path / "own.safetensors"
     random_weights("resnet50", path)
     spec = describe("resnet50")
-    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path))).network.named_parameters()]
+    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path)), 64).network.named_parameters()]
     assert any("layer3" in name for name in names)
     assert not any("layer4" in name or "fc" in name for name in names)
     kept = [name for name, _ in embedded.network.named_parameters()]
@@ -99,21 +103,74 @@ def test_company_in_a_batch_changes_nothing(embedded, images, monkeypatch, chunk
     """Exactly on a CPU; the last chunk is filled up, so its images get the same shape as all others."""
     monkeypatch.setattr(embedded, "chunk", chunk)
     torch.set_num_threads(1)
-    together = embedded.stages(images)
+    together = embedded.forward(images)[0]
     for number in range(len(images)):
-        for stage, whole in zip(embedded.stages(images[number : number + 1]), together, strict=True):
+        for stage, whole in zip(embedded.forward(images[number : number + 1])[0], together, strict=True):
             assert torch.equal(stage[0], whole[number])
 
 
-def test_other_networks_by_name():
-    assert describe("resnet18").stages == ("layer2", "layer3")
-    spec = describe("timm:mobilenetv3_small_050")
-    assert Backbone(spec, backbones._arrays(backbones._network(spec).state_dict())).stages(
-        np.zeros((1, 64, 64, 3), np.uint8)
-    )[0].shape[2:] == (8, 8)
+def arrays(spec):
+    """Seeded random weights."""
+    torch.manual_seed(0)
+    return {name: tensor.numpy() for name, tensor in backbones.network(spec).state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["resnet5000", "timm:no_such_model", "vgg16", "timm:vit_base_patch16_224"])
+@pytest.mark.parametrize(
+    ("name", "side", "grids", "pooled"),
+    [
+        ("resnet18", 64, [(16, 16), (8, 8), (4, 4)], 512),
+        ("timm:mobilenetv3_small_050", 64, [(16, 16), (8, 8), (4, 4)], 1024),
+        ("vit_b_16", 64, [(4, 4)] * 3, 768),
+        ("timm:vit_tiny_patch16_224", 96, [(6, 6)] * 3, 192),
+        ("timm:vit_small_patch14_dinov2", 70, [(5, 5)] * 3, 384),
+        ("timm:vit_small_patch16_dinov3", 64, [(4, 4)] * 3, 384),
+    ],
+)
+def test_networks_by_name(images, name, side, grids, pooled):
+    spec = describe(name)
+    pixels = np.resize(images[:2], (2, side, side, 3))
+    maps, last = Backbone(spec, arrays(spec), side, depths=(0, 1, 2), pooled=True).forward(pixels)
+    assert [tuple(stage.shape[2:]) for stage in maps] == grids
+    assert last.shape == (2, pooled)
+    # What is wanted beside a stage changes nothing in it.
+    alone, none = Backbone(spec, arrays(spec), side, depths=(1, 2)).forward(pixels)
+    assert none is None
+    for one, two in zip(alone, maps[1:], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_lie_where_their_patches_are():
+    """A bright square in one corner changes the tokens there most, and the [CLS] token is not among them."""
+    spec = describe("vit_b_16")
+    network = Backbone(spec, arrays(spec), 64, depths=(0,), pooled=True)
+    dark = np.zeros((1, 64, 64, 3), np.uint8)
+    bright = dark.copy()
+    bright[0, 16:32, 48:64] = 255
+    change = (network.forward(bright)[0][0] - network.forward(dark)[0][0])[0].norm(dim=0)
+    assert np.unravel_index(int(change.argmax()), (4, 4)) == (1, 3)
+
+
+def test_cls_token_is_torchvisions(images):
+    spec = describe("vit_b_16")
+    weights = arrays(spec)
+    pixels = np.resize(images[:1], (1, 224, 224, 3))
+    _, pooled = Backbone(spec, weights, 224, pooled=True).forward(pixels)
+    whole = torchvision.models.vit_b_16(weights=None).eval()
+    whole.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    whole.heads = torch.nn.Identity()
+    mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = whole((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
+    torch.testing.assert_close(pooled, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_a_transformer_cannot_take():
+    with pytest.raises(UsageError, match="multiple of 16, not 100"):
+        describe("vit_b_16").check_size(ImageSize(resize=100, crop=100))
+    describe("resnet50").check_size(ImageSize(resize=100, crop=100))
+
+
+@pytest.mark.parametrize("name", ["resnet5000", "timm:no_such_model", "vgg16", "timm:mixer_b16_224"])
 def test_unusable_names_are_refused(name):
     with pytest.raises(UsageError, match=name.removeprefix("timm:")):
         describe(name)

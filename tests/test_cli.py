@@ -131,7 +131,7 @@ def test_every_option_is_explained_and_has_its_default(capsys, monkeypatch):
     _, out, _ = call(capsys, "run", "--help")
     for field in fields(RunOptions):
         assert f"--{field.name.replace('_', '-')}" in out
-    assert "[default: resnet50]" in out
+    assert "resnet50; vit_b_16 for vit-knn" in " ".join(out.split())
     assert "[default: 0.1]" in out
 
 

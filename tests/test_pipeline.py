@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import mvad
@@ -244,7 +245,8 @@ def test_replacing_an_earlier_run(base_run, tiles, tmp_path):
 def test_models_of_other_weights_are_refused(base_run, tiles, tmp_path):
     import safetensors.numpy
 
-    from mvad.backbones import describe, load_weights
+    from mvad.backbones import describe
+    from mvad.weights import load_weights
 
     weights = load_weights(describe("efficientnet_lite0"))
     name = next(iter(weights))
@@ -269,6 +271,40 @@ def test_resnet50_with_own_weights_and_published_geometry(tmp_path):
     bank = np.load(tmp_path / "out/models/patchcore/cap/bank.npy", allow_pickle=False)
     assert bank.shape == (round(0.1 * 3 * 28 * 28), 512 + 1024)
     assert (model["size"], model["backbone"]["name"]) == ({"resize": 256, "crop": 224}, "resnet50")
+
+
+def test_nearest_neighbours_of_images_decide(tiles, tmp_path):
+    """A method with a threshold of its own gives verdicts, and the summary counts them; it has no maps."""
+    result = mvad.run(str(tiles), str(tmp_path / "out"), method="knn", maps="all", batch_size=3, **SMALL)
+    for row in scores_of(tmp_path / "out").values():
+        assert row["is_anomaly"] == (row["score"] > row["threshold"])
+        assert row["patch_scores"] is row["patch_grid"] is None
+    for row in result.summary[:2]:
+        flagged = [
+            r for r in scores_of(tmp_path / "out").values() if r["category"] == row["category"] and r["is_anomaly"]
+        ]
+        assert len(flagged) == 4 * row["recall_at_threshold"] + 4 * row["false_alarm_rate"]
+        assert row["image_auroc"] > 0.9
+        assert row["threshold"] > 0
+        assert row["pixel_auroc"] is None
+
+
+def test_patch_tokens_of_a_transformer(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    write_category(tmp_path / "data", "cap", train=6, good=2, defective=2)
+    torch.manual_seed(0)
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
+    options = {"backbone": "timm:vit_tiny_patch16_224", "weights": str(tmp_path / "vit.safetensors"), "quiet": True}
+    mvad.run(str(tmp_path / "data"), str(tmp_path / "patches"), maps="all", **options)
+    assert all(row["patch_grid"] == [14, 14] for row in scores_of(tmp_path / "patches").values())
+    mvad.run(str(tmp_path / "data"), str(tmp_path / "cls"), method="vit-knn", neighbours=1, **options)
+    assert np.load(tmp_path / "cls/models/vit-knn/cap/bank.npy", allow_pickle=False).shape == (6, 192)
+    with pytest.raises(UsageError, match="needs a Vision Transformer"):
+        mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), method="vit-knn", **EMBEDDED)
+    with pytest.raises(UsageError, match="multiple of 16, not 100"):
+        mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), image_size=100, **options)
 
 
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the real images are not on this machine")

@@ -1,11 +1,14 @@
 """The methods, by the name given to ``--method``."""
 
 from mvad.detectors.base import Detector, Scores
+from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
 from mvad.errors import UsageError
 
 METHODS: dict[str, type[Detector]] = {
     "patchcore": PatchCore,
+    "knn": KNN,
+    "vit-knn": ViTKNN,
 }
 
 
@@ -16,4 +19,4 @@ def find_method(name: str) -> type[Detector]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Detector", "PatchCore", "Scores", "find_method"]
+__all__ = ["KNN", "METHODS", "Detector", "PatchCore", "Scores", "ViTKNN", "find_method"]

@@ -19,21 +19,35 @@ class Scores(NamedTuple):
     ----------
     image : (n,) float32
         One anomaly score an image, unbounded.
-    grid : (n, height, width) float32
-        One anomaly score a patch.
+    grid : (n, height, width) float32, or None
+        One anomaly score a patch, of methods that localise.
     """
 
     image: NDArray[np.float32]
-    grid: NDArray[np.float32]
+    grid: NDArray[np.float32] | None
 
 
 class Detector(Protocol):
     """A method: fitted on the features of good images of one category, it scores features of others.
 
     Its state is `settings` (JSON values) and `arrays`, nothing else.
+
+    Attributes
+    ----------
+    method
+        Its name on the command line.
+    feature
+        The kind of features it wants, one of `features.KINDS`.
+    default_backbone
+        The backbone it takes unless told otherwise.
+    threshold
+        A score above it is an anomaly; None where the method does not set one.
     """
 
     method: ClassVar[str]
+    feature: ClassVar[str]
+    default_backbone: ClassVar[str]
+    threshold: float | None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> Detector:
@@ -52,7 +66,7 @@ class Detector(Protocol):
     def arrays(self) -> dict[str, NDArray[Any]]: ...
 
     def fit(self, features: Tensor) -> Detector:
-        """Learn from good images: (n, height, width, channels) patch features. Returns the detector itself."""
+        """Learn from good images: features of its kind. Returns the detector itself."""
 
     def score(self, features: Tensor) -> Scores:
-        """Score a batch of images: (n, height, width, channels) patch features on the detector's device."""
+        """Score a batch of images: features of its kind, on the detector's device."""

@@ -1,0 +1,115 @@
+"""Nearest neighbours of whole images: how far one is from the good ones in a memory bank."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mvad.detectors.base import Scores
+from mvad.neighbours import MemoryBank
+from mvad.options import FitOptions
+
+SIGMAS = 3.0
+
+
+class KNN:
+    """Mean Euclidean distance to the k nearest good images, in the features that vary most among them.
+
+    Parameters
+    ----------
+    neighbours
+        k, cut to the size of the bank.
+    columns
+        How many features are kept: those with the largest standard deviation over the bank; 0: all.
+    """
+
+    method: ClassVar[str] = "knn"
+    feature: ClassVar[str] = "pooled"
+    default_backbone: ClassVar[str] = "resnet50"
+
+    def __init__(self, neighbours: int = 50, columns: int = 500) -> None:
+        self.neighbours, self.columns = neighbours, columns
+        self.threshold: float | None = None
+        self._kept = np.empty(0, np.int64)
+        self._bank: MemoryBank | None = None
+
+    @classmethod
+    def from_options(cls, options: FitOptions) -> KNN:
+        return cls(options.neighbours, options.top_features)
+
+    @classmethod
+    def from_state(
+        cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
+    ) -> KNN:
+        detector = cls(settings["neighbours"], settings["columns"])
+        detector.threshold = settings["threshold"]
+        detector._kept = arrays["columns"]
+        detector._bank = MemoryBank(arrays["bank"], device)
+        return detector
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Parameters, and ``threshold``: mean + 3 standard deviations of the good images' own scores."""
+        return {"neighbours": self.neighbours, "columns": self.columns, "threshold": self.threshold}
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"bank": self.bank.vectors, "columns": self._kept}
+
+    @property
+    def bank(self) -> MemoryBank:
+        if self._bank is None:
+            raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
+        return self._bank
+
+    def fit(self, features: Tensor) -> KNN:
+        """Fill the bank with all good images; set the threshold by their scores, each computed without itself.
+
+        A single image has no score of its own, so it gives no threshold.
+
+        Parameters
+        ----------
+        features : (n, channels) float32
+        """
+        rows = features.cpu().numpy()
+        spread = rows.std(axis=0, dtype=np.float64)
+        kept = np.argsort(-spread, kind="stable")[: self.columns or None]
+        self._kept = np.sort(kept).astype(np.int64)
+        self._bank = MemoryBank(np.ascontiguousarray(rows[:, self._kept]), features.device)
+        if len(rows) > 1:
+            own = self._own_scores()
+            self.threshold = float(own.mean() + SIGMAS * own.std())
+        return self
+
+    def _own_scores(self) -> NDArray[np.float64]:
+        """Scores of the bank's images, each from the others alone: (n,)."""
+        count = len(self.bank)
+        queries = torch.tensor(self.bank.vectors, device=self.bank.device)
+        distances, indices = self.bank.search(queries, min(self.neighbours, count - 1) + 1)
+        # An image finds itself, or at least copies of itself in its place: drop one entry a row.
+        itself = indices == np.arange(count)[:, None]
+        itself[~itself.any(axis=1), -1] = True
+        return distances[~itself].reshape(count, -1).astype(np.float64).mean(axis=1)
+
+    def score(self, features: Tensor) -> Scores:
+        """Score images; each on its own, so that its company in a batch changes nothing.
+
+        Parameters
+        ----------
+        features : (n, channels) float32 on the detector's device
+        """
+        kept = torch.as_tensor(np.array(self._kept), device=features.device)
+        chosen = features[:, kept].contiguous()
+        image = [self.bank.search(row[None], self.neighbours)[0].mean(dtype=np.float64) for row in chosen]
+        return Scores(np.array(image, np.float32), None)
+
+
+class ViTKNN(KNN):
+    """The same with the [CLS] token of a Vision Transformer."""
+
+    method: ClassVar[str] = "vit-knn"
+    default_backbone: ClassVar[str] = "vit_b_16"
