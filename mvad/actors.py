@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,7 +19,7 @@ from mvad.detectors import METHODS, Detector
 from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.models import ModelInfo
-from mvad.options import ImageSize
+from mvad.options import FitOptions, ImageSize
 
 CACHED_MODELS = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
 
@@ -49,6 +51,21 @@ class Extractor:
         return {"row": batch["row"], "error": batch["error"], "features": features, "seconds": seconds}
 
 
+def fit_detector(
+    method: str, options: FitOptions, features: NDArray[np.float32], device: str | None = None
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]], float]:
+    """Fit a method to the features of good images: its settings, its arrays, and the seconds it took.
+
+    Without a device it runs on the one that Ray has given to this task.
+    """
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        rows = torch.from_numpy(features).to(device or _device())
+    detector = METHODS[method].from_options(options).fit(rows)
+    return detector.settings, detector.arrays, time.perf_counter() - started
+
+
 class Scorer:
     """Actor of the scoring pool: pixels to scores; features never leave it.
 
@@ -78,8 +95,7 @@ class Scorer:
 
     def _detector(self, category: str) -> Detector:
         model = self.models[category]
-        device = self.extract.backbone.device
-        return METHODS[model.method].from_state(model.settings, ray.get(self.arrays[category]), device)
+        return METHODS[model.method].from_state(model.settings, ray.get(self.arrays[category]), self.extract.device)
 
     def __call__(self, batch: Batch) -> Batch:
         count = len(batch["error"])

@@ -19,6 +19,7 @@ from mvad.errors import UsageError
 from mvad.options import ImageSize
 
 EMBEDDED = "efficientnet_lite0"
+NO_BACKBONE = "none"  # of methods that look at pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNET_STAGES = ("layer1", "layer2", "layer3")
 REDUCTIONS = (4, 8, 16)  # strides of the stages of a convolutional network
@@ -67,6 +68,8 @@ def describe(name: str) -> BackboneSpec:
     UsageError
         No such backbone, or one of a kind that is not understood here.
     """
+    if name == NO_BACKBONE:
+        return BackboneSpec(name, (), (), ())
     if name == EMBEDDED:
         return _describe_timm(name, (0.498,) * 3, (0.502,) * 3)
     if name.startswith("timm:"):

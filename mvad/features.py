@@ -2,8 +2,12 @@
 
 ``patches``
     The grid of locally aware patch features of the two deeper stages: (n, height, width, channels).
+``stages``
+    The grid of all three stages, brought to the one in the middle: (n, height, width, channels).
 ``pooled``
     One vector an image, the average-pooled last map or the [CLS] token: (n, channels).
+``pixels``
+    The image itself, no larger than 128 x 128, 0 to 1: (n, height, width, 3). Needs no backbone.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from mvad.backbones import Backbone, BackboneSpec
 from mvad.options import ImageSize
 from mvad.patches import patch_features
 
-KINDS = ("patches", "pooled")
-PATCH_DEPTHS = (1, 2)
+KINDS = ("patches", "stages", "pooled", "pixels")
+PIXELS_SIDE = 128
 
 
 class FeatureExtractor:
@@ -45,16 +50,49 @@ class FeatureExtractor:
         if unknown:
             raise ValueError(f"unknown kinds of features: {sorted(unknown)}")
         self.kinds = tuple(kinds)
-        self.backbone = Backbone(spec, weights, size.crop, device, PATCH_DEPTHS, pooled="pooled" in kinds)
+        self.device = torch.device(device)
+        self.depths = (0, 1, 2) if "stages" in kinds else (1, 2)
+        self.backbone: Backbone | None = None
+        if set(kinds) != {"pixels"}:
+            self.backbone = Backbone(spec, weights, size.crop, device, self.depths, pooled="pooled" in kinds)
         blank = self(np.zeros((1, size.crop, size.crop, 3), np.uint8))
         self.shapes = {kind: tuple(features.shape[1:]) for kind, features in blank.items()}
 
     def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Features by kind, float32 on the device, of (n, side, side, 3) uint8 RGB pixels."""
-        stages, pooled = self.backbone.forward(pixels)
         found: dict[str, Tensor] = {}
-        if "patches" in self.kinds:
-            found["patches"] = patch_features(stages)
-        if "pooled" in self.kinds and pooled is not None:
-            found["pooled"] = pooled
+        if "pixels" in self.kinds:
+            found["pixels"] = small_pixels(pixels, self.device)
+        if self.backbone is not None:
+            stages, pooled = self.backbone.forward(pixels)
+            if "patches" in self.kinds:
+                found["patches"] = patch_features(stages[-2:])
+            if "stages" in self.kinds:
+                found["stages"] = stage_features(stages)
+            if "pooled" in self.kinds and pooled is not None:
+                found["pooled"] = pooled
         return found
+
+
+def stage_features(stages: Sequence[Tensor]) -> Tensor:
+    """Join maps of (n, channels, height, width) on the grid of the second: (n, height, width, sum of channels).
+
+    Larger maps are averaged over the cells of that grid, smaller ones interpolated bilinearly.
+    """
+    height, width = stages[1].shape[-2:]
+    grid = (height, width)
+    joined = [
+        functional.adaptive_avg_pool2d(stage, grid)
+        if stage.shape[-1] > grid[-1]
+        else functional.interpolate(stage, grid, mode="bilinear", align_corners=False)
+        for stage in stages
+    ]
+    return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()
+
+
+def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(n, side, side, 3) uint8 pixels as float32 from 0 to 1, averaged to at most 128 x 128; (n, height, width, 3)."""
+    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    if images.shape[-1] > PIXELS_SIDE:
+        images = functional.adaptive_avg_pool2d(images, PIXELS_SIDE)
+    return images.permute(0, 2, 3, 1).contiguous()

@@ -1,14 +1,16 @@
-"""Fitted models on disk: ``<models>/<method>/<category>/`` with ``.npy`` arrays and ``model.json``; nothing pickled."""
+"""Fitted models on disk: ``<models>/<method>/<category>/`` with arrays and ``model.json``; nothing is pickled."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from mvad import storage
@@ -34,8 +36,8 @@ class ModelInfo:
         The network, and `backbones.fingerprint` of its weights.
     size
         Image geometry in pixels.
-    arrays
-        File name and SHA-256 of each array.
+    files
+        SHA-256 of each file of arrays.
     record
         How it came to be: counts, unreadable training files, versions, seconds.
     """
@@ -47,7 +49,7 @@ class ModelInfo:
     backbone: BackboneSpec
     weights_sha256: str
     size: ImageSize
-    arrays: dict[str, dict[str, str]]
+    files: dict[str, str]
     record: dict[str, Any]
     uri: str
 
@@ -69,13 +71,10 @@ def save_model(
     """Write a model below the URI ``folder``; ``model.json`` last, so that a folder with one is complete."""
     place = storage.join(folder, detector.method, storage.folder_name(category))
     storage.remove(storage.join(place, "model.json"))
-    arrays = {}
-    for name, array in detector.arrays.items():
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        data = buffer.getvalue()
-        storage.write(storage.join(place, f"{name}.npy"), data)
-        arrays[name] = {"file": f"{name}.npy", "sha256": hashlib.sha256(data).hexdigest()}
+    files = {}
+    for file, data in _files(detector):
+        storage.write(storage.join(place, file), data)
+        files[file] = hashlib.sha256(data).hexdigest()
     content = {
         "format": FORMAT,
         "method": detector.method,
@@ -84,12 +83,23 @@ def save_model(
         "backbone": asdict(backbone),
         "weights_sha256": weights_sha256,
         "size": asdict(size),
-        "arrays": arrays,
+        "files": files,
     }
     model_id = _content_id(content)
     text = json.dumps({"model_id": model_id, **content, "record": record}, indent=2)
     storage.write(storage.join(place, "model.json"), text.encode())
     return read_model(place)
+
+
+def _files(detector: Detector) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a detector's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
+    if detector.trained:
+        yield "network.safetensors", safetensors.numpy.save(detector.arrays)
+        return
+    for name, array in detector.arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        yield f"{name}.npy", buffer.getvalue()
 
 
 def _content_id(content: dict[str, Any]) -> str:
@@ -125,7 +135,7 @@ def read_model(place: str) -> ModelInfo:
             backbone=BackboneSpec(**backbone),
             weights_sha256=content["weights_sha256"],
             size=ImageSize(**content["size"]),
-            arrays=content["arrays"],
+            files=content["files"],
             record=record,
             uri=place,
         )
@@ -135,16 +145,19 @@ def read_model(place: str) -> ModelInfo:
 
 def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
     """The arrays of a model, each checked against its hash; UsageError if one is damaged."""
-    arrays = {}
-    for name, entry in model.arrays.items():
-        place = storage.join(model.uri, entry["file"])
+    arrays: dict[str, NDArray[Any]] = {}
+    for file, sha256 in model.files.items():
+        place = storage.join(model.uri, file)
         try:
             data = storage.read(place)
         except OSError as error:
             raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise UsageError(f"{storage.display(place)} is damaged: its hash is not the model's; fit the model again.")
-        arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+        if file.endswith(".npy"):
+            arrays[file.removesuffix(".npy")] = np.load(io.BytesIO(data), allow_pickle=False)
+        else:
+            arrays |= safetensors.numpy.load(data)
     return arrays
 
 

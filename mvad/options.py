@@ -92,7 +92,9 @@ class CommonOptions:
 class FitOptions(CommonOptions):
     """Options of fitting; the defaults are those of the PatchCore paper."""
 
-    method: Annotated[str, Option(help="The detector: patchcore, knn or vit-knn.")] = "patchcore"
+    method: Annotated[
+        str, Option(help="The detector: patchcore, knn, vit-knn, autoencoder, feature-autoencoder or vae.")
+    ] = "patchcore"
     backbone: Annotated[
         str | None,
         Option(
@@ -119,11 +121,18 @@ class FitOptions(CommonOptions):
     top_features: Annotated[
         int, Option(help="Features that knn and vit-knn keep: those that vary most among good images; 0: all.")
     ] = 500
+    epochs: Annotated[
+        int | None, Option(help="Epochs at most of methods that train; fewer when held-out images gain no more.")
+    ] = None
+    learning_rate: Annotated[float | None, Option(help="Learning rate of methods that train.")] = None
     seed: Annotated[int, Option(help="Seed of everything random.")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise UsageError(f"--learning-rate {self.learning_rate} is not above 0.")
         for name, least in (
+            ("epochs", 1),
             ("image_size", 32),
             ("crop", 32),
             ("projection", 0),

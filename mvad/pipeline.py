@@ -27,11 +27,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import torch
 from numpy.typing import NDArray
 
 from mvad import results, storage
-from mvad.actors import Extractor, Scorer
+from mvad.actors import Extractor, Scorer, fit_detector
 from mvad.backbones import BackboneSpec, describe
 from mvad.console import Reporter
 from mvad.detectors import ViTKNN, find_method
@@ -257,27 +256,42 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
         **pool.arguments,
     )
     fitted = Fitted()
+
+    def save(category: CategoryFeatures, state: tuple[dict[str, Any], dict[str, NDArray[Any]], float]) -> None:
+        settings, arrays, seconds = state
+        record = {
+            "n_train": category.count,
+            "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
+            "training_sha256": category.digest,
+            "fit_seconds": round(category.seconds / pool.actors + seconds, 3),
+            "versions": versions(),
+        }
+        detector = method.from_state(settings, arrays)
+        fitted.models[category.name] = save_model(
+            folder, category.name, detector, network.spec, network.sha256, options.size, record
+        )
+
+    tasks: dict[ray.ObjectRef, CategoryFeatures] = {}
     with report.stage("fit", len(train)) as stage:
         for category in _gather(dataset, train, stage.advance):
             fitted.errors |= category.errors
-            if not len(category.features):
-                fitted.failures[category.name] = (
-                    f"no model: none of its {len(category.errors)} training images is usable"
-                )
+            features, category.features = category.features, None
+            if features is None or not len(features):
+                reason = f"no model: none of its {len(category.errors)} training images is usable"
+                fitted.failures[category.name] = reason
                 continue
-            stage.busy_with(f"{category.name}: fitting {options.method} to {len(category.features):,} images")
-            started = time.perf_counter()
-            detector = method.from_options(options).fit(torch.from_numpy(category.features))
-            record = {
-                "n_train": len(category.features),
-                "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
-                "training_sha256": category.digest,
-                "fit_seconds": round(category.seconds / pool.actors + time.perf_counter() - started, 3),
-                "versions": versions(),
-            }
-            fitted.models[category.name] = save_model(
-                folder, category.name, detector, network.spec, network.sha256, options.size, record
-            )
+            stage.busy_with(f"{category.name}: fitting {options.method} to {category.count:,} images")
+            if method.trained:
+                task = ray.remote(fit_detector).options(**pool.share)
+                tasks[task.remote(options.method, options, features)] = category
+            else:
+                save(category, fit_detector(options.method, options, features, device="cpu"))
+            del features
+        while tasks:
+            (done,), _ = ray.wait(list(tasks), num_returns=1)
+            category = tasks.pop(done)
+            save(category, ray.get(done))
+            stage.busy_with(f"{category.name}: fitted")
     for name, reason in fitted.failures.items():
         report.warn(f"{name}: {reason}")
     if not fitted.models:
@@ -290,7 +304,8 @@ class CategoryFeatures:
     """The training features of one category, (n, height, width, channels) float32, in the manifest's order."""
 
     name: str
-    features: NDArray[np.float32]
+    count: int
+    features: NDArray[np.float32] | None  # given up when they are no longer needed
     errors: dict[str, str]
     seconds: float
     digest: str
@@ -326,7 +341,9 @@ def _gather(dataset: ray.data.Dataset, train: pa.Table, advance: Callable[[int],
             if bad:
                 usable = np.delete(usable, [row - first[name] for row in bad], axis=0)
             digest = hashlib.sha256("\n".join(ids[row] for row in rows).encode()).hexdigest()
-            yield CategoryFeatures(name, usable, {ids[row]: errors[name][row] for row in bad}, seconds[name], digest)
+            yield CategoryFeatures(
+                name, len(usable), usable, {ids[row]: errors[name][row] for row in bad}, seconds[name], digest
+            )
             del usable
 
 

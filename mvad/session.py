@@ -24,10 +24,15 @@ LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
 class Pool(NamedTuple):
-    """The actors that run a backbone: how many, and the ``map_batches`` arguments that give each its resources."""
+    """The actors that run a backbone: how many, and the share of Ray's resources that each has."""
 
     actors: int
-    arguments: dict[str, Any]
+    share: dict[str, float]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """For ``map_batches``."""
+        return {"compute": ActorPoolStrategy(size=self.actors), **self.share}
 
 
 @contextmanager
@@ -103,4 +108,4 @@ def actor_pool(actors: int | None, images: int) -> Pool:
         count = actors or max(1, int(cpus))
         share = {"num_cpus": round(min(0.5, cpus / 2 / count), 3)}
     count = min(count, max(1, images // LEAST_IMAGES))
-    return Pool(count, {"compute": ActorPoolStrategy(size=count), **share})
+    return Pool(count, share)

@@ -20,7 +20,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.backbones import EMBEDDED, BackboneSpec, network, timm_name
+from mvad.backbones import EMBEDDED, NO_BACKBONE, BackboneSpec, network, timm_name
 from mvad.errors import UsageError
 
 Weights = dict[str, NDArray[Any]]
@@ -40,6 +40,8 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     UsageError
         The weights cannot be had, or are not this network's.
     """
+    if spec.name == NO_BACKBONE:
+        return {}
     if path is not None:
         state = _read_weights(path)
         source = path

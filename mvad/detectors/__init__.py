@@ -1,15 +1,22 @@
 """The methods, by the name given to ``--method``."""
 
+from mvad.detectors.autoencoder import Autoencoder
 from mvad.detectors.base import Detector, Scores
+from mvad.detectors.feature_autoencoder import FeatureAutoencoder
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
+from mvad.detectors.vae import VAE
 from mvad.errors import UsageError
 
-METHODS: dict[str, type[Detector]] = {
-    "patchcore": PatchCore,
-    "knn": KNN,
-    "vit-knn": ViTKNN,
-}
+_ALL: list[type[Detector]] = [
+    PatchCore,
+    KNN,
+    ViTKNN,
+    Autoencoder,
+    FeatureAutoencoder,
+    VAE,
+]
+METHODS = {kind.method: kind for kind in _ALL}
 
 
 def find_method(name: str) -> type[Detector]:
@@ -19,4 +26,15 @@ def find_method(name: str) -> type[Detector]:
     return METHODS[name]
 
 
-__all__ = ["KNN", "METHODS", "Detector", "PatchCore", "Scores", "ViTKNN", "find_method"]
+__all__ = [
+    "KNN",
+    "METHODS",
+    "VAE",
+    "Autoencoder",
+    "Detector",
+    "FeatureAutoencoder",
+    "PatchCore",
+    "Scores",
+    "ViTKNN",
+    "find_method",
+]

@@ -40,6 +40,8 @@ class Detector(Protocol):
         The kind of features it wants, one of `features.KINDS`.
     default_backbone
         The backbone it takes unless told otherwise.
+    trained
+        Whether fitting trains a network: such methods fit one category a task, in parallel, not on the driver.
     threshold
         A score above it is an anomaly; None where the method does not set one.
     """
@@ -47,6 +49,7 @@ class Detector(Protocol):
     method: ClassVar[str]
     feature: ClassVar[str]
     default_backbone: ClassVar[str]
+    trained: ClassVar[bool]
     threshold: float | None
 
     @classmethod

@@ -30,6 +30,7 @@ class KNN:
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
     default_backbone: ClassVar[str] = "resnet50"
+    trained: ClassVar[bool] = False
 
     def __init__(self, neighbours: int = 50, columns: int = 500) -> None:
         self.neighbours, self.columns = neighbours, columns

@@ -34,6 +34,7 @@ class PatchCore:
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
     default_backbone: ClassVar[str] = "resnet50"
+    trained: ClassVar[bool] = False
     threshold: float | None = None
 
     def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:

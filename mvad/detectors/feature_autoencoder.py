@@ -1,0 +1,70 @@
+"""Deep feature reconstruction: Yang, Shi, Qi, DFR: Deep Feature Reconstruction, arXiv 2012.07122."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from mvad.detectors.trained import Standardise, TrainedDetector
+from mvad.detectors.training import seeded, split, train
+
+VARIANCE = 0.9  # that the latent features must be able to carry, section III-C
+PCA_ROWS = 20_000
+
+
+def latent_size(rows: Tensor, seed: int = 0) -> int:
+    """Number of principal components that carry 90 % of the variance of (n, channels) rows; at least one."""
+    if len(rows) > PCA_ROWS:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:PCA_ROWS]]
+    shares = PCA(svd_solver="covariance_eigh").fit(rows.double().numpy()).explained_variance_ratio_
+    return int((shares.cumsum() < VARIANCE).sum()) + 1
+
+
+class _Network(nn.Module):
+    """1x1 convolutions, which are linear layers on each patch: narrower in steps, and wider again."""
+
+    def __init__(self, channels: int, latent: int) -> None:
+        super().__init__()
+        self.standardise = Standardise(channels)
+        widths = [channels, (channels + latent) // 2, 2 * latent, latent]
+        layers: list[nn.Module] = []
+        for narrow, (before, after) in enumerate(pairwise(widths), start=1):
+            layers += [nn.Linear(before, after)] + ([nn.ReLU()] if narrow < 3 else [])
+        for before, after in pairwise(widths[::-1]):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Squared error of reconstruction, mean over channels: (..., channels) to (...)."""
+        wanted = self.standardise(rows)
+        return (self.layers(wanted) - wanted).square().mean(dim=-1)
+
+
+class FeatureAutoencoder(TrainedDetector):
+    """Reconstructs multi-stage patch features through a bottleneck; what is not reconstructed was not good."""
+
+    method: ClassVar[str] = "feature-autoencoder"
+    feature: ClassVar[str] = "stages"
+
+    def build(self, **shape: Any) -> nn.Module:
+        return _Network(**shape)
+
+    def fit(self, features: Tensor) -> FeatureAutoencoder:
+        """Train on (n, height, width, channels) float32 features of good images."""
+        channels = features.shape[-1]
+        kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan.seed))
+        scaler = Standardise(channels)
+        scaler.learn(kept)
+        self.shape = {"channels": channels, "latent": latent_size(scaler(kept), self.plan.seed)}
+        network = seeded(lambda: _Network(**self.shape), self.plan.seed)
+        network.standardise.learn(kept)
+        history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
+        self._network, self.history = network, history._asdict()
+        return self
+
+    def grid(self, image: Tensor) -> Tensor:
+        return self.network(image)
