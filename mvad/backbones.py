@@ -21,9 +21,9 @@ from mvad.options import ImageSize
 EMBEDDED = "efficientnet_lite0"
 NO_BACKBONE = "none"  # of methods that look at pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESNET_STAGES = ("layer1", "layer2", "layer3")
-REDUCTIONS = (4, 8, 16)  # strides of the stages of a convolutional network
-QUARTERS = (1, 2, 3)  # of the depth of a transformer: its stages end there
+RESNET_STAGES = ("layer2", "layer3", "layer4")
+REDUCTIONS = (8, 16, 32)  # strides of the stages of a convolutional network
+QUARTERS = (2, 3, 4)  # of the depth of a transformer: its stages end there
 
 CPU_CHUNK, GPU_CHUNK = 1, 32
 
@@ -38,7 +38,7 @@ class BackboneSpec:
         As given to ``--backbone``.
     stages
         Three stages, shallow to deep: module names (torchvision) or numbers (timm). Of a convolutional network those at
-        strides 4, 8 and 16, of a transformer those after a quarter, a half and three quarters of its blocks.
+        strides 8, 16 and 32, of a transformer those after a half, three quarters and all of its blocks.
     mean, std
         Normalisation of RGB in [0, 1], a channel.
     patch
@@ -105,7 +105,7 @@ def _describe_timm(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -
     info = model.feature_info
     reductions = [stage["reduction"] for stage in getattr(info, "info", info)]
     if not set(REDUCTIONS) <= set(reductions) or not hasattr(model, "forward_intermediates"):
-        raise UsageError(f"backbone {name!r} has no feature maps at strides 4, 8 and 16; choose another of timm.")
+        raise UsageError(f"backbone {name!r} has no feature maps at strides 8, 16 and 32; choose another of timm.")
     return BackboneSpec(name, tuple(reductions.index(reduction) for reduction in REDUCTIONS), mean, std)
 
 
@@ -200,7 +200,7 @@ class Backbone:
         weights: Mapping[str, NDArray[Any]],
         side: int,
         device: str | torch.device = "cpu",
-        depths: Sequence[int] = (1, 2),
+        depths: Sequence[int] = (0, 1),
         pooled: bool = False,
     ) -> None:
         self.device = torch.device(device)

@@ -1,9 +1,9 @@
 """What detectors ask a backbone for; one forward pass serves several wishes.
 
 ``patches``
-    The grid of locally aware patch features of the two deeper stages: (n, height, width, channels).
+    The grid of locally aware patch features of the two shallower stages: (n, height, width, channels).
 ``stages``
-    The grid of all three stages, brought to the one in the middle: (n, height, width, channels).
+    The same of all three stages, on the grid of the middle one.
 ``pooled``
     One vector an image, the average-pooled last map or the [CLS] token: (n, channels).
 ``pixels``
@@ -51,10 +51,10 @@ class FeatureExtractor:
             raise ValueError(f"unknown kinds of features: {sorted(unknown)}")
         self.kinds = tuple(kinds)
         self.device = torch.device(device)
-        self.depths = (0, 1, 2) if "stages" in kinds else (1, 2)
+        depths = (0, 1, 2) if "stages" in kinds else (0, 1)
         self.backbone: Backbone | None = None
         if set(kinds) != {"pixels"}:
-            self.backbone = Backbone(spec, weights, size.crop, device, self.depths, pooled="pooled" in kinds)
+            self.backbone = Backbone(spec, weights, size.crop, device, depths, pooled="pooled" in kinds)
         blank = self(np.zeros((1, size.crop, size.crop, 3), np.uint8))
         self.shapes = {kind: tuple(features.shape[1:]) for kind, features in blank.items()}
 
@@ -66,28 +66,12 @@ class FeatureExtractor:
         if self.backbone is not None:
             stages, pooled = self.backbone.forward(pixels)
             if "patches" in self.kinds:
-                found["patches"] = patch_features(stages[-2:])
+                found["patches"] = patch_features(stages[:2])
             if "stages" in self.kinds:
-                found["stages"] = stage_features(stages)
+                found["stages"] = patch_features(stages, reference=1)
             if "pooled" in self.kinds and pooled is not None:
                 found["pooled"] = pooled
         return found
-
-
-def stage_features(stages: Sequence[Tensor]) -> Tensor:
-    """Join maps of (n, channels, height, width) on the grid of the second: (n, height, width, sum of channels).
-
-    Larger maps are averaged over the cells of that grid, smaller ones interpolated bilinearly.
-    """
-    height, width = stages[1].shape[-2:]
-    grid = (height, width)
-    joined = [
-        functional.adaptive_avg_pool2d(stage, grid)
-        if stage.shape[-1] > grid[-1]
-        else functional.interpolate(stage, grid, mode="bilinear", align_corners=False)
-        for stage in stages
-    ]
-    return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()
 
 
 def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:

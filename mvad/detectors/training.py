@@ -13,6 +13,8 @@ from torch import Tensor, nn
 HELD_OUT = 0.1  # share of the images
 LEAST_IMAGES = 5  # below that none is held out, and the training loss decides
 PATIENCE = 5  # epochs without progress
+STEPS = 32  # an epoch at least, if that leaves SMALL_BATCH rows for each
+SMALL_BATCH = 32
 PROGRESS = 1e-3  # relative fall of the loss that counts
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,7 +30,7 @@ class Plan:
     epochs
         At most.
     batch_size
-        Rows a step.
+        Rows a step at most; fewer where there are few rows, so that an epoch has steps enough to learn in.
     epoch_rows
         Rows an epoch at most, drawn anew each time; what is left over waits for another epoch.
     """
@@ -74,11 +76,12 @@ def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: 
     """
     optimiser = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
     generator = torch.Generator().manual_seed(plan.seed)
+    batch_size = min(plan.batch_size, max(SMALL_BATCH, len(rows) // STEPS))
     best, state, stale, epochs = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
     while epochs < plan.epochs and stale < PATIENCE:
         epochs += 1
         network.train()
-        for chosen in torch.randperm(len(rows), generator=generator)[: plan.epoch_rows].split(plan.batch_size):
+        for chosen in torch.randperm(len(rows), generator=generator)[: plan.epoch_rows].split(batch_size):
             optimiser.zero_grad()
             loss(network, rows[chosen], generator).backward()
             optimiser.step()

@@ -1,0 +1,187 @@
+"""The methods that train a network."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mvad.detectors import METHODS, VAE, Autoencoder, FeatureAutoencoder
+from mvad.detectors.feature_autoencoder import latent_size
+from mvad.detectors.training import Plan, seeded, split, train
+from mvad.detectors.vae import _Network
+
+TRAINED = [FeatureAutoencoder, VAE, Autoencoder]
+
+
+def good(kind, count, seed):
+    """Images that lie on a plane of few dimensions, with a little noise; pixels are smooth."""
+    random = np.random.default_rng(seed)
+    if kind is Autoencoder:
+        rows, columns = np.mgrid[0:40, 0:48] / 40  # neither side is a multiple of 16
+        phases = random.uniform(0, 1, (count, 1, 1, 3))
+        return torch.from_numpy(
+            (0.5 + 0.3 * np.sin(3 * (rows + columns)[None, :, :, None] + phases)).astype(np.float32)
+        )
+    directions = np.random.default_rng(99).standard_normal((3, 12))
+    rows = random.standard_normal((count, 5, 6, 3)) @ directions + 0.05 * random.standard_normal((count, 5, 6, 12))
+    return torch.from_numpy(rows.astype(np.float32))
+
+
+def spoilt(kind):
+    """Good images never seen, the fourth of them with a planted anomaly; and where it is."""
+    test = good(kind, 8, seed=1)
+    if kind is Autoencoder:
+        test[3, 10:22, 30:42] = 1 - test[3, 10:22, 30:42].flip(0)
+        return test, (slice(10, 22), slice(30, 42))
+    test[3, 2, 4] += torch.from_numpy(4 * np.random.default_rng(7).standard_normal(12).astype(np.float32))
+    return test, (slice(2, 3), slice(4, 5))
+
+
+@pytest.fixture(scope="module", params=TRAINED, ids=lambda kind: kind.method)
+def fitted(request):
+    epochs = 150 if request.param is Autoencoder else 25
+    return request.param(epochs=epochs, learning_rate=3e-3).fit(good(request.param, 40, seed=0))
+
+
+def test_a_planted_anomaly_scores_above_all_good_images_and_is_found(fitted):
+    test, place = spoilt(type(fitted))
+    found = fitted.score(test)
+    assert found.image.argmax() == 3
+    assert found.image[3] > 1.5 * np.delete(found.image, 3).max()
+    inside = np.zeros(found.grid[3].shape, bool)
+    inside[place] = True
+    assert inside[np.unravel_index(found.grid[3].argmax(), inside.shape)]
+    assert found.grid.shape == test.shape[:3]
+
+
+def test_state_is_arrays_and_json_and_gives_the_same_scores(fitted):
+    test, _ = spoilt(type(fitted))
+    again = METHODS[fitted.method].from_state(json.loads(json.dumps(fitted.settings)), fitted.arrays)
+    assert again.settings == fitted.settings
+    np.testing.assert_array_equal(again.score(test).grid, fitted.score(test).grid)
+
+
+def test_company_in_a_batch_changes_nothing(fitted):
+    test, _ = spoilt(type(fitted))
+    alone = [fitted.score(test[number : number + 1]).image[0] for number in range(len(test))]
+    np.testing.assert_array_equal(fitted.score(test).image, alone)
+
+
+@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.method)
+def test_the_seed_fixes_the_result(kind):
+    images = good(kind, 12, seed=0)
+    one, same, other = (kind(epochs=2, seed=seed).fit(images) for seed in (0, 0, 1))
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(same.arrays[name], array)
+    assert any((other.arrays[name] != array).any() for name, array in one.arrays.items())
+    assert same.history == one.history
+
+
+@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.method)
+def test_scoring_before_fitting_says_so(kind):
+    with pytest.raises(RuntimeError, match="not fitted"):
+        kind().score(good(kind, 1, seed=0))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_latent_size_is_the_number_of_directions_that_matter(size):
+    random = np.random.default_rng(size)
+    rows = random.standard_normal((2000, size)) @ np.linalg.qr(random.standard_normal((20, size)))[0].T
+    rows += 0.01 * random.standard_normal(rows.shape)
+    assert latent_size(torch.from_numpy(rows.astype(np.float32))) == size
+
+
+def test_the_bound_is_the_closed_form_of_the_linear_case():
+    """With a linear decoder W z + b the expected error is |x - W mu - b|^2 + tr(W S W'), so the bound is known."""
+    torch.manual_seed(0)
+    network = _Network(channels=5, latent=3, hidden=4)
+    decoder = nn.Linear(3, 5)
+    network.decoder = decoder
+    network.log_variance.data = torch.randn(5) * 0.3
+    rows = torch.randn(6, 5)
+    with torch.no_grad():
+        mean, log_deviation = network.encoder(rows).chunk(2, dim=-1)
+        variance = (2 * log_deviation).exp()
+        precision = (-network.log_variance).exp()
+        errors = ((rows - decoder(mean)) ** 2 * precision).sum(1)
+        errors += torch.einsum("c,cl,nl->n", precision, decoder.weight**2, variance)
+        likelihood = -0.5 * (errors + network.log_variance.sum() + 5 * math.log(2 * math.pi))
+        divergence = 0.5 * (mean**2 + variance - 1 - variance.log()).sum(1)
+        found = network(rows, torch.randn((40_000, 3), generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(found, divergence - likelihood, rtol=0.01, atol=0.02)
+
+
+def test_the_bound_is_above_the_negative_log_density_and_meets_it_at_the_true_posterior():
+    """Probabilistic PCA: x = W z + noise is Gaussian with covariance W W' + s I, and its posterior is known."""
+    torch.manual_seed(0)
+    noise = 0.5
+    # Orthogonal columns make the true posterior a diagonal Gaussian, which the encoder can give.
+    weight = torch.linalg.qr(torch.randn(4, 2))[0] * torch.tensor([2.0, 1.0])
+    network = _Network(channels=4, latent=2, hidden=4)
+    network.decoder = nn.Linear(2, 4, bias=False)
+    network.decoder.weight.data = weight
+    network.log_variance.data = torch.full((4,), math.log(noise))
+    posterior = torch.linalg.inv(torch.eye(2) + weight.T @ weight / noise)
+    encode = posterior @ weight.T / noise
+
+    class Exact(nn.Module):
+        def forward(self, rows):
+            deviation = posterior.diagonal().sqrt().log().expand(len(rows), 2)
+            return torch.cat([rows @ encode.T, deviation], dim=1)
+
+    network.encoder = Exact()
+    rows = torch.randn(5, 4)
+    density = torch.distributions.MultivariateNormal(torch.zeros(4), weight @ weight.T + noise * torch.eye(4))
+    samples = torch.randn((40_000, 2), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(network(rows, samples), -density.log_prob(rows), rtol=0.01, atol=0.02)
+        encode += 0.3
+        assert (network(rows, samples) > -density.log_prob(rows)).all()
+
+
+class Constant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+
+
+def squared(model, rows, generator):
+    return (rows - model.value).square().mean()
+
+
+def test_training_stops_when_held_out_images_gain_no_more():
+    network = Constant()
+    history = train(network, torch.ones(64, 1), torch.ones(8, 1), squared, Plan(500, 0.1, 0, batch_size=16))
+    assert history.epochs < 500
+    assert float(network.value) == pytest.approx(1, abs=0.05)
+
+
+def test_the_weights_that_did_best_are_kept():
+    """Training rows lead past the held-out ones: the best epoch is an early one."""
+    network = Constant()
+    history = train(
+        network, torch.full((64, 1), 5.0), torch.full((8, 1), 1.0), squared, Plan(60, 0.02, 0, batch_size=16)
+    )
+    assert float(network.value) == pytest.approx(1, abs=0.1)
+    assert history.loss < 0.01
+
+
+def test_images_are_held_out_whole_and_by_the_seed():
+    images = torch.arange(40.0)[:, None]
+    kept, held_out = split(images, seed=3)
+    assert len(held_out) == 4
+    assert sorted(torch.cat([kept, held_out]).ravel().tolist()) == list(range(40))
+    assert torch.equal(split(images, seed=3)[1], held_out)
+    assert not torch.equal(split(images, seed=4)[1], held_out)
+    assert all(torch.equal(part, images[:3]) for part in split(images[:3], seed=0))
+
+
+def test_building_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, two = (seeded(lambda: nn.Linear(3, 3), 1) for _ in range(2))
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(torch.random.get_rng_state(), before)
