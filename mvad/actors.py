@@ -6,7 +6,6 @@ import functools
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import faiss
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvad.backbones import BackboneSpec
-from mvad.detectors import METHODS, Detector
+from mvad.detectors import METHODS, Detector, State
 from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.models import ModelInfo
@@ -51,10 +50,8 @@ class Extractor:
         return {"row": batch["row"], "error": batch["error"], "features": features, "seconds": seconds}
 
 
-def fit_detector(
-    method: str, options: FitOptions, features: NDArray[np.float32], device: str | None = None
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]], float]:
-    """Fit a method to the features of good images: its settings, its arrays, and the seconds it took.
+def fit_detector(method: str, options: FitOptions, features: NDArray[np.float32], device: str | None = None) -> State:
+    """Fit a method to the features of good images.
 
     Without a device it runs on the one that Ray has given to this task.
     """
@@ -63,7 +60,7 @@ def fit_detector(
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         rows = torch.from_numpy(features).to(device or _device())
     detector = METHODS[method].from_options(options).fit(rows)
-    return detector.settings, detector.arrays, time.perf_counter() - started
+    return State(detector.settings, detector.arrays, time.perf_counter() - started)
 
 
 class Scorer:

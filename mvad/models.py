@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.backbones import BackboneSpec
-from mvad.detectors import METHODS, Detector
+from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.options import ImageSize
 
@@ -62,24 +62,25 @@ class ModelInfo:
 def save_model(
     folder: str,
     category: str,
-    detector: Detector,
+    method: type[Detector],
+    state: State,
     backbone: BackboneSpec,
     weights_sha256: str,
     size: ImageSize,
     record: dict[str, Any],
 ) -> ModelInfo:
     """Write a model below the URI ``folder``; ``model.json`` last, so that a folder with one is complete."""
-    place = storage.join(folder, detector.method, storage.folder_name(category))
+    place = storage.join(folder, method.method, storage.folder_name(category))
     storage.remove(storage.join(place, "model.json"))
     files = {}
-    for file, data in _files(detector):
+    for file, data in _files(method, state.arrays):
         storage.write(storage.join(place, file), data)
         files[file] = hashlib.sha256(data).hexdigest()
     content = {
         "format": FORMAT,
-        "method": detector.method,
+        "method": method.method,
         "category": category,
-        "settings": detector.settings,
+        "settings": state.settings,
         "backbone": asdict(backbone),
         "weights_sha256": weights_sha256,
         "size": asdict(size),
@@ -91,12 +92,12 @@ def save_model(
     return read_model(place)
 
 
-def _files(detector: Detector) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a detector's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
-    if detector.trained:
-        yield "network.safetensors", safetensors.numpy.save(detector.arrays)
+def _files(method: type[Detector], arrays: dict[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
+    if method.trained:
+        yield "network.safetensors", safetensors.numpy.save(arrays)
         return
-    for name, array in detector.arrays.items():
+    for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         yield f"{name}.npy", buffer.getvalue()

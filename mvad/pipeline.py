@@ -14,11 +14,10 @@ with it the choice between nearly tied patches of the coreset.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,13 +26,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from numpy.typing import NDArray
 
 from mvad import results, storage
 from mvad.actors import Extractor, Scorer, fit_detector
 from mvad.backbones import BackboneSpec, describe
-from mvad.console import Reporter
-from mvad.detectors import ViTKNN, find_method
+from mvad.collect import CategoryFeatures, collect
+from mvad.console import Reporter, Stage
+from mvad.detectors import State, ViTKNN, find_method
 from mvad.errors import UsageError
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
@@ -256,37 +255,37 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
         **pool.arguments,
     )
     fitted = Fitted()
+    tasks: dict[ray.ObjectRef, CategoryFeatures] = {}
 
-    def save(category: CategoryFeatures, state: tuple[dict[str, Any], dict[str, NDArray[Any]], float]) -> None:
-        settings, arrays, seconds = state
+    def save(category: CategoryFeatures, state: State) -> None:
         record = {
-            "n_train": category.count,
+            "n_train": len(category.features),
             "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
             "training_sha256": category.digest,
-            "fit_seconds": round(category.seconds / pool.actors + seconds, 3),
+            "fit_seconds": round(category.seconds / pool.actors + state.seconds, 3),
             "versions": versions(),
         }
-        detector = method.from_state(settings, arrays)
         fitted.models[category.name] = save_model(
-            folder, category.name, detector, network.spec, network.sha256, options.size, record
+            folder, category.name, method, state, network.spec, network.sha256, options.size, record
         )
 
-    tasks: dict[ray.ObjectRef, CategoryFeatures] = {}
     with report.stage("fit", len(train)) as stage:
-        for category in _gather(dataset, train, stage.advance):
+        for category in collect(_watched(dataset, stage), train):
             fitted.errors |= category.errors
-            features, category.features = category.features, None
-            if features is None or not len(features):
+            count = len(category.features)
+            if not count:
                 reason = f"no model: none of its {len(category.errors)} training images is usable"
                 fitted.failures[category.name] = reason
                 continue
-            stage.busy_with(f"{category.name}: fitting {options.method} to {category.count:,} images")
+            stage.busy_with(f"{category.name}: fitting {options.method} to {count:,} images")
             if method.trained:
-                task = ray.remote(fit_detector).options(**pool.share)
-                tasks[task.remote(options.method, options, features)] = category
+                # The features move to the object store; what is kept here is a view of them.
+                features = ray.put(category.features)
+                category.features = ray.get(features)
+                task = ray.remote(fit_detector).options(**pool.share).remote(options.method, options, features)
+                tasks[task] = category
             else:
-                save(category, fit_detector(options.method, options, features, device="cpu"))
-            del features
+                save(category, fit_detector(options.method, options, category.features, device="cpu"))
         while tasks:
             (done,), _ = ray.wait(list(tasks), num_returns=1)
             category = tasks.pop(done)
@@ -299,52 +298,11 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
     return fitted
 
 
-@dataclass
-class CategoryFeatures:
-    """The training features of one category, (n, height, width, channels) float32, in the manifest's order."""
-
-    name: str
-    count: int
-    features: NDArray[np.float32] | None  # given up when they are no longer needed
-    errors: dict[str, str]
-    seconds: float
-    digest: str
-
-
-def _gather(dataset: ray.data.Dataset, train: pa.Table, advance: Callable[[int], None]) -> Iterator[CategoryFeatures]:
-    """Collect features as they arrive, each at its own place, and give a category out when it is complete."""
-    ids, names = train["image_id"].to_pylist(), train["category"].to_pylist()
-    first: dict[str, int] = {}
-    expected: dict[str, int] = defaultdict(int)
-    for row, name in enumerate(names):
-        first.setdefault(name, row)
-        expected[name] += 1
-    features: dict[str, NDArray[np.float32]] = {}
-    errors: dict[str, dict[int, str]] = defaultdict(dict)
-    seconds: dict[str, float] = defaultdict(float)
-    arrived: dict[str, int] = defaultdict(int)
+def _watched(dataset: ray.data.Dataset, stage: Stage) -> Iterator[Batch]:
+    """The batches of a data set as they come, counted in the progress of a stage."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        for position, row in enumerate(batch["row"].tolist()):
-            name = names[row]
-            if name not in features:
-                features[name] = np.empty((expected[name], *batch["features"].shape[1:]), np.float32)
-            features[name][row - first[name]] = batch["features"][position]
-            seconds[name] += float(batch["seconds"][position])
-            arrived[name] += 1
-            if batch["error"][position]:
-                errors[name][row] = batch["error"][position]
-        advance(len(batch["row"]))
-        for name in [name for name in features if arrived[name] == expected[name]]:
-            rows = range(first[name], first[name] + expected[name])
-            bad = sorted(errors[name])
-            usable = features.pop(name)
-            if bad:
-                usable = np.delete(usable, [row - first[name] for row in bad], axis=0)
-            digest = hashlib.sha256("\n".join(ids[row] for row in rows).encode()).hexdigest()
-            yield CategoryFeatures(
-                name, len(usable), usable, {ids[row]: errors[name][row] for row in bad}, seconds[name], digest
-            )
-            del usable
+        stage.advance(len(batch["row"]))
+        yield batch
 
 
 # ------------------------------------------------------------------------------- broadcast -> score -> results

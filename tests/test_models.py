@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mvad.backbones import describe
-from mvad.detectors import PatchCore
+from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
 from mvad.models import find_models, read_arrays, save_model
 from mvad.options import ImageSize
@@ -21,7 +21,8 @@ def save(folder, category="cap", seed=0, record=RECORD):
     return save_model(
         to_uri(folder),
         category,
-        fitted(seed),
+        PatchCore,
+        State(fitted(seed).settings, fitted(seed).arrays, 0.0),
         describe("efficientnet_lite0"),
         "abc",
         ImageSize(resize=64, crop=64),

@@ -1,7 +1,7 @@
 """The methods, by the name given to ``--method``."""
 
 from mvad.detectors.autoencoder import Autoencoder
-from mvad.detectors.base import Detector, Scores
+from mvad.detectors.base import Detector, Scores, State
 from mvad.detectors.feature_autoencoder import FeatureAutoencoder
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
@@ -35,6 +35,7 @@ __all__ = [
     "FeatureAutoencoder",
     "PatchCore",
     "Scores",
+    "State",
     "ViTKNN",
     "find_method",
 ]

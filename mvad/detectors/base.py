@@ -27,6 +27,14 @@ class Scores(NamedTuple):
     grid: NDArray[np.float32] | None
 
 
+class State(NamedTuple):
+    """What fitting leaves: JSON values, arrays, and how many seconds it took."""
+
+    settings: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    seconds: float
+
+
 class Detector(Protocol):
     """A method: fitted on the features of good images of one category, it scores features of others.
 
