@@ -130,8 +130,10 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     """
     chosen = ScoreOptions(**options)
     report = Reporter(chosen.quiet)
-    target = storage.to_uri(out)
-    found = find_models(storage.to_uri(models), chosen.method)
+    target, folder = storage.to_uri(out), storage.to_uri(models)
+    if f"{folder}/".startswith(f"{target}/"):
+        raise UsageError(f"the models lie inside {storage.display(target)}; give --out another folder.")
+    found = find_models(folder, chosen.method)
     manifest = read_manifest(data, chosen)
     images = manifest.split("test")
     if not len(images):

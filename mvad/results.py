@@ -90,7 +90,8 @@ def check_free(out: str, *, replace: bool) -> None:
     """
     present = storage.list_folder(out)
     where = storage.display(out)
-    foreign = [name for name in present if name not in _OURS]
+    # Every run begins with its run.json: without one, even folders with our names are somebody else's.
+    foreign = [name for name in present if name not in _OURS or "run.json" not in present]
     if foreign:
         raise UsageError(f"{where} holds other files ({foreign[0]}); give --out an empty or new folder.")
     if not replace and present:

@@ -52,6 +52,8 @@ def wrong_uses(data, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.doc").touch()
+    mixed = tmp_path / "mixed"
+    (mixed / "models").mkdir(parents=True)
     lite = ("--backbone", "efficientnet_lite0")
     return [
         ("run", tmp_path / "nowhere", "--out", out, "no such folder"),
@@ -65,6 +67,8 @@ def wrong_uses(data, tmp_path):
         ("run", data, "--out", taken, *lite, "holds another run's results"),
         ("run", data, "--out", foreign, *lite, "holds other files"),
         ("run", data, "--out", foreign, *lite, "--new-run", "holds other files"),
+        ("run", data, "--out", mixed, *lite, "--new-run", r"holds other files \(models\)"),
+        ("score", data, "--models", mixed / "models", "--out", mixed, "--new-run", "the models lie inside"),
         ("run", data, "--out", out, "--weights", tmp_path / "none.pth", "no such weights file"),
         ("run", data, "--out", out, "--coreset-ratio", "0", "coreset-ratio"),
         ("run", data, "--out", out, "--image-size", "8", "image-size 8 is too small"),
