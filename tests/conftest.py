@@ -65,4 +65,4 @@ def base_run(tiles, ray_local, tmp_path_factory):
     import mvad
 
     out = tmp_path_factory.mktemp("base") / "out"
-    return out, mvad.run(str(tiles), str(out), maps="all", image_size=64, **EMBEDDED)
+    return out, mvad.run(str(tiles), str(out), maps="all", image_size=64, actors=2, batch_size=32, **EMBEDDED)

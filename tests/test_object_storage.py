@@ -62,7 +62,7 @@ def test_no_such_folder_names_no_keys(bucket):
 
 
 def test_the_job_from_bucket_to_bucket(bucket, base_run):
-    result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", image_size=64, **EMBEDDED)
+    result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", image_size=64, actors=1, **EMBEDDED)
     assert result.exit_code == 0
     found = results.read_scores(bucket("results/one"), ["image_id", "score"])
     expected = results.read_scores(storage.to_uri(base_run[0]), ["image_id", "score"])

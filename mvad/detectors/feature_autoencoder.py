@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from mvad.detectors.trained import Standardise, TrainedDetector
@@ -18,6 +17,8 @@ PCA_ROWS = 20_000
 
 def latent_size(rows: Tensor, seed: int = 0) -> int:
     """Number of principal components that carry 90 % of the variance of (n, channels) rows; at least one."""
+    from sklearn.decomposition import PCA  # here, since actors that only score need not wait for it
+
     if len(rows) > PCA_ROWS:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:PCA_ROWS]]
     shares = PCA(svd_solver="covariance_eigh").fit(rows.double().numpy()).explained_variance_ratio_
