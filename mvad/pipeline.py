@@ -216,15 +216,18 @@ def _checked_for_fit(manifest: Manifest) -> Manifest:
 
 def decoded_images(images: pa.Table, size: ImageSize, options: CommonOptions, pool: Pool) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
-    # NumPy batches have no nulls of integers, so unknown values travel as -1 and "".
-    plain = images.set_column(images.schema.get_field_index("label"), "label", pc.fill_null(images["label"], -1))
-    for name in ("defect", "mask_uri"):
-        plain = plain.set_column(plain.schema.get_field_index(name), name, pc.fill_null(plain[name], ""))
-    plain = plain.append_column("row", pa.array(range(len(plain)), pa.int64()))
+    plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
     rows = min(BLOCK_ROWS, max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
+
+
+def _without_nulls(images: pa.Table) -> pa.Table:
+    """Unknown values as -1 and "": NumPy batches have no nulls of integers, and `results.score_rows` puts them back."""
+    for place, name in enumerate(images.column_names):
+        images = images.set_column(place, name, pc.fill_null(images[name], -1 if name == "label" else ""))
+    return images
 
 
 # ---------------------------------------------------------------------------------------------- extract -> fit
@@ -358,15 +361,10 @@ def _score(
 def _write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:
     """Rows for images that never reached an actor, or did so in training."""
     for start in range(0, len(images), BLOCK_ROWS):
-        part = images.slice(start, BLOCK_ROWS)
+        part = _without_nulls(images.slice(start, BLOCK_ROWS))
         count = len(part)
-        batch: Batch = {
-            name: np.array(part[name].fill_null("").to_pylist(), object)
-            for name in part.column_names
-            if name != "label"
-        }
+        batch: Batch = {name: part[name].to_numpy() for name in part.column_names}
         batch |= {
-            "label": part["label"].fill_null(-1).to_numpy(),
             "error": np.array([reasons[name] for name in batch["image_id"]], object),
             "score": np.full(count, np.nan, np.float32),
             "width": np.zeros(count, np.int32),
