@@ -52,7 +52,7 @@ class Autoencoder(TrainedDetector):
     def fit(self, features: Tensor) -> Autoencoder:
         """Train on (n, height, width, 3) float32 pixels of good images."""
         kept, held_out = split(features, self.plan.seed)
-        network = seeded(self.build, self.plan.seed)
+        network = seeded(self.build, self.plan.seed).to(features.device)
         history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
         self._network, self.history = network, history._asdict()
         return self

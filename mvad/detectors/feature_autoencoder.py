@@ -21,7 +21,7 @@ def latent_size(rows: Tensor, seed: int = 0) -> int:
 
     if len(rows) > PCA_ROWS:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:PCA_ROWS]]
-    shares = PCA(svd_solver="covariance_eigh").fit(rows.double().numpy()).explained_variance_ratio_
+    shares = PCA(svd_solver="covariance_eigh").fit(rows.double().cpu().numpy()).explained_variance_ratio_
     return int((shares.cumsum() < VARIANCE).sum()) + 1
 
 
@@ -58,11 +58,11 @@ class FeatureAutoencoder(TrainedDetector):
         """Train on (n, height, width, channels) float32 features of good images."""
         channels = features.shape[-1]
         kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan.seed))
-        scaler = Standardise(channels)
+        scaler = Standardise(channels).to(features.device)
         scaler.learn(kept)
         self.shape = {"channels": channels, "latent": latent_size(scaler(kept), self.plan.seed)}
-        network = seeded(lambda: _Network(**self.shape), self.plan.seed)
-        network.standardise.learn(kept)
+        network = seeded(lambda: _Network(**self.shape), self.plan.seed).to(features.device)
+        network.standardise.load_state_dict(scaler.state_dict())
         history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
         self._network, self.history = network, history._asdict()
         return self

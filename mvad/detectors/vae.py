@@ -59,11 +59,12 @@ class VAE(TrainedDetector):
         channels = features.shape[-1]
         kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan.seed))
         self.shape = {"channels": channels, "latent": LATENT, "hidden": max(64, channels // 2)}
-        network = seeded(lambda: _Network(**self.shape), self.plan.seed)
+        network = seeded(lambda: _Network(**self.shape), self.plan.seed).to(features.device)
         network.standardise.learn(kept)
 
         def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-            return model(rows, torch.randn((1, len(rows), LATENT), generator=generator)).mean()
+            noise = torch.randn((1, len(rows), LATENT), generator=generator).to(rows.device)
+            return model(rows, noise).mean()
 
         history = train(network, kept, held_out, loss, self.plan)
         self._network, self.history = network, history._asdict()
