@@ -1,6 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
-Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `evaluate`, `sample`.
+Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `compare`,
+`evaluate`, `sample`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ _HOMES = {
     "run": "pipeline",
     "fit": "pipeline",
     "score": "pipeline",
+    "compare": "comparison",
     "evaluate": "pipeline",
     "sample": "generate",
 }
 
-__all__ = ["evaluate", "fit", "run", "sample", "score"]
+__all__ = ["compare", "evaluate", "fit", "run", "sample", "score"]
 
 
 def __getattr__(name: str) -> Any:

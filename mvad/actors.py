@@ -1,26 +1,29 @@
-"""What runs inside Ray's actors: a backbone, and in scoring the detectors too."""
+"""What runs inside Ray's actors and tasks: a backbone, and the detectors."""
 
 from __future__ import annotations
 
 import functools
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import faiss
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mvad.backbones import BackboneSpec
+from mvad.collect import PREFIX
 from mvad.detectors import METHODS, Detector, State
 from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.models import ModelInfo
 from mvad.options import FitOptions, ImageSize
 
-CACHED_MODELS = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
+SCORING_FAILED = "scoring failed"  # how the error of an image begins that its model could not score
+CACHED_CATEGORIES = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
 
 
 def _device() -> str:
@@ -33,47 +36,97 @@ def _device() -> str:
     return "cpu"
 
 
-class Extractor:
-    """Actor of the fitting pool: pixels to features of one kind."""
+def reason(error: Exception) -> str:
+    """One line that says what went wrong, for a row or a note."""
+    cause = getattr(error, "cause", None) or error  # Ray wraps what a task raises
+    return " ".join(f"{type(cause).__name__}: {cause}".split())
 
-    def __init__(self, kind: str, spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
-        self.kind = kind
-        self.extract = FeatureExtractor([kind], spec, ray.get(weights), size, _device())
+
+class Extractor:
+    """Actor of the fitting pool: pixels to features of some kinds."""
+
+    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
+        self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
+        count = len(batch["error"])
         good = np.flatnonzero(batch["error"] == "")
-        features = np.zeros((len(batch["error"]), *self.extract.shapes[self.kind]), np.float32)
-        if len(good):
-            features[good] = self.extract(batch["pixels"][good])[self.kind].cpu().numpy()
-        seconds = np.full(len(features), (time.perf_counter() - started) / len(features))
-        return {"row": batch["row"], "error": batch["error"], "features": features, "seconds": seconds}
+        found = self.extract(batch["pixels"][good]) if len(good) else {}
+        columns: Batch = {}
+        for kind, shape in self.extract.shapes.items():
+            columns[PREFIX + kind] = np.zeros((count, *shape), np.float32)
+            if len(good):
+                columns[PREFIX + kind][good] = found[kind].cpu().numpy()
+        seconds = np.full(count, (time.perf_counter() - started) / count)
+        return {"row": batch["row"], "error": batch["error"], "seconds": seconds, **columns}
 
 
-def fit_detector(method: str, options: FitOptions, features: NDArray[np.float32], device: str | None = None) -> State:
+def fit_detector(
+    options: FitOptions,
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64] | None = None,
+    prior: State | None = None,
+    device: str | None = None,
+) -> State:
     """Fit a method to the features of good images.
 
-    Without a device it runs on the one that Ray has given to this task.
+    Parameters
+    ----------
+    rows
+        Of the features; default: all.
+    prior
+        What `pretrain_detector` learnt, for a method that transfers.
+    device
+        Default: the one that Ray has given to this task.
     """
     started = time.perf_counter()
+    detector = METHODS[options.method].from_options(options)
+    device = device or _device()
+    if prior is not None:
+        detector.start_from(prior.settings, prior.arrays, device)
+    chosen = features if rows is None or np.array_equal(rows, np.arange(len(features))) else features[rows]
+    detector.fit(_tensor(chosen, device))
+    return State(detector.settings, detector.arrays, time.perf_counter() - started)
+
+
+def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]]) -> State:
+    """Learn from the good images of other categories what a method that transfers can learn from them.
+
+    Parameters
+    ----------
+    samples
+        Features of some good images of each, (n, ...).
+    """
+    started = time.perf_counter()
+    device = _device()
+    detector = METHODS[options.method].from_options(options)
+    detector.pretrain([_tensor(sample, device) for sample in samples])
+    return State(detector.settings, detector.arrays, time.perf_counter() - started)
+
+
+def _tensor(features: NDArray[np.float32], device: str) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        rows = torch.from_numpy(features).to(device or _device())
-    detector = METHODS[method].from_options(options).fit(rows)
-    return State(detector.settings, detector.arrays, time.perf_counter() - started)
+        return torch.from_numpy(features).to(device)
 
 
 class Scorer:
     """Actor of the scoring pool: pixels to scores; features never leave it.
 
+    Images are extracted once for all models of their category. There is one row a model: where models of several
+    entries are given, the rows of one entry follow those of another, and ``entry`` says which is which.
+
     Parameters
     ----------
     models
-        By category; of one backbone and image size.
+        By entry and category; of one backbone and image size.
     arrays
-        References to the arrays of each model: all actors of a node look at one read-only copy.
+        References to the arrays of each model, by model id: all actors of a node look at one read-only copy.
     maps
         ``none`` or ``all``, as given to ``--maps``.
+    keep_going
+        Whether a model that fails makes error rows, or an exception.
     """
 
     def __init__(
@@ -81,36 +134,69 @@ class Scorer:
         spec: BackboneSpec,
         weights: ray.ObjectRef,
         size: ImageSize,
-        models: Mapping[str, ModelInfo],
+        models: Mapping[str, Mapping[str, ModelInfo]],
         arrays: Mapping[str, ray.ObjectRef],
         maps: str,
+        keep_going: bool,
     ) -> None:
-        kinds = sorted({METHODS[model.method].feature for model in models.values()})
+        kinds = sorted({METHODS[model.method].feature for own in models.values() for model in own.values()})
         self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
-        self.models, self.arrays, self.maps = models, arrays, maps
-        self.detector = functools.lru_cache(maxsize=CACHED_MODELS)(self._detector)
+        self.models, self.arrays, self.maps, self.keep_going = models, arrays, maps, keep_going
+        self.detectors = functools.lru_cache(maxsize=CACHED_CATEGORIES)(self._detectors)
 
-    def _detector(self, category: str) -> Detector:
-        model = self.models[category]
-        return METHODS[model.method].from_state(model.settings, ray.get(self.arrays[category]), self.extract.device)
+    def _detectors(self, category: str) -> dict[str, Detector]:
+        """The detectors of a category by entry."""
+        found = {}
+        for entry, own in self.models.items():
+            if category in own:
+                model = own[category]
+                arrays = ray.get(self.arrays[model.model_id])
+                found[entry] = METHODS[model.method].from_state(model.settings, arrays, self.extract.device)
+        return found
 
     def __call__(self, batch: Batch) -> Batch:
-        count = len(batch["error"])
-        image, seconds = np.full(count, np.nan, np.float32), np.zeros(count)
-        grids: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * count
+        parts = []
         for category in np.unique(batch["category"]):
-            rows = np.flatnonzero((batch["category"] == category) & (batch["error"] == ""))
-            if not len(rows):
-                continue
+            (rows,) = np.nonzero(batch["category"] == category)
+            own = {name: column[rows] for name, column in batch.items()}
+            parts += self._score_category(category, own)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _score_category(self, category: str, batch: Batch) -> list[Batch]:
+        """The score rows of one category's images, one batch an entry."""
+        started = time.perf_counter()
+        good = np.flatnonzero(batch["error"] == "")
+        detectors = self.detectors(category)
+        features = self.extract(batch["pixels"][good]) if len(good) else {}
+        extracting = time.perf_counter() - started
+        parts = []
+        for entry, detector in detectors.items():
             started = time.perf_counter()
-            detector = self.detector(category)
-            found = detector.score(self.extract(batch["pixels"][rows])[detector.feature])
-            image[rows] = found.image
-            if self.maps == "all" and found.grid is not None:
-                for row, grid in zip(rows, found.grid, strict=True):
-                    grids[row] = grid
-            seconds[rows] = (time.perf_counter() - started) / len(rows)
-        columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "seconds": seconds}
+            part = self._score_entry(detector, batch, good, features)
+            part["entry"] = np.full(len(batch["error"]), entry, object)
+            seconds = extracting + time.perf_counter() - started
+            part["seconds"] = np.where(batch["error"] == "", seconds / max(1, len(good)), 0.0)
+            parts.append(part)
+        return parts
+
+    def _score_entry(
+        self, detector: Detector, batch: Batch, good: NDArray[np.int64], features: Mapping[str, Tensor]
+    ) -> Batch:
+        count = len(batch["error"])
+        image, errors = np.full(count, np.nan, np.float32), batch["error"].copy()
+        grids: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * count
+        if len(good):
+            try:
+                found = detector.score(features[detector.feature])
+                image[good] = found.image
+                if self.maps == "all" and found.grid is not None:
+                    for row, grid in zip(good, found.grid, strict=True):
+                        grids[row] = grid
+            except Exception as error:
+                if not self.keep_going:
+                    raise
+                errors[good] = f"{SCORING_FAILED}: {reason(error)}"
+        columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "error": errors}
         if self.maps == "all":
             # Of one size a batch or not: flat bytes keep the columns plain whatever they are.
             columns["patch_scores"] = np.array([grid.tobytes() for grid in grids], object)

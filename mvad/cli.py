@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mvad.errors import UsageError
-from mvad.options import CommonOptions, FitOptions, RunOptions, ScoreOptions
+from mvad.options import CommonOptions, CompareOptions, FitOptions, RunOptions, ScoreOptions
 
 app = typer.Typer(
     help="Learn what good looks like from images, score new ones, get a table. Runs on a laptop or a Ray cluster.",
@@ -82,6 +82,18 @@ def score(data: Data, *, models: Models, out: Out, **options: Any) -> int:
     from mvad import pipeline
 
     return pipeline.score(data, models, out, **options).exit_code
+
+
+@app.command()
+@_with_options(CompareOptions)
+def compare(data: Data, *, out: Out, **options: Any) -> int:
+    """Fit and score every method on every category under DATA, and print one table.
+
+    Example: mvad compare mvtec --out compared --methods patchcore,knn
+    """
+    from mvad import comparison
+
+    return comparison.compare(data, out, **options).exit_code
 
 
 @app.command()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 
 from mvad.images import Batch
 
+PREFIX = "features_"  # of the columns that hold features, one a kind
+
 
 @dataclass
 class CategoryFeatures:
@@ -19,53 +20,63 @@ class CategoryFeatures:
 
     Attributes
     ----------
-    features : (n, ...) float32
-        Of the usable images, in the manifest's order.
+    features : by kind, (n, ...) float32
+        Of the usable images, in the table's order.
+    kept : (n,) int64
+        Their places among all the category's rows of the table.
+    image_ids
+        Of all the category's rows.
     errors
         Why the others are not usable, by image id.
     seconds
         Spent by actors on its images.
-    digest
-        SHA-256 of the ids of all its images.
     """
 
     name: str
-    features: NDArray[np.float32]
+    features: dict[str, NDArray[np.float32]]
+    kept: NDArray[np.int64]
+    image_ids: list[str]
     errors: dict[str, str]
     seconds: float
-    digest: str
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of ``features`` of the usable ones among some places, in their order."""
+        usable = places[np.isin(places, self.kept)]
+        return np.searchsorted(self.kept, usable)
 
 
 @dataclass
 class _Incomplete:
-    """A category some of whose images have not arrived; ``ids`` are those of all, in the manifest's order."""
+    """A category some of whose images have not arrived; ``ids`` are those of all, in the table's order."""
 
     first: int
     ids: list[str] = field(default_factory=list)
-    features: NDArray[np.float32] | None = None
+    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     arrived: int = 0
 
-    def add(self, places: NDArray[np.int64], features: NDArray[np.float32], errors: list[str], seconds: float) -> None:
-        if self.features is None:
-            self.features = np.empty((len(self.ids), *features.shape[1:]), np.float32)
-        self.features[places] = features
+    def add(
+        self,
+        places: NDArray[np.int64],
+        features: Mapping[str, NDArray[np.float32]],
+        errors: list[str],
+        seconds: float,
+    ) -> None:
+        for kind, rows in features.items():
+            if kind not in self.features:
+                self.features[kind] = np.empty((len(self.ids), *rows.shape[1:]), np.float32)
+            self.features[kind][places] = rows
         self.errors |= {int(place): error for place, error in zip(places, errors, strict=True) if error}
         self.seconds += seconds
         self.arrived += len(places)
 
     def finish(self, name: str) -> CategoryFeatures:
-        features = self.features
-        if features is None:
-            raise RuntimeError(f"no features of {name} have arrived")
         bad = sorted(self.errors)
-        if bad:
-            features = np.delete(features, bad, axis=0)
-        digest = hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
-        return CategoryFeatures(
-            name, features, {self.ids[place]: self.errors[place] for place in bad}, self.seconds, digest
-        )
+        features = {kind: np.delete(rows, bad, axis=0) if bad else rows for kind, rows in self.features.items()}
+        kept = np.delete(np.arange(len(self.ids)), bad)
+        errors = {self.ids[place]: self.errors[place] for place in bad}
+        return CategoryFeatures(name, features, kept, self.ids, errors, self.seconds)
 
 
 def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeatures]:
@@ -74,9 +85,10 @@ def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeat
     Parameters
     ----------
     batches
-        With columns ``row`` (in ``images``), ``features``, ``error`` ("" if there is none) and ``seconds``.
+        With columns ``row`` (in ``images``), ``features_<kind>`` for each kind, ``error`` ("" if there is none) and
+        ``seconds``.
     images
-        The manifest's rows of the training images, those of a category next to each other.
+        The rows of the training images, those of a category next to each other.
     """
     waiting: dict[str, _Incomplete] = {}
     names = np.array(images["category"].to_pylist(), object)
@@ -84,12 +96,13 @@ def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeat
         waiting.setdefault(name, _Incomplete(row)).ids.append(image_id)
     for batch in batches:
         owners = names[batch["row"]]
+        features = {name.removeprefix(PREFIX): batch[name] for name in batch if name.startswith(PREFIX)}
         for name in dict.fromkeys(owners):
             mine = owners == name
             category = waiting[name]
             category.add(
                 batch["row"][mine] - category.first,
-                batch["features"][mine],
+                {kind: rows[mine] for kind, rows in features.items()},
                 batch["error"][mine].tolist(),
                 float(batch["seconds"][mine].sum()),
             )

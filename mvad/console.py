@@ -24,6 +24,7 @@ from rich.table import Table
 LOG_EVERY = 30.0  # seconds
 SHOWN_ERRORS = 5
 WIDTH = 100
+CATEGORIES_ACROSS = 6  # columns of a comparison's table
 
 
 class Reporter:
@@ -46,10 +47,10 @@ class Reporter:
             self._out.print(escape(text), soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """Show a stage of ``total`` images while it lasts, and leave one line of what it did."""
-        stage = Stage(self, name, total)
-        bar = self._bar() if self._err.is_terminal and not self.quiet else None
+    def stage(self, name: str, total: int, unit: str = "images") -> Iterator[Stage]:
+        """Show a stage of ``total`` images, or other units, while it lasts, and leave one line of what it did."""
+        stage = Stage(self, name, total, unit)
+        bar = self._bar(unit) if self._err.is_terminal and not self.quiet else None
         if bar is None:
             yield stage
         else:
@@ -57,14 +58,14 @@ class Reporter:
                 stage.show_on(bar)
                 yield stage
         seconds = stage.seconds
-        self.line(f"{name:<9}{stage.done:>8,} images in {seconds:.1f} s  ({stage.done / max(seconds, 1e-9):.1f}/s)")
+        self.line(f"{name:<9}{stage.done:>8,} {unit} in {seconds:.1f} s  ({stage.done / max(seconds, 1e-9):.1f}/s)")
 
-    def _bar(self) -> Progress:
+    def _bar(self, unit: str) -> Progress:
         return Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("images"),
+            TextColumn(unit),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._err,
@@ -102,12 +103,47 @@ class Reporter:
         for row in notes:
             self.print(f"{row['category']}: {row['note']}")
 
+    def comparison(self, rows: Sequence[dict[str, Any]], categories: Sequence[str], mean: str) -> None:
+        """Print the table of a comparison: a line a method and number of shots, a column a category."""
+        if self.quiet:
+            return
+        lines: dict[tuple[str, int | None], dict[str, dict[str, Any]]] = {}
+        for row in rows:
+            lines.setdefault((row["method"], row["shots"]), {})[row["category"]] = row
+        few = any(shots is not None for _, shots in lines)
+        for start in range(0, len(categories), CATEGORIES_ACROSS):
+            shown = categories[start : start + CATEGORIES_ACROSS]
+            last = start + CATEGORIES_ACROSS >= len(categories)
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            table.add_column("method", no_wrap=True)
+            ends = [mean, "pixel", "fit s", "score s", "MB"] if last else []
+            for header in [*["shots"] * few, *shown, *ends]:
+                table.add_column(header, justify="right")
+            for (method, shots), cells in lines.items():
+                whole = cells[mean]
+                line = [escape(method)] + [str(shots or "all")] * few
+                line += [_number(cells[name]["image_auroc"], 3, "failed") for name in shown]
+                if last:
+                    line += [_number(whole["image_auroc"], 3), _number(whole["pixel_auroc"], 3)]
+                    line += [_number(whole[name], 0) for name in ("fit_seconds", "score_seconds")]
+                    line += [_number(whole["model_bytes"] and whole["model_bytes"] / 1e6, 1)]
+                table.add_row(*line)
+            self._out.print(table)
+        self.print("image AUROC of each category and their mean, mean pixel AUROC; seconds and megabytes of all")
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            if row["image_auroc"] is None and row["note"] and row["category"] != mean:
+                reasons.setdefault((row["method"], row["note"]), []).append(row["category"])
+        for (method, note), where in reasons.items():
+            named = "" if set(where) == set(categories) else f" on {', '.join(dict.fromkeys(where))}"
+            self.print(f"{method} failed{named}: {note}")
+
 
 class Stage:
     """One stage of a run as it goes: a moving bar at a terminal, a line every so often in a log."""
 
-    def __init__(self, report: Reporter, name: str, total: int) -> None:
-        self.report, self.name, self.total, self.done = report, name, total, 0
+    def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
+        self.report, self.name, self.total, self.unit, self.done = report, name, total, unit, 0
         self._started = self._logged = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -120,14 +156,14 @@ class Stage:
         self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
 
     def advance(self, count: int) -> None:
-        """So many more images are done."""
+        """So much more is done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
         elif time.monotonic() - self._logged > LOG_EVERY:
             self._logged = time.monotonic()
             rate = self.done / self.seconds
-            self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} images  {rate:.1f}/s")
+            self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s")
 
     def busy_with(self, text: str) -> None:
         """Work that moves no image forward for a while."""
@@ -140,5 +176,5 @@ class Stage:
 _COUNTS = ("n_train", "n_good", "n_defect", "n_error")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int, missing: str = "-") -> str:
+    return missing if value is None else f"{value:.{digits}f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mvad import storage
+from mvad.augmentation import allowed_flips, vary
 from mvad.errors import ImageError
 from mvad.options import ImageSize
 
@@ -35,23 +37,38 @@ def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.u
     ImageError
         The file cannot be read or decoded, or is larger than allowed; the message says which.
     """
+    image, width, height = _load_resized(uri, size, max_pixels)
+    return np.asarray(centre(image, size.crop)), width, height
+
+
+def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int]:
     # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
     image = decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
-    pixels = np.asarray(centre(image.resize((size.resize, size.resize), Image.Resampling.BILINEAR), size.crop))
-    return pixels, image.width, image.height
+    return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR), image.width, image.height
 
 
-def decode_batch(batch: Batch, size: ImageSize, max_pixels: int) -> Batch:
-    """Read and decode images; one that cannot be used stays black and has its reason in ``error``."""
+def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "none") -> Batch:
+    """Read and decode images; one that cannot be used stays black and has its reason in ``error``.
+
+    Where column ``variant`` is not 0, it is the seed of the variant that is wanted (`augmentation.vary`); ``flips`` is
+    ``auto`` or one of `options.FLIPS`.
+    """
     count = len(batch["uri"])
     pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
     shape = np.zeros((count, 2), np.int32)
     errors = [""] * count
-    for number, uri in enumerate(batch["uri"]):
+    # The variants of an image lie next to each other.
+    load = functools.lru_cache(maxsize=1)(lambda uri: _load_resized(uri, size, max_pixels))
+    allowed = functools.lru_cache(maxsize=1)(lambda uri: allowed_flips(load(uri)[0]) if flips == "auto" else flips)
+    for number, (uri, variant) in enumerate(zip(batch["uri"], batch.get("variant", [0] * count), strict=True)):
         try:
-            pixels[number], *shape[number] = load_image(uri, size, max_pixels)
+            image, *shape[number] = load(uri)
         except ImageError as error:
             errors[number] = str(error)
+            continue
+        if variant:
+            image = vary(image, int(variant), allowed(uri))
+        pixels[number] = np.asarray(centre(image, size.crop))
     return {
         **batch,
         "pixels": pixels,

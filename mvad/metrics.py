@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 FALSE_POSITIVE_LIMIT = 0.3  # of AUPRO: Bergmann et al., MVTec AD, IJCV 2021, section 5.3
 
@@ -32,28 +32,39 @@ def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> dict[s
     """Pixel AUROC, and AUPRO up to a false-positive rate of 30 %.
 
     The per-region overlap is the share of a connected defect region that is found, averaged over regions; that is the
-    true-positive rate of pixels weighted by one over the size of their region, so a weighted ROC curve gives it
-    (Bergmann et al., IJCV 2021, section 5.3).
+    true-positive rate of pixels weighted by one over the size of their region (Bergmann et al., IJCV 2021, section
+    5.3). Only the scores of good pixels are sorted, of which there are millions; scikit-learn's curves, which sort
+    places, take ten times as long for the same numbers.
 
     Parameters
     ----------
     masks : (n, height, width) bool, True where defective; some pixels of both kinds must be there
     maps : (n, height, width) float32
     """
-    weights = np.concatenate([_region_weights(mask).ravel() for mask in masks])
-    truth, scores = masks.ravel(), maps.ravel()
-    false_rate, overlap, _ = roc_curve(truth, scores, sample_weight=weights)
+    good = np.sort(maps[~masks])
+    scores = maps[masks]
+    weights = np.concatenate([_region_weights(mask)[mask] for mask in masks])
+    order = np.argsort(-scores)
+    scores, weights = scores[order], weights[order]
+    # Good pixels above and at each defective one: ties count half for the AUROC (Mann, Whitney).
+    at_least = len(good) - np.searchsorted(good, scores, side="left")
+    above = len(good) - np.searchsorted(good, scores, side="right")
+    auroc = 1 - (at_least.mean() + above.mean()) / 2 / len(good)
+    # Overlap against false-positive rate: level up to the score of a defective pixel, and up from there to where all
+    # pixels of that score are counted, good and defective.
+    last = np.append(scores[1:] != scores[:-1], True)
+    reached = np.concatenate([[0.0], (weights.cumsum() / weights.sum())[last]])
+    false_rate = np.concatenate([[0.0], np.stack([above[last], at_least[last]], axis=1).ravel() / len(good), [1.0]])
+    overlap = np.concatenate([[0.0], np.stack([reached[:-1], reached[1:]], axis=1).ravel(), [1.0]])
     within = false_rate < FALSE_POSITIVE_LIMIT
     edge = np.interp(FALSE_POSITIVE_LIMIT, false_rate, overlap)
     area = auc(np.append(false_rate[within], FALSE_POSITIVE_LIMIT), np.append(overlap[within], edge))
-    return {
-        "pixel_auroc": float(roc_auc_score(truth, scores)),
-        "pixel_aupro": float(area / FALSE_POSITIVE_LIMIT),
-    }
+    return {"pixel_auroc": float(auroc), "pixel_aupro": float(area / FALSE_POSITIVE_LIMIT)}
 
 
-def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """For every pixel, one over the size of its connected region."""
     regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(regions.ravel())
     sizes[0] = 1
-    return (1 / sizes[regions]).astype(np.float32)
+    return 1 / sizes[regions]

@@ -39,7 +39,7 @@ class ModelInfo:
     files
         SHA-256 of each file of arrays.
     record
-        How it came to be: counts, unreadable training files, versions, seconds.
+        How it came to be: counts, unreadable training files, versions, seconds; and the bytes of its arrays.
     """
 
     model_id: str
@@ -72,10 +72,11 @@ def save_model(
     """Write a model below the URI ``folder``; ``model.json`` last, so that a folder with one is complete."""
     place = storage.join(folder, method.method, storage.folder_name(category))
     storage.remove(storage.join(place, "model.json"))
-    files = {}
+    files, size_bytes = {}, 0
     for file, data in _files(method, state.arrays):
         storage.write(storage.join(place, file), data)
         files[file] = hashlib.sha256(data).hexdigest()
+        size_bytes += len(data)
     content = {
         "format": FORMAT,
         "method": method.method,
@@ -87,7 +88,7 @@ def save_model(
         "files": files,
     }
     model_id = _content_id(content)
-    text = json.dumps({"model_id": model_id, **content, "record": record}, indent=2)
+    text = json.dumps({"model_id": model_id, **content, "record": {**record, "bytes": size_bytes}}, indent=2)
     storage.write(storage.join(place, "model.json"), text.encode())
     return read_model(place)
 

@@ -6,7 +6,7 @@ The command line, the ``jobs/`` entry points and the Python functions all read t
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 from typer import Option
@@ -14,8 +14,10 @@ from typer import Option
 from mvad.errors import UsageError
 
 MAPS = ("none", "all")
+FLIPS = ("none", "horizontal", "vertical", "both")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
 
+VARIANTS = 8  # of an image, beside itself
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
 
 
@@ -89,12 +91,9 @@ class CommonOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions(CommonOptions):
-    """Options of fitting; the defaults are those of the PatchCore paper."""
+class ModelOptions(CommonOptions):
+    """What models are made of, whatever the method; the defaults are those of the PatchCore paper."""
 
-    method: Annotated[
-        str, Option(help="The detector: patchcore, knn, vit-knn, autoencoder, feature-autoencoder or vae.")
-    ] = "patchcore"
     backbone: Annotated[
         str | None,
         Option(
@@ -125,10 +124,20 @@ class FitOptions(CommonOptions):
         int | None, Option(help="Epochs at most of methods that train; fewer when held-out images gain no more.")
     ] = None
     learning_rate: Annotated[float | None, Option(help="Learning rate of methods that train.")] = None
-    seed: Annotated[int, Option(help="Seed of everything random.")] = 0
+    shot_seed: Annotated[int, Option(help="Seed of which training images --shots picks.")] = 0
+    augment: Annotated[
+        bool,
+        Option("--augment/--no-augment", help="With --shots, learn from rotated, shifted and flipped copies too."),
+    ] = True
+    flips: Annotated[
+        str,
+        Option(help="Flips among those copies: none, horizontal, vertical, both, or auto (those that change little)."),
+    ] = "auto"
+    seed: Annotated[int, Option(help="Seed of everything else that is random.")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _one_of("flips", self.flips, ("auto", *FLIPS))
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise UsageError(f"--learning-rate {self.learning_rate} is not above 0.")
         for name, least in (
@@ -139,6 +148,7 @@ class FitOptions(CommonOptions):
             ("reweight", 0),
             ("neighbours", 1),
             ("top_features", 0),
+            ("shot_seed", 0),
             ("seed", 0),
         ):
             _at_least(self, name, least)
@@ -153,6 +163,28 @@ class FitOptions(CommonOptions):
         if self.image_size is None:
             return ImageSize(resize=PUBLISHED_RESIZE, crop=self.crop or PUBLISHED_CROP)
         return ImageSize(resize=self.image_size, crop=self.crop or self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(ModelOptions):
+    """Options of fitting."""
+
+    method: Annotated[
+        str,
+        Option(help="The detector: patchcore, knn, vit-knn, autoencoder, feature-autoencoder, vae or vae-fewshot."),
+    ] = "patchcore"
+    shots: Annotated[
+        int | None, Option(help="Learn from so many training images of each category, picked by --shot-seed.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "shots", 1)
+
+    @property
+    def copies(self) -> int:
+        """Images that a detector gets for each training image: itself, and its variants right behind it."""
+        return 1 + VARIANTS if self.shots is not None and self.augment else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +206,39 @@ class ScoreOptions(CommonOptions):
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(FitOptions, ScoreOptions):
     """Options of the main job: those of fitting and of scoring."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ModelOptions):
+    """Options of comparing methods."""
+
+    methods: Annotated[str, Option(help="The methods, comma separated, or all.")] = "all"
+    shots: Annotated[
+        str | None,
+        Option(help="Besides all training images, learn from so few: numbers, comma separated, such as 1,5,16."),
+    ] = None
+    shot_repeats: Annotated[
+        int, Option(help="Picks for each number of shots, seeded --shot-seed and the next; the table has their mean.")
+    ] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "shot_repeats", 1)
+        if any(shots < 1 for shots in self.shot_counts):
+            raise UsageError(f"--shots {self.shots!r} asks for less than one image.")
+
+    @property
+    def shot_counts(self) -> list[int]:
+        """The numbers of ``shots``, in rising order."""
+        try:
+            return sorted({int(word) for word in (self.shots or "").split(",") if word.strip()})
+        except ValueError:
+            raise UsageError(f"--shots {self.shots!r} is not a list of numbers such as 1,5,16.") from None
+
+    def of_fit(self, method: str, shots: int | None = None, repeat: int = 0) -> FitOptions:
+        """The options of fitting one method to all training images, or to the ``repeat``-th pick of a few."""
+        common = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots)
 
 
 def as_json(options: CommonOptions) -> dict[str, Any]:

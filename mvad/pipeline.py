@@ -17,9 +17,8 @@ import functools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,24 +27,27 @@ import ray
 import ray.data
 
 from mvad import results, storage
-from mvad.actors import Extractor, Scorer, fit_detector
+from mvad.actors import Extractor, Scorer
 from mvad.backbones import BackboneSpec, describe
-from mvad.collect import CategoryFeatures, collect
+from mvad.collect import collect
 from mvad.console import Reporter, Stage
-from mvad.detectors import State, ViTKNN, find_method
+from mvad.detectors import Detector, find_method
 from mvad.errors import UsageError
+from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
-from mvad.models import ModelInfo, find_models, read_arrays, save_model
-from mvad.options import CommonOptions, FitOptions, ImageSize, RunOptions, ScoreOptions
-from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
-from mvad.results import ScoredBy, WriteResults
+from mvad.models import ModelInfo, find_models, read_arrays
+from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
+from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord
+from mvad.results import Destination, ScoredBy, WriteResults, write_rows
 from mvad.session import Pool, actor_pool, ray_session
+from mvad.shots import TrainingSet
 from mvad.summary import summarise
-from mvad.weights import Weights, fingerprint, load_weights
+from mvad.weights import Network
 
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
+NO_MODEL = "no model"  # how the error of an image begins that was not scored for want of one
 
 
 # ---------------------------------------------------------------------------------------------------- commands
@@ -62,25 +64,25 @@ def run(data: str, out: str, **options: Any) -> Result:
     chosen = RunOptions(**options)
     report = Reporter(chosen.quiet)
     target = storage.to_uri(out)
-    spec = _backbone(chosen)
-    manifest = _checked_for_fit(read_manifest(data, chosen))
+    spec = backbone_of(chosen)
+    manifest = checked_for_fit(read_manifest(data, chosen), find_method(chosen.method))
     images = manifest.split("test")
     if not len(images):
         raise UsageError(f"no test images under {storage.display(manifest.root)}; to fit models alone use mvad fit.")
     results.check_free(target, replace=chosen.new_run)
     network = Network.load(spec, chosen.weights)
     results.clear(target)
-    record = RunRecord("run", target, manifest, chosen, report)
+    record = RunRecord("run", target, manifest, chosen)
+    announce(manifest, report)
     with ray_session(chosen.address):
         with record.timed("fit"):
             fitted = _fit(manifest, network, storage.join(target, "models"), chosen, report)
-        for category, reason in fitted.failures.items():
-            record.categories[category]["note"] = reason
+        record.add_failures(fitted.failures)
         unreadable = fitted.unreadable(manifest)
-        _write_error_rows(target, unreadable, fitted.errors, record)
+        write_error_rows(unreadable, fitted.errors, record)
         with record.timed("score"):
-            _score(images, fitted.models, {spec: network}, chosen, record)
-    return record.finish(len(manifest.table), n_rows=len(images) + len(unreadable))
+            score_entries(images, {"": fitted.models}, {spec: network}, chosen, {"": record}, report)
+    return record.show(record.finish(len(manifest.table), n_rows=len(images) + len(unreadable)), report)
 
 
 def fit(data: str, models: str, **options: Any) -> Result:
@@ -94,8 +96,8 @@ def fit(data: str, models: str, **options: Any) -> Result:
     chosen = FitOptions(**options)
     report = Reporter(chosen.quiet)
     folder = storage.to_uri(models)
-    spec, method = _backbone(chosen), chosen.method
-    manifest = _checked_for_fit(read_manifest(data, chosen))
+    spec, method = backbone_of(chosen), chosen.method
+    manifest = checked_for_fit(read_manifest(data, chosen), find_method(method))
     present = storage.list_folder(storage.join(folder, method))
     clash = [name for name in manifest.categories if storage.folder_name(name) in present]
     if clash and not chosen.new_run:
@@ -151,10 +153,11 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
                 "hand; give the same ones with --weights, or fit it again."
             )
     results.clear(target)
-    record = RunRecord("score", target, manifest, chosen, report)
+    record = RunRecord("score", target, manifest, chosen)
+    announce(manifest, report)
     with ray_session(chosen.address), record.timed("score"):
-        _score(images, wanted, networks, chosen, record)
-    return record.finish(len(images), n_rows=len(images))
+        score_entries(images, {"": wanted}, networks, chosen, {"": record}, report)
+    return record.show(record.finish(len(images), n_rows=len(images)), report)
 
 
 def evaluate(out: str, *, quiet: bool = False) -> Result:
@@ -174,30 +177,32 @@ def evaluate(out: str, *, quiet: bool = False) -> Result:
     return Result(summary=summary)
 
 
-class Network(NamedTuple):
-    """A backbone with its weights, read once by the driver for all actors."""
-
-    spec: BackboneSpec
-    weights: Weights
-    sha256: str
-
-    @classmethod
-    def load(cls, spec: BackboneSpec, path: str | None) -> Network:
-        weights = load_weights(spec, path)
-        return cls(spec, weights, fingerprint(weights))
+def announce(manifest: Manifest, report: Reporter) -> None:
+    """Say what was found under DATA."""
+    where = storage.display(manifest.root)
+    report.line(f"{len(manifest.table):,} images of {len(manifest.categories)} categories in {where}")
+    if manifest.ignored:
+        report.warn(f"{manifest.ignored:,} image files lie where the layout has no place for them; they are left out")
 
 
-def _backbone(options: FitOptions) -> BackboneSpec:
+def backbone_of(options: FitOptions) -> BackboneSpec:
     """The backbone of a fit, and a check that method, backbone and image size go together."""
     method = find_method(options.method)
     spec = describe(options.backbone or method.default_backbone)
     spec.check_size(options.size)
-    if method is ViTKNN and spec.patch == 1:
+    if method.needs_transformer and spec.patch == 1:
         raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is none; see knn.")
     return spec
 
 
-def _checked_for_fit(manifest: Manifest) -> Manifest:
+def checked_for_fit(manifest: Manifest, method: type[Detector] | None = None) -> Manifest:
+    """The manifest, if every category has training images, and enough categories for the method.
+
+    Raises
+    ------
+    UsageError
+        It has not; the message says what is missing.
+    """
     where = storage.display(manifest.root)
     trained = set(manifest.split("train")["category"].to_pylist())
     without = [name for name in manifest.categories if name not in trained]
@@ -208,99 +213,91 @@ def _checked_for_fit(manifest: Manifest) -> Manifest:
             f"category {without[0]!r} under {where} has no train/good images; add some, or leave it out "
             "with --categories."
         )
+    if method is not None and method.transfers and len(manifest.categories) < 2:
+        raise UsageError(
+            f"--method {method.method} learns from other categories first, and {where} has one alone; "
+            "add some, or choose another method."
+        )
     return manifest
+
+
+def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
+    """Fit one model a category; UsageError if there is none in the end."""
+    train = manifest.split("train")
+    fitted = fit_entries(train, network, [Entry("", options, folder)], options, report)[""]
+    if not fitted.models:
+        raise UsageError(f"none of the {len(train)} training images under {storage.display(manifest.root)} is usable.")
+    return fitted
 
 
 # ------------------------------------------------------------------------------------------- manifest -> decode
 
 
-def decoded_images(images: pa.Table, size: ImageSize, options: CommonOptions, pool: Pool) -> ray.data.Dataset:
+def decoded_images(
+    images: pa.Table, size: ImageSize, options: CommonOptions, pool: Pool, flips: str = "none"
+) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
     rows = min(BLOCK_ROWS, max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
-    decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels)
+    decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
 
 
 def _without_nulls(images: pa.Table) -> pa.Table:
     """Unknown values as -1 and "": NumPy batches have no nulls of integers, and `results.score_rows` puts them back."""
-    for place, name in enumerate(images.column_names):
-        images = images.set_column(place, name, pc.fill_null(images[name], -1 if name == "label" else ""))
+    for place, field in enumerate(images.schema):
+        unknown = "" if pa.types.is_string(field.type) else -1
+        images = images.set_column(place, field.name, pc.fill_null(images[field.name], unknown))
     return images
 
 
 # ---------------------------------------------------------------------------------------------- extract -> fit
 
 
-@dataclass
-class Fitted:
-    """Models by category, the errors of training images by id, and why a category has no model."""
+def fit_entries(
+    train: pa.Table,
+    network: Network,
+    entries: Sequence[Entry],
+    options: ModelOptions,
+    report: Reporter,
+    keep_going: bool = False,
+) -> dict[str, Fitted]:
+    """Extract the features of training images once, and fit every entry to a category as soon as its last has arrived.
 
-    models: dict[str, ModelInfo] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def unreadable(self, manifest: Manifest) -> pa.Table:
-        """The manifest's rows of the training images that could not be used."""
-        train = manifest.split("train")
-        return train.filter(pc.is_in(train["image_id"], pa.array(list(self.errors), pa.string())))
-
-
-def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
-    """Extract the features of all training images, fit a category as soon as its last image has arrived, save it."""
-    method = find_method(options.method)
-    train = manifest.split("train")
-    pool = actor_pool(options.actors, len(train))
-    weights = ray.put(network.weights)
-    dataset = decoded_images(train, options.size, options, pool).map_batches(
-        Extractor,
-        batch_size=options.batch_size,
-        fn_constructor_kwargs={"kind": method.feature, "spec": network.spec, "weights": weights, "size": options.size},
-        **pool.arguments,
+    Parameters
+    ----------
+    train
+        The manifest's rows of the training images.
+    options
+        What the entries have in common.
+    keep_going
+        Whether a fit that fails is a reason among the failures of its entry, or an exception.
+    """
+    methods = [find_method(entry.options.method) for entry in entries]
+    fits = [entry.options for entry in entries]
+    images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
+    count = len(images.table)
+    pool = actor_pool(options.actors, count)
+    constructor = {
+        "kinds": sorted({method.feature for method in methods}),
+        "spec": network.spec,
+        "weights": ray.put(network.weights),
+        "size": options.size,
+    }
+    dataset = decoded_images(images.table, options.size, options, pool, options.flips).map_batches(
+        Extractor, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
     )
-    fitted = Fitted()
-    tasks: dict[ray.ObjectRef, CategoryFeatures] = {}
-
-    def save(category: CategoryFeatures, state: State) -> None:
-        record = {
-            "n_train": len(category.features),
-            "errors": [{"image_id": name, "error": reason} for name, reason in category.errors.items()],
-            "training_sha256": category.digest,
-            "fit_seconds": round(category.seconds / pool.actors + state.seconds, 3),
-            "versions": versions(),
-        }
-        fitted.models[category.name] = save_model(
-            folder, category.name, method, state, network.spec, network.sha256, options.size, record
-        )
-
-    with report.stage("fit", len(train)) as stage:
-        for category in collect(_watched(dataset, stage), train):
-            fitted.errors |= category.errors
-            count = len(category.features)
-            if not count:
-                reason = f"no model: none of its {len(category.errors)} training images is usable"
-                fitted.failures[category.name] = reason
-                continue
-            stage.busy_with(f"{category.name}: fitting {options.method} to {count:,} images")
-            if method.trained:
-                # The features move to the object store; what is kept here is a view of them.
-                features = ray.put(category.features)
-                category.features = ray.get(features)
-                task = ray.remote(fit_detector).options(**pool.share).remote(options.method, options, features)
-                tasks[task] = category
-            else:
-                save(category, fit_detector(options.method, options, category.features, device="cpu"))
-        while tasks:
-            (done,), _ = ray.wait(list(tasks), num_returns=1)
-            category = tasks.pop(done)
-            save(category, ray.get(done))
-            stage.busy_with(f"{category.name}: fitted")
-    for name, reason in fitted.failures.items():
-        report.warn(f"{name}: {reason}")
-    if not fitted.models:
-        raise UsageError(f"none of the {len(train)} training images under {storage.display(manifest.root)} is usable.")
-    return fitted
+    with report.stage("fit", count) as stage:
+        fitter = Fitter(entries, images, network, pool, stage, keep_going)
+        for category in collect(_watched(dataset, stage), images.table):
+            fitter.add(category)
+            del category
+        fitter.finish()
+    for entry, fitted in fitter.fitted.items():
+        for name, reason in fitted.failures.items():
+            report.warn(f"{entry or entries[0].options.method}, {name}: {reason}")
+    return fitter.fitted
 
 
 def _watched(dataset: ray.data.Dataset, stage: Stage) -> Iterator[Batch]:
@@ -313,52 +310,69 @@ def _watched(dataset: ray.data.Dataset, stage: Stage) -> Iterator[Batch]:
 # ------------------------------------------------------------------------------- broadcast -> score -> results
 
 
-def _score(
+def score_entries(
     images: pa.Table,
-    models: Mapping[str, ModelInfo],
+    models: Mapping[str, Mapping[str, ModelInfo]],
     networks: Mapping[BackboneSpec, Network],
     options: ScoreOptions,
-    record: RunRecord,
+    records: Mapping[str, RunRecord],
+    report: Reporter,
+    keep_going: bool = False,
 ) -> None:
-    """Score the images of every category that has a model; those of the others become error rows."""
-    for model in models.values():
-        record.add_model(model)
-    known = pc.is_in(images["category"], pa.array(list(models), pa.string()))
-    orphans = images.filter(pc.invert(known))
-    reasons = {row["image_id"]: f"no model of category {row['category']!r}" for row in orphans.to_pylist()}
-    _write_error_rows(record.out, orphans, reasons, record)
-    groups: dict[tuple[BackboneSpec, ImageSize], dict[str, ModelInfo]] = defaultdict(dict)
-    for name, model in models.items():
-        groups[model.backbone, model.size][name] = model
-    with record.report.stage("score", len(images) - len(orphans)) as stage:
+    """Decode and extract every image once, and score it with the model that each entry has of its category.
+
+    Parameters
+    ----------
+    models
+        By entry and category; images of a category that an entry has no model of become error rows there.
+    records
+        By entry: where its results go.
+    keep_going
+        Whether images that a model cannot score become error rows, or an exception.
+    """
+    n_scores = 0
+    groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for entry, own in models.items():
+        known = pc.is_in(images["category"], pa.array(list(own), pa.string()))
+        orphans = images.filter(pc.invert(known))
+        reasons = {row["image_id"]: f"{NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
+        write_error_rows(orphans, reasons, records[entry])
+        n_scores += len(images) - len(orphans)
+        for category, model in own.items():
+            records[entry].add_model(model)
+            groups[model.backbone, model.size][entry][category] = model
+    with report.stage("score", n_scores, unit="images" if len(models) == 1 else "scores") as stage:
         for (spec, size), group in groups.items():
-            chosen = images.filter(pc.is_in(images["category"], pa.array(list(group))))
+            categories = sorted({category for own in group.values() for category in own})
+            chosen = images.filter(pc.is_in(images["category"], pa.array(categories)))
             pool = actor_pool(options.actors, len(chosen))
             # The references are kept until the end of the run: Ray may drop what nobody refers to.
             weights = ray.put(networks[spec].weights)
-            arrays = {name: ray.put(read_arrays(model)) for name, model in group.items()}
-            constructor = {"spec": spec, "weights": weights, "size": size}
-            constructor |= {"models": group, "arrays": arrays, "maps": options.maps}
+            arrays = {model.model_id: ray.put(read_arrays(model)) for own in group.values() for model in own.values()}
+            constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "arrays": arrays}
+            constructor |= {"maps": options.maps, "keep_going": keep_going}
+            destinations = {
+                entry: Destination(
+                    records[entry].out,
+                    records[entry].run_id,
+                    {name: ScoredBy(model.model_id, model.threshold) for name, model in own.items()},
+                )
+                for entry, own in group.items()
+            }
             receipts = (
                 decoded_images(chosen, size, options, pool)
                 .map_batches(Scorer, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
-                .map_batches(
-                    WriteResults(
-                        record.out,
-                        record.run_id,
-                        {name: ScoredBy(model.model_id, model.threshold) for name, model in group.items()},
-                    ),
-                    batch_size=None,
-                    num_cpus=0.1,
-                )
+                .map_batches(WriteResults(destinations), batch_size=None, num_cpus=0.1)
             )
             for receipt in receipts.iter_rows():
-                facts = record.categories[receipt["category"]]
+                facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
                 stage.advance(receipt["rows"])
 
 
-def _write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:
+def write_error_rows(images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:
     """Rows for images that never reached an actor, or did so in training."""
     for start in range(0, len(images), BLOCK_ROWS):
         part = _without_nulls(images.slice(start, BLOCK_ROWS))
@@ -371,4 +385,4 @@ def _write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], re
             "height": np.zeros(count, np.int32),
             "seconds": np.zeros(count),
         }
-        WriteResults(out, record.run_id, {})(batch)
+        write_rows(batch, Destination(record.out, record.run_id, {}))

@@ -7,7 +7,7 @@ import platform
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -66,10 +66,10 @@ def versions() -> dict[str, str]:
 class RunRecord:
     """Collects the facts of one run that writes to ``out`` (a URI)."""
 
-    def __init__(self, command: str, out: str, manifest: Manifest, options: CommonOptions, report: Reporter) -> None:
+    def __init__(self, command: str, out: str, manifest: Manifest, options: CommonOptions) -> None:
         now = datetime.now(timezone.utc)
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-        self.out, self.options, self.report = out, options, report
+        self.out, self.options = out, options
         self.seconds: dict[str, float] = {}
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict)
         self._started = time.monotonic()
@@ -86,13 +86,6 @@ class RunRecord:
         for name in manifest.categories:
             self.categories[name] = {}
         results.write_json(storage.join(out, "run.json"), self._content)
-        report.line(
-            f"{len(manifest.table):,} images of {len(manifest.categories)} categories in {self._content['data']}"
-        )
-        if manifest.ignored:
-            report.warn(
-                f"{manifest.ignored:,} image files lie where the layout has no place for them; they are left out"
-            )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -114,6 +107,11 @@ class RunRecord:
             "fit_seconds": model.record["fit_seconds"],
             "threshold": model.threshold,
         }
+
+    def add_failures(self, reasons: Mapping[str, str]) -> None:
+        """Note why categories have no model."""
+        for category, reason in reasons.items():
+            self.categories[category]["note"] = reason
 
     def finish(self, n_images: int, n_rows: int) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
@@ -154,9 +152,13 @@ class RunRecord:
         results.write_json(storage.join(self.out, "run.json"), self._content)
         if code == EXIT_DONE:
             storage.write(storage.join(self.out, "_SUCCESS"), b"")
-        self.report.summary(summary)
-        self.report.errors(errors)
-        if code == EXIT_TOO_MANY_ERRORS:
-            self.report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code {code}")
-        self.report.print(f"results in {storage.display(self.out)}")
         return Result(code, summary, errors, dict(self.seconds))
+
+    def show(self, result: Result, report: Reporter) -> Result:
+        """Print what came out, and give it back."""
+        report.summary(result.summary)
+        report.errors(result.errors)
+        if result.exit_code == EXIT_TOO_MANY_ERRORS:
+            report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")
+        report.print(f"results in {storage.display(self.out)}")
+        return result

@@ -77,7 +77,10 @@ SUMMARY = pa.schema(
         pa.field("note", pa.string()),  # why a number is missing
     ]
 )
-_OURS = ("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models")
+_OURS = (
+    *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
+    *("compare.json", "compare.parquet", "runs"),  # of a comparison
+)
 
 
 def check_free(out: str, *, replace: bool) -> None:
@@ -153,11 +156,15 @@ def read_errors(out: str) -> list[dict[str, str]]:
 
 def write_summary(out: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write the summary as Parquet and JSON; gives the rows back with every column, None where unknown."""
-    table = pa.Table.from_pylist(rows, SUMMARY)
-    storage.write(storage.join(out, "summary.parquet"), _parquet(table))
-    complete = table.to_pylist()
-    write_json(storage.join(out, "summary.json"), complete)
-    return complete
+    return write_table(out, "summary", pa.Table.from_pylist(rows, SUMMARY))
+
+
+def write_table(out: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
+    """Write a small table as Parquet and as JSON; gives its rows."""
+    storage.write(storage.join(out, f"{name}.parquet"), _parquet(table))
+    rows = table.to_pylist()
+    write_json(storage.join(out, f"{name}.json"), rows)
+    return rows
 
 
 def write_json(uri: str, content: Any) -> None:
@@ -180,24 +187,41 @@ class ScoredBy(NamedTuple):
     threshold: float | None = None
 
 
-@dataclass(frozen=True)
-class WriteResults:
-    """Task that writes a block of score rows, one part a category, and returns a receipt for each."""
+class Destination(NamedTuple):
+    """The folder (a URI) that score rows go to, their run, and the models behind them by category."""
 
     out: str
     run_id: str
     models: Mapping[str, ScoredBy]
 
+
+@dataclass(frozen=True)
+class WriteResults:
+    """Task that writes a block of score rows, one part an entry and category, and returns a receipt for each."""
+
+    destinations: Mapping[str, Destination]
+
     def __call__(self, batch: Batch) -> Batch:
-        table = score_rows(batch, self.run_id, self.models)
         receipts = defaultdict(list)
-        for category in np.unique(batch["category"]):
-            chosen = batch["category"] == category
-            write_part(self.out, category, table.filter(pa.array(chosen)))
-            receipts["category"].append(category)
-            receipts["rows"].append(int(chosen.sum()))
-            receipts["seconds"].append(float(batch["seconds"][chosen].sum()))
+        for entry in np.unique(batch["entry"]):
+            (rows,) = np.nonzero(batch["entry"] == entry)
+            for receipt in write_rows({name: column[rows] for name, column in batch.items()}, self.destinations[entry]):
+                receipts["entry"].append(entry)
+                for name, value in receipt.items():
+                    receipts[name].append(value)
         return {name: np.array(values) for name, values in receipts.items()}
+
+
+def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
+    """Write score rows, one part a category; gives for each its category, number of rows and seconds."""
+    table = score_rows(batch, destination.run_id, destination.models)
+    receipts = []
+    for category in np.unique(batch["category"]):
+        chosen = batch["category"] == category
+        write_part(destination.out, category, table.filter(pa.array(chosen)))
+        seconds = float(batch["seconds"][chosen].sum())
+        receipts.append({"category": category, "rows": int(chosen.sum()), "seconds": seconds})
+    return receipts
 
 
 def score_rows(batch: Batch, run_id: str, models: Mapping[str, ScoredBy]) -> pa.Table:

@@ -36,7 +36,7 @@ def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, Any]:
-    columns = ["split", "label", "mask_uri", "score", "is_anomaly", "status", "patch_scores", "patch_grid"]
+    columns = ["split", "label", "mask_uri", "score", "is_anomaly", "status", "error", "patch_scores", "patch_grid"]
     table = results.read_scores(out, columns, category)
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
@@ -56,7 +56,7 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
         "score_seconds": seconds,
         "images_per_second": len(scored) / seconds if seconds else None,
     }
-    reason = _why_not(len(table), len(scored), labels)
+    reason = _why_not(table, len(scored), labels)
     if reason:
         return {**row, "note": facts.get("note") or reason}
     row |= image_metrics(labels, labelled["score"].to_numpy())
@@ -70,11 +70,11 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
     return row | pixels
 
 
-def _why_not(asked: int, scored: int, labels: NDArray[np.int8]) -> str | None:
-    if not asked:
+def _why_not(asked: pa.Table, scored: int, labels: NDArray[np.int8]) -> str | None:
+    if not len(asked):
         return "no test images"
     if not scored:
-        return "no test image could be scored"
+        return f"no test image could be scored; the first: {asked['error'][0].as_py()}"
     if not len(labels):
         return "the images carry no labels"
     if not (labels == 1).any():

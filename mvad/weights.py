@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -111,6 +111,20 @@ def _download(spec: BackboneSpec) -> tuple[str, Weights]:
         f"the weights of {spec.name} ({where}) could not be downloaded ({reason}); {advice}, "
         f"or use --backbone {EMBEDDED}, whose weights are installed with mvad."
     ) from cause
+
+
+class Network(NamedTuple):
+    """A backbone with its weights, read once by the driver for all actors."""
+
+    spec: BackboneSpec
+    weights: Weights
+    sha256: str
+
+    @classmethod
+    def load(cls, spec: BackboneSpec, path: str | None) -> Network:
+        """UsageError as for `load_weights`."""
+        weights = load_weights(spec, path)
+        return cls(spec, weights, fingerprint(weights))
 
 
 def fingerprint(weights: Weights) -> str:

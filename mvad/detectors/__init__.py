@@ -6,6 +6,7 @@ from mvad.detectors.feature_autoencoder import FeatureAutoencoder
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
 from mvad.detectors.vae import VAE
+from mvad.detectors.vae_fewshot import VAEFewShot
 from mvad.errors import UsageError
 
 _ALL: list[type[Detector]] = [
@@ -15,6 +16,7 @@ _ALL: list[type[Detector]] = [
     Autoencoder,
     FeatureAutoencoder,
     VAE,
+    VAEFewShot,
 ]
 METHODS = {kind.method: kind for kind in _ALL}
 
@@ -36,6 +38,7 @@ __all__ = [
     "PatchCore",
     "Scores",
     "State",
+    "VAEFewShot",
     "ViTKNN",
     "find_method",
 ]

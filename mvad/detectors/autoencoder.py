@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mvad.backbones import NO_BACKBONE
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.training import seeded, split, train
 
@@ -43,7 +44,7 @@ class Autoencoder(TrainedDetector):
 
     method: ClassVar[str] = "autoencoder"
     feature: ClassVar[str] = "pixels"
-    default_backbone: ClassVar[str] = "none"
+    default_backbone: ClassVar[str] = NO_BACKBONE
     batch_size: ClassVar[int] = 16
 
     def build(self, **shape: Any) -> nn.Module:
@@ -51,7 +52,7 @@ class Autoencoder(TrainedDetector):
 
     def fit(self, features: Tensor) -> Autoencoder:
         """Train on (n, height, width, 3) float32 pixels of good images."""
-        kept, held_out = split(features, self.plan.seed)
+        kept, held_out = split(features, self.plan)
         network = seeded(self.build, self.plan.seed).to(features.device)
         history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
         self._network, self.history = network, history._asdict()

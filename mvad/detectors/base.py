@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad.backbones import NO_BACKBONE, BackboneSpec
 from mvad.options import FitOptions
 
 
@@ -35,7 +38,7 @@ class State(NamedTuple):
     seconds: float
 
 
-class Detector(Protocol):
+class Detector(ABC):
     """A method: fitted on the features of good images of one category, it scores features of others.
 
     Its state is `settings` (JSON values) and `arrays`, nothing else.
@@ -49,35 +52,66 @@ class Detector(Protocol):
     default_backbone
         The backbone it takes unless told otherwise.
     trained
-        Whether fitting trains a network: such methods fit one category a task, in parallel, not on the driver.
+        Whether fitting trains a network: such methods fit one category a task, in parallel, not on the driver, and
+        their arrays are saved as one ``.safetensors`` file.
+    transfers
+        Whether fitting begins from what `pretrain` learnt from the other categories; such a method is trained.
+    needs_transformer
+        Whether the backbone must be a Vision Transformer.
     threshold
         A score above it is an anomaly; None where the method does not set one.
     """
 
     method: ClassVar[str]
     feature: ClassVar[str]
-    default_backbone: ClassVar[str]
-    trained: ClassVar[bool]
-    threshold: float | None
+    default_backbone: ClassVar[str] = "resnet50"
+    trained: ClassVar[bool] = False
+    transfers: ClassVar[bool] = False
+    needs_transformer: ClassVar[bool] = False
+    threshold: float | None = None
 
     @classmethod
+    def can_use(cls, backbone: BackboneSpec) -> bool:
+        """Whether a backbone that was asked for is of use to this method."""
+        return cls.default_backbone != NO_BACKBONE and not (cls.needs_transformer and backbone.patch == 1)
+
+    @classmethod
+    @abstractmethod
     def from_options(cls, options: FitOptions) -> Detector:
         """A detector that is not fitted yet."""
 
     @classmethod
+    @abstractmethod
     def from_state(
         cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
     ) -> Detector:
         """A fitted detector; ``arrays`` may be read-only and shared between processes."""
 
     @property
-    def settings(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What is not arrays, as JSON values; ``threshold`` among them if the method sets one."""
 
     @property
-    def arrays(self) -> dict[str, NDArray[Any]]: ...
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is learnt."""
 
+    @abstractmethod
     def fit(self, features: Tensor) -> Detector:
-        """Learn from good images: features of its kind. Returns the detector itself."""
+        """Learn from good images: features of its kind. Returns the detector itself.
 
+        Each image is followed by its variants, if there are any: ``options.copies`` rows an image.
+        """
+
+    @abstractmethod
     def score(self, features: Tensor) -> Scores:
         """Score a batch of images: features of its kind, on the detector's device."""
+
+    def pretrain(self, others: Sequence[Tensor]) -> Detector:
+        """Learn from good images of other categories, before `start_from` and `fit`; of methods that transfer."""
+        raise NotImplementedError(f"{self.method} does not transfer")
+
+    def start_from(self, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str) -> None:
+        """Take over the state that `pretrain` left; of methods that transfer."""
+        raise NotImplementedError(f"{self.method} does not transfer")

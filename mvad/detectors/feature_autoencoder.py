@@ -57,7 +57,7 @@ class FeatureAutoencoder(TrainedDetector):
     def fit(self, features: Tensor) -> FeatureAutoencoder:
         """Train on (n, height, width, channels) float32 features of good images."""
         channels = features.shape[-1]
-        kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan.seed))
+        kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan))
         scaler = Standardise(channels).to(features.device)
         scaler.learn(kept)
         self.shape = {"channels": channels, "latent": latent_size(scaler(kept), self.plan.seed)}

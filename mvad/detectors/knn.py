@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.detectors.base import Scores
+from mvad.detectors.base import Detector, Scores
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
 
 SIGMAS = 3.0
 
 
-class KNN:
+class KNN(Detector):
     """Mean Euclidean distance to the k nearest good images, in the features that vary most among them.
 
     Parameters
@@ -25,28 +25,28 @@ class KNN:
         k, cut to the size of the bank.
     columns
         How many features are kept: those with the largest standard deviation over the bank; 0: all.
+    copies
+        Rows of the bank that are one image and its variants.
     """
 
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
-    default_backbone: ClassVar[str] = "resnet50"
-    trained: ClassVar[bool] = False
 
-    def __init__(self, neighbours: int = 50, columns: int = 500) -> None:
-        self.neighbours, self.columns = neighbours, columns
+    def __init__(self, neighbours: int = 50, columns: int = 500, copies: int = 1) -> None:
+        self.neighbours, self.columns, self.copies = neighbours, columns, copies
         self.threshold: float | None = None
         self._kept = np.empty(0, np.int64)
         self._bank: MemoryBank | None = None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> KNN:
-        return cls(options.neighbours, options.top_features)
+        return cls(options.neighbours, options.top_features, options.copies)
 
     @classmethod
     def from_state(
         cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
     ) -> KNN:
-        detector = cls(settings["neighbours"], settings["columns"])
+        detector = cls(settings["neighbours"], settings["columns"], settings["copies"])
         detector.threshold = settings["threshold"]
         detector._kept = arrays["columns"]
         detector._bank = MemoryBank(arrays["bank"], device)
@@ -55,7 +55,12 @@ class KNN:
     @property
     def settings(self) -> dict[str, Any]:
         """Parameters, and ``threshold``: mean + 3 standard deviations of the good images' own scores."""
-        return {"neighbours": self.neighbours, "columns": self.columns, "threshold": self.threshold}
+        return {
+            "neighbours": self.neighbours,
+            "columns": self.columns,
+            "copies": self.copies,
+            "threshold": self.threshold,
+        }
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -70,7 +75,8 @@ class KNN:
     def fit(self, features: Tensor) -> KNN:
         """Fill the bank with all good images; set the threshold by their scores, each computed without itself.
 
-        A single image has no score of its own, so it gives no threshold.
+        A single image has no score of its own, so it gives no threshold; variants of an image are not scored, nor do
+        they count as its neighbours.
 
         Parameters
         ----------
@@ -81,20 +87,19 @@ class KNN:
         kept = np.argsort(-spread, kind="stable")[: self.columns or None]
         self._kept = np.sort(kept).astype(np.int64)
         self._bank = MemoryBank(np.ascontiguousarray(rows[:, self._kept]), features.device)
-        if len(rows) > 1:
+        if len(rows) > self.copies:
             own = self._own_scores()
             self.threshold = float(own.mean() + SIGMAS * own.std())
         return self
 
     def _own_scores(self) -> NDArray[np.float64]:
         """Scores of the bank's images, each from the others alone: (n,)."""
-        count = len(self.bank)
-        queries = torch.tensor(self.bank.vectors, device=self.bank.device)
-        distances, indices = self.bank.search(queries, min(self.neighbours, count - 1) + 1)
-        # An image finds itself, or at least copies of itself in its place: drop one entry a row.
-        itself = indices == np.arange(count)[:, None]
-        itself[~itself.any(axis=1), -1] = True
-        return distances[~itself].reshape(count, -1).astype(np.float64).mean(axis=1)
+        queries = torch.tensor(self.bank.vectors[:: self.copies], device=self.bank.device)
+        neighbours = min(self.neighbours, len(self.bank) - self.copies)
+        distances, indices = self.bank.search(queries, neighbours + self.copies)
+        own = indices // self.copies == np.arange(len(queries))[:, None]
+        others_first = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
+        return np.take_along_axis(distances, others_first, axis=1).astype(np.float64).mean(axis=1)
 
     def score(self, features: Tensor) -> Scores:
         """Score images; each on its own, so that its company in a batch changes nothing.
@@ -113,4 +118,5 @@ class ViTKNN(KNN):
     """The same with the [CLS] token of a Vision Transformer."""
 
     method: ClassVar[str] = "vit-knn"
+    needs_transformer: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "vit_b_16"

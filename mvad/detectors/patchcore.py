@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.coreset import greedy_coreset, random_projection
-from mvad.detectors.base import Scores
+from mvad.detectors.base import Detector, Scores
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
 
 
-class PatchCore:
+class PatchCore(Detector):
     """A memory bank of good patches; a patch is as abnormal as it is far from the bank.
 
     Parameters
@@ -33,9 +33,6 @@ class PatchCore:
 
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
-    default_backbone: ClassVar[str] = "resnet50"
-    trained: ClassVar[bool] = False
-    threshold: float | None = None
 
     def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:
         self.coreset_ratio, self.projection, self.reweight, self.seed = (

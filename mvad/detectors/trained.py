@@ -9,32 +9,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvad.detectors.base import Scores
+from mvad.detectors.base import Detector, Scores
 from mvad.detectors.training import Plan
 from mvad.options import FitOptions
 
 
-class TrainedDetector:
+class TrainedDetector(Detector):
     """A detector whose state is a network; `build` makes one from `settings`.
 
     Parameters
     ----------
     epochs, learning_rate
         None: those of the method.
+    copies
+        Images to fit that are one training image and its variants.
     """
 
     method: ClassVar[str]
     feature: ClassVar[str]
-    default_backbone: ClassVar[str] = "resnet50"
     trained: ClassVar[bool] = True
     default_epochs: ClassVar[int] = 50
     default_learning_rate: ClassVar[float] = 1e-3
     batch_size: ClassVar[int] = 1024
-    threshold: float | None = None
 
-    def __init__(self, epochs: int | None = None, learning_rate: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, epochs: int | None = None, learning_rate: float | None = None, seed: int = 0, copies: int = 1
+    ) -> None:
         self.plan = Plan(
-            epochs or self.default_epochs, learning_rate or self.default_learning_rate, seed, self.batch_size
+            epochs or self.default_epochs, learning_rate or self.default_learning_rate, seed, self.batch_size, copies
         )
         self.shape: dict[str, Any] = {}
         self.history: dict[str, Any] = {}
@@ -42,18 +44,23 @@ class TrainedDetector:
 
     @classmethod
     def from_options(cls, options: FitOptions) -> TrainedDetector:
-        return cls(options.epochs, options.learning_rate, options.seed)
+        return cls(options.epochs, options.learning_rate, options.seed, options.copies)
 
     @classmethod
     def from_state(
         cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
     ) -> TrainedDetector:
-        detector = cls(settings["epochs"], settings["learning_rate"], settings["seed"])
-        detector.shape, detector.history = settings["shape"], settings["history"]
-        network = detector.build(**detector.shape)
-        network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-        detector._network = network.to(device).eval().requires_grad_(False)
+        detector = cls(*(settings[name] for name in ("epochs", "learning_rate", "seed", "copies")))
+        detector.start_from(settings, arrays, device)
         return detector
+
+    def start_from(
+        self, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
+    ) -> None:
+        self.shape, self.history = settings["shape"], settings["history"]
+        network = self.build(**self.shape)
+        network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        self._network = network.to(device).eval().requires_grad_(False)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,6 +69,7 @@ class TrainedDetector:
             "epochs": self.plan.epochs,
             "learning_rate": self.plan.learning_rate,
             "seed": self.plan.seed,
+            "copies": self.plan.copies,
             "shape": self.shape,
             "history": self.history,
         }

@@ -31,6 +31,8 @@ class Plan:
         At most.
     batch_size
         Rows a step at most; fewer where there are few rows, so that an epoch has steps enough to learn in.
+    copies
+        Images that are one training image and its variants; they are held out together.
     epoch_rows
         Rows an epoch at most, drawn anew each time; what is left over waits for another epoch.
     """
@@ -39,6 +41,7 @@ class Plan:
     learning_rate: float
     seed: int
     batch_size: int
+    copies: int = 1
     epoch_rows: int = 131_072
 
 
@@ -49,13 +52,15 @@ class History(NamedTuple):
     loss: float
 
 
-def split(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def split(images: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """Images to train on, and images held out: (n, ...) each; the latter are the former where there are too few."""
-    if len(images) < LEAST_IMAGES:
+    originals = len(images) // plan.copies
+    if originals < LEAST_IMAGES:
         return images, images
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    count = max(1, round(HELD_OUT * len(images)))
-    return images[order[count:]], images[order[:count]]
+    order = torch.randperm(originals, generator=torch.Generator().manual_seed(plan.seed))
+    count = max(1, round(HELD_OUT * originals))
+    rows = (order[:, None] * plan.copies + torch.arange(plan.copies)).to(images.device)
+    return images[rows[count:].ravel()], images[rows[:count].ravel()]
 
 
 def seeded(build: Callable[[], Network], seed: int) -> Network:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.detectors.trained import Standardise, TrainedDetector
-from mvad.detectors.training import seeded, split, train
+from mvad.detectors.training import Plan, seeded, split, train
 
 LATENT = 16
 SAMPLES = 8  # of the latent variable, in an estimate
@@ -57,18 +57,23 @@ class VAE(TrainedDetector):
     def fit(self, features: Tensor) -> VAE:
         """Train on (n, height, width, channels) float32 features of good images."""
         channels = features.shape[-1]
-        kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan.seed))
-        self.shape = {"channels": channels, "latent": LATENT, "hidden": max(64, channels // 2)}
-        network = seeded(lambda: _Network(**self.shape), self.plan.seed).to(features.device)
+        kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan))
+        network = self._untrained(channels).to(features.device)
         network.standardise.learn(kept)
+        self._train(network, kept, held_out, self.plan)
+        return self
 
+    def _untrained(self, channels: int) -> _Network:
+        self.shape = {"channels": channels, "latent": LATENT, "hidden": max(64, channels // 2)}
+        return seeded(lambda: _Network(**self.shape), self.plan.seed)
+
+    def _train(self, network: _Network, kept: Tensor, held_out: Tensor, plan: Plan) -> None:
         def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
             noise = torch.randn((1, len(rows), LATENT), generator=generator).to(rows.device)
             return model(rows, noise).mean()
 
-        history = train(network, kept, held_out, loss, self.plan)
+        history = train(network, kept, held_out, loss, plan)
         self._network, self.history = network, history._asdict()
-        return self
 
     def grid(self, image: Tensor) -> Tensor:
         # The same noise for every patch of every image: scores compare, and do not depend on the order of images.
