@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mvad import pipeline, results, storage
 from mvad.actors import SCORING_FAILED
-from mvad.backbones import BackboneSpec, describe
+from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
 from mvad.console import Reporter
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
@@ -83,23 +83,22 @@ def compare(data: str, out: str, **options: Any) -> Result:
     results.check_free(target, replace=chosen.new_run)
     results.clear(target)
     fits = [fit for method in methods for fit in _fits(chosen, method)]
-    entries = [Entry(_name(fit), fit, storage.join(_folder(target, fit), "models")) for fit in fits]
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(chosen)}
     content |= {"data": storage.display(manifest.root), "versions": versions()}
     results.write_json(storage.join(target, "run.json"), content)
     pipeline.announce(manifest, report)
-    groups, reasons = _networks(entries, chosen_backbone, chosen)
+    groups, reasons = _entries(target, fits, chosen_backbone, chosen)
     for name, why in reasons.items():
         report.warn(f"{name}: {why}")
     cells: dict[Cell, dict[str, Any]] = {}
     errors: list[dict[str, str]] = []
     with ray_session(chosen.address):
-        for network, own in groups:
-            more_cells, more_errors = _compare(target, manifest, network, own, chosen, report)
+        for entries in groups:
+            more_cells, more_errors = _compare(target, manifest, entries, chosen, report)
             cells |= more_cells
             known = {row["image_id"] for row in errors}
             errors += [row for row in more_errors if row["image_id"] not in known]
-    table = pa.Table.from_pylist(_table(entries, cells, reasons, manifest.categories), SCHEMA)
+    table = pa.Table.from_pylist(_table(fits, cells, reasons, manifest.categories), SCHEMA)
     rows = results.write_table(target, "compare", table)
     code = EXIT_TOO_MANY_ERRORS if len(errors) > chosen.allowed_errors(len(manifest.table)) else EXIT_DONE
     seconds = {"total": time.monotonic() - started}
@@ -137,55 +136,53 @@ def _folder(out: str, fit: FitOptions) -> str:
     return storage.join(out, "runs", _name(fit))
 
 
-def _networks(
-    entries: Sequence[Entry], chosen: BackboneSpec | None, options: CompareOptions
-) -> tuple[list[tuple[Network, list[Entry]]], dict[str, str]]:
-    """The entries by the network they share, and why some have none, by method.
+def _entries(
+    target: str, fits: Sequence[FitOptions], chosen: BackboneSpec | None, options: CompareOptions
+) -> tuple[list[list[Entry]], dict[str, str]]:
+    """The entries by the network they share, and why some methods have none.
 
     ``--backbone`` is for the methods that can use it: one that needs a Vision Transformer takes its own default if the
-    backbone is none, and one that needs no backbone takes none.
+    backbone is none; one that needs no backbone goes along with the first others.
     """
-    wanted: dict[BackboneSpec, list[Entry]] = defaultdict(list)
+    wanted: dict[BackboneSpec, list[FitOptions]] = defaultdict(list)
+    for fit in fits:
+        method = find_method(fit.method)
+        usable = chosen is not None and method.can_use(chosen)
+        wanted[chosen if chosen is not None and usable else describe(method.default_backbone)].append(fit)
+    groups: dict[str, list[Entry]] = {}
     reasons: dict[str, str] = {}
-    for entry in entries:
-        method = entry.method
-        spec = chosen if chosen is not None and method.can_use(chosen) else describe(method.default_backbone)
-        try:
-            spec.check_size(options.size)
-            wanted[spec].append(entry)
-        except UsageError as error:
-            reasons[method.method] = str(error)
-    groups = []
     for spec, own in wanted.items():
         try:
+            spec.check_size(options.size)
             # A site's own weights are those of the backbone that was named.
-            groups.append((Network.load(spec, options.weights if spec == chosen or chosen is None else None), own))
+            network = Network.load(spec, options.weights if chosen in (None, spec) else None)
         except UsageError as error:
-            reasons |= {entry.options.method: str(error) for entry in own}
-    return groups, reasons
+            reasons |= {fit.method: str(error) for fit in own}
+            continue
+        groups[spec.name] = [
+            Entry(_name(fit), fit, storage.join(_folder(target, fit), "models"), network) for fit in own
+        ]
+    alone = groups.pop(NO_BACKBONE, [])
+    first, *others = list(groups.values()) or [[]]
+    return [group for group in ([*first, *alone], *others) if group], reasons
 
 
 def _compare(
-    target: str,
-    manifest: Manifest,
-    network: Network,
-    entries: Sequence[Entry],
-    options: CompareOptions,
-    report: Reporter,
+    target: str, manifest: Manifest, entries: Sequence[Entry], options: CompareOptions, report: Reporter
 ) -> tuple[dict[Cell, dict[str, Any]], list[dict[str, str]]]:
-    """Fit and score all entries of one backbone; gives what each cell shows, and the unreadable files."""
+    """Fit and score entries that share a backbone; gives what each cell shows, and the unreadable files."""
     images = manifest.split("test")
-    fitted = pipeline.fit_entries(manifest.split("train"), network, entries, options, report, keep_going=True)
-    scoring = RunOptions(**{**as_json(entries[0].options), "maps": "all"})
+    fitted = pipeline.fit_entries(manifest.split("train"), entries, options, report, keep_going=True)
     records: dict[str, RunRecord] = {}
-    for entry in entries:
-        own = RunOptions(**{**as_json(entry.options), "maps": "all", "backbone": network.spec.name})
-        records[entry.name] = record = RunRecord("run", _folder(target, entry.options), manifest, own)
-        failures, unreadable = fitted[entry.name].failures, fitted[entry.name].unreadable(manifest)
-        record.add_failures(failures)
-        pipeline.write_error_rows(unreadable, fitted[entry.name].errors, record)
+    for name, fit, _, network in entries:
+        own = RunOptions(**{**as_json(fit), "maps": "all", "backbone": network.spec.name})
+        records[name] = record = RunRecord("run", _folder(target, fit), manifest, own)
+        record.add_failures(fitted[name].failures)
+        pipeline.write_error_rows(fitted[name].unreadable(manifest), fitted[name].errors, record)
     models = {name: own.models for name, own in fitted.items()}
-    pipeline.score_entries(images, models, {network.spec: network}, scoring, records, report, keep_going=True)
+    networks = {entry.network.spec: entry.network for entry in entries}
+    scoring = RunOptions(**{**as_json(entries[0].options), "maps": "all"})
+    pipeline.score_entries(images, models, networks, scoring, records, report, keep_going=True)
     cells: dict[Cell, dict[str, Any]] = {}
     errors: dict[str, dict[str, str]] = {}
     with report.stage("evaluate", len(entries), unit="runs") as stage:
@@ -201,21 +198,21 @@ def _compare(
 
 
 def _table(
-    entries: Sequence[Entry],
+    fits: Sequence[FitOptions],
     cells: Mapping[Cell, Mapping[str, Any]],
     reasons: Mapping[str, str],
     categories: Sequence[str],
 ) -> list[dict[str, Any]]:
     """The rows of the table: of every method and number of shots its categories, then their mean."""
-    lines: dict[tuple[str, int | None], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        lines[entry.options.method, entry.options.shots].append(entry)
+    lines: dict[tuple[str, int | None], list[str]] = defaultdict(list)
+    for fit in fits:
+        lines[fit.method, fit.shots].append(_name(fit))
     rows = []
     for (method, shots), repeats in lines.items():
         line = {"method": method, "shots": shots}
         own = []
         for category in categories:
-            found = [cells[entry.name, category] for entry in repeats if (entry.name, category) in cells]
+            found = [cells[name, category] for name in repeats if (name, category) in cells]
             own.append({**line, "category": category, **_over_repeats(found), "note": reasons.get(method)})
             notes = [cell["note"] for cell in found if cell["image_auroc"] is None and cell["note"]]
             if notes:

@@ -165,11 +165,12 @@ class Stage:
             rate = self.done / self.seconds
             self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s")
 
-    def busy_with(self, text: str) -> None:
-        """Work that moves no image forward for a while."""
+    def busy_with(self, text: str, *, passing: bool = False) -> None:
+        """Work that moves no image forward for a while; ``passing``: one of many, a log need not have them all."""
         if self._bar is not None:
             self._bar.update(self._task, description=f"{self.name} ({text})")
-        else:
+        elif not passing or time.monotonic() - self._logged > LOG_EVERY:
+            self._logged = time.monotonic()
             self.report.line(f"{self.name:<9}{text}")
 
 

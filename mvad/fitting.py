@@ -34,6 +34,7 @@ class Entry(NamedTuple):
     name: str
     options: FitOptions
     models: str
+    network: Network
 
     @property
     def method(self) -> type[Detector]:
@@ -81,14 +82,14 @@ class Fitter:
         self,
         entries: Sequence[Entry],
         images: TrainingSet,
-        network: Network,
         pool: Pool,
         stage: Stage,
         keep_going: bool,
     ) -> None:
         self.fitted = {entry.name: Fitted() for entry in entries}
-        self._entries, self._images, self._network = entries, images, network
+        self._entries, self._images = entries, images
         self._pool, self._stage, self._keep_going = pool, stage, keep_going
+        self._many = len(entries) > 1
         self._tasks: dict[ray.ObjectRef, _Job] = {}
         self._transfers: list[tuple[_Job, ray.ObjectRef]] = []
         self._samples: dict[tuple[str, str], NDArray[np.float32]] = {}  # by kind and category
@@ -116,7 +117,7 @@ class Fitter:
             elif entry.method.trained:
                 self._start(job, shared[kind])
             else:
-                self._stage.busy_with(f"{self._title(job)}: fitting to {job.n_images:,} images")
+                self._stage.busy_with(f"{self._title(job)}: fitting to {job.n_images:,} images", passing=self._many)
                 features = category.features[kind]
                 self._end(job, lambda: fit_detector(job.entry.options, features, job.rows, device="cpu"))  # noqa: B023
 
@@ -139,7 +140,7 @@ class Fitter:
             job = self._tasks.pop(done)
             self._end(job, lambda: ray.get(done))  # noqa: B023
             left = f", {len(self._tasks)} to go" if self._tasks else ""
-            self._stage.busy_with(f"{self._title(job)}: fitted{left}")
+            self._stage.busy_with(f"{self._title(job)}: trained{left}", passing=self._many and bool(self._tasks))
 
     def _job(self, entry: Entry, category: CategoryFeatures) -> _Job:
         places = self._images.places_of(entry.options, category.name)
@@ -189,8 +190,8 @@ class Fitter:
             job.category,
             entry.method,
             state,
-            self._network.spec,
-            self._network.sha256,
+            entry.network.spec,
+            entry.network.sha256,
             entry.options.size,
             record,
         )

@@ -28,7 +28,7 @@ import ray.data
 
 from mvad import results, storage
 from mvad.actors import Extractor, Scorer
-from mvad.backbones import BackboneSpec, describe
+from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
 from mvad.collect import collect
 from mvad.console import Reporter, Stage
 from mvad.detectors import Detector, find_method
@@ -224,7 +224,7 @@ def checked_for_fit(manifest: Manifest, method: type[Detector] | None = None) ->
 def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions, report: Reporter) -> Fitted:
     """Fit one model a category; UsageError if there is none in the end."""
     train = manifest.split("train")
-    fitted = fit_entries(train, network, [Entry("", options, folder)], options, report)[""]
+    fitted = fit_entries(train, [Entry("", options, folder, network)], options, report)[""]
     if not fitted.models:
         raise UsageError(f"none of the {len(train)} training images under {storage.display(manifest.root)} is usable.")
     return fitted
@@ -257,7 +257,6 @@ def _without_nulls(images: pa.Table) -> pa.Table:
 
 def fit_entries(
     train: pa.Table,
-    network: Network,
     entries: Sequence[Entry],
     options: ModelOptions,
     report: Reporter,
@@ -269,6 +268,8 @@ def fit_entries(
     ----------
     train
         The manifest's rows of the training images.
+    entries
+        Of one network; those that need no backbone may be among them.
     options
         What the entries have in common.
     keep_going
@@ -279,6 +280,7 @@ def fit_entries(
     images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
     count = len(images.table)
     pool = actor_pool(options.actors, count)
+    network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
     constructor = {
         "kinds": sorted({method.feature for method in methods}),
         "spec": network.spec,
@@ -289,7 +291,7 @@ def fit_entries(
         Extractor, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
     )
     with report.stage("fit", count) as stage:
-        fitter = Fitter(entries, images, network, pool, stage, keep_going)
+        fitter = Fitter(entries, images, pool, stage, keep_going)
         for category in collect(_watched(dataset, stage), images.table):
             fitter.add(category)
             del category
@@ -342,7 +344,7 @@ def score_entries(
         n_scores += len(images) - len(orphans)
         for category, model in own.items():
             records[entry].add_model(model)
-            groups[model.backbone, model.size][entry][category] = model
+            groups[_carrier(model, models), model.size][entry][category] = model
     with report.stage("score", n_scores, unit="images" if len(models) == 1 else "scores") as stage:
         for (spec, size), group in groups.items():
             categories = sorted({category for own in group.values() for category in own})
@@ -370,6 +372,14 @@ def score_entries(
                 facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
                 stage.advance(receipt["rows"])
+
+
+def _carrier(model: ModelInfo, models: Mapping[str, Mapping[str, ModelInfo]]) -> BackboneSpec:
+    """The backbone of the actors that score with a model: its own, or if it needs none any that others need."""
+    if model.backbone.name != NO_BACKBONE:
+        return model.backbone
+    others = {other.backbone for own in models.values() for other in own.values() if other.size == model.size}
+    return max(others, key=lambda spec: (len(spec.stages), spec.name))
 
 
 def write_error_rows(images: pa.Table, reasons: Mapping[str, str], record: RunRecord) -> None:

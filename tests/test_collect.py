@@ -19,7 +19,8 @@ def batch(rows, bad=()):
     rows = np.array(rows)
     return {
         "row": rows,
-        "features": np.where(np.isin(rows, bad), 0, rows)[:, None, None] * np.ones((1, 2, 3), np.float32),
+        "features_depth": np.full((len(rows), 1), 7, np.float32),
+        "features_place": np.where(np.isin(rows, bad), 0, rows)[:, None, None] * np.ones((1, 2, 3), np.float32),
         "error": np.array(["broken" if row in bad else "" for row in rows], object),
         "seconds": np.full(len(rows), 0.5),
     }
@@ -37,8 +38,12 @@ def test_any_order_of_arrival_gives_the_same(counts, size, random):
     for number, count in enumerate(counts):
         one = found.pop(f"c{number}")
         usable = [row for row in range(first, first + count) if row not in bad]
-        np.testing.assert_array_equal(one.features[:, 0, 0], usable)
-        assert one.features.shape[1:] == (2, 3)
+        np.testing.assert_array_equal(one.features["place"][:, 0, 0], usable)
+        assert one.features["place"].shape[1:] == (2, 3)
+        assert one.features["depth"].shape == (len(usable), 1)
+        asked = np.array(random.sample(range(count), random.randint(1, count)))
+        chosen = one.features["place"][one.rows(asked)][:, 0, 0] - first
+        np.testing.assert_array_equal(chosen, [place for place in asked if first + place not in bad])
         assert one.errors == {f"c{number}/{row}.png": "broken" for row in range(first, first + count) if row in bad}
         assert one.seconds == pytest.approx(0.5 * count)
         first += count
@@ -57,10 +62,3 @@ def test_a_category_is_given_out_when_it_is_complete():
     assert next(found).name == "c0"
     assert arrived == [[0, 3], [1]]
     assert next(found).name == "c1"
-
-
-def test_the_digest_is_that_of_all_images():
-    whole = next(collect([batch([0, 1])], images(2)))
-    damaged = next(collect([batch([0, 1], bad=[1])], images(2)))
-    assert whole.digest == damaged.digest
-    assert next(collect([batch([0])], images(1))).digest != whole.digest

@@ -37,6 +37,20 @@ def test_threshold_is_that_of_scores_without_oneself(count, k):
     assert detector.threshold == pytest.approx(np.mean(own) + 3 * np.std(own), rel=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 4, 50])
+def test_variants_of_an_image_are_not_its_neighbours(k):
+    """Seven images of three rows each: the image and two variants, which lie right beside it."""
+    train = (vectors(7)[:, None] + 0.01 * vectors(3, seed=8)).reshape(21, -1)
+    detector = KNN(k, 0, copies=3).fit(torch.from_numpy(train))
+    own = []
+    for number in range(7):
+        others = np.delete(train, range(3 * number, 3 * number + 3), axis=0)
+        distances = np.sort(np.linalg.norm(others - train[3 * number], axis=1))
+        own.append(distances[: min(k, 18)].mean())
+    assert detector.threshold == pytest.approx(np.mean(own) + 3 * np.std(own), rel=1e-5)
+    assert KNN(k, 0, copies=3).fit(torch.from_numpy(train[:3])).threshold is None
+
+
 def test_copies_of_an_image_are_neighbours_like_any_other():
     train = np.concatenate([vectors(5), vectors(5), vectors(5)])
     detector = KNN(1, 0).fit(torch.from_numpy(train))

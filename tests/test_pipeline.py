@@ -100,17 +100,6 @@ def test_other_programs_read_the_scores(base_run):
     assert counts == [("alpha", 8, 8), ("beta", 8, 8)]
 
 
-def test_actors_and_batches_change_nothing(base_run, tiles, tmp_path):
-    """One actor and batches of 4 against two actors and batches of 32."""
-    mvad.run(str(tiles), str(tmp_path / "out"), batch_size=4, maps="all", **SMALL)
-    expected, found = scores_of(base_run[0]), scores_of(tmp_path / "out")
-    assert expected.keys() == found.keys()
-    for name, row in expected.items():
-        assert found[name]["score"] == row["score"], name
-        assert found[name]["patch_scores"] == row["patch_scores"], name
-        assert found[name]["model_id"] == row["model_id"]
-
-
 def test_fit_then_score_then_evaluate_are_the_run(base_run, tiles, tmp_path):
     models, out = tmp_path / "models", tmp_path / "out"
     fitted = mvad.fit(str(tiles), str(models), **SMALL)
@@ -273,22 +262,6 @@ def test_resnet50_with_own_weights_and_published_geometry(tmp_path):
     assert (model["size"], model["backbone"]["name"]) == ({"resize": 256, "crop": 224}, "resnet50")
 
 
-def test_nearest_neighbours_of_images_decide(tiles, tmp_path):
-    """A method with a threshold of its own gives verdicts, and the summary counts them; it has no maps."""
-    result = mvad.run(str(tiles), str(tmp_path / "out"), method="knn", maps="all", batch_size=3, **SMALL)
-    for row in scores_of(tmp_path / "out").values():
-        assert row["is_anomaly"] == (row["score"] > row["threshold"])
-        assert row["patch_scores"] is row["patch_grid"] is None
-    for row in result.summary[:2]:
-        flagged = [
-            r for r in scores_of(tmp_path / "out").values() if r["category"] == row["category"] and r["is_anomaly"]
-        ]
-        assert len(flagged) == 4 * row["recall_at_threshold"] + 4 * row["false_alarm_rate"]
-        assert row["image_auroc"] > 0.9
-        assert row["threshold"] > 0
-        assert row["pixel_auroc"] is None
-
-
 def test_patch_tokens_of_a_transformer(tmp_path):
     import timm
     from safetensors.torch import save_file
@@ -303,37 +276,6 @@ def test_patch_tokens_of_a_transformer(tmp_path):
         mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), method="vit-knn", **EMBEDDED)
     with pytest.raises(UsageError, match="multiple of 16, not 100"):
         mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), image_size=100, **options)
-
-
-def test_networks_are_trained_in_tasks_and_saved_without_pickle(tiles, tmp_path):
-    options = {"method": "vae", "epochs": 20, "learning_rate": 3e-3, "maps": "all", "batch_size": 5, **SMALL}
-    options["categories"] = "alpha"
-    result = mvad.run(str(tiles), str(tmp_path / "out"), **options)
-    assert all(row["image_auroc"] == 1.0 and row["pixel_auroc"] > 0.9 for row in result.summary)
-    folder = tmp_path / "out/models/vae/alpha"
-    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.safetensors"]
-    model = json.loads((folder / "model.json").read_text())
-    assert model["settings"]["history"]["epochs"] <= 20
-    again = {"categories": "alpha", "actors": 2, "quiet": True}
-    scored = mvad.score(str(tiles), str(tmp_path / "out/models"), str(tmp_path / "again"), **again)
-    assert scored.exit_code == 0
-    expected = {name: row["score"] for name, row in scores_of(tmp_path / "out").items()}
-    assert {name: row["score"] for name, row in scores_of(tmp_path / "again").items()} == expected
-
-
-def test_pixels_need_no_backbone(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
-    options = {
-        "method": "autoencoder",
-        "epochs": 1,
-        "image_size": 64,
-        "categories": "beta",
-        "maps": "all",
-        "quiet": True,
-    }
-    mvad.run(str(tiles), str(tmp_path / "out"), **options)
-    rows = scores_of(tmp_path / "out").values()
-    assert all(row["patch_grid"] == [64, 64] and row["score"] > 0 for row in rows)
 
 
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the real images are not on this machine")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mvad.detectors import METHODS, VAE, Autoencoder, FeatureAutoencoder
+from mvad.detectors import METHODS, VAE, Autoencoder, FeatureAutoencoder, VAEFewShot
 from mvad.detectors.feature_autoencoder import latent_size
 from mvad.detectors.training import Plan, seeded, split, train
 from mvad.detectors.vae import _Network
@@ -84,6 +84,42 @@ def test_the_seed_fixes_the_result(kind):
 def test_scoring_before_fitting_says_so(kind):
     with pytest.raises(RuntimeError, match="not fitted"):
         kind().score(good(kind, 1, seed=0))
+
+
+def adapted(copies=1):
+    """The few-shot method after a look at two other categories, whose channels go together as this one's do."""
+    others = [scale * good(VAE, 20, seed) + shift for seed, scale, shift in ((5, 3.0, 1.0), (6, 0.5, -4.0))]
+    prior = VAEFewShot(epochs=40, learning_rate=3e-3).pretrain(others)
+    detector = VAEFewShot(epochs=10, learning_rate=3e-3, copies=copies)
+    detector.start_from(json.loads(json.dumps(prior.settings)), prior.arrays, "cpu")
+    return detector
+
+
+def test_what_other_categories_taught_helps_with_a_single_image():
+    one, test = good(VAE, 1, seed=0), good(VAE, 20, seed=1)
+    alone = VAE(epochs=10, learning_rate=3e-3).fit(one)
+    helped = adapted().fit(one)
+    assert helped.score(test).grid.mean() < alone.score(test).grid.mean() - 1  # nats a patch
+    spoilt_test, (rows, columns) = spoilt(VAE)
+    found = helped.score(spoilt_test)
+    assert found.image.argmax() == 3
+    assert found.grid[3].argmax() == rows.start * found.grid.shape[2] + columns.start
+
+
+def test_few_shots_need_the_other_categories_first():
+    with pytest.raises(RuntimeError, match="not fitted"):
+        VAEFewShot().fit(good(VAE, 1, seed=0))
+    with pytest.raises(NotImplementedError, match="vae does not transfer"):
+        VAE().pretrain([good(VAE, 1, seed=0)])
+
+
+def test_the_adapted_state_gives_the_same_scores():
+    detector = adapted().fit(good(VAE, 2, seed=0))
+    again = METHODS["vae-fewshot"].from_state(json.loads(json.dumps(detector.settings)), detector.arrays)
+    test = good(VAE, 3, seed=1)
+    np.testing.assert_array_equal(again.score(test).image, detector.score(test).image)
+    same = adapted().fit(good(VAE, 2, seed=0))
+    np.testing.assert_array_equal(same.score(test).image, detector.score(test).image)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
@@ -169,14 +205,28 @@ def test_the_weights_that_did_best_are_kept():
     assert history.loss < 0.01
 
 
+def plan(seed, copies=1):
+    return Plan(1, 0.1, seed, 32, copies)
+
+
 def test_images_are_held_out_whole_and_by_the_seed():
     images = torch.arange(40.0)[:, None]
-    kept, held_out = split(images, seed=3)
+    kept, held_out = split(images, plan(3))
     assert len(held_out) == 4
     assert sorted(torch.cat([kept, held_out]).ravel().tolist()) == list(range(40))
-    assert torch.equal(split(images, seed=3)[1], held_out)
-    assert not torch.equal(split(images, seed=4)[1], held_out)
-    assert all(torch.equal(part, images[:3]) for part in split(images[:3], seed=0))
+    assert torch.equal(split(images, plan(3))[1], held_out)
+    assert not torch.equal(split(images, plan(4))[1], held_out)
+    assert all(torch.equal(part, images[:3]) for part in split(images[:3], plan(0)))
+
+
+def test_variants_are_held_out_with_their_image():
+    images = torch.arange(40.0)[:, None]
+    kept, held_out = split(images, plan(3, copies=4))
+    assert len(held_out) == 4
+    assert held_out[0, 0] % 4 == 0
+    torch.testing.assert_close(held_out, held_out[0] + torch.arange(4.0)[:, None])
+    assert sorted(torch.cat([kept, held_out]).ravel().tolist()) == list(range(40))
+    assert len(split(images[:16], plan(0, copies=4))[1]) == 16
 
 
 def test_building_leaves_the_global_generator_alone():

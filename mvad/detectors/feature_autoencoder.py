@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from mvad.detectors.training import seeded, split, train
 
 VARIANCE = 0.9  # that the latent features must be able to carry, section III-C
 PCA_ROWS = 20_000
+LEAST_HIDDEN = 1024
 
 
 def latent_size(rows: Tensor, seed: int = 0) -> int:
@@ -26,18 +26,18 @@ def latent_size(rows: Tensor, seed: int = 0) -> int:
 
 
 class _Network(nn.Module):
-    """1x1 convolutions, which are linear layers on each patch: narrower in steps, and wider again."""
+    """1x1 convolutions, which are linear layers on each patch: one wide layer on either side of the bottleneck.
 
-    def __init__(self, channels: int, latent: int) -> None:
+    Narrow layers, as in the paper, reconstruct the most frequent kinds of good patches alone: where a category has many
+    kinds, the rare ones score like defects.
+    """
+
+    def __init__(self, channels: int, latent: int, hidden: int) -> None:
         super().__init__()
         self.standardise = Standardise(channels)
-        widths = [channels, (channels + latent) // 2, 2 * latent, latent]
-        layers: list[nn.Module] = []
-        for narrow, (before, after) in enumerate(pairwise(widths), start=1):
-            layers += [nn.Linear(before, after)] + ([nn.ReLU()] if narrow < 3 else [])
-        for before, after in pairwise(widths[::-1]):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
+        encoder = [nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, latent)]
+        decoder = [nn.ReLU(), nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, channels)]
+        self.layers = nn.Sequential(*encoder, *decoder)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Squared error of reconstruction, mean over channels: (..., channels) to (...)."""
@@ -50,6 +50,7 @@ class FeatureAutoencoder(TrainedDetector):
 
     method: ClassVar[str] = "feature-autoencoder"
     feature: ClassVar[str] = "stages"
+    default_epochs: ClassVar[int] = 30
 
     def build(self, **shape: Any) -> nn.Module:
         return _Network(**shape)
@@ -60,7 +61,8 @@ class FeatureAutoencoder(TrainedDetector):
         kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan))
         scaler = Standardise(channels).to(features.device)
         scaler.learn(kept)
-        self.shape = {"channels": channels, "latent": latent_size(scaler(kept), self.plan.seed)}
+        latent = latent_size(scaler(kept), self.plan.seed)
+        self.shape = {"channels": channels, "latent": latent, "hidden": max(LEAST_HIDDEN, channels // 2)}
         network = seeded(lambda: _Network(**self.shape), self.plan.seed).to(features.device)
         network.standardise.load_state_dict(scaler.state_dict())
         history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)

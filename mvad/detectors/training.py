@@ -28,7 +28,7 @@ class Plan:
     Attributes
     ----------
     epochs
-        At most.
+        At most; the learning rate falls to nothing over them, along a cosine.
     batch_size
         Rows a step at most; fewer where there are few rows, so that an epoch has steps enough to learn in.
     copies
@@ -80,6 +80,7 @@ def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: 
         Of the network and some rows, a mean over them; its generator is for noise.
     """
     optimiser = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
     generator = torch.Generator().manual_seed(plan.seed)
     batch_size = min(plan.batch_size, max(SMALL_BATCH, len(rows) // STEPS))
     best, state, stale, epochs = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
@@ -90,6 +91,7 @@ def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: 
             optimiser.zero_grad()
             loss(network, rows[chosen], generator).backward()
             optimiser.step()
+        schedule.step()
         found = _mean_loss(network, held_out, loss, plan)
         if found < best - PROGRESS * abs(best) or best == float("inf"):
             best, state, stale = found, copy.deepcopy(network.state_dict()), 0
