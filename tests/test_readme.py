@@ -1,7 +1,12 @@
 """The README's commands exist, and what they need is there."""
 
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +58,27 @@ def test_make_targets_exist():
 def test_no_paths_of_one_machine(word):
     for place in [ROOT / "README.md", *ROOT.glob("mvad/**/*.py"), *ROOT.glob("jobs/*.py")]:
         assert word not in place.read_text(), place
+
+
+def test_the_method_of_the_readme_works(tiles, tmp_path):
+    """As the README says: its file, an import and a line in the list, then the main job with it."""
+    shutil.copytree(ROOT / "mvad", tmp_path / "mvad", ignore=shutil.ignore_patterns("__pycache__"))
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "(Detector)" in block]
+    assert len(code.splitlines()) <= 40
+    detectors = tmp_path / "mvad/detectors"
+    (detectors / "mahalanobis.py").write_text(code)
+    listing = (detectors / "__init__.py").read_text()
+    line = re.search(r"beside its import: `(.*?)`", README).group(1)
+    listing = listing.replace("_ALL: list[type[Detector]] = [\n", f"_ALL: list[type[Detector]] = [\n{line}\n")
+    (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{listing}")
+    command = [sys.executable, "-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(
+        [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert [row["method"] for row in summary] == ["mahalanobis"] * 3
+    assert all(row["image_auroc"] > 0.6 for row in summary)
+    assert (tmp_path / "out/models/mahalanobis/alpha/precision.npy").exists()
