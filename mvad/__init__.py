@@ -1,7 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
-Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `compare`,
-`evaluate`, `sample`.
+Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `nightly`, `update`,
+`models`, `compare`, `evaluate`, `sample`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ _HOMES = {
     "fit": "pipeline",
     "score": "pipeline",
     "compare": "comparison",
+    "nightly": "night",
+    "update": "upkeep",
+    "models": "upkeep",
     "evaluate": "pipeline",
     "sample": "generate",
 }
 
-__all__ = ["compare", "evaluate", "fit", "run", "sample", "score"]
+__all__ = ["compare", "evaluate", "fit", "models", "nightly", "run", "sample", "score", "update"]
 
 
 def __getattr__(name: str) -> Any:

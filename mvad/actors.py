@@ -6,6 +6,7 @@ import functools
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -19,7 +20,7 @@ from mvad.collect import PREFIX
 from mvad.detectors import METHODS, Detector, State
 from mvad.features import FeatureExtractor
 from mvad.images import Batch
-from mvad.models import ModelInfo
+from mvad.model_store import ModelInfo
 from mvad.options import FitOptions, ImageSize
 
 SCORING_FAILED = "scoring failed"  # how the error of an image begins that its model could not score
@@ -87,7 +88,50 @@ def fit_detector(
         detector.start_from(prior.settings, prior.arrays, device)
     chosen = features if rows is None or np.array_equal(rows, np.arange(len(features))) else features[rows]
     detector.fit(_tensor(chosen, device))
-    return State(detector.settings, detector.arrays, time.perf_counter() - started)
+    return State(detector.settings, detector.arrays, time.perf_counter() - started, detector.own_scores)
+
+
+def score_held_out(
+    options: FitOptions,
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    prior: State | None = None,
+) -> tuple[NDArray[np.float32], float]:
+    """Fit a method to some rows of the features, as `fit_detector` does, and score others: scores and seconds."""
+    started = time.perf_counter()
+    state = fit_detector(options, features, rows, prior)
+    device = _device()
+    detector = METHODS[options.method].from_state(state.settings, state.arrays, device)
+    scores = detector.score(_tensor(features[held_out], device)).image
+    return scores, time.perf_counter() - started
+
+
+class Extension(NamedTuple):
+    """A detector that has learnt more, and scores of some images by it and by what it was before."""
+
+    state: State
+    scores: NDArray[np.float32]
+    scores_before: NDArray[np.float32]
+
+
+def extend_detector(
+    method: str,
+    state: State,
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    others: NDArray[np.int64],
+) -> Extension:
+    """Extend a fitted detector by some rows of the features, and score others before and after."""
+    started = time.perf_counter()
+    device = _device()
+    detector = METHODS[method].from_state(state.settings, state.arrays, device)
+    wanted = _tensor(features[others], device)
+    before = detector.score(wanted).image if len(others) else np.empty(0, np.float32)
+    detector.extend(_tensor(features[rows], device))
+    after = detector.score(wanted).image if len(others) else np.empty(0, np.float32)
+    seconds = time.perf_counter() - started
+    return Extension(State(detector.settings, detector.arrays, seconds, detector.own_scores), after, before)
 
 
 def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]]) -> State:
@@ -124,7 +168,7 @@ class Scorer:
     arrays
         References to the arrays of each model, by model id: all actors of a node look at one read-only copy.
     maps
-        ``none`` or ``all``, as given to ``--maps``.
+        As given to ``--maps``: unless ``none``, all images keep their grids here.
     keep_going
         Whether a model that fails makes error rows, or an exception.
     """
@@ -189,7 +233,7 @@ class Scorer:
             try:
                 found = detector.score(features[detector.feature])
                 image[good] = found.image
-                if self.maps == "all" and found.grid is not None:
+                if self.maps != "none" and found.grid is not None:
                     for row, grid in zip(good, found.grid, strict=True):
                         grids[row] = grid
             except Exception as error:
@@ -197,7 +241,7 @@ class Scorer:
                     raise
                 errors[good] = f"{SCORING_FAILED}: {reason(error)}"
         columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "error": errors}
-        if self.maps == "all":
+        if self.maps != "none":
             # Of one size a batch or not: flat bytes keep the columns plain whatever they are.
             columns["patch_scores"] = np.array([grid.tobytes() for grid in grids], object)
             columns["patch_grid"] = np.array([grid.shape for grid in grids], np.int32)

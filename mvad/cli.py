@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mvad.errors import UsageError
-from mvad.options import CommonOptions, CompareOptions, FitOptions, RunOptions, ScoreOptions
+from mvad.options import CommonOptions, CompareOptions, FitOptions, RunOptions, ScoreOptions, UpdateOptions
 
 app = typer.Typer(
     help="Learn what good looks like from images, score new ones, get a table. Runs on a laptop or a Ray cluster.",
@@ -82,6 +82,50 @@ def score(data: Data, *, models: Models, out: Out, **options: Any) -> int:
     from mvad import pipeline
 
     return pipeline.score(data, models, out, **options).exit_code
+
+
+@app.command()
+@_with_options(ScoreOptions)
+def nightly(
+    *,
+    dump: Annotated[str, typer.Option(help="The night's folder of images; a path or a URI.")],
+    models: Models,
+    out: Annotated[str, typer.Option(help="Folder of all nights' results; a path or a URI.")],
+    date: Annotated[str | None, typer.Option(help="The night's date, as 2026-11-23; default: today.")] = None,
+    **options: Any,
+) -> int:
+    """Score a night's dump into a folder of its date, with a line a category; safe to repeat.
+
+    Example: mvad nightly --dump incoming --models models --out nights
+    """
+    from mvad import night
+
+    return night.nightly(dump, models, out, date, **options).exit_code
+
+
+@app.command()
+@_with_options(UpdateOptions)
+def update(data: Data, *, models: Models, **options: Any) -> int:
+    """Add the good images in DATA to fitted models, without the old images.
+
+    Example: mvad update new --models models
+    """
+    from mvad import upkeep
+
+    return upkeep.update(data, models, **options).exit_code
+
+
+@app.command()
+def models(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of fitted models; a path or a URI.")],
+) -> None:
+    """List the models in a folder.
+
+    Example: mvad models models
+    """
+    from mvad import upkeep
+
+    upkeep.models(folder)
 
 
 @app.command()

@@ -27,11 +27,12 @@ from mvad.fitting import Entry
 from mvad.manifest import Manifest, read_manifest
 from mvad.options import CompareOptions, FitOptions, RunOptions, as_json
 from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
+from mvad.resume import NO_MODEL
 from mvad.session import ray_session
 from mvad.summary import MEAN
 from mvad.weights import Network
 
-MODEL_FAULTS = (pipeline.NO_MODEL, SCORING_FAILED)  # errors that are not the image's own
+MODEL_FAULTS = (NO_MODEL, SCORING_FAILED)  # errors that are not the image's own
 SCHEMA = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),

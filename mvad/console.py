@@ -103,6 +103,43 @@ class Reporter:
         for row in notes:
             self.print(f"{row['category']}: {row['note']}")
 
+    def models(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Print a list of models."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for header in ("method", "category", "backbone"):
+            table.add_column(header, overflow="fold")
+        for header in ("pixels", "train", "calibration", "updates", "MB", "id"):
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            if row["damage"]:
+                table.add_row(escape(row["method"]), escape(row["category"]), "damaged")
+                continue
+            counts = [str(row["crop"]), *(f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates"))]
+            names = [escape(row[name]) for name in ("method", "category", "backbone")]
+            table.add_row(*names, *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12])
+        if not self.quiet:
+            self._out.print(table)
+        for row in rows:
+            if row["damage"]:
+                self.warn(row["damage"])
+
+    def update(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Print what an update has changed."""
+        if self.quiet:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("category", overflow="fold")
+        for header in ("images", "new", "reference", "median before", "after", "AUROC before", "after"):
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            counts = [f"{row.get(name) or 0:,}" for name in ("n_before", "n_new", "n_reference")]
+            names = ("median_before", "median_after", "image_auroc_before", "image_auroc_after")
+            table.add_row(escape(row["category"]), *counts, *(_number(row.get(name), 3) for name in names))
+        self._out.print(table)
+        for row in rows:
+            if row.get("note"):
+                self.warn(f"{row['category']}: {row['note']}")
+
     def comparison(self, rows: Sequence[dict[str, Any]], categories: Sequence[str], mean: str) -> None:
         """Print the table of a comparison: a line a method and number of shots, a column a category."""
         if self.quiet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,18 +13,20 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from mvad.actors import fit_detector, pretrain_detector, reason
+from mvad.actors import fit_detector, pretrain_detector, reason, score_held_out
+from mvad.calibration import folds
 from mvad.collect import CategoryFeatures
 from mvad.console import Stage
 from mvad.detectors import Detector, State, find_method
 from mvad.manifest import Manifest
-from mvad.models import ModelInfo, save_model
-from mvad.options import FitOptions
+from mvad.model_store import ModelInfo, save_model
+from mvad.options import FitOptions, as_json
 from mvad.record import versions
 from mvad.session import Pool
 from mvad.shots import TrainingSet
 from mvad.weights import Network
 
+LEAST_IMAGES = 4  # that are calibrated on
 PRIOR_IMAGES = 12  # of each other category, that a method which transfers learns from first
 
 
@@ -55,8 +57,17 @@ class Fitted:
         return train.filter(pc.is_in(train["image_id"], pa.array(list(self.errors), pa.string())))
 
 
-class _Job(NamedTuple):
-    """A fit that is on its way: ``rows`` of the features in ``features``, and what the model's record will say."""
+@dataclass
+class _Job:
+    """One entry fitted to one category: the model, and the scores that calibrate it.
+
+    Attributes
+    ----------
+    rows
+        Of the category's features: each image with its variants right behind it.
+    waiting
+        Fits that have not come back yet.
+    """
 
     entry: Entry
     category: str
@@ -65,40 +76,42 @@ class _Job(NamedTuple):
     errors: dict[str, str]
     digest: str
     seconds: float
+    state: State | None = None
+    calibration: NDArray[np.float32] | None = None
+    calibration_seconds: float = 0.0
+    waiting: int = 1
+
+    @property
+    def title(self) -> str:
+        return f"{self.category}: {self.entry.name or self.entry.options.method}"
 
 
 class Fitter:
-    """Fits the entries to the categories as they come, and saves the models.
+    """Fits the entries to the categories as they come, calibrates, and saves the models.
 
     Parameters
     ----------
     pool
-        The actors that extract: training tasks take the same share of the machine.
+        The actors that extract: tasks take the same share of the machine.
     keep_going
         Whether a fit that fails is a reason among the failures of its entry, or an exception.
     """
 
     def __init__(
-        self,
-        entries: Sequence[Entry],
-        images: TrainingSet,
-        pool: Pool,
-        stage: Stage,
-        keep_going: bool,
+        self, entries: Sequence[Entry], images: TrainingSet, pool: Pool, stage: Stage, keep_going: bool
     ) -> None:
         self.fitted = {entry.name: Fitted() for entry in entries}
         self._entries, self._images = entries, images
         self._pool, self._stage, self._keep_going = pool, stage, keep_going
         self._many = len(entries) > 1
-        self._tasks: dict[ray.ObjectRef, _Job] = {}
+        self._tasks: dict[ray.ObjectRef, tuple[_Job, NDArray[np.int64] | None]] = {}  # with the fold's images
         self._transfers: list[tuple[_Job, ray.ObjectRef]] = []
         self._samples: dict[tuple[str, str], NDArray[np.float32]] = {}  # by kind and category
 
     def add(self, category: CategoryFeatures) -> None:
-        """A category is complete: fit what needs nothing else, and start what runs beside."""
-        in_tasks = {entry.method.feature for entry in self._entries if entry.method.trained}
+        """A category is complete: start what runs beside, and fit what does not."""
         shared = {}
-        for kind in in_tasks:
+        for kind in {entry.method.feature for entry in self._entries if entry.method.trained or _folds(entry)}:
             # The features move to the object store; what is kept here is a view of them.
             shared[kind] = ray.put(category.features[kind])
             category.features[kind] = ray.get(shared[kind])
@@ -107,19 +120,17 @@ class Fitter:
         # What trains runs in its own processes: it is started before this one is busy.
         for entry in sorted(self._entries, key=lambda entry: not entry.method.trained):
             job = self._job(entry, category)
-            fitted = self.fitted[entry.name]
+            fitted, kind = self.fitted[entry.name], entry.method.feature
             fitted.errors |= job.errors
-            kind = entry.method.feature
-            if not len(job.rows):
+            if not job.n_images:
                 fitted.failures[category.name] = f"no model: none of its {len(job.errors)} training images is usable"
             elif entry.method.transfers:
                 self._transfers.append((job, shared[kind]))
-            elif entry.method.trained:
-                self._start(job, shared[kind])
             else:
-                self._stage.busy_with(f"{self._title(job)}: fitting to {job.n_images:,} images", passing=self._many)
-                features = category.features[kind]
-                self._end(job, lambda: fit_detector(job.entry.options, features, job.rows, device="cpu"))  # noqa: B023
+                self._start(job, shared.get(kind))
+                if not entry.method.trained:
+                    self._stage.busy_with(f"{job.title}: fitting to {job.n_images:,} images", passing=self._many)
+                    self._fit_here(job, category.features[kind])
 
     def finish(self) -> None:
         """Wait for what runs, and do what needed all categories."""
@@ -137,20 +148,28 @@ class Fitter:
                 self._fail(job, ValueError("it learns from other categories first, and there is none"))
         while self._tasks:
             (done,), _ = ray.wait(list(self._tasks), num_returns=1)
-            job = self._tasks.pop(done)
-            self._end(job, lambda: ray.get(done))  # noqa: B023
-            left = f", {len(self._tasks)} to go" if self._tasks else ""
-            self._stage.busy_with(f"{self._title(job)}: trained{left}", passing=self._many and bool(self._tasks))
+            job, held_out = self._tasks.pop(done)
+            try:
+                outcome = ray.get(done)
+            except Exception as error:
+                self._fail(job, error)
+                continue
+            if held_out is None:
+                job.state = outcome
+            else:
+                assert job.calibration is not None
+                job.calibration[held_out], seconds = outcome
+                job.calibration_seconds += seconds
+            self._end(job)
 
     def _job(self, entry: Entry, category: CategoryFeatures) -> _Job:
         places = self._images.places_of(entry.options, category.name)
         ids = list(dict.fromkeys(category.image_ids[place] for place in places))
-        rows = category.rows(places)
         errors = {name: category.errors[name] for name in ids if name in category.errors}
         return _Job(
             entry,
             category.name,
-            rows,
+            category.rows(places),
             len(ids) - len(errors),
             errors,
             hashlib.sha256("\n".join(ids).encode()).hexdigest(),
@@ -163,25 +182,47 @@ class Fitter:
         chosen = np.linspace(0, len(plain) - 1, min(PRIOR_IMAGES, len(plain))).round().astype(int)
         return category.features[kind][plain[chosen]]
 
-    def _start(self, job: _Job, features: ray.ObjectRef, prior: ray.ObjectRef | None = None) -> None:
-        task = ray.remote(fit_detector).options(**self._pool.share)
-        self._tasks[task.remote(job.entry.options, features, job.rows, prior)] = job
-
-    def _end(self, job: _Job, outcome: Callable[[], State]) -> None:
-        """Save the model that a fit gave, or note why there is none."""
-        try:
-            state = outcome()
-        except Exception as error:
-            if not self._keep_going:
-                raise
-            self._fail(job, error)
+    def _start(self, job: _Job, features: ray.ObjectRef | None, prior: ray.ObjectRef | None = None) -> None:
+        """Start the tasks of a job: a fit to each fold's other images, and if a network is trained that to all."""
+        options = job.entry.options
+        if job.entry.method.trained:
+            task = ray.remote(fit_detector).options(**self._pool.share).remote(options, features, job.rows, prior)
+            self._tasks[task] = job, None
+        if not _folds(job.entry) or job.n_images < LEAST_IMAGES:
             return
+        fold_of = folds(job.n_images, options.folds, options.seed)
+        rows = job.rows.reshape(job.n_images, -1)  # an image and its variants each
+        job.calibration = np.full(job.n_images, np.nan, np.float32)
+        for fold in range(fold_of.max() + 1):
+            (held_out,) = np.nonzero(fold_of == fold)
+            task = ray.remote(score_held_out).options(**self._pool.share)
+            arguments = (options, features, rows[fold_of != fold].ravel(), rows[held_out, 0], prior)
+            self._tasks[task.remote(*arguments)] = job, held_out
+            job.waiting += 1
+
+    def _fit_here(self, job: _Job, features: NDArray[np.float32]) -> None:
+        try:
+            job.state = fit_detector(job.entry.options, features, job.rows, device="cpu")
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        """One of a job's fits has come back: save the model after the last."""
+        job.waiting -= 1
+        if job.waiting or job.category in self.fitted[job.entry.name].failures:
+            return
+        assert job.state is not None
+        own = job.state.own_scores
         record = {
             "n_train": job.n_images,
             "n_variants": len(job.rows) - job.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in job.errors.items()],
             "training_sha256": job.digest,
-            "fit_seconds": round(job.seconds + state.seconds, 3),
+            "options": as_json(job.entry.options),
+            "fit_seconds": round(job.seconds + job.state.seconds, 3),
+            "calibration_seconds": round(job.calibration_seconds, 3),
             "versions": versions(),
         }
         entry = job.entry
@@ -189,16 +230,23 @@ class Fitter:
             entry.models,
             job.category,
             entry.method,
-            state,
+            job.state,
             entry.network.spec,
             entry.network.sha256,
             entry.options.size,
             record,
+            job.calibration if own is None else own,
         )
+        left = len({id(other) for other, _ in self._tasks.values()})
+        to_go = f", {left} to go" if left else ""
+        self._stage.busy_with(f"{job.title}: fitted{to_go}", passing=self._many and bool(left))
 
     def _fail(self, job: _Job, error: Exception) -> None:
-        self.fitted[job.entry.name].failures[job.category] = f"no model: {reason(error)}"
+        if not self._keep_going:
+            raise error
+        self.fitted[job.entry.name].failures.setdefault(job.category, f"no model: {reason(error)}")
 
-    @staticmethod
-    def _title(job: _Job) -> str:
-        return f"{job.category}: {job.entry.name or job.entry.options.method}"
+
+def _folds(entry: Entry) -> bool:
+    """Whether an entry is calibrated by folds."""
+    return entry.options.folds > 0 and not entry.method.scores_itself

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from mvad import storage
 from mvad.augmentation import allowed_flips, vary
@@ -20,6 +21,17 @@ Batch = dict[str, NDArray[Any]]  # columns of a batch in the flow, one entry an 
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MASK_PIXELS = 1_000_000_000
+JPEG_SCANS = 500  # far above what encoders write; a scan is few bytes, yet a pass over the whole image
+SCAN_START = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")  # marker and length of a header with 1 to 4 components
+UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.uint8], int, int]:
@@ -64,7 +76,7 @@ def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "n
         try:
             image, *shape[number] = load(uri)
         except ImageError as error:
-            errors[number] = str(error)
+            errors[number] = " ".join(str(error).split())  # one line, whatever a decoder or an object store said
             continue
         if variant:
             image = vary(image, int(variant), allowed(uri))
@@ -114,13 +126,22 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
                 raise ImageError(
                     f"decodes to {image.width} x {image.height} pixels, more than --max-pixels {max_pixels}"
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if image.format in ("JPEG", "MPO") and len(SCAN_START.findall(data)) > JPEG_SCANS:
+                raise ImageError(f"has more than {JPEG_SCANS} scans, which would take very long to decode")
+            return _to_rgb(_upright(image))
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
         raise ImageError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also writes the EXIF data anew, which fails where an unrelated entry is odd.
+    image.load()
+    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -80,6 +80,9 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
         rows, ignored = _from_table(root, options.category), 0
     else:
         rows, ignored = _from_folder(root, options)
+    repeated = [name for name, count in Counter(row["image_id"] for row in rows).items() if count > 1]
+    if repeated:
+        raise UsageError(f"{storage.display(root)} names {repeated[0]!r} more than once.")
     table = pa.Table.from_pylist(rows, SCHEMA).sort_by(
         [(key, "ascending") for key in ("category", "split", "image_id")]
     )
@@ -103,13 +106,13 @@ def _from_folder(root: str, options: CommonOptions) -> tuple[list[dict], int]:
         rows = _mvtec(root, images)
     else:
         rows = _plain(root, images, options.category)
-    used = len(rows) + sum(row["mask_uri"] is not None for row in rows)
+    used = {row["uri"] for row in rows} | {row["mask_uri"] for row in rows}
     if not rows:
         raise UsageError(
             f"{storage.display(root)} has {len(images)} images, but none where the {layout} layout keeps them; "
             "see --layout."
         )
-    return rows, len(images) - used
+    return rows, sum(file.uri not in used for file in images)
 
 
 def _guess_layout(paths: list[str]) -> str:
@@ -152,8 +155,7 @@ def _mvtec(root: str, images: list[storage.FileEntry]) -> list[dict]:
         category, split, defect = parts[:3]
         inner = PurePosixPath(*parts[3:])
         if split == "ground_truth":
-            stem = inner.stem.removesuffix("_mask")
-            masks[category, defect, inner.with_name(stem).as_posix()] = file.uri
+            masks[category, defect, inner.with_suffix("").as_posix().removesuffix("_mask")] = file.uri
         elif split == "test" or (split == "train" and defect in GOOD):
             placed.append((file, category, split, defect, inner.with_suffix("").as_posix()))
     return [
@@ -176,7 +178,10 @@ def _visa(root: str, images: list[storage.FileEntry]) -> list[dict]:
     if not storage.exists(place):
         raise UsageError(f"{storage.display(place)} does not exist; the visa layout is read from it.")
     rows = []
-    for entry in _read_csv(place, ("object", "split", "label", "image")).to_pylist():
+    entries = _read_csv(place, ("object", "split", "label", "image")).to_pylist()
+    for number, entry in enumerate(entries, start=1):
+        if not entry["object"] or not entry["image"]:
+            raise UsageError(f"{storage.display(place)}, row {number}: object or image is empty.")
         # A listed image that is missing stays in: it becomes a row that says so.
         file = by_path.get(entry["image"]) or storage.FileEntry(entry["image"], storage.join(root, entry["image"]))
         good = entry["label"] == "normal"
@@ -210,7 +215,8 @@ def _plain(root: str, images: list[storage.FileEntry], category: str | None) -> 
 def _read_csv(place: str, needed: Sequence[str]) -> pa.Table:
     filesystem, path = storage.resolve(place)
     strings = pyarrow.csv.ConvertOptions(
-        column_types={name: pa.string() for name in SCHEMA.names if name != "label"}, strings_can_be_null=True
+        column_types={name: pa.string() for name in (*SCHEMA.names, "object", "image", "mask") if name != "label"},
+        strings_can_be_null=True,
     )
     try:
         with filesystem.open_input_stream(path) as stream:
@@ -270,9 +276,6 @@ def _from_table(place: str, category: str | None) -> list[dict]:
         )
     if not rows:
         raise UsageError(f"{storage.display(place)} names no image.")
-    repeated = [name for name, count in Counter(row["image_id"] for row in rows).items() if count > 1]
-    if repeated:
-        raise UsageError(f"{storage.display(place)} names {repeated[0]!r} more than once.")
     return rows
 
 

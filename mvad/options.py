@@ -13,7 +13,8 @@ from typer import Option
 
 from mvad.errors import UsageError
 
-MAPS = ("none", "all")
+MAPS = ("none", "anomalous", "all")
+RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
 FLIPS = ("none", "horizontal", "vertical", "both")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
 
@@ -177,9 +178,19 @@ class FitOptions(ModelOptions):
         int | None, Option(help="Learn from so many training images of each category, picked by --shot-seed.")
     ] = None
 
+    folds: Annotated[
+        int,
+        Option(
+            help="Calibrate on good images by so many folds, each scored by a model that never saw it; 0: no threshold."
+        ),
+    ] = 5
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, "shots", 1)
+        _at_least(self, "folds", 0)
+        if self.folds == 1:
+            raise UsageError("--folds 1 leaves nothing to learn from; give 2 or more, or 0 for no calibration.")
 
     @property
     def copies(self) -> int:
@@ -194,13 +205,52 @@ class ScoreOptions(CommonOptions):
     method: Annotated[
         str | None, Option(help="Score with the models of this method; needed where there are several.")
     ] = None
-    maps: Annotated[str, Option(help="Which images keep their grid of patch scores in the results: none or all.")] = (
-        "none"
-    )
+    maps: Annotated[
+        str, Option(help="Which images keep their grid of patch scores in the results: none, anomalous or all.")
+    ] = "none"
+    false_alarm_rate: Annotated[
+        float, Option(help="Share of good images that may be flagged; see the README for what it promises.")
+    ] = 0.01
+    threshold_rule: Annotated[
+        str | None,
+        Option(
+            help="How the threshold follows from calibration: conformal, tolerance or sigma (mean + 3 deviations).",
+            show_default="conformal; sigma for knn and vit-knn",
+        ),
+    ] = None
+    fdr: Annotated[
+        float | None,
+        Option(help="Flag by Benjamini-Hochberg instead: the share of false alarms among a category's flagged images."),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of("maps", self.maps, MAPS)
+        if self.threshold_rule is not None:
+            _one_of("threshold-rule", self.threshold_rule, RULES)
+        for name in ("false_alarm_rate", "fdr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is not between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions(CommonOptions):
+    """Options of adding images to models."""
+
+    method: Annotated[str | None, Option(help="Update the models of this method; needed where there are several.")] = (
+        None
+    )
+    folds: Annotated[int, Option(help="Calibrate on the new images by so many folds; 0: leave the calibration.")] = 5
+    reference: Annotated[
+        int, Option(help="At most so many test images of a category are scored before and after, to show the change.")
+    ] = 64
+    seed: Annotated[int, Option(help="Seed of the folds.")] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "folds", 0)
+        _at_least(self, "reference", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +288,7 @@ class CompareOptions(ModelOptions):
     def of_fit(self, method: str, shots: int | None = None, repeat: int = 0) -> FitOptions:
         """The options of fitting one method to all training images, or to the ``repeat``-th pick of a few."""
         common = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
-        return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots)
+        return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots, folds=0)
 
 
 def as_json(options: CommonOptions) -> dict[str, Any]:

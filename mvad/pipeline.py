@@ -18,6 +18,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from mvad import results, storage
+from mvad import calibration, results, resume, storage
 from mvad.actors import Extractor, Scorer
 from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
 from mvad.collect import collect
@@ -36,7 +37,7 @@ from mvad.errors import UsageError
 from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
-from mvad.models import ModelInfo, find_models, read_arrays
+from mvad.model_store import ModelInfo, find_models, read_arrays, read_calibration
 from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
 from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
@@ -47,7 +48,7 @@ from mvad.weights import Network
 
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
-NO_MODEL = "no model"  # how the error of an image begins that was not scored for want of one
+LEAST_CALIBRATION = 2  # scores that can set a threshold
 
 
 # ---------------------------------------------------------------------------------------------------- commands
@@ -144,20 +145,26 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     if not wanted:
         asked = ", ".join(manifest.categories[:5])
         raise UsageError(f"{models} has no model for {asked}; it has models for: {', '.join(sorted(found))}.")
-    results.check_free(target, replace=chosen.new_run)
-    networks = {spec: Network.load(spec, chosen.weights) for spec in {model.backbone for model in wanted.values()}}
-    for model in wanted.values():
-        if model.weights_sha256 != networks[model.backbone].sha256:
-            raise UsageError(
-                f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
-                "hand; give the same ones with --weights, or fit it again."
-            )
-    results.clear(target)
-    record = RunRecord("score", target, manifest, chosen)
+    own = resume.identity(wanted, chosen)
+    earlier = None if chosen.new_run else resume.earlier_run(target, own)
+    if earlier is None:
+        results.check_free(target, replace=chosen.new_run)
+    networks = networks_of(wanted, chosen.weights)
     announce(manifest, report)
-    with ray_session(chosen.address), record.timed("score"):
-        score_entries(images, {"": wanted}, networks, chosen, {"": record}, report)
-    return record.show(record.finish(len(images), n_rows=len(images)), report)
+    left = resume.Remaining(images, 0, 0)
+    if earlier is None:
+        results.clear(target)
+    else:
+        left = resume.remaining(target, images, wanted, chosen)
+        report.line(f"{left.n_kept:,} rows are there already, {len(left.images):,} images are left")
+        if not len(left.images) and earlier.get("status") == "done" and earlier.get("exit_code") == EXIT_DONE:
+            storage.write(storage.join(target, "_SUCCESS"), b"")  # in case the run was ended just before
+            report.print(f"nothing new: every image has its row in {storage.display(target)}")
+            return Result(summary=results.read_summary(target), errors=results.read_errors(target))
+    record = RunRecord("score", target, manifest, chosen, identity=own, earlier=earlier)
+    with ray_session(chosen.address) if len(left.images) else nullcontext(), record.timed("score"):
+        score_entries(left.images, {"": wanted}, networks, chosen, {"": record}, report)
+    return record.show(record.finish(len(images), n_rows=len(left.images) + left.n_kept), report)
 
 
 def evaluate(out: str, *, quiet: bool = False) -> Result:
@@ -175,6 +182,24 @@ def evaluate(out: str, *, quiet: bool = False) -> Result:
     summary = results.write_summary(target, summarise(target, content))
     Reporter(quiet).summary(summary)
     return Result(summary=summary)
+
+
+def networks_of(models: Mapping[str, ModelInfo], weights: str | None) -> dict[BackboneSpec, Network]:
+    """The networks that models need, by backbone.
+
+    Raises
+    ------
+    UsageError
+        The weights cannot be had, or are not those that a model was fitted with.
+    """
+    networks = {spec: Network.load(spec, weights) for spec in {model.backbone for model in models.values()}}
+    for model in models.values():
+        if model.weights_sha256 != networks[model.backbone].sha256:
+            raise UsageError(
+                f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
+                "hand; give the same ones with --weights, or fit it again."
+            )
+    return networks
 
 
 def announce(manifest: Manifest, report: Reporter) -> None:
@@ -279,20 +304,13 @@ def fit_entries(
     fits = [entry.options for entry in entries]
     images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
     count = len(images.table)
-    pool = actor_pool(options.actors, count)
     network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
-    constructor = {
-        "kinds": sorted({method.feature for method in methods}),
-        "spec": network.spec,
-        "weights": ray.put(network.weights),
-        "size": options.size,
-    }
-    dataset = decoded_images(images.table, options.size, options, pool, options.flips).map_batches(
-        Extractor, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
-    )
+    pool = actor_pool(options.actors, count)
+    kinds = sorted({method.feature for method in methods})
     with report.stage("fit", count) as stage:
         fitter = Fitter(entries, images, pool, stage, keep_going)
-        for category in collect(_watched(dataset, stage), images.table):
+        batches = extracted(images.table, kinds, network, options.size, options, pool, stage, options.flips)
+        for category in collect(batches, images.table):
             fitter.add(category)
             del category
         fitter.finish()
@@ -302,8 +320,21 @@ def fit_entries(
     return fitter.fitted
 
 
-def _watched(dataset: ray.data.Dataset, stage: Stage) -> Iterator[Batch]:
-    """The batches of a data set as they come, counted in the progress of a stage."""
+def extracted(
+    images: pa.Table,
+    kinds: Sequence[str],
+    network: Network,
+    size: ImageSize,
+    options: CommonOptions,
+    pool: Pool,
+    stage: Stage,
+    flips: str = "none",
+) -> Iterator[Batch]:
+    """Batches of features of images as they come, for `collect.collect`, counted in the progress of a stage."""
+    constructor = {"kinds": kinds, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
+    dataset = decoded_images(images, size, options, pool, flips).map_batches(
+        Extractor, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
+    )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         stage.advance(len(batch["row"]))
         yield batch
@@ -333,22 +364,26 @@ def score_entries(
         Whether images that a model cannot score become error rows, or an exception.
     """
     n_scores = 0
+    judges: dict[tuple[str, str], ScoredBy] = {}
     groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for entry, own in models.items():
         known = pc.is_in(images["category"], pa.array(list(own), pa.string()))
         orphans = images.filter(pc.invert(known))
-        reasons = {row["image_id"]: f"{NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
+        reasons = {row["image_id"]: f"{resume.NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
         write_error_rows(orphans, reasons, records[entry])
         n_scores += len(images) - len(orphans)
         for category, model in own.items():
-            records[entry].add_model(model)
+            judge = judges[entry, category] = judge_of(model, options)
+            records[entry].add_model(model, judge)
             groups[_carrier(model, models), model.size][entry][category] = model
     with report.stage("score", n_scores, unit="images" if len(models) == 1 else "scores") as stage:
         for (spec, size), group in groups.items():
             categories = sorted({category for own in group.values() for category in own})
             chosen = images.filter(pc.is_in(images["category"], pa.array(categories)))
+            if not len(chosen):
+                continue
             pool = actor_pool(options.actors, len(chosen))
             # The references are kept until the end of the run: Ray may drop what nobody refers to.
             weights = ray.put(networks[spec].weights)
@@ -357,9 +392,7 @@ def score_entries(
             constructor |= {"maps": options.maps, "keep_going": keep_going}
             destinations = {
                 entry: Destination(
-                    records[entry].out,
-                    records[entry].run_id,
-                    {name: ScoredBy(model.model_id, model.threshold) for name, model in own.items()},
+                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}, options.maps
                 )
                 for entry, own in group.items()
             }
@@ -372,6 +405,28 @@ def score_entries(
                 facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
                 stage.advance(receipt["rows"])
+
+
+def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
+    """The threshold that a model's calibration sets; without calibration scores there is none.
+
+    Raises
+    ------
+    UsageError
+        The calibration scores are damaged.
+    """
+    scores = read_calibration(model)
+    if scores is None or len(scores) < LEAST_CALIBRATION:
+        return ScoredBy(model.model_id)
+    rule, rate = options.threshold_rule or find_method(model.method).default_rule, options.false_alarm_rate
+    return ScoredBy(
+        model.model_id,
+        scores,
+        rule,
+        calibration.threshold(scores, rule, rate),
+        calibration.promise(rule, rate, len(scores)),
+        len(scores) < calibration.least_images(rule, rate),
+    )
 
 
 def _carrier(model: ModelInfo, models: Mapping[str, Mapping[str, ModelInfo]]) -> BackboneSpec:

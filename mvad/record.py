@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from mvad import __version__, results, storage
+import pyarrow.compute as pc
+
+from mvad import __version__, calibration, results, storage
 from mvad.console import Reporter
 from mvad.manifest import Manifest
-from mvad.models import ModelInfo
-from mvad.options import CommonOptions, as_json
+from mvad.model_store import ModelInfo
+from mvad.options import ScoreOptions, as_json
 from mvad.summary import summarise
 
 EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
@@ -66,14 +68,23 @@ def versions() -> dict[str, str]:
 class RunRecord:
     """Collects the facts of one run that writes to ``out`` (a URI)."""
 
-    def __init__(self, command: str, out: str, manifest: Manifest, options: CommonOptions) -> None:
+    def __init__(
+        self,
+        command: str,
+        out: str,
+        manifest: Manifest,
+        options: ScoreOptions,
+        identity: Mapping[str, Any] | None = None,
+        earlier: Mapping[str, Any] | None = None,
+    ) -> None:
         now = datetime.now(timezone.utc)
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self.out, self.options = out, options
         self.seconds: dict[str, float] = {}
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict)
+        self._judges: dict[str, results.ScoredBy] = {}
         self._started = time.monotonic()
-        self._content = {
+        self._content: dict[str, Any] = {
             "run_id": self.run_id,
             "command": command,
             "status": "running",
@@ -83,8 +94,20 @@ class RunRecord:
             "versions": versions(),
             "ignored_files": manifest.ignored,
         }
+        if identity is not None:
+            self._content["identity"] = identity
+        if earlier is not None:
+            kept = ("run_id", "status", "started", "seconds", "n_rows")
+            runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
+            self._content["earlier_runs"] = runs
+            self._content["identity"] = {
+                **self._content["identity"],
+                "models": earlier["identity"]["models"] | self._content["identity"]["models"],
+            }
         for name in manifest.categories:
             self.categories[name] = {}
+        for name, facts in (earlier or {}).get("categories", {}).items():
+            self.categories[name] = dict(facts)
         results.write_json(storage.join(out, "run.json"), self._content)
 
     @contextmanager
@@ -95,8 +118,9 @@ class RunRecord:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
 
-    def add_model(self, model: ModelInfo) -> None:
+    def add_model(self, model: ModelInfo, judge: results.ScoredBy) -> None:
         """Note the model a category is scored with."""
+        self._judges[model.category] = judge
         self.categories[model.category] |= {
             "method": model.method,
             "backbone": model.backbone.name,
@@ -105,7 +129,10 @@ class RunRecord:
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
-            "threshold": model.threshold,
+            "threshold": judge.threshold,
+            "threshold_rule": judge.rule,
+            "n_calibration": 0 if judge.calibration is None else len(judge.calibration),
+            "promise": judge.promise,
         }
 
     def add_failures(self, reasons: Mapping[str, str]) -> None:
@@ -128,6 +155,7 @@ class RunRecord:
         RuntimeError
             Rows are missing: OUT is not the same folder on every machine.
         """
+        results.repair(self.out)
         found = results.count_scores(self.out)
         if found != n_rows:
             raise RuntimeError(
@@ -136,6 +164,8 @@ class RunRecord:
             )
         errors = results.read_errors(self.out)
         code = EXIT_TOO_MANY_ERRORS if len(errors) > self.options.allowed_errors(n_images) else EXIT_DONE
+        for category, judge in self._judges.items():
+            self._compare_with_calibration(category, judge)
         self._content |= {"categories": dict(self.categories)}
         with self.timed("evaluate"):
             summary = results.write_summary(self.out, summarise(self.out, self._content))
@@ -154,9 +184,34 @@ class RunRecord:
             storage.write(storage.join(self.out, "_SUCCESS"), b"")
         return Result(code, summary, errors, dict(self.seconds))
 
+    def _warnings(self) -> list[str]:
+        """What a person should know before believing the verdicts."""
+        warnings = [facts["warning"] for facts in self.categories.values() if facts.get("warning")]
+        few = [name for name in sorted(self._judges) if self._judges[name].too_few]
+        if few:
+            others = f"; the same goes for {len(few) - 1} more" if len(few) > 1 else ""
+            warnings.append(f"{few[0]}: {self._judges[few[0]].promise}{others}")
+        return warnings
+
+    def _compare_with_calibration(self, category: str, judge: results.ScoredBy) -> None:
+        """Decide on a category as a whole if that was asked for, and note how its scores have moved."""
+        if judge.calibration is None:
+            return
+        if self.options.fdr is not None:
+            results.control_fdr(self.out, category, self.options.fdr)
+        rows = results.read_scores(self.out, ["split", "label", "score", "status"], category)
+        rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
+        good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
+        drift = calibration.drift(good["score"].to_numpy(), judge.calibration)
+        facts = self.categories[category]
+        facts["drift"] = None if drift is None else drift._asdict()
+        facts["warning"] = calibration.describe_drift(category, drift) if drift is not None and drift.moved else None
+
     def show(self, result: Result, report: Reporter) -> Result:
         """Print what came out, and give it back."""
         report.summary(result.summary)
+        for text in self._warnings():
+            report.warn(text)
         report.errors(result.errors)
         if result.exit_code == EXIT_TOO_MANY_ERRORS:
             report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")

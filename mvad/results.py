@@ -13,10 +13,11 @@ task) replaces its rows instead of repeating them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mvad import storage
+from mvad import calibration, storage
 from mvad.errors import UsageError
 from mvad.images import Batch
 
@@ -74,6 +75,13 @@ SUMMARY = pa.schema(
         pa.field("fit_seconds", pa.float64()),  # the category's share of the actors' time, and its coreset
         pa.field("score_seconds", pa.float64()),  # the category's share of the actors' time
         pa.field("images_per_second", pa.float64()),  # images scored / score_seconds
+        pa.field("n_calibration", pa.int64()),  # good images that the threshold follows from
+        pa.field("n_scored", pa.int64()),
+        pa.field("n_flagged", pa.int64()),
+        pa.field("drift_p_value", pa.float64()),  # the scores against the calibration's: Kolmogorov-Smirnov
+        pa.field("drift_share_below", pa.float64()),  # images with a p-value below 0.05
+        pa.field("drift_median_shift", pa.float64()),  # in robust deviations of the calibration scores
+        pa.field("drifted", pa.bool_()),  # the batch as a whole has moved: see calibration.drift
         pa.field("note", pa.string()),  # why a number is missing
     ]
 )
@@ -154,6 +162,88 @@ def read_errors(out: str) -> list[dict[str, str]]:
     return found.sort_by("image_id").to_pylist()
 
 
+def read_states(out: str) -> pa.Table:
+    """Of every row under OUT (a URI): image_id, status, error and the URI of its file, in no order."""
+    root = storage.join(out, "scores")
+    if not storage.list_folder(root):
+        return pa.table({name: pa.array([], pa.string()) for name in ("image_id", "status", "error", "file")})
+    found = _dataset(out).to_table(["image_id", "status", "error", "__filename"])
+    _, path = storage.resolve(root)
+    files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in found["__filename"].to_pylist()]
+    return found.drop_columns(["__filename"]).append_column("file", pa.array(files, pa.string()))
+
+
+def drop_rows(out: str, image_ids: Collection[str]) -> None:
+    """Remove the rows of some images, file by file; a reader sees each file as it was or as it will be."""
+    states = read_states(out)
+    chosen = states.filter(pc.is_in(states["image_id"], pa.array(list(image_ids), pa.string())))
+    for file in sorted(set(chosen["file"].to_pylist())):
+        _rewrite(file, functools.partial(_without, image_ids))
+
+
+def repair(out: str) -> None:
+    """Remove what a run that was killed may have left: halves of files, and rows that were written twice.
+
+    Work that is done again writes the same files again, unless its rows were divided otherwise; then they are there
+    twice, and the same. The row in the file whose name comes first stays.
+    """
+    storage.remove_unfinished(storage.join(out, "scores"))
+    seen: dict[str, str] = {}
+    again: dict[str, set[str]] = defaultdict(set)
+    states = read_states(out).sort_by("file")
+    for image_id, file in zip(states["image_id"].to_pylist(), states["file"].to_pylist(), strict=True):
+        if seen.setdefault(image_id, file) != file:
+            again[file].add(image_id)
+    for file, ids in again.items():
+        _rewrite(file, functools.partial(_without, ids))
+
+
+def control_fdr(out: str, category: str, rate: float) -> None:
+    """Decide on a category's images together: ``is_anomaly`` and ``threshold`` by Benjamini-Hochberg at ``rate``.
+
+    The threshold is the largest score that is not flagged.
+    """
+    table = read_scores(out, ["image_id", "score", "p_value"], category)
+    table = table.filter(pc.is_valid(table["p_value"]))
+    flagged = calibration.control_fdr(table["p_value"].to_numpy(), rate)
+    quiet = table["score"].to_numpy()[~flagged]
+    threshold = float(quiet.max()) if len(quiet) else -np.inf
+    states = read_states(out)
+    own = states.filter(pc.is_in(states["image_id"], table["image_id"]))
+    for file in sorted(set(own["file"].to_pylist())):
+        _rewrite(file, functools.partial(_with_threshold, threshold))
+
+
+def _without(image_ids: Collection[str], rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(list(image_ids), pa.string()))))
+
+
+def _with_threshold(threshold: float, rows: pa.Table) -> pa.Table:
+    valid = pc.is_valid(rows["p_value"])
+    thresholds = pc.if_else(valid, threshold, pa.scalar(None, pa.float64()))
+    verdicts = pc.greater(rows["score"].cast(pa.float64()), thresholds)
+    for name, values in (("threshold", thresholds), ("is_anomaly", verdicts)):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+    return rows
+
+
+def _rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Replace a file of rows by what ``change`` makes of them; one without rows goes."""
+    filesystem, path = storage.resolve(uri)
+    rows = pq.read_table(path, filesystem=filesystem, partitioning=None)
+    changed = change(rows)
+    if not len(changed):
+        storage.remove(uri)
+    elif not changed.equals(rows):
+        storage.write(uri, _parquet(changed))
+
+
+def read_summary(out: str) -> list[dict[str, Any]]:
+    """The rows of ``summary.json`` of OUT (a URI); none if there is none."""
+    place = storage.join(out, "summary.json")
+    return json.loads(storage.read(place)) if storage.exists(place) else []
+
+
 def write_summary(out: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write the summary as Parquet and JSON; gives the rows back with every column, None where unknown."""
     return write_table(out, "summary", pa.Table.from_pylist(rows, SUMMARY))
@@ -181,18 +271,26 @@ def read_run(out: str) -> dict[str, Any]:
 
 
 class ScoredBy(NamedTuple):
-    """What a score row says of the model behind it; the threshold is None where the model has none."""
+    """What is behind the verdict of a score row: the model, its calibration scores, and the threshold they set.
+
+    A model that was not calibrated has neither, and its rows no verdict.
+    """
 
     model_id: str | None = None
+    calibration: NDArray[np.float32] | None = None
+    rule: str | None = None
     threshold: float | None = None
+    promise: str | None = None
+    too_few: bool = False  # calibration scores for what was asked
 
 
 class Destination(NamedTuple):
-    """The folder (a URI) that score rows go to, their run, and the models behind them by category."""
+    """The folder (a URI) that score rows go to, their run, the models behind them by category, and ``--maps``."""
 
     out: str
     run_id: str
     models: Mapping[str, ScoredBy]
+    maps: str = "none"
 
 
 @dataclass(frozen=True)
@@ -214,7 +312,7 @@ class WriteResults:
 
 def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
     """Write score rows, one part a category; gives for each its category, number of rows and seconds."""
-    table = score_rows(batch, destination.run_id, destination.models)
+    table = score_rows(batch, destination)
     receipts = []
     for category in np.unique(batch["category"]):
         chosen = batch["category"] == category
@@ -224,7 +322,7 @@ def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
     return receipts
 
 
-def score_rows(batch: Batch, run_id: str, models: Mapping[str, ScoredBy]) -> pa.Table:
+def score_rows(batch: Batch, destination: Destination) -> pa.Table:
     """The columns of the score table from those of the flow."""
     bad = batch["error"] != ""
     count = len(bad)
@@ -238,14 +336,21 @@ def score_rows(batch: Batch, run_id: str, models: Mapping[str, ScoredBy]) -> pa.
     columns |= {name: column(name, batch[name] == "") for name in ("defect", "mask_uri", "error")}
     columns |= {name: column(name, bad) for name in ("score", "width", "height")}
     columns["status"] = pa.array(np.where(bad, "error", "ok"))
-    by = [models.get(name, ScoredBy()) for name in batch["category"]]
+    by = [destination.models.get(name, ScoredBy()) for name in batch["category"]]
     columns["model_id"] = pa.array([model.model_id for model in by], pa.string())
-    columns["run_id"] = pa.array([run_id] * count)
+    columns["run_id"] = pa.array([destination.run_id] * count)
+    p_values = [
+        None if wrong or one.calibration is None else float(calibration.p_values(score[None], one.calibration)[0])
+        for wrong, score, one in zip(bad, batch["score"], by, strict=True)
+    ]
+    columns["p_value"] = pa.array(p_values, pa.float64())
     thresholds = pa.array([model.threshold for model in by], pa.float64())
     columns["threshold"] = thresholds
     columns["is_anomaly"] = pc.greater(columns["score"].cast(pa.float64()), thresholds)
     if "patch_grid" in batch:
         none = bad | (batch["patch_grid"].prod(axis=1) == 0)
+        if destination.maps == "anomalous":
+            none |= ~pc.fill_null(columns["is_anomaly"], False).to_numpy(zero_copy_only=False)
         values = [None if none[row] else np.frombuffer(batch["patch_scores"][row], np.float32) for row in range(count)]
         columns["patch_scores"] = pa.array(values, SCORES.field("patch_scores").type)
         grids = [None if none[row] else batch["patch_grid"][row] for row in range(count)]

@@ -55,7 +55,7 @@ def folder_name(name: str) -> str:
 def display(uri: str) -> str:
     """A URI as a person would write it: local files as plain paths, others without keys and connection options."""
     if is_local(uri):
-        return os.fsdecode(local_path(uri))
+        return _readable(local_path(uri))
     parts = urlsplit(uri)
     return f"{parts.scheme}://{_bucket(parts.netloc)}{unquote(parts.path)}"
 
@@ -71,6 +71,17 @@ def is_local(uri: str) -> bool:
 def local_path(uri: str) -> bytes:
     """The path of a ``file://`` URI, as the bytes the file system knows."""
     return unquote_to_bytes(urlsplit(uri).path)
+
+
+def _readable(path: bytes) -> str:
+    # A byte that is not UTF-8 becomes ``\\xff``. Backslashes before one, or before what looks like one, are doubled:
+    # two different paths never read the same.
+    text = re.sub(
+        r"\\+(?=x[89a-f][0-9a-f]|[\udc80-\udcff])",
+        lambda backslashes: 2 * backslashes[0],
+        path.decode("utf-8", "surrogateescape"),
+    )
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @functools.lru_cache(maxsize=32)
@@ -130,27 +141,33 @@ def _list_local(root: str) -> Iterator[FileEntry]:
         problem = "is a file, not a folder" if os.path.exists(top) else "does not exist"
         raise UsageError(f"no such folder: {display(root)} {problem}.")
 
-    def walk(folder: bytes, above: frozenset[tuple[int, int]]) -> Iterator[bytes]:
+    waiting: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(top, frozenset())]  # folders, and those they are in
+    while waiting:
+        folder, above = waiting.pop()
         try:
             status = os.stat(folder)
             here = (status.st_dev, status.st_ino)
             if here in above:
-                return
+                continue
             with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                found = list(entries)
         except OSError as error:
-            raise UsageError(f"the folder {os.fsdecode(folder)} cannot be read: {error.strerror}.") from error
+            raise UsageError(f"the folder {_readable(folder)} cannot be read: {error.strerror}.") from error
         for entry in found:
             if _hidden([os.fsdecode(entry.name)]):
                 continue
-            if entry.is_dir():
-                yield from walk(entry.path, above | {here})
-            else:
-                yield entry.path
+            if _is_folder(entry):
+                waiting.append((entry.path, above | {here}))
+                continue
+            relative = os.path.relpath(entry.path, top).replace(os.sep.encode(), b"/")
+            yield FileEntry(_readable(relative), Path(os.fsdecode(entry.path)).as_uri())
 
-    for path in walk(top, frozenset()):
-        relative = os.path.relpath(path, top).replace(os.sep.encode(), b"/")
-        yield FileEntry(relative.decode("utf-8", "backslashreplace"), Path(os.fsdecode(path)).as_uri())
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: listed as a file, which then has its reason
+        return False
 
 
 def read_bytes(uri: str, limit: int) -> bytes:
@@ -159,7 +176,7 @@ def read_bytes(uri: str, limit: int) -> bytes:
     Raises
     ------
     ImageError
-        The file is missing, cannot be read, is not a regular file or is larger than ``limit``.
+        The file is missing, cannot be read, is not a regular file or is larger than ``limit``, or ``uri`` is no URI.
     """
     try:
         if is_local(uri):
@@ -168,6 +185,10 @@ def read_bytes(uri: str, limit: int) -> bytes:
             filesystem, path = resolve(uri)
             with filesystem.open_input_stream(path) as stream:
                 data = stream.read(limit + 1)
+    except ImageError:
+        raise
+    except (ValueError, UsageError) as error:  # a table of images may name anything
+        raise ImageError(f"the uri cannot be read: {error}") from error
     except FileNotFoundError:
         raise ImageError("the file does not exist") from None
     except PermissionError:
@@ -221,16 +242,23 @@ def read(uri: str) -> bytes:
         return stream.read()
 
 
+def remove_unfinished(uri: str) -> None:
+    """Remove what `write` leaves below a folder if its process is killed; object storage has no such things."""
+    if is_local(uri):
+        for place in Path(resolve(uri)[1]).glob("**/.*.unfinished"):
+            place.unlink(missing_ok=True)
+
+
 def write(uri: str, data: bytes | pa.Buffer) -> None:
     """Write a file so that a reader sees all of it or none, making its folder if need be."""
     filesystem, path = resolve(uri)
-    folder, _, name = path.rpartition("/")
+    folder = path.rpartition("/")[0]
     if not is_local(uri):  # an object appears when its stream is closed
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return
     os.makedirs(folder, exist_ok=True)
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    temporary = f"{folder}/.{uuid.uuid4().hex}.unfinished"
     try:
         with open(temporary, "wb") as file:
             file.write(data)

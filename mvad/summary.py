@@ -52,10 +52,17 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
         "n_defect": int((labels == 1).sum()),
         "n_error": len(table) - len(scored) + facts.get("n_train_error", 0),
         "threshold": facts.get("threshold"),
+        "n_calibration": facts.get("n_calibration"),
+        "n_scored": len(scored),
+        "n_flagged": int(pc.sum(pc.fill_null(scored["is_anomaly"], False)).as_py() or 0),
         "fit_seconds": facts.get("fit_seconds"),
         "score_seconds": seconds,
         "images_per_second": len(scored) / seconds if seconds else None,
     }
+    drift = facts.get("drift")
+    if drift:
+        row |= {"drift_p_value": drift["ks_p_value"], "drift_share_below": drift["share_below"]}
+        row |= {"drift_median_shift": drift["median_shift"], "drifted": drift["moved"]}
     reason = _why_not(table, len(scored), labels)
     if reason:
         return {**row, "note": facts.get("note") or reason}
@@ -112,7 +119,7 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("method", "backbone"):
         values = {row[name] for row in rows}
         mean[name] = values.pop() if len(values) == 1 else None
-    for name in ("n_train", "n_good", "n_defect", "n_error", "fit_seconds", "score_seconds"):
+    for name in ("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "fit_seconds", "score_seconds"):
         known = [row[name] for row in rows if row.get(name) is not None]
         mean[name] = sum(known) if known else None
     for name in _AVERAGED:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from mvad.calibration import threshold
 from mvad.detectors import KNN, METHODS, ViTKNN
 
 
@@ -26,7 +27,7 @@ def test_scores_are_scikit_learns(k, columns):
 
 
 @pytest.mark.parametrize(("count", "k"), [(60, 50), (60, 3), (12, 50), (2, 1)])
-def test_threshold_is_that_of_scores_without_oneself(count, k):
+def test_own_scores_are_those_without_oneself(count, k):
     train = vectors(count)
     detector = KNN(k, 0).fit(torch.from_numpy(train))
     own = []
@@ -34,7 +35,9 @@ def test_threshold_is_that_of_scores_without_oneself(count, k):
         others = np.delete(train, number, axis=0)
         distances = np.sort(np.linalg.norm(others - train[number], axis=1))
         own.append(distances[: min(k, count - 1)].mean())
-    assert detector.threshold == pytest.approx(np.mean(own) + 3 * np.std(own), rel=1e-5)
+    np.testing.assert_allclose(detector.own_scores, own, rtol=1e-5)
+    expected = np.mean(own) + 3 * np.std(own)
+    assert threshold(detector.own_scores, "sigma", 0.01) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 4, 50])
@@ -47,19 +50,19 @@ def test_variants_of_an_image_are_not_its_neighbours(k):
         others = np.delete(train, range(3 * number, 3 * number + 3), axis=0)
         distances = np.sort(np.linalg.norm(others - train[3 * number], axis=1))
         own.append(distances[: min(k, 18)].mean())
-    assert detector.threshold == pytest.approx(np.mean(own) + 3 * np.std(own), rel=1e-5)
-    assert KNN(k, 0, copies=3).fit(torch.from_numpy(train[:3])).threshold is None
+    np.testing.assert_allclose(detector.own_scores, own, rtol=1e-5)
+    assert len(KNN(k, 0, copies=3).fit(torch.from_numpy(train[:3])).own_scores) == 0
 
 
 def test_copies_of_an_image_are_neighbours_like_any_other():
     train = np.concatenate([vectors(5), vectors(5), vectors(5)])
     detector = KNN(1, 0).fit(torch.from_numpy(train))
-    assert detector.threshold == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(detector.own_scores, 0, atol=1e-6)
 
 
-def test_one_image_gives_scores_but_no_threshold():
+def test_one_image_gives_scores_but_has_none_of_its_own():
     detector = KNN().fit(torch.from_numpy(vectors(1)))
-    assert detector.threshold is None
+    assert len(detector.own_scores) == 0
     assert detector.score(torch.from_numpy(vectors(3, seed=2))).image.shape == (3,)
 
 
@@ -69,8 +72,9 @@ def test_a_planted_anomaly_scores_above_all_good_images():
     detector = KNN().fit(torch.from_numpy(vectors(100)))
     scores = detector.score(torch.from_numpy(test)).image
     assert scores.argmax() == 7
-    assert scores[7] > detector.threshold
-    assert (np.delete(scores, 7) < detector.threshold).all()
+    limit = threshold(detector.own_scores, "sigma", 0.01)
+    assert scores[7] > limit
+    assert (np.delete(scores, 7) < limit).all()
 
 
 @pytest.mark.parametrize("kind", [KNN, ViTKNN])

@@ -31,11 +31,12 @@ class Scores(NamedTuple):
 
 
 class State(NamedTuple):
-    """What fitting leaves: JSON values, arrays, and how many seconds it took."""
+    """What fitting leaves: JSON values, arrays, how many seconds it took, and calibration scores if it gives them."""
 
     settings: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
     seconds: float
+    own_scores: NDArray[np.float32] | None = None
 
 
 class Detector(ABC):
@@ -56,10 +57,15 @@ class Detector(ABC):
         their arrays are saved as one ``.safetensors`` file.
     transfers
         Whether fitting begins from what `pretrain` learnt from the other categories; such a method is trained.
+    extends
+        Whether a fitted detector can learn from more images without the old ones, by `extend`.
     needs_transformer
         Whether the backbone must be a Vision Transformer.
-    threshold
-        A score above it is an anomaly; None where the method does not set one.
+    default_rule
+        The rule that sets the threshold unless told otherwise, one of `calibration.RULES`.
+    scores_itself
+        Whether fitting leaves ``own_scores``: those of the good images, each as if it had not been among them. For
+        other methods they are found by fitting to the rest, fold by fold.
     """
 
     method: ClassVar[str]
@@ -67,8 +73,11 @@ class Detector(ABC):
     default_backbone: ClassVar[str] = "resnet50"
     trained: ClassVar[bool] = False
     transfers: ClassVar[bool] = False
+    extends: ClassVar[bool] = False
     needs_transformer: ClassVar[bool] = False
-    threshold: float | None = None
+    default_rule: ClassVar[str] = "conformal"
+    scores_itself: ClassVar[bool] = False
+    own_scores: NDArray[np.float32] | None = None
 
     @classmethod
     def can_use(cls, backbone: BackboneSpec) -> bool:
@@ -90,7 +99,7 @@ class Detector(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What is not arrays, as JSON values; ``threshold`` among them if the method sets one."""
+        """What is not arrays, as JSON values."""
 
     @property
     @abstractmethod
@@ -107,6 +116,10 @@ class Detector(ABC):
     @abstractmethod
     def score(self, features: Tensor) -> Scores:
         """Score a batch of images: features of its kind, on the detector's device."""
+
+    def extend(self, features: Tensor) -> Detector:
+        """Learn from more good images, on top of what it has learnt; of methods that can."""
+        raise NotImplementedError(f"{self.method} cannot learn more without the old images")
 
     def pretrain(self, others: Sequence[Tensor]) -> Detector:
         """Learn from good images of other categories, before `start_from` and `fit`; of methods that transfer."""

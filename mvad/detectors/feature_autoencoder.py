@@ -51,6 +51,7 @@ class FeatureAutoencoder(TrainedDetector):
     method: ClassVar[str] = "feature-autoencoder"
     feature: ClassVar[str] = "stages"
     default_epochs: ClassVar[int] = 30
+    default_learning_rate: ClassVar[float] = 3e-3
 
     def build(self, **shape: Any) -> nn.Module:
         return _Network(**shape)

@@ -13,8 +13,6 @@ from mvad.detectors.base import Detector, Scores
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
 
-SIGMAS = 3.0
-
 
 class KNN(Detector):
     """Mean Euclidean distance to the k nearest good images, in the features that vary most among them.
@@ -31,10 +29,12 @@ class KNN(Detector):
 
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
+    default_rule: ClassVar[str] = "sigma"
+    scores_itself: ClassVar[bool] = True
+    extends: ClassVar[bool] = True
 
     def __init__(self, neighbours: int = 50, columns: int = 500, copies: int = 1) -> None:
         self.neighbours, self.columns, self.copies = neighbours, columns, copies
-        self.threshold: float | None = None
         self._kept = np.empty(0, np.int64)
         self._bank: MemoryBank | None = None
 
@@ -47,20 +47,13 @@ class KNN(Detector):
         cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
     ) -> KNN:
         detector = cls(settings["neighbours"], settings["columns"], settings["copies"])
-        detector.threshold = settings["threshold"]
         detector._kept = arrays["columns"]
         detector._bank = MemoryBank(arrays["bank"], device)
         return detector
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Parameters, and ``threshold``: mean + 3 standard deviations of the good images' own scores."""
-        return {
-            "neighbours": self.neighbours,
-            "columns": self.columns,
-            "copies": self.copies,
-            "threshold": self.threshold,
-        }
+        return {"neighbours": self.neighbours, "columns": self.columns, "copies": self.copies}
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -73,10 +66,9 @@ class KNN(Detector):
         return self._bank
 
     def fit(self, features: Tensor) -> KNN:
-        """Fill the bank with all good images; set the threshold by their scores, each computed without itself.
+        """Fill the bank with all good images, and score each of them without itself.
 
-        A single image has no score of its own, so it gives no threshold; variants of an image are not scored, nor do
-        they count as its neighbours.
+        A single image has no score of its own; variants of an image are not scored, nor are they its neighbours.
 
         Parameters
         ----------
@@ -87,19 +79,29 @@ class KNN(Detector):
         kept = np.argsort(-spread, kind="stable")[: self.columns or None]
         self._kept = np.sort(kept).astype(np.int64)
         self._bank = MemoryBank(np.ascontiguousarray(rows[:, self._kept]), features.device)
-        if len(rows) > self.copies:
-            own = self._own_scores()
-            self.threshold = float(own.mean() + SIGMAS * own.std())
+        self.own_scores = self._own_scores() if len(rows) > self.copies else np.empty(0, np.float32)
         return self
 
-    def _own_scores(self) -> NDArray[np.float64]:
+    def extend(self, features: Tensor) -> KNN:
+        """Put more images into the bank, with the same columns; all images are scored anew, each without itself.
+
+        Parameters
+        ----------
+        features : (n, channels) float32
+        """
+        rows = np.ascontiguousarray(features.cpu().numpy()[:, self._kept])
+        self._bank = MemoryBank(np.concatenate([self.bank.vectors, rows]), features.device)
+        self.own_scores = self._own_scores()
+        return self
+
+    def _own_scores(self) -> NDArray[np.float32]:
         """Scores of the bank's images, each from the others alone: (n,)."""
         queries = torch.tensor(self.bank.vectors[:: self.copies], device=self.bank.device)
         neighbours = min(self.neighbours, len(self.bank) - self.copies)
         distances, indices = self.bank.search(queries, neighbours + self.copies)
         own = indices // self.copies == np.arange(len(queries))[:, None]
         others_first = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
-        return np.take_along_axis(distances, others_first, axis=1).astype(np.float64).mean(axis=1)
+        return np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
 
     def score(self, features: Tensor) -> Scores:
         """Score images; each on its own, so that its company in a batch changes nothing.

@@ -33,6 +33,7 @@ class PatchCore(Detector):
 
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
+    extends: ClassVar[bool] = True
 
     def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:
         self.coreset_ratio, self.projection, self.reweight, self.seed = (
@@ -91,6 +92,21 @@ class PatchCore(Detector):
         size = max(1, round(self.coreset_ratio * len(patches)))
         chosen, self.coverage = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
         self._bank = MemoryBank(patches[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        return self
+
+    def extend(self, features: Tensor) -> PatchCore:
+        """Choose a coreset anew from the bank and the patches of more images, larger by their share of patches.
+
+        Parameters
+        ----------
+        features : (n, height, width, channels) float32
+        """
+        patches = features.reshape(-1, features.shape[-1])
+        old = torch.tensor(self.bank.vectors, device=patches.device)
+        size = len(old) + max(1, round(self.coreset_ratio * len(patches)))
+        union = torch.cat([old, patches])
+        chosen, self.coverage = greedy_coreset(random_projection(union, self.projection, self.seed), size)
+        self._bank = MemoryBank(union[torch.from_numpy(chosen)].cpu().numpy(), features.device)
         return self
 
     def score(self, features: Tensor) -> Scores:

@@ -19,7 +19,8 @@ from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.options import ImageSize
 
-FORMAT = 1
+FORMAT = 2
+CALIBRATION = "calibration"  # the name of the array of calibration scores
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class ModelInfo:
     uri: str
 
     @property
-    def threshold(self) -> float | None:
-        """The score above which an image is an anomaly, if the method sets one."""
-        return self.settings.get("threshold")
+    def calibrated(self) -> bool:
+        """Whether there are calibration scores."""
+        return f"{CALIBRATION}.npy" in self.files
 
 
 def save_model(
@@ -68,12 +69,16 @@ def save_model(
     weights_sha256: str,
     size: ImageSize,
     record: dict[str, Any],
+    calibration: NDArray[np.float32] | None = None,
 ) -> ModelInfo:
-    """Write a model below the URI ``folder``; ``model.json`` last, so that a folder with one is complete."""
+    """Write a model, and its calibration scores if there are any, below the URI ``folder``.
+
+    ``model.json`` comes last, so that a folder with one is complete.
+    """
     place = storage.join(folder, method.method, storage.folder_name(category))
     storage.remove(storage.join(place, "model.json"))
     files, size_bytes = {}, 0
-    for file, data in _files(method, state.arrays):
+    for file, data in _files(method, state.arrays, calibration):
         storage.write(storage.join(place, file), data)
         files[file] = hashlib.sha256(data).hexdigest()
         size_bytes += len(data)
@@ -93,12 +98,16 @@ def save_model(
     return read_model(place)
 
 
-def _files(method: type[Detector], arrays: dict[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
+def _files(
+    method: type[Detector], arrays: dict[str, NDArray[Any]], calibration: NDArray[np.float32] | None
+) -> Iterator[tuple[str, bytes]]:
     """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
+    plain = {} if method.trained else dict(arrays)
     if method.trained:
         yield "network.safetensors", safetensors.numpy.save(arrays)
-        return
-    for name, array in arrays.items():
+    if calibration is not None:
+        plain[CALIBRATION] = calibration
+    for name, array in plain.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         yield f"{name}.npy", buffer.getvalue()
@@ -146,21 +155,65 @@ def read_model(place: str) -> ModelInfo:
 
 
 def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
-    """The arrays of a model, each checked against its hash; UsageError if one is damaged."""
+    """The arrays of a model's detector, each checked against its hash; UsageError if one is damaged."""
     arrays: dict[str, NDArray[Any]] = {}
-    for file, sha256 in model.files.items():
-        place = storage.join(model.uri, file)
-        try:
-            data = storage.read(place)
-        except OSError as error:
-            raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise UsageError(f"{storage.display(place)} is damaged: its hash is not the model's; fit the model again.")
-        if file.endswith(".npy"):
-            arrays[file.removesuffix(".npy")] = np.load(io.BytesIO(data), allow_pickle=False)
-        else:
-            arrays |= safetensors.numpy.load(data)
+    for file in model.files:
+        if file.endswith(".safetensors"):
+            arrays |= safetensors.numpy.load(_read_checked(model, file))
+        elif file != f"{CALIBRATION}.npy":
+            arrays[file.removesuffix(".npy")] = _read_array(model, file)
     return arrays
+
+
+def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
+    """Calibration scores, (n,), of a model that has them; UsageError if they are damaged."""
+    scores = _read_array(model, f"{CALIBRATION}.npy") if model.calibrated else np.empty(0, np.float32)
+    return scores if len(scores) else None
+
+
+def _read_array(model: ModelInfo, file: str) -> NDArray[Any]:
+    return np.load(io.BytesIO(_read_checked(model, file)), allow_pickle=False)
+
+
+def _read_checked(model: ModelInfo, file: str) -> bytes:
+    place = storage.join(model.uri, file)
+    try:
+        data = storage.read(place)
+    except OSError as error:
+        raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
+    if hashlib.sha256(data).hexdigest() != model.files[file]:
+        raise UsageError(f"{storage.display(place)} is damaged: its hash is not the model's; fit the model again.")
+    return data
+
+
+def keep_previous(model: ModelInfo) -> None:
+    """Copy a model to ``previous/<id>`` in its own folder, before it is replaced."""
+    place = storage.join(model.uri, "previous", model.model_id[:12])
+    for file in (*model.files, "model.json"):
+        storage.write(storage.join(place, file), storage.read(storage.join(model.uri, file)))
+
+
+def list_models(folder: str) -> list[dict[str, Any]]:
+    """What is below the URI ``folder``: a row a model, with ``damage`` if it cannot be read; UsageError if none is."""
+    rows = []
+    for method in (name for name in storage.list_folder(folder) if name in METHODS):
+        for child in storage.list_folder(storage.join(folder, method)):
+            row: dict[str, Any] = {"method": method, "category": child}
+            try:
+                model = read_model(storage.join(folder, method, child))
+                calibration = read_calibration(model)
+                read_arrays(model)
+            except UsageError as error:
+                rows.append({**row, "damage": str(error)})
+                continue
+            row |= {"category": model.category, "backbone": model.backbone.name, "model_id": model.model_id}
+            row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
+            row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
+            row["updates"] = len(model.record.get("updated_from", []))
+            rows.append(row)
+    if not rows:
+        raise UsageError(f"no models in {storage.display(folder)}; make some with: mvad fit DATA --models DIR")
+    return rows
 
 
 def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:

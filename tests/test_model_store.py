@@ -5,7 +5,7 @@ import torch
 from mvad.backbones import describe
 from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
-from mvad.models import find_models, read_arrays, save_model
+from mvad.model_store import find_models, read_arrays, save_model
 from mvad.options import ImageSize
 from mvad.storage import to_uri
 
