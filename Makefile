@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test faults clean
 
 demo: .venv/installed
 	@rm -rf demo
@@ -16,6 +16,9 @@ test: .venv/installed-dev
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m pytest
+
+faults: .venv/installed-dev
+	@$(BIN)/python tests/faults/harness.py --kills 100
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

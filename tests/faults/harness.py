@@ -1,0 +1,220 @@
+"""Kill parts of score runs at random, take the runs up again, and compare their rows with those of an undisturbed run.
+
+    python tests/faults/harness.py --kills 100
+
+Killed with SIGKILL, at a random moment of a run: the driver, a scoring actor, a worker process (decoding, writing), or
+the raylet of a node (of two) that runs them. A run that ends with another exit code than 0 is taken up again. When
+one has ended with 0, its rows must be those of the undisturbed run, each once, and the next folder is begun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvad import results
+from mvad.storage import to_uri
+
+TARGETS = ("driver", "actor", "worker", "node")
+TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
+COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")
+SMALL = ["--actors", "2", "--batch-size", "4", "--quiet"]
+
+
+@dataclass
+class Tally:
+    """What was killed, and what was wrong with the rows afterwards."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    finished: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """Images to score, some of them broken, and models."""
+    data, models = folder / "data", folder / "models"
+    mvad("sample", data)
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--coreset-ratio", "0.02", "--folds", "2"]
+    mvad("fit", data, "--models", models, *options, "--limit", "8", "--quiet")
+    dump = folder / "dump"
+    for category in sorted(path.name for path in data.iterdir()):
+        shutil.copytree(data / category / "test", dump / category)
+        (dump / category / "broken.png").write_bytes(b"\x89PNG\r\n")
+    return dump, models
+
+
+def mvad(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "mvad", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def rows_of(out: Path) -> list[tuple[str, tuple[Any, ...]]]:
+    table = results.read_scores(to_uri(out), ["image_id", *COMPARED])
+    return [(row["image_id"], tuple(row[name] for name in COMPARED)) for row in table.to_pylist()]
+
+
+def compare(out: Path, expected: dict[str, tuple[Any, ...]]) -> list[str]:
+    """What is wrong with the rows in ``out``: lost, repeated, invented or different ones."""
+    rows = rows_of(out)
+    counts = Counter(image_id for image_id, _ in rows)
+    found = dict(rows)
+    wrong = [f"lost {name}" for name in expected if name not in found]
+    wrong += [f"invented {name}" for name in found if name not in expected]
+    wrong += [f"{count} rows of {name}" for name, count in counts.items() if count > 1]
+    wrong += [f"other row of {name}" for name, row in found.items() if name in expected and row != expected[name]]
+    wrong += [] if (out / "_SUCCESS").exists() else ["no _SUCCESS"]
+    return wrong
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """Id, parent and command line of every process."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            yield int(place.name), parent, command
+
+
+def below(root: int) -> list[tuple[int, str]]:
+    """Id and command line of all descendants of a process."""
+    everything = list(processes())
+    found, frontier = [], {root}
+    while frontier:
+        children = [(number, command) for number, parent, command in everything if parent in frontier]
+        found += children
+        frontier = {number for number, _ in children}
+    return found
+
+
+def victims(target: str, driver: int, nodes: list[Any]) -> list[int]:
+    """The processes of a run that are a target; Ray's hang below its nodes, or below the driver if it has its own."""
+    if target == "driver":
+        return [driver]
+    roots = [process.process.pid for node in nodes for process in node.all_processes.get("raylet", [])] or [driver]
+    if target == "node":
+        return roots[1:] or [number for number, command in below(driver) if "/raylet/raylet " in command]
+    everything = [one for root in roots for one in below(root)]
+    if target == "actor":
+        return [number for number, command in everything if command.startswith("ray::MapWorker")]
+    return [
+        number
+        for number, command in everything
+        if command.startswith("ray::") and "MapBatches(" in command and "MapWorker" not in command
+    ]
+
+
+def disturbed_run(
+    command: list[str], target: str, delay: float, environment: dict[str, str], nodes: list[Any]
+) -> tuple[bool, int | None]:
+    """Run once and kill one target after a delay; whether it was hit, and the exit code (None: it hung)."""
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    started, hit = time.monotonic(), False
+    try:
+        while process.poll() is None and time.monotonic() - started < TIMEOUT:
+            if not hit and time.monotonic() - started >= delay:
+                for number in victims(target, process.pid, nodes)[:1]:
+                    os.kill(number, signal.SIGKILL)
+                    hit = True
+            time.sleep(0.05)
+        return hit, process.poll()
+    except ProcessLookupError:
+        return hit, process.wait(TIMEOUT)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class Nodes:
+    """Two Ray nodes on this machine, for as long as they are wanted; the second is replaced when it has been killed."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.second = self.cluster.add_node(num_cpus=2)
+
+    def replace(self) -> None:
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.second = self.cluster.add_node(num_cpus=2)
+
+    @property
+    def all(self) -> list[Any]:
+        return [self.cluster.head_node, self.second]
+
+
+def campaign(folder: Path, kills: int, seed: int, targets: tuple[str, ...] = TARGETS) -> Tally:
+    """So many kills, equally many of each target, in an order that follows from the seed."""
+    choose = random.Random(seed)
+    dump, models = prepare(folder)
+    score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, "--out"]
+    plain, tally = folder / "undisturbed", Tally()
+    started = time.monotonic()
+    subprocess.run([*score, str(plain)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    duration = time.monotonic() - started
+    expected = dict(rows_of(plain))
+    local = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for target in sorted(targets, key=lambda name: name == "node"):
+        nodes = Nodes() if target == "node" else None
+        environment = {**local, "RAY_ADDRESS": nodes.cluster.address} if nodes else local
+        out, again = folder / f"{target}-0", 0
+        while tally.kills[target] < kills // len(targets):
+            delay = choose.uniform(0.2, 1.0) * duration if target != "driver" else choose.uniform(0.0, 1.0) * duration
+            hit, code = disturbed_run([*score, str(out)], target, delay, environment, nodes.all if nodes else [])
+            tally.runs += 1
+            tally.kills[target] += hit
+            if code is None:
+                tally.faults.append(f"{out.name}: the run hung")
+            if nodes and hit:
+                nodes.replace()
+            if code == 0:
+                tally.finished += 1
+                tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
+                again += 1
+                out = folder / f"{target}-{again}"
+            print(f"{target:<7} {tally.kills[target]:>4} killed, exit code {code}", flush=True)
+        if out.exists():  # the last one is finished undisturbed
+            subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
+            tally.finished += 1
+            tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
+        if nodes:
+            nodes.cluster.shutdown()
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill, resume, compare.")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        tally = campaign(Path(folder), options.kills, options.seed, tuple(options.targets.split(",")))
+    killed = ", ".join(f"{count} {target}s" for target, count in tally.kills.items())
+    print(f"{sum(tally.kills.values())} kills ({killed}) in {tally.runs} runs, {time.monotonic() - started:.0f} s")
+    print(f"{tally.finished} runs compared with the undisturbed one: {len(tally.faults)} faults")
+    for fault in tally.faults[:20]:
+        print(f"  {fault}")
+    return 1 if tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
