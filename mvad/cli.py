@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from mvad.errors import UsageError
-from mvad.options import CommonOptions, CompareOptions, FitOptions, RunOptions, ScoreOptions, UpdateOptions
+from mvad.options import (
+    CommonOptions,
+    CompareOptions,
+    FalseAlarmOptions,
+    FitOptions,
+    RunOptions,
+    ScoreOptions,
+    UpdateOptions,
+)
 
 app = typer.Typer(
     help="Learn what good looks like from images, score new ones, get a table. Runs on a laptop or a Ray cluster.",
@@ -113,6 +121,19 @@ def update(data: Data, *, models: Models, **options: Any) -> int:
     from mvad import upkeep
 
     return upkeep.update(data, models, **options).exit_code
+
+
+@app.command("false-alarms")
+@_with_options(FalseAlarmOptions)
+def false_alarms(data: Data, **options: Any) -> int:
+    """Measure the false-alarm rates that thresholds achieve, over random splits of the good images in DATA.
+
+    Example: mvad false-alarms mvtec --splits 20
+    """
+    from mvad import promises
+
+    promises.false_alarms(data, **options)
+    return 0
 
 
 @app.command()

@@ -123,6 +123,23 @@ class Reporter:
             if row["damage"]:
                 self.warn(row["damage"])
 
+    def false_alarms(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Print achieved false-alarm rates."""
+        if self.quiet:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("category", overflow="fold")
+        for header in ("rule", "asked", "calibration", "promised", "achieved", "95 % interval", "splits", "expected"):
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            promised = f"{row['expected']:.2%}" if "expected" in row else "-"
+            expected = f"{row['expected_low']:.1%} to {row['expected_high']:.1%}" if "expected" in row else "-"
+            ends = f"{row['low']:.2%} to {row['high']:.2%}"
+            found = f"{row['smallest']:.1%} to {row['largest']:.1%}"
+            cells = [row["rule"], f"{row['rate']:.2%}", f"{row['n']:,}", promised, f"{row['mean']:.2%}", ends, found]
+            table.add_row(escape(row["category"]), *cells, expected)
+        self._out.print(table)
+
     def update(self, rows: Sequence[dict[str, Any]]) -> None:
         """Print what an update has changed."""
         if self.quiet:

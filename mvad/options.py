@@ -235,6 +235,34 @@ class ScoreOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FalseAlarmOptions(FitOptions):
+    """Options of measuring achieved false-alarm rates."""
+
+    splits: Annotated[int, Option(help="Random splits.")] = 20
+    fresh: Annotated[float, Option(help="Share of the good images that are not fitted to, but counted.")] = 1 / 3
+    rates: Annotated[str, Option(help="The false-alarm rates asked for, comma separated.")] = "0.01,0.05"
+    threshold_rule: Annotated[
+        str | None, Option(help="The rule: conformal, tolerance or sigma.", show_default="that of the method")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "splits", 1)
+        if self.threshold_rule is not None:
+            _one_of("threshold-rule", self.threshold_rule, RULES)
+        if not 0 < self.fresh < 1 or not all(0 < rate < 1 for rate in self.rates_asked):
+            raise UsageError("--fresh and --rates are shares between 0 and 1.")
+
+    @property
+    def rates_asked(self) -> list[float]:
+        """The numbers of ``rates``."""
+        try:
+            return [float(word) for word in self.rates.split(",")]
+        except ValueError:
+            raise UsageError(f"--rates {self.rates!r} is not a list of shares such as 0.01,0.05.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateOptions(CommonOptions):
     """Options of adding images to models."""
 
