@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from conftest import write_category
-from mvad.cli import main
+from mvad.cli import app, main
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
@@ -80,6 +81,17 @@ def wrong_uses(data, tmp_path):
         ("fit", tmp_path / "nowhere", "--models", out, "no such folder"),
         ("score", data, "--models", empty, "--out", out, "no models in"),
         ("evaluate", empty, "no results in"),
+        ("models", empty, "no models in"),
+        ("update", data, "--models", empty, "no models in"),
+        ("nightly", "--dump", data, "--models", empty, "--out", out, "--date", "monday", "is not a date"),
+        ("compare", data, "--out", out, "--shots", "few", "not a list of numbers"),
+        ("compare", tmp_path / "nowhere", "--out", out, "no such folder"),
+        ("false-alarms", data, "--rates", "2", "between 0 and 1"),
+        ("run", data, "--out", out, "--method", "vae-fewshot", *lite, "learns from other categories first"),
+        ("run", data, "--out", out, "--folds", "1", "leaves nothing to learn from"),
+        ("run", data, "--out", out, "--false-alarm-rate", "0", "is not between 0 and 1"),
+        ("run", data, "--out", out, "--threshold-rule", "guess", "threshold-rule 'guess' is unknown"),
+        ("run", data, "--out", out, "--flips", "some", "flips 'some' is unknown"),
         ("sample", data, "is not empty"),
     ]
 
@@ -119,7 +131,7 @@ def test_arguments_that_do_not_parse(capsys, arguments):
     assert call(capsys, *arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["run", "fit", "score", "evaluate", "sample"])
+@pytest.mark.parametrize("command", sorted(get_command(app).commands))
 def test_help_of_every_command_has_an_example(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
@@ -150,7 +162,7 @@ def test_jobs_take_the_same_options(job, tmp_path):
         env=_environment(),
     )
     assert ended.returncode == 0, ended.stderr
-    assert f"mvad {job.stem}" in ended.stdout
+    assert f"mvad {job.stem.replace('_', '-')}" in ended.stdout
 
 
 def _environment():

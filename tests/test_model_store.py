@@ -69,7 +69,7 @@ def test_damage_is_found(tmp_path):
 def test_another_format(tmp_path):
     save(tmp_path)
     text = tmp_path / "patchcore/cap/model.json"
-    text.write_text(text.read_text().replace('"format": 1', '"format": 99'))
+    text.write_text(text.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(UsageError, match="has format 99"):
         find_models(to_uri(tmp_path))
 

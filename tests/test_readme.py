@@ -72,7 +72,7 @@ def test_the_method_of_the_readme_works(tiles, tmp_path):
     listing = listing.replace("_ALL: list[type[Detector]] = [\n", f"_ALL: list[type[Detector]] = [\n{line}\n")
     (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{listing}")
     command = [sys.executable, "-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
-    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--quiet"]
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--folds", "0", "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(
         [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -169,6 +169,22 @@ def test_rows_that_were_written_twice_are_there_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("scores/**/*.parquet")} == before
 
 
+def test_a_full_disk_spoils_no_file(tmp_path, monkeypatch):
+    write_rows(batch(["a", "b"], [1, 2]), destination(tmp_path))
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_rows(batch(["a", "b"], [3, 4]), destination(tmp_path))
+    with pytest.raises(OSError, match="No space left"):
+        results.drop_rows(to_uri(tmp_path), {"a"})
+    monkeypatch.undo()
+    assert [row["score"] for row in results.read_scores(to_uri(tmp_path)).to_pylist()] == [1, 2]
+    assert not list(tmp_path.glob("**/*.unfinished"))
+
+
 def test_the_batch_as_a_whole_can_be_decided_on(tmp_path):
     """19 calibration scores: the p-values of 4 images are 1/20, 1/20, 11/20 and 1; at 10 % two are flagged."""
     calibration = np.arange(19, dtype=np.float32)

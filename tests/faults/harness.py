@@ -160,10 +160,11 @@ class Nodes:
         return [self.cluster.head_node, self.second]
 
 
-def campaign(folder: Path, kills: int, seed: int, targets: tuple[str, ...] = TARGETS) -> Tally:
-    """So many kills, equally many of each target, in an order that follows from the seed."""
+def campaign(
+    folder: Path, dump: Path, models: Path, kills: int, seed: int, targets: tuple[str, ...] = TARGETS
+) -> Tally:
+    """So many kills, equally many of each target, at moments that follow from the seed."""
     choose = random.Random(seed)
-    dump, models = prepare(folder)
     score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, "--out"]
     plain, tally = folder / "undisturbed", Tally()
     started = time.monotonic()
@@ -207,7 +208,9 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = campaign(Path(folder), options.kills, options.seed, tuple(options.targets.split(",")))
+        dump, models = prepare(Path(folder))
+        targets = tuple(options.targets.split(","))
+        tally = campaign(Path(folder), dump, models, options.kills, options.seed, targets)
     killed = ", ".join(f"{count} {target}s" for target, count in tally.kills.items())
     print(f"{sum(tally.kills.values())} kills ({killed}) in {tally.runs} runs, {time.monotonic() - started:.0f} s")
     print(f"{tally.finished} runs compared with the undisturbed one: {len(tally.faults)} faults")

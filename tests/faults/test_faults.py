@@ -1,0 +1,15 @@
+"""A short form of ``make faults``: the driver is killed once, and a scoring actor."""
+
+import shutil
+
+from harness import campaign
+
+
+def test_rows_after_kills_are_those_of_an_undisturbed_run(base_run, tiles, tmp_path):
+    shutil.copytree(tiles / "alpha/test", tmp_path / "dump/alpha")
+    (tmp_path / "dump/alpha/broken.png").write_bytes(b"")
+    targets = ("driver", "actor")
+    tally = campaign(tmp_path, tmp_path / "dump", base_run[0] / "models", kills=2, seed=1, targets=targets)
+    assert dict(tally.kills) == {"driver": 1, "actor": 1}
+    assert tally.finished == 2
+    assert tally.faults == []
