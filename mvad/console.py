@@ -23,7 +23,7 @@ from rich.table import Table
 
 LOG_EVERY = 30.0  # seconds
 SHOWN_ERRORS = 5
-WIDTH = 100
+WIDTH = 110
 CATEGORIES_ACROSS = 6  # columns of a comparison's table
 
 
@@ -172,7 +172,7 @@ class Reporter:
             table.add_column("method", no_wrap=True)
             ends = [mean, "pixel", "fit s", "score s", "MB"] if last else []
             for header in [*["shots"] * few, *shown, *ends]:
-                table.add_column(header, justify="right")
+                table.add_column(header, justify="right", overflow="fold")
             for (method, shots), cells in lines.items():
                 whole = cells[mean]
                 line = [escape(method)] + [str(shots or "all")] * few

@@ -38,6 +38,7 @@ def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
 def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, Any]:
     columns = ["split", "label", "mask_uri", "score", "is_anomaly", "status", "error", "patch_scores", "patch_grid"]
     table = results.read_scores(out, columns, category)
+    n_train_error = facts.get("n_train_error", len(table.filter(pc.equal(table["split"], "train"))))
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
     labelled = scored.filter(pc.is_valid(scored["label"]))
@@ -50,7 +51,7 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
         "n_train": facts.get("n_train"),
         "n_good": int((labels == 0).sum()),
         "n_defect": int((labels == 1).sum()),
-        "n_error": len(table) - len(scored) + facts.get("n_train_error", 0),
+        "n_error": len(table) - len(scored) + n_train_error,
         "threshold": facts.get("threshold"),
         "n_calibration": facts.get("n_calibration"),
         "n_scored": len(scored),

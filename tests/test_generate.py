@@ -53,7 +53,7 @@ def test_the_seed_gives_the_pixels(tmp_path, monkeypatch):
 
 def test_hard_enough_to_tell_methods_apart(data, ray_local, tmp_path):
     """PatchCore does well; the distance to the nearest training image, in pixels, does not."""
-    result = mvad.run(str(data), str(tmp_path / "out"), **EMBEDDED)
+    result = mvad.run(str(data), str(tmp_path / "out"), folds=0, **EMBEDDED)
     good = {row["category"]: row["image_auroc"] for row in result.summary}
     for category in CATEGORIES:
         train = pixels(data.glob(f"{category}/train/good/*.png"))

@@ -62,7 +62,8 @@ def test_no_such_folder_names_no_keys(bucket):
 
 
 def test_the_job_from_bucket_to_bucket(bucket, base_run):
-    result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", image_size=64, actors=1, **EMBEDDED)
+    options = {"image_size": 64, "actors": 1, "folds": 0, **EMBEDDED}
+    result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", **options)
     assert result.exit_code == 0
     found = results.read_scores(bucket("results/one"), ["image_id", "score"])
     expected = results.read_scores(storage.to_uri(base_run[0]), ["image_id", "score"])
@@ -72,4 +73,4 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     assert summary[-1]["pixel_auroc"] == base_run[1].summary[-1]["pixel_auroc"]
     assert np.isfinite(summary[-1]["images_per_second"])
     with pytest.raises(UsageError, match="another run's results"):
-        mvad.run(bucket("tiles"), bucket("results/one"), image_size=64, **EMBEDDED)
+        mvad.run(bucket("tiles"), bucket("results/one"), **options)

@@ -135,7 +135,7 @@ def test_an_unlabelled_dump(base_run, tiles, tmp_path):
     assert rows["gamma/y.png"]["error"] == "no model of category 'gamma'"
     notes = {row["category"]: (row["image_auroc"], row["note"]) for row in result.summary}
     assert notes["alpha"] == (None, "the images carry no labels")
-    assert notes["gamma"] == (None, "no test image could be scored")
+    assert notes["gamma"] == (None, "no test image could be scored; the first: no model of category 'gamma'")
 
 
 REASONS = {
@@ -158,13 +158,23 @@ def spoil(folder):
 
 
 def test_bad_files_are_rows_and_change_nothing_else(base_run, tiles, tmp_path):
+    """Nor does a category of which nothing can be learnt."""
     root = tmp_path / "tiles"
     shutil.copytree(tiles, root)
     spoil(root / "alpha/train/good")
     spoil(root / "beta/test/good")
+    write_category(root, "dead", train=2, good=1, defective=1)
+    for path in (root / "dead/train/good").iterdir():
+        path.write_bytes(b"")
     result = mvad.run(str(root), str(tmp_path / "out"), maps="all", max_pixels=1_000_000, **SMALL)
     assert result.exit_code == 0
     rows, expected = scores_of(tmp_path / "out"), scores_of(base_run[0])
+    dead = {name: rows.pop(name)["error"] for name in sorted(rows) if name.startswith("dead/")}
+    assert list(dead.values()) == 2 * ["no model of category 'dead'"] + 2 * ["the file is empty"]
+    by_name = {row["category"]: row for row in result.summary}
+    assert by_name["dead"]["image_auroc"] is None
+    assert by_name["dead"]["note"] == "no model: none of its 2 training images is usable"
+    assert by_name["mean"]["note"] == "without dead"
     bad = {name: row for name, row in rows.items() if row["status"] == "error"}
     assert sorted(bad) == sorted(
         f"{folder}/{name}" for folder in ("alpha/train/good", "beta/test/good") for name in REASONS
@@ -176,11 +186,11 @@ def test_bad_files_are_rows_and_change_nothing_else(base_run, tiles, tmp_path):
     assert {name: row["score"] for name, row in rows.items() if name not in bad} == {
         name: row["score"] for name, row in expected.items()
     }
-    assert sorted(error["image_id"] for error in result.errors) == sorted(bad)
+    assert sorted(error["image_id"] for error in result.errors) == sorted([*bad, *dead])
     run = json.loads((tmp_path / "out/run.json").read_text())
-    assert run["n_errors"] == 10
-    assert [row["n_error"] for row in result.summary] == [5, 5, 10]
-    assert [row["image_auroc"] for row in result.summary] == [1.0, 1.0, 1.0]
+    assert run["n_errors"] == 14
+    assert [by_name[name]["n_error"] for name in ("alpha", "beta", "mean")] == [5, 5, 14]
+    assert [by_name[name]["image_auroc"] for name in ("alpha", "beta", "mean")] == [1.0, 1.0, 1.0]
 
 
 def test_too_many_bad_files(tmp_path, base_run):
@@ -198,25 +208,6 @@ def test_too_many_bad_files(tmp_path, base_run):
 @pytest.mark.parametrize(("given", "of_ten"), [("0", 0), ("4", 4), ("20%", 2), ("12.5%", 1), ("100%", 10)])
 def test_allowed_errors(given, of_ten):
     assert RunOptions(max_errors=given).allowed_errors(10) == of_ten
-
-
-def test_a_category_that_cannot_be_learnt_does_not_stop_the_others(tmp_path, base_run):
-    root = tmp_path / "data"
-    write_category(root, "alpha", seed=1)
-    write_category(root, "dead", train=2, good=1, defective=1)
-    for path in (root / "dead/train/good").iterdir():
-        path.write_bytes(b"")
-    result = mvad.run(str(root), str(tmp_path / "out"), **SMALL)
-    rows = scores_of(tmp_path / "out")
-    assert rows["dead/test/good/000.png"]["error"] == "no model of category 'dead'"
-    assert rows["dead/train/good/000.png"]["error"] == "the file is empty"
-    by_name = {row["category"]: row for row in result.summary}
-    assert by_name["dead"]["image_auroc"] is None
-    assert by_name["dead"]["note"] == "no model: none of its 2 training images is usable"
-    assert by_name["alpha"]["image_auroc"] == by_name["mean"]["image_auroc"] == 1.0
-    assert by_name["mean"]["note"] == "without dead"
-    expected = scores_of(base_run[0])
-    assert all(row["score"] == expected[name]["score"] for name, row in rows.items() if name.startswith("alpha/"))
 
 
 def test_replacing_an_earlier_run(base_run, tiles, tmp_path):
@@ -272,6 +263,7 @@ def test_patch_tokens_of_a_transformer(tmp_path):
     torch.manual_seed(0)
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
     options = {"backbone": "timm:vit_tiny_patch16_224", "weights": str(tmp_path / "vit.safetensors"), "quiet": True}
+    options |= {"folds": 0, "actors": 1}
     mvad.run(str(tmp_path / "data"), str(tmp_path / "patches"), maps="all", **options)
     assert all(row["patch_grid"] == [14, 14] for row in scores_of(tmp_path / "patches").values())
     with pytest.raises(UsageError, match="needs a Vision Transformer"):
@@ -289,6 +281,7 @@ def test_bottle(tmp_path):
         image_size=256,
         coreset_ratio=0.02,
         maps="all",
+        folds=0,
         **EMBEDDED,
     )
     bottle = result.summary[0]

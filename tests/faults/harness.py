@@ -172,32 +172,52 @@ def campaign(
     duration = time.monotonic() - started
     expected = dict(rows_of(plain))
     local = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    for target in sorted(targets, key=lambda name: name == "node"):
-        nodes = Nodes() if target == "node" else None
-        environment = {**local, "RAY_ADDRESS": nodes.cluster.address} if nodes else local
-        out, again = folder / f"{target}-0", 0
-        while tally.kills[target] < kills // len(targets):
-            delay = choose.uniform(0.2, 1.0) * duration if target != "driver" else choose.uniform(0.0, 1.0) * duration
+    each = kills // len(targets)
+    alone = [target for _ in range(each) for target in targets if target != "node"]
+    _kill_all(tally, alone, choose, duration, score, folder / "alone", expected, local, None)
+    if "node" in targets:
+        nodes = Nodes()
+        environment = {**local, "RAY_ADDRESS": nodes.cluster.address}
+        _kill_all(tally, ["node"] * each, choose, duration, score, folder / "nodes", expected, environment, nodes)
+        nodes.cluster.shutdown()
+    return tally
+
+
+def _kill_all(
+    tally: Tally,
+    targets: list[str],
+    choose: random.Random,
+    duration: float,
+    score: list[str],
+    folder: Path,
+    expected: dict[str, tuple[Any, ...]],
+    environment: dict[str, str],
+    nodes: Nodes | None,
+) -> None:
+    """Kill the targets one after the other; a folder whose run has ended with 0 is compared, and the next begun."""
+    number = 0
+    out = folder / "0"
+    for target in targets:
+        hit = False
+        while not hit:
+            delay = choose.uniform(0.2, 1.0) * duration
             hit, code = disturbed_run([*score, str(out)], target, delay, environment, nodes.all if nodes else [])
             tally.runs += 1
             tally.kills[target] += hit
             if code is None:
-                tally.faults.append(f"{out.name}: the run hung")
+                tally.faults.append(f"{out.name}: the run hung after the kill of a {target}")
             if nodes and hit:
                 nodes.replace()
             if code == 0:
                 tally.finished += 1
-                tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
-                again += 1
-                out = folder / f"{target}-{again}"
+                tally.faults += [f"{target}, {out.name}: {text}" for text in compare(out, expected)]
+                number += 1
+                out = folder / str(number)
             print(f"{target:<7} {tally.kills[target]:>4} killed, exit code {code}", flush=True)
-        if out.exists():  # the last one is finished undisturbed
-            subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
-            tally.finished += 1
-            tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
-        if nodes:
-            nodes.cluster.shutdown()
-    return tally
+    if out.exists():  # the last one is finished undisturbed
+        subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
+        tally.finished += 1
+        tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
 
 
 def main() -> int:
