@@ -151,7 +151,7 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
         results.check_free(target, replace=chosen.new_run)
     networks = networks_of(wanted, chosen.weights)
     announce(manifest, report)
-    left = resume.Remaining(images, 0, 0)
+    left = resume.Remaining(images, 0)
     if earlier is None:
         results.clear(target)
     else:

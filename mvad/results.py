@@ -175,6 +175,8 @@ def read_states(out: str) -> pa.Table:
 
 def drop_rows(out: str, image_ids: Collection[str]) -> None:
     """Remove the rows of some images, file by file; a reader sees each file as it was or as it will be."""
+    if not image_ids:
+        return
     states = read_states(out)
     chosen = states.filter(pc.is_in(states["image_id"], pa.array(list(image_ids), pa.string())))
     for file in sorted(set(chosen["file"].to_pylist())):

@@ -71,11 +71,10 @@ def earlier_run(out: str, own: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left to do: images without a row, how many rows stay, and how many of them were tried again."""
+    """What is left to do, the images without a row; and how many rows stay."""
 
     images: pa.Table
     n_kept: int
-    n_tried_again: int
 
 
 def remaining(out: str, images: pa.Table, models: Mapping[str, ModelInfo], options: ScoreOptions) -> Remaining:
@@ -86,17 +85,14 @@ def remaining(out: str, images: pa.Table, models: Mapping[str, ModelInfo], optio
     """
     results.repair(out)
     rows = results.read_states(out)
-    known = {row["image_id"]: row for row in images.to_pylist()}
-    stale = set()
-    failed = rows.filter(pc.equal(rows["status"], "error")).to_pylist()
-    for row in failed:
-        image = known.get(row["image_id"])
-        if image is not None and _usable(image, row["error"], models, options):
-            stale.add(row["image_id"])
+    failed = rows.filter(pc.equal(rows["status"], "error"))
+    reasons = dict(zip(failed["image_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
+    again = images.filter(pc.is_in(images["image_id"], failed["image_id"]))
+    stale = {row["image_id"] for row in again.to_pylist() if _usable(row, reasons[row["image_id"]], models, options)}
     results.drop_rows(out, stale)
     done = pa.array([name for name in rows["image_id"].to_pylist() if name not in stale], pa.string())
     left = images.filter(pc.invert(pc.is_in(images["image_id"], done)))
-    return Remaining(left, len(done), len(failed))
+    return Remaining(left, len(done))
 
 
 def _usable(image: Mapping[str, Any], error: str, models: Mapping[str, ModelInfo], options: ScoreOptions) -> bool:
