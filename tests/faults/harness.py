@@ -213,7 +213,8 @@ def _kill_all(
                 tally.faults += [f"{target}, {out.name}: {text}" for text in compare(out, expected)]
                 number += 1
                 out = folder / str(number)
-            print(f"{target:<7} {tally.kills[target]:>4} killed, exit code {code}", flush=True)
+            outcome = f"{tally.finished} runs compared, {len(tally.faults)} faults"
+            print(f"{target:<7} {tally.kills[target]:>4} killed, exit code {code}; {outcome}", flush=True)
     if out.exists():  # the last one is finished undisturbed
         subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
         tally.finished += 1
