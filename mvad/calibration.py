@@ -10,6 +10,7 @@ fitted on fewer images than the final one, and so tends to be a little higher, w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,13 @@ def folds(count: int, n_folds: int, seed: int) -> NDArray[np.int64]:
         raise ValueError(f"there must be at least 2 folds, not {n_folds}")
     dealt = np.arange(count, dtype=np.int64) % min(n_folds, max(count, 1))
     return np.random.default_rng(seed).permutation(dealt)
+
+
+def fold_splits(count: int, n_folds: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each of the `folds`, in their order, the other images and those held out."""
+    fold_of = folds(count, n_folds, seed)
+    for fold in range(min(n_folds, count)):
+        yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
 
 
 def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
@@ -120,7 +128,7 @@ def threshold(calibration: ArrayLike, rule: str, rate: float) -> float:
     if n < (2 if rule == "tolerance" else 1):
         raise ValueError(f"too few calibration scores for the rule {rule}: {n}")
     if rule == "conformal":
-        return float(np.sort(scores)[_rank(n, rate) - 1])
+        return float(np.sort(scores)[rank(n, rate) - 1])
     if rule == "tolerance":
         return float(scores.mean() + _tolerance_factor(n, rate) * scores.std(ddof=1))
     return float(scores.mean() + DEVIATIONS * scores.std())
@@ -171,7 +179,7 @@ def promise(rule: str, rate: float, n: int) -> str:
             f"{_counted(n)} at most {_percent(rate)} of good images are flagged with {100 * CONFIDENCE:.0f} % "
             "confidence if their scores are normal, and nothing is promised if they are not"
         )
-    k = _rank(n, rate)
+    k = rank(n, rate)
     low, high = (_percent(share) for share in stats.beta.ppf([0.05, 0.95], n + 1 - k, k))
     if n < least_images(rule, rate):
         return (
@@ -331,7 +339,7 @@ def _robust_deviation(scores: NDArray[np.float64]) -> float:
     return float(deviation if deviation > 0 else stats.iqr(scores) / 1.349)
 
 
-def _rank(n: int, rate: float) -> int:
+def rank(n: int, rate: float) -> int:
     """k of the conformal threshold, at most n: n + 1 less the number of p-values j / (n + 1) that are <= rate."""
     flagged = math.floor((n + 1) * rate)
     # The product is rounded; the comparison below is the one that p-values are put to.

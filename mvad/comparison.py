@@ -26,7 +26,7 @@ from mvad.errors import UsageError
 from mvad.fitting import Entry
 from mvad.manifest import Manifest, read_manifest
 from mvad.options import CompareOptions, FitOptions, RunOptions, as_json
-from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord, versions
+from mvad.record import EXIT_DONE, Result, RunRecord, exit_code, versions
 from mvad.resume import NO_MODEL
 from mvad.session import ray_session
 from mvad.summary import MEAN
@@ -101,7 +101,7 @@ def compare(data: str, out: str, **options: Any) -> Result:
             errors += [row for row in more_errors if row["image_id"] not in known]
     table = pa.Table.from_pylist(_table(fits, cells, reasons, manifest.categories), SCHEMA)
     rows = results.write_table(target, "compare", table)
-    code = EXIT_TOO_MANY_ERRORS if len(errors) > chosen.allowed_errors(len(manifest.table)) else EXIT_DONE
+    code = exit_code(chosen, len(errors), len(manifest.table))
     seconds = {"total": time.monotonic() - started}
     content |= {"status": "done", "exit_code": code, "n_errors": len(errors), "seconds": seconds}
     results.write_json(storage.join(target, "run.json"), content)
@@ -174,12 +174,13 @@ def _compare(
     """Fit and score entries that share a backbone; gives what each cell shows, and the unreadable files."""
     images = manifest.split("test")
     fitted = pipeline.fit_entries(manifest.split("train"), entries, options, report, keep_going=True)
+    unreadable = {name: own.unreadable(manifest) for name, own in fitted.items()}
     records: dict[str, RunRecord] = {}
     for name, fit, _, network in entries:
         own = RunOptions(**{**as_json(fit), "maps": "all", "backbone": network.spec.name})
         records[name] = record = RunRecord("run", _folder(target, fit), manifest, own)
         record.add_failures(fitted[name].failures)
-        pipeline.write_error_rows(fitted[name].unreadable(manifest), fitted[name].errors, record)
+        pipeline.write_error_rows(unreadable[name], fitted[name].errors, record)
     models = {name: own.models for name, own in fitted.items()}
     networks = {entry.network.spec: entry.network for entry in entries}
     scoring = RunOptions(**{**as_json(entries[0].options), "maps": "all"})
@@ -188,8 +189,7 @@ def _compare(
     errors: dict[str, dict[str, str]] = {}
     with report.stage("evaluate", len(entries), unit="runs") as stage:
         for name, record in records.items():
-            n_unreadable = len(fitted[name].unreadable(manifest))
-            outcome = record.finish(len(manifest.table), n_rows=len(images) + n_unreadable)
+            outcome = record.finish(len(manifest.table), n_rows=len(images) + len(unreadable[name]))
             errors |= {row["image_id"]: row for row in outcome.errors if not row["error"].startswith(MODEL_FAULTS)}
             for row in outcome.summary[:-1]:
                 model = fitted[name].models.get(row["category"])

@@ -14,11 +14,11 @@ import ray
 from numpy.typing import NDArray
 
 from mvad.actors import fit_detector, pretrain_detector, reason, score_held_out
-from mvad.calibration import folds
+from mvad.calibration import fold_splits
 from mvad.collect import CategoryFeatures
 from mvad.console import Stage
 from mvad.detectors import Detector, State, find_method
-from mvad.manifest import Manifest
+from mvad.manifest import Manifest, evenly_spaced
 from mvad.model_store import ModelInfo, save_model
 from mvad.options import FitOptions, as_json
 from mvad.record import versions
@@ -179,8 +179,7 @@ class Fitter:
     def _sample(self, category: CategoryFeatures, kind: str) -> NDArray[np.float32]:
         """Features of a few of a category's images, evenly spaced."""
         plain = category.rows(np.sort([places[0] for places in self._images.places[category.name].values()]))
-        chosen = np.linspace(0, len(plain) - 1, min(PRIOR_IMAGES, len(plain))).round().astype(int)
-        return category.features[kind][plain[chosen]]
+        return category.features[kind][plain[evenly_spaced(len(plain), PRIOR_IMAGES)]]
 
     def _start(self, job: _Job, features: ray.ObjectRef | None, prior: ray.ObjectRef | None = None) -> None:
         """Start the tasks of a job: a fit to each fold's other images, and if a network is trained that to all."""
@@ -190,13 +189,11 @@ class Fitter:
             self._tasks[task] = job, None
         if not _folds(job.entry) or job.n_images < LEAST_IMAGES:
             return
-        fold_of = folds(job.n_images, options.folds, options.seed)
         rows = job.rows.reshape(job.n_images, -1)  # an image and its variants each
         job.calibration = np.full(job.n_images, np.nan, np.float32)
-        for fold in range(fold_of.max() + 1):
-            (held_out,) = np.nonzero(fold_of == fold)
+        for rest, held_out in fold_splits(job.n_images, options.folds, options.seed):
             task = ray.remote(score_held_out).options(**self._pool.share)
-            arguments = (options, features, rows[fold_of != fold].ravel(), rows[held_out, 0], prior)
+            arguments = (options, features, rows[rest].ravel(), rows[held_out, 0], prior)
             self._tasks[task.remote(*arguments)] = job, held_out
             job.waiting += 1
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.errors import UsageError
@@ -289,6 +290,11 @@ def _select(table: pa.Table, place: str, categories: list[str] | None) -> pa.Tab
     return table.filter(pc.is_in(table["category"], pa.array(categories)))
 
 
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of the numbers below ``count``, evenly spaced, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
 def _limit(table: pa.Table, limit: int) -> pa.Table:
     """At most ``limit`` rows of each category and split, evenly spaced, so that every defect has its share."""
     groups: dict[tuple[str, str], list[int]] = {}
@@ -296,6 +302,5 @@ def _limit(table: pa.Table, limit: int) -> pa.Table:
         groups.setdefault(key, []).append(row)
     kept: list[int] = []
     for rows in groups.values():
-        picks = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int)
-        kept.extend(rows[pick] for pick in picks)
+        kept.extend(rows[pick] for pick in evenly_spaced(len(rows), limit))
     return table.take(pa.array(sorted(kept)))

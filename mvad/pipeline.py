@@ -39,7 +39,7 @@ from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
 from mvad.model_store import ModelInfo, find_models, read_arrays, read_calibration
 from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
-from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, RunRecord
+from mvad.record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
 from mvad.session import Pool, actor_pool, ray_session
 from mvad.shots import TrainingSet
@@ -118,8 +118,7 @@ def fit(data: str, models: str, **options: Any) -> Result:
     ]
     report.errors(errors)
     report.print(f"{len(fitted.models)} models in {storage.display(folder)}")
-    too_many = len(errors) > chosen.allowed_errors(len(manifest.split("train")))
-    code = EXIT_TOO_MANY_ERRORS if too_many else EXIT_DONE
+    code = exit_code(chosen, len(errors), len(manifest.split("train")))
     return Result(code, errors=errors, seconds={"fit": time.monotonic() - started})
 
 
@@ -300,7 +299,7 @@ def fit_entries(
     keep_going
         Whether a fit that fails is a reason among the failures of its entry, or an exception.
     """
-    methods = [find_method(entry.options.method) for entry in entries]
+    methods = [entry.method for entry in entries]
     fits = [entry.options for entry in entries]
     images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
     count = len(images.table)

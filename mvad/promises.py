@@ -75,10 +75,8 @@ def _achieved(category: CategoryFeatures, options: FalseAlarmOptions, pool: Pool
         order = np.random.default_rng([options.seed, split]).permutation(count)
         others, known = order[:n_fresh], np.sort(order[n_fresh:])
         waiting[task.remote(options, features, known, others)] = split, None
-        fold_of = calibration.folds(len(known), options.folds, options.seed)
-        for fold in range(fold_of.max() + 1):
-            held_out = fold_of == fold
-            waiting[task.remote(options, features, known[~held_out], known[held_out])] = split, np.flatnonzero(held_out)
+        for rest, held_out in calibration.fold_splits(len(known), options.folds, options.seed):
+            waiting[task.remote(options, features, known[rest], known[held_out])] = split, held_out
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         split, places = waiting.pop(done)
@@ -116,7 +114,7 @@ def achieved(
 def _expected(row: Mapping[str, Any]) -> dict[str, float]:
     """Between which rates 90 % of the splits should lie, and their mean, if all good images are exchangeable."""
     n, m = row["n"], row["n_fresh"]
-    flagged = max(1, int(np.floor((n + 1) * row["rate"] + 1e-9)))  # calibration scores at or above the threshold
+    flagged = n + 1 - calibration.rank(n, row["rate"])  # calibration scores at or above the threshold
     law = stats.betabinom(m, flagged, n + 1 - flagged)
     low, high = (float(law.ppf(share) / m) for share in (0.05, 0.95))
     return {"expected": flagged / (n + 1), "expected_low": low, "expected_high": high}

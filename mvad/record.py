@@ -19,7 +19,7 @@ from mvad import __version__, calibration, results, storage
 from mvad.console import Reporter
 from mvad.manifest import Manifest
 from mvad.model_store import ModelInfo
-from mvad.options import ScoreOptions, as_json
+from mvad.options import CommonOptions, ScoreOptions, as_json
 from mvad.summary import summarise
 
 EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
@@ -57,6 +57,11 @@ class Result:
     summary: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+def exit_code(options: CommonOptions, n_errors: int, n_images: int) -> int:
+    """That of a command which met so many unreadable files among those it was asked for."""
+    return EXIT_TOO_MANY_ERRORS if n_errors > options.allowed_errors(n_images) else EXIT_DONE
 
 
 def versions() -> dict[str, str]:
@@ -163,7 +168,7 @@ class RunRecord:
                 "OUT must be a place that all machines of the cluster share."
             )
         errors = results.read_errors(self.out)
-        code = EXIT_TOO_MANY_ERRORS if len(errors) > self.options.allowed_errors(n_images) else EXIT_DONE
+        code = exit_code(self.options, len(errors), n_images)
         for category, judge in self._judges.items():
             self._compare_with_calibration(category, judge)
         self._content |= {"categories": dict(self.categories)}

@@ -137,6 +137,10 @@ def _dataset(out: str) -> pads.Dataset:
         raise UsageError(f"no results in {storage.display(out)}; make some with mvad run or mvad score.") from error
 
 
+def _of(category: str | None) -> pads.Expression | None:
+    return None if category is None else pads.field("category") == category
+
+
 def count_scores(out: str) -> int:
     """Number of score rows under OUT."""
     return _dataset(out).count_rows()
@@ -152,8 +156,7 @@ def read_scores(out: str, columns: Sequence[str] | None = None, category: str | 
     """
     chosen = list(columns or SCORES.names)
     wanted = chosen if "image_id" in chosen else [*chosen, "image_id"]
-    condition = None if category is None else pads.field("category") == category
-    return _dataset(out).to_table(wanted, filter=condition).sort_by("image_id").select(chosen)
+    return _dataset(out).to_table(wanted, filter=_of(category)).sort_by("image_id").select(chosen)
 
 
 def read_errors(out: str) -> list[dict[str, str]]:
@@ -162,12 +165,12 @@ def read_errors(out: str) -> list[dict[str, str]]:
     return found.sort_by("image_id").to_pylist()
 
 
-def read_states(out: str) -> pa.Table:
-    """Of every row under OUT (a URI): image_id, status, error and the URI of its file, in no order."""
+def read_states(out: str, category: str | None = None) -> pa.Table:
+    """Of every row under OUT (a URI), or of a category: image_id, status, error and the URI of its file, unordered."""
     root = storage.join(out, "scores")
     if not storage.list_folder(root):
         return pa.table({name: pa.array([], pa.string()) for name in ("image_id", "status", "error", "file")})
-    found = _dataset(out).to_table(["image_id", "status", "error", "__filename"])
+    found = _dataset(out).to_table(["image_id", "status", "error", "__filename"], filter=_of(category))
     _, path = storage.resolve(root)
     files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in found["__filename"].to_pylist()]
     return found.drop_columns(["__filename"]).append_column("file", pa.array(files, pa.string()))
@@ -205,14 +208,13 @@ def control_fdr(out: str, category: str, rate: float) -> None:
 
     The threshold is the largest score that is not flagged.
     """
-    table = read_scores(out, ["image_id", "score", "p_value"], category)
+    table = read_scores(out, ["score", "p_value"], category)
     table = table.filter(pc.is_valid(table["p_value"]))
     flagged = calibration.control_fdr(table["p_value"].to_numpy(), rate)
     quiet = table["score"].to_numpy()[~flagged]
     threshold = float(quiet.max()) if len(quiet) else -np.inf
-    states = read_states(out)
-    own = states.filter(pc.is_in(states["image_id"], table["image_id"]))
-    for file in sorted(set(own["file"].to_pylist())):
+    states = read_states(out, category)
+    for file in sorted(set(states.filter(pc.equal(states["status"], "ok"))["file"].to_pylist())):
         _rewrite(file, functools.partial(_with_threshold, threshold))
 
 
@@ -341,11 +343,13 @@ def score_rows(batch: Batch, destination: Destination) -> pa.Table:
     by = [destination.models.get(name, ScoredBy()) for name in batch["category"]]
     columns["model_id"] = pa.array([model.model_id for model in by], pa.string())
     columns["run_id"] = pa.array([destination.run_id] * count)
-    p_values = [
-        None if wrong or one.calibration is None else float(calibration.p_values(score[None], one.calibration)[0])
-        for wrong, score, one in zip(bad, batch["score"], by, strict=True)
-    ]
-    columns["p_value"] = pa.array(p_values, pa.float64())
+    p_values, judged = np.zeros(count), np.zeros(count, bool)
+    for name in np.unique(batch["category"]):
+        scores = destination.models.get(name, ScoredBy()).calibration
+        if scores is not None:
+            rows = (batch["category"] == name) & ~bad
+            p_values[rows], judged[rows] = calibration.p_values(batch["score"][rows], scores), True
+    columns["p_value"] = pa.array(p_values, pa.float64(), mask=~judged)
     thresholds = pa.array([model.threshold for model in by], pa.float64())
     columns["threshold"] = thresholds
     columns["is_anomaly"] = pc.greater(columns["score"].cast(pa.float64()), thresholds)

@@ -15,12 +15,12 @@ import ray
 from mvad import pipeline, storage
 from mvad.actors import Extension, extend_detector
 from mvad.backbones import BackboneSpec
-from mvad.calibration import folds
+from mvad.calibration import fold_splits
 from mvad.collect import CategoryFeatures, collect
 from mvad.console import Reporter
 from mvad.detectors import METHODS, State
 from mvad.errors import UsageError
-from mvad.manifest import read_manifest
+from mvad.manifest import evenly_spaced, read_manifest
 from mvad.metrics import image_metrics
 from mvad.model_store import (
     ModelInfo,
@@ -32,7 +32,7 @@ from mvad.model_store import (
     save_model,
 )
 from mvad.options import ImageSize, UpdateOptions
-from mvad.record import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, versions
+from mvad.record import Result, exit_code, versions
 from mvad.session import actor_pool, ray_session
 from mvad.weights import Network
 
@@ -107,7 +107,7 @@ def update(data: str, models: str, **options: Any) -> Result:
                 rows.append(_update(model, own, split, category, chosen, networks[spec], folder))
     report.update(rows)
     report.errors(errors)
-    code = EXIT_TOO_MANY_ERRORS if len(errors) > chosen.allowed_errors(len(manifest.table)) else EXIT_DONE
+    code = exit_code(chosen, len(errors), len(manifest.table))
     return Result(code, rows, errors, {"update": time.monotonic() - started})
 
 
@@ -117,7 +117,7 @@ def _images(table: pa.Table, categories: list[str], split: str, most: int) -> pa
     names = np.array(table["category"].to_pylist(), object)
     for name in categories:
         (others,) = np.nonzero((names == name) & ~keep)
-        keep[others[np.linspace(0, len(others) - 1, min(most, len(others))).round().astype(int)]] = True
+        keep[others[evenly_spaced(len(others), most)]] = True
     keep &= np.isin(names, categories)
     return table.filter(pa.array(keep))
 
@@ -145,17 +145,15 @@ def _update(
     extend = ray.remote(extend_detector).options(num_cpus=0.5)
     state = State(model.settings, arrays, 0.0)
     whole = extend.remote(model.method, state, features, new, reference)
-    fold_of = folds(len(new), max(2, options.folds), options.seed) if len(new) > 1 else np.zeros(1, int)
-    parts = [
-        (new[fold_of == fold], extend.remote(model.method, state, features, new[fold_of != fold], new[fold_of == fold]))
-        for fold in range(fold_of.max() + 1)
-        if not method.scores_itself and options.folds and len(new) > 1
-    ]
+    parts = []
+    if not method.scores_itself and options.folds and len(new) > 1:
+        for rest, held_out in fold_splits(len(new), max(2, options.folds), options.seed):
+            parts.append(extend.remote(model.method, state, features, new[rest], new[held_out]))
     outcome: Extension = ray.get(whole)
     calibration = outcome.state.own_scores
     if calibration is None:
         old = read_calibration(model)
-        scores = [ray.get(part).scores for _, part in parts]
+        scores = [part.scores for part in ray.get(parts)]
         calibration = np.concatenate([*([] if old is None else [old]), *scores]).astype(np.float32)
     keep_previous(model)
     ids = np.array(category.image_ids, object)[category.kept][new].tolist()

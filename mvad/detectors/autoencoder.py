@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mvad.backbones import NO_BACKBONE
 from mvad.detectors.trained import TrainedDetector
-from mvad.detectors.training import seeded, split, train
+from mvad.detectors.training import seeded, split
 
 WIDTHS = (3, 16, 32, 64, 128)
 LATENT = 16  # channels of the bottleneck
@@ -54,8 +54,7 @@ class Autoencoder(TrainedDetector):
         """Train on (n, height, width, 3) float32 pixels of good images."""
         kept, held_out = split(features, self.plan)
         network = seeded(self.build, self.plan.seed).to(features.device)
-        history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
-        self._network, self.history = network, history._asdict()
+        self._train(network, kept, held_out, lambda model, rows, noise: model(rows).mean())
         return self
 
     def grid(self, image: Tensor) -> Tensor:

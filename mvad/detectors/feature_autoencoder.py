@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.detectors.trained import Standardise, TrainedDetector
-from mvad.detectors.training import seeded, split, train
+from mvad.detectors.training import seeded, split
 
 VARIANCE = 0.9  # that the latent features must be able to carry, section III-C
 PCA_ROWS = 20_000
@@ -66,8 +66,7 @@ class FeatureAutoencoder(TrainedDetector):
         self.shape = {"channels": channels, "latent": latent, "hidden": max(LEAST_HIDDEN, channels // 2)}
         network = seeded(lambda: _Network(**self.shape), self.plan.seed).to(features.device)
         network.standardise.load_state_dict(scaler.state_dict())
-        history = train(network, kept, held_out, lambda model, rows, noise: model(rows).mean(), self.plan)
-        self._network, self.history = network, history._asdict()
+        self._train(network, kept, held_out, lambda model, rows, noise: model(rows).mean())
         return self
 
     def grid(self, image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvad.detectors.base import Detector, Scores
-from mvad.detectors.training import Plan
+from mvad.detectors.training import Loss, Plan, train
 from mvad.options import FitOptions
 
 
@@ -83,6 +83,11 @@ class TrainedDetector(Detector):
         if self._network is None:
             raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
         return self._network
+
+    def _train(self, network: nn.Module, kept: Tensor, held_out: Tensor, loss: Loss, plan: Plan | None = None) -> None:
+        """Train a network as `training.train` does, by the detector's own plan unless told otherwise, and keep it."""
+        self.history = train(network, kept, held_out, loss, plan or self.plan)._asdict()
+        self._network = network
 
     def fit(self, features: Tensor) -> TrainedDetector:
         """Train on the features of good images. Returns the detector itself."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.detectors.trained import Standardise, TrainedDetector
-from mvad.detectors.training import Plan, seeded, split, train
+from mvad.detectors.training import seeded, split
 
 LATENT = 16
 SAMPLES = 8  # of the latent variable, in an estimate
@@ -45,6 +45,11 @@ class _Network(nn.Module):
         return divergence - likelihood
 
 
+def _loss(network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn((1, len(rows), LATENT), generator=generator).to(rows.device)
+    return network(rows, noise).mean()
+
+
 class VAE(TrainedDetector):
     """How improbable a patch is under a variational autoencoder of good patches, as a bound on its -log density."""
 
@@ -60,20 +65,12 @@ class VAE(TrainedDetector):
         kept, held_out = (part.reshape(-1, channels) for part in split(features, self.plan))
         network = self._untrained(channels).to(features.device)
         network.standardise.learn(kept)
-        self._train(network, kept, held_out, self.plan)
+        self._train(network, kept, held_out, _loss)
         return self
 
     def _untrained(self, channels: int) -> _Network:
         self.shape = {"channels": channels, "latent": LATENT, "hidden": max(64, channels // 2)}
         return seeded(lambda: _Network(**self.shape), self.plan.seed)
-
-    def _train(self, network: _Network, kept: Tensor, held_out: Tensor, plan: Plan) -> None:
-        def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-            noise = torch.randn((1, len(rows), LATENT), generator=generator).to(rows.device)
-            return model(rows, noise).mean()
-
-        history = train(network, kept, held_out, loss, plan)
-        self._network, self.history = network, history._asdict()
 
     def grid(self, image: Tensor) -> Tensor:
         # The same noise for every patch of every image: scores compare, and do not depend on the order of images.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvad.detectors.trained import Standardise
 from mvad.detectors.training import split
-from mvad.detectors.vae import VAE, _Network
+from mvad.detectors.vae import VAE, _loss, _Network
 
 ADAPT = 0.3  # of the learning rate and of the epochs, in adapting
 
@@ -36,7 +36,7 @@ class VAEFewShot(VAE):
             for part, rows in zip((kept, held_out), split(features, replace(self.plan, copies=1)), strict=True):
                 part.append(scaler(rows.flatten(0, 2)))
         network = self._untrained(others[0].shape[-1]).to(others[0].device)
-        self._train(network, torch.cat(kept), torch.cat(held_out), self.plan)
+        self._train(network, torch.cat(kept), torch.cat(held_out), _loss)
         return self
 
     def fit(self, features: Tensor) -> VAEFewShot:
@@ -51,5 +51,5 @@ class VAEFewShot(VAE):
             epochs=max(1, round(ADAPT * self.plan.epochs)),
             learning_rate=ADAPT * self.plan.learning_rate,
         )
-        self._train(network, kept, held_out, plan)
+        self._train(network, kept, held_out, _loss, plan)
         return self
