@@ -388,10 +388,15 @@ def score_entries(
             weights = ray.put(networks[spec].weights)
             arrays = {model.model_id: ray.put(read_arrays(model)) for own in group.values() for model in own.values()}
             constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "arrays": arrays}
-            constructor |= {"maps": options.maps, "keep_going": keep_going}
+            map_above = {
+                (entry, name): _map_above(options.maps, judges[entry, name])
+                for entry, own in group.items()
+                for name in own
+            }
+            constructor |= {"map_above": map_above, "keep_going": keep_going}
             destinations = {
                 entry: Destination(
-                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}, options.maps
+                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}
                 )
                 for entry, own in group.items()
             }
@@ -426,6 +431,13 @@ def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
         calibration.promise(rule, rate, len(scores)),
         len(scores) < calibration.least_images(rule, rate),
     )
+
+
+def _map_above(maps: str, judge: ScoredBy) -> float:
+    """The score above which an image keeps its grid; without a threshold none is known to be anomalous."""
+    if maps == "anomalous" and judge.threshold is not None:
+        return judge.threshold
+    return -math.inf if maps == "all" else math.inf
 
 
 def _carrier(model: ModelInfo, models: Mapping[str, Mapping[str, ModelInfo]]) -> BackboneSpec:

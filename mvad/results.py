@@ -289,12 +289,11 @@ class ScoredBy(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """The folder (a URI) that score rows go to, their run, the models behind them by category, and ``--maps``."""
+    """The folder (a URI) that score rows go to, their run, and the models behind them by category."""
 
     out: str
     run_id: str
     models: Mapping[str, ScoredBy]
-    maps: str = "none"
 
 
 @dataclass(frozen=True)
@@ -355,8 +354,6 @@ def score_rows(batch: Batch, destination: Destination) -> pa.Table:
     columns["is_anomaly"] = pc.greater(columns["score"].cast(pa.float64()), thresholds)
     if "patch_grid" in batch:
         none = bad | (batch["patch_grid"].prod(axis=1) == 0)
-        if destination.maps == "anomalous":
-            none |= ~pc.fill_null(columns["is_anomaly"], False).to_numpy(zero_copy_only=False)
         values = [None if none[row] else np.frombuffer(batch["patch_scores"][row], np.float32) for row in range(count)]
         columns["patch_scores"] = pa.array(values, SCORES.field("patch_scores").type)
         grids = [None if none[row] else batch["patch_grid"][row] for row in range(count)]

@@ -117,6 +117,10 @@ class Detector(ABC):
     def score(self, features: Tensor) -> Scores:
         """Score a batch of images: features of its kind, on the detector's device."""
 
+    def image_scores(self, features: Tensor) -> NDArray[np.float32]:
+        """The image scores that `score` gives, (n,) float32; methods that find them sooner without the grid do so."""
+        return self.score(features).image
+
     def extend(self, features: Tensor) -> Detector:
         """Learn from more good images, on top of what it has learnt; of methods that can."""
         raise NotImplementedError(f"{self.method} cannot learn more without the old images")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvad.coreset import greedy_coreset, random_projection
 from mvad.detectors.base import Detector, Scores
+from mvad.farthest import Farthest, FarthestSearch
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
 
@@ -44,6 +45,7 @@ class PatchCore(Detector):
         )
         self.coverage = 0.0
         self._bank: MemoryBank | None = None
+        self._farthest: FarthestSearch | None = None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> PatchCore:
@@ -81,6 +83,11 @@ class PatchCore(Detector):
             raise RuntimeError("this PatchCore is not fitted; call fit first")
         return self._bank
 
+    def _search(self, patches: Tensor) -> Farthest:
+        if self._farthest is None or self._farthest.bank is not self.bank:
+            self._farthest = FarthestSearch(self.bank)
+        return self._farthest(patches)
+
     def fit(self, features: Tensor) -> PatchCore:
         """Fill the bank with a coreset of the patches of good images, in the order greedy chose them.
 
@@ -116,27 +123,29 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32 on the detector's device
         """
-        count, height, width, channels = features.shape
-        image = np.empty(count, np.float32)
-        grid = np.empty((count, height, width), np.float32)
-        for number, patches in enumerate(features.reshape(count, height * width, channels)):
-            distances, nearest = self.bank.search(patches, 1)
-            worst = int(distances.argmax())
-            weight = self._weight(patches[worst], int(nearest[worst, 0])) if self.reweight else 1.0
-            image[number] = weight * distances[worst, 0]
-            grid[number] = distances.reshape(height, width)
-        return Scores(image, grid)
+        grid = np.empty(features.shape[:-1], np.float32)
+        for number, patches in enumerate(features.flatten(1, 2)):
+            grid[number] = self.bank.search(patches, 1)[0].reshape(grid.shape[1:])
+        return Scores(self.image_scores(features), grid)
 
-    def _weight(self, patch: Tensor, nearest: int) -> float:
+    def image_scores(self, features: Tensor) -> NDArray[np.float32]:
+        patches = features.flatten(1, 2)
+        patch, distances, nearest = self._search(patches)
+        scores = distances.cpu().numpy()
+        # With m alone in the bank there is nothing to say about density.
+        if self.reweight < 2 or len(self.bank) < 2:
+            return scores
+        farthest = patches[torch.arange(len(patches)), patch]
+        weights = [self._weight(*pair) for pair in zip(farthest, nearest, strict=True)]
+        return (scores * np.array(weights)).astype(np.float32)
+
+    def _weight(self, patch: Tensor, nearest: Tensor) -> float:
         """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.
 
-        m itself is the first of its own neighbours. With m alone there is nothing to say about density: weight 1.
+        m itself is the first of its own neighbours.
         """
-        if len(self.bank) < 2 or self.reweight < 2:
-            return 1.0
-        centre = torch.tensor(self.bank.vectors[nearest : nearest + 1], device=patch.device)
-        around = self.bank.search(centre, self.reweight)[1][0]
-        around = np.concatenate([[nearest], around[around != nearest][: self.reweight - 1]])
+        around = self.bank.search(self.bank.tensor[nearest][None], self.reweight)[1][0]
+        around = np.concatenate([[int(nearest)], around[around != int(nearest)][: self.reweight - 1]])
         differences = self.bank.vectors[around] - patch.cpu().numpy()
         distances = np.linalg.norm(differences, axis=1).astype(np.float64)
         shares = np.exp(distances - distances.max())
