@@ -44,10 +44,13 @@ def reason(error: Exception) -> str:
 
 
 class Extractor:
-    """Actor of the fitting pool: pixels to features of some kinds."""
+    """Actor of the fitting pool: pixels to features of some kinds, given with the shapes for an image."""
 
-    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
-        self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize
+    ) -> None:
+        self.extract = FeatureExtractor(list(shapes), spec, ray.get(weights), size, _device())
+        self.shapes = shapes
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
@@ -55,7 +58,7 @@ class Extractor:
         good = np.flatnonzero(batch["error"] == "")
         found = self.extract(batch["pixels"][good]) if len(good) else {}
         columns: Batch = {}
-        for kind, shape in self.extract.shapes.items():
+        for kind, shape in self.shapes.items():
             columns[PREFIX + kind] = np.zeros((count, *shape), np.float32)
             if len(good):
                 columns[PREFIX + kind][good] = found[kind].cpu().numpy()

@@ -175,6 +175,12 @@ class _TorchvisionStages(nn.Module):
         return grids, None if last is None else last[:, 0]
 
 
+def cut_network(whole: nn.Module, spec: BackboneSpec, depths: Sequence[int], pooled: bool) -> nn.Module:
+    """A network that gives the stages at some depths and, or else None, its pooled features."""
+    wrapper: Any = _TimmStages if _is_timm(spec.name) else _TorchvisionStages
+    return wrapper(whole, [spec.stages[depth] for depth in depths], pooled)
+
+
 class Backbone:
     """A network cut after the deepest stage in use, on one device.
 
@@ -210,8 +216,7 @@ class Backbone:
             state = dict(interpolate_embeddings(side, spec.patch, state))
         whole = network(spec, side)
         whole.load_state_dict(state)
-        wrapper = _TimmStages if _is_timm(spec.name) else _TorchvisionStages
-        stages: Any = wrapper(whole.eval(), [spec.stages[depth] for depth in depths], pooled)
+        stages: Any = cut_network(whole.eval(), spec, depths, pooled)
         self.network = stages.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self._mean = torch.tensor(spec.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(spec.std, device=self.device).view(1, 3, 1, 1)

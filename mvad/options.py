@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from mvad.errors import UsageError
+from mvad.memory import Room, parse_bytes
 
 MAPS = ("none", "anomalous", "all")
 RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
@@ -59,6 +60,12 @@ class CommonOptions:
         int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one a CPU core.")
     ] = None
     batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
+    memory_limit: Annotated[
+        str,
+        Option(
+            help="Memory that the driver and each actor may use; beyond it, a bank is merged from coresets of shards."
+        ),
+    ] = "2GiB"
     address: Annotated[
         str | None,
         Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
@@ -71,6 +78,12 @@ class CommonOptions:
             _at_least(self, name, least)
         _one_of("layout", self.layout, LAYOUTS)
         self.allowed_errors(0)
+        _ = self.room
+
+    @property
+    def room(self) -> Room:
+        """What ``memory_limit`` leaves for images."""
+        return Room(parse_bytes(self.memory_limit))
 
     @property
     def category_names(self) -> list[str] | None:

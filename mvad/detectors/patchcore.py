@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.coreset import greedy_coreset, random_projection
+from mvad.coreset import Condensed, greedy_coreset, random_projection
 from mvad.detectors.base import Detector, Scores
 from mvad.farthest import Farthest, FarthestSearch
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
+from mvad.tensors import as_tensor
 
 
 class PatchCore(Detector):
@@ -35,6 +38,7 @@ class PatchCore(Detector):
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
     extends: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:
         self.coreset_ratio, self.projection, self.reweight, self.seed = (
@@ -64,7 +68,7 @@ class PatchCore(Detector):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Parameters, and ``coverage``: the coreset's radius in the projected space."""
+        """Parameters, and ``coverage``: the coreset's radius in the projected space, or a bound (see `shards`)."""
         return {
             "coreset_ratio": self.coreset_ratio,
             "projection": self.projection,
@@ -95,10 +99,26 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32
         """
-        patches = features.reshape(-1, features.shape[-1])
-        size = max(1, round(self.coreset_ratio * len(patches)))
-        chosen, self.coverage = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
-        self._bank = MemoryBank(patches[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        patches = features.flatten(0, 2)
+        self._fill(patches, max(1, round(self.coreset_ratio * len(patches))))
+        return self
+
+    def _fill(self, patches: Tensor, size: int) -> None:
+        vectors, self.coverage = self._coreset(patches, size)
+        self._bank = MemoryBank(vectors, patches.device)
+
+    def _coreset(self, patches: Tensor, size: int) -> tuple[NDArray[np.float32], float]:
+        chosen, radius = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
+        return patches[torch.from_numpy(chosen).to(patches.device)].cpu().numpy(), radius
+
+    def condense(self, features: Tensor, share: float) -> Condensed:
+        patches = features.flatten(0, 2)
+        return Condensed(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
+
+    def fit_condensed(self, shards: Sequence[Condensed], size: int, device: str = "cpu") -> PatchCore:
+        union = np.concatenate([shard.vectors for shard in shards])
+        self._fill(as_tensor(union, device), size)
+        self.coverage += max(shard.radius for shard in shards)
         return self
 
     def extend(self, features: Tensor) -> PatchCore:
@@ -108,12 +128,9 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32
         """
-        patches = features.reshape(-1, features.shape[-1])
-        old = torch.tensor(self.bank.vectors, device=patches.device)
-        size = len(old) + max(1, round(self.coreset_ratio * len(patches)))
-        union = torch.cat([old, patches])
-        chosen, self.coverage = greedy_coreset(random_projection(union, self.projection, self.seed), size)
-        self._bank = MemoryBank(union[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        patches = features.flatten(0, 2)
+        size = len(self.bank) + max(1, round(self.coreset_ratio * len(patches)))
+        self._fill(torch.cat([self.bank.tensor, patches]), size)
         return self
 
     def score(self, features: Tensor) -> Scores:
