@@ -1,0 +1,6 @@
+"""x"""
+
+from typing import Any
+
+
+def report(out: str, **options: Any) -> Any: ...
