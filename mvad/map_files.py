@@ -117,7 +117,7 @@ def maps(out: str, to: str, **options: Any) -> Result:
     errors.sort(key=lambda error: error["image_id"])
     content |= {"n_written": written, "n_errors": len(errors), "errors": errors[:1000]}
     results.write_json(storage.join(target, RECORD), content)
-    report.errors(errors)
+    report.errors(errors, RECORD)
     report.print(f"{written:,} maps in {storage.display(target)}")
     return Result(exit_code(chosen, len(errors), written + len(errors)), errors=errors)
 

@@ -5,10 +5,11 @@ import io
 import sys
 from pathlib import Path
 
-from browser import open_browser, visit
 from PIL import Image
 
-COLOURS = 128  # of the palette: a page of text and few colours stays small
+from browser import open_browser, visit
+
+COLOURS = 256  # of the palette: a page of text and few colours stays small
 
 
 def main():

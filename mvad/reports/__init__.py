@@ -78,7 +78,7 @@ def report(out: str, **options: Any) -> Result:
     storage.write(target, page)
     size += len(page)
     n_pictures = sum(len(category.shown) for category in categories)
-    reporter.errors(errors)
+    reporter.errors(errors, "the report")
     pages = f"{len(categories) + 1} pages, the first" if many else "a page"
     reporter.print(f"{pages} of {size / 1e6:.1f} MB with {n_pictures:,} images: {storage.display(target)}")
     return Result(exit_code(chosen, len(errors), n_pictures), summary, errors)

@@ -21,7 +21,7 @@ POINTS = 160  # of a curve, at most
 FAR = 4.0  # times the spread of the lower 98 % of scores: where the axis of a histogram ends and outliers are gathered
 RATES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)  # false-alarm rates, and
 RECALLS = (0.5, 0.8, 0.9, 0.95, 1.0)  # recalls that the tables name
-WIDTH, ROW, LABEL, AXIS = 640, 50, 18, 34  # pixels of a histogram
+WIDTH, ROW, LABEL, AXIS = 460, 44, 22, 36  # pixels of a histogram
 SIDE, LEFT, TOP, BOTTOM = 230, 44, 10, 36  # of a curve
 
 
@@ -60,7 +60,7 @@ def histogram(groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float 
     x = _line((low, high), (8, WIDTH - 8))
     for place, (name, found) in enumerate(counts.items()):
         base = (ROW + LABEL) * (place + 1)
-        _text(svg, 8, base - ROW - 4, f"{name} ({len(shown[name]):,})", "label")
+        _text(svg, 8, base - ROW - 6, f"{name} ({len(shown[name]):,})", "label")
         y = _line((0, max(found.max(), 1)), (base, base - ROW + 4))
         bars = "".join(
             f"M{x(left):.1f} {base}V{y(count):.1f}H{x(right) - 1:.1f}V{base}Z"
@@ -70,9 +70,9 @@ def histogram(groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float 
         ElementTree.SubElement(svg, "path", {"class": f"bars {name.split()[0]}", "d": bars})
         _rule(svg, 8, base, WIDTH - 8, base, "axis")
     bottom = height - AXIS
-    for tick in _ticks(low, high, 8):
+    for tick in _ticks(low, high, 6):
         _rule(svg, x(tick), bottom, x(tick), bottom + 4, "axis")
-        label = f"≥ {tick:g}" if cut and tick == _ticks(low, high, 8)[-1] else f"{tick:g}"
+        label = f"≥ {tick:g}" if cut and tick == _ticks(low, high, 6)[-1] else f"{tick:g}"
         _text(svg, x(tick), bottom + 16, label, "tick", "middle")
     if threshold is not None:
         _rule(svg, x(threshold), 2, x(threshold), bottom + 4, "threshold")

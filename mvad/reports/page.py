@@ -61,6 +61,8 @@ class Overview:
         kept = [column for column in COLUMNS if judged or column[0] not in JUDGED]
         labelled = any(row.get("n_good") or row.get("n_defect") for row in rows)
         kept = [column for column in kept if labelled or column[0] not in ("n_good", "n_defect")]
+        if len({row.get("method") for row in rows}) < 2:  # the sections say it
+            kept = [column for column in kept if column[0] != "method"]
         return [column for column in kept if any(row.get(column[0]) is not None for row in rows)]
 
     @property
