@@ -59,9 +59,9 @@ def read_image(uri: str, max_pixels: int) -> Image.Image:
     return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
 
 
-def read_mask(uri: str) -> Image.Image:
+def read_mask(uri: str, max_pixels: int = MASK_PIXELS) -> Image.Image:
     """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
-    return decode(storage.read_bytes(uri, limit=8 * MASK_PIXELS), MASK_PIXELS).convert("L")
+    return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels).convert("L")
 
 
 def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int]:

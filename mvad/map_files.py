@@ -95,8 +95,9 @@ def maps(out: str, to: str, **options: Any) -> Result:
     results.write_json(storage.join(target, RECORD), content)
     written, errors = 0, []
     with ray_session(chosen.address):
+        task = ray.remote(draw_part).options(num_cpus=1)
         work = {
-            ray.remote(draw_part).options(num_cpus=1).remote(file, category, drawings[category], target): file
+            task.remote(file, category, drawings[category], target): file
             for category, files in parts.items()
             for file in files
             if category in drawings

@@ -37,10 +37,7 @@ def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | No
 def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
     """The scale of a category's colours, from a sample of the maps in OUT (a URI); None if there are none.
 
-    Raises
-    ------
-    ImageError
-        A grid is damaged.
+    Damaged grids are left out; who draws them says so.
     """
     columns = ["image_id", "score", "threshold", "patch_grid"]
     rows = results.read_scores(out, columns, category)
@@ -49,9 +46,16 @@ def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
         return None
     rows = rows.sort_by("score").take(pa.array(evenly_spaced(len(rows), SCALE_IMAGES)))
     found = results.read_images(out, category, rows["image_id"].to_pylist(), ["score", "patch_scores", "patch_grid"])
-    maps = [stored_map(row, size) for row in found.to_pylist()]
-    known = [values for values in maps if values is not None]
-    return colour_scale(known, found["score"].to_pylist(), one_threshold(rows["threshold"]))
+    maps, scores = [], []
+    for row in found.to_pylist():
+        try:
+            square = stored_map(row, size)
+        except ImageError:
+            continue
+        if square is not None:
+            maps.append(square)
+            scores.append(row["score"])
+    return colour_scale(maps, scores, one_threshold(rows["threshold"])) if maps else None
 
 
 def one_threshold(column: pa.ChunkedArray) -> float | None:
@@ -68,7 +72,8 @@ def patch_score_range(parts: list[str]) -> tuple[float, float] | None:
     ends: list[float] = []
     for part in parts:
         values = results.read_part(part, ["patch_scores"])["patch_scores"]
-        found = pc.min_max(pc.list_flatten(values))
+        scores = pc.list_flatten(values)
+        found = pc.min_max(scores.filter(pc.is_finite(scores)))
         if found["min"].is_valid:
             ends += [found["min"].as_py(), found["max"].as_py()]
     return (min(ends), max(ends)) if ends else None

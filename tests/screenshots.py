@@ -1,4 +1,4 @@
-"""A picture of a page for the README: ``python tests/screenshots.py demo/results/report.html report.png``."""
+"""A picture of a page for the README: ``python tests/screenshots.py demo/results/report.html report.webp``."""
 
 import argparse
 import io
@@ -9,7 +9,8 @@ from PIL import Image
 
 from browser import open_browser, visit
 
-COLOURS = 256  # of the palette: a page of text and few colours stays small
+COLOURS = 256  # of the palette of a PNG, and
+QUALITY = 80  # of WebP and JPEG: a page of text and few colours stays small
 
 
 def main():
@@ -34,7 +35,9 @@ def main():
     except LookupError as reason:
         sys.exit(f"no picture: {reason}")
     image = Image.open(io.BytesIO(shot)).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(chosen.picture, optimize=True)
+    if chosen.picture.suffix == ".png":
+        image = image.quantize(COLOURS, dither=Image.Dither.NONE)
+    image.save(chosen.picture, optimize=True, quality=QUALITY)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def stored(tmp_path):
     ]
     for number, row in enumerate(rows):
         row |= {"score": 1.0 + number, "grid": grid}
+    spoilt = {"image_id": "x/spoilt.png", "uri": rows[-1]["uri"], "score": 1.0, "grid": np.full((2, 2), np.nan)}
+    rows.append(spoilt)
     rows.append({"image_id": "x/broken.png", "uri": (data / "b.png").as_uri(), "error": "the file is empty"})
     facts = write_category(out, "..", rows, calibration=[0.5, 1.5, 2.5], threshold=2.5)
     finish(out, {"..": facts})
@@ -131,13 +133,14 @@ def test_maps(stored, tmp_path, ray_local):
     reasons = {error["image_id"]: error["error"] for error in result.errors}
     assert reasons == {
         "x/gone.png": "the file does not exist",
+        "x/spoilt.png": "the grid of patch scores is damaged",
         "x/changed.png": "has changed since it was scored: 40 x 40 pixels instead of 96 x 96",
     }
     made = sorted(str(path.relative_to(tmp_path / "overlays")) for path in (tmp_path / "overlays").rglob("*.png"))
     assert made == ["%2E%2E/%2E%2E/turned.jpg.overlay.png", "x/fine.png.overlay.png"]
     assert Image.open(tmp_path / "overlays" / made[0]).size == (120, 60)
     record = json.loads((tmp_path / "overlays/maps.json").read_text())
-    assert (record["n_written"], record["n_errors"]) == (2, 2)
+    assert (record["n_written"], record["n_errors"]) == (2, 3)
 
     mvad.maps(str(stored), str(stored / "maps"), format="npy", quiet=True)
     values = np.load(stored / "maps/%2E%2E/%2E%2E/turned.jpg.map.npy")

@@ -13,7 +13,7 @@ from typing import Any
 
 from mvad import results, storage
 from mvad.console import Reporter
-from mvad.errors import ImageError, UsageError
+from mvad.errors import UsageError
 from mvad.options import ImageSize, ReportOptions
 from mvad.record import Result, exit_code
 from mvad.reports.category import Category, read_category
@@ -22,8 +22,8 @@ from mvad.reports.pictures import Picture, pictures
 from mvad.stored_maps import read_scale
 from mvad.summary import MEAN
 
-ONE_PAGE = 400  # images and ...
-ONE_PAGE_CATEGORIES = 40  # ... categories on one page, at most: about 8 MB
+ONE_PAGE = 800  # images, and
+ONE_PAGE_CATEGORIES = 40  # categories on one page, at most: about 8 MB
 
 
 def report(out: str, **options: Any) -> Result:
@@ -79,8 +79,9 @@ def report(out: str, **options: Any) -> Result:
     size += len(page)
     n_pictures = sum(len(category.shown) for category in categories)
     reporter.errors(errors, "the report")
-    pages = f"{len(categories) + 1} pages, the first" if many else "a page"
-    reporter.print(f"{pages} of {size / 1e6:.1f} MB with {n_pictures:,} images: {storage.display(target)}")
+    pages = f"{len(categories) + 1} pages" if many else "a page"
+    amount = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    reporter.print(f"{pages} of {amount} with {n_pictures:,} images: {storage.display(target)}")
     return Result(exit_code(chosen, len(errors), n_pictures), summary, errors)
 
 
@@ -95,12 +96,10 @@ def _names(out: str, wanted: list[str] | None) -> list[str]:
 def _pictures(out: str, category: Category, max_pixels: int) -> dict[str, Picture]:
     if not category.shown:
         return {}
-    size = category.facts.get("size")
-    try:
-        scale = None if size is None else read_scale(out, category.name, ImageSize(**size))
-    except ImageError:  # its images say so, one by one
-        scale = None
-    return pictures(out, category.name, category.shown, None if size is None else ImageSize(**size), scale, max_pixels)
+    facts = category.facts.get("size")
+    size = None if facts is None else ImageSize(**facts)
+    scale = None if size is None else read_scale(out, category.name, size)
+    return pictures(out, category.name, category.shown, size, scale, max_pixels)
 
 
 def _unreadable(category: Category, shown: Mapping[str, Picture]) -> list[dict[str, str]]:

@@ -93,7 +93,7 @@ def _picture(row: dict[str, Any], size: ImageSize | None, scale: Scale | None, m
         over = overlay(image or Image.new("RGB", shape, GREY), square, size, scale)
     if image is not None and row["mask_uri"]:
         try:
-            image, marked = mark(image, read_mask(row["mask_uri"])), True
+            image, marked = mark(image, read_mask(row["mask_uri"], max_pixels)), True
         except ImageError as error:
             problems.append(f"mask: {error}")
     return Picture(
