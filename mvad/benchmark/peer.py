@@ -49,7 +49,10 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     found: dict = {"versions": {"torch": torch.__version__}, "fit_seconds": None}
     with tempfile.TemporaryDirectory() as scratch:
-        model, engine = build(given), Engine(default_root_dir=scratch, logger=False, enable_progress_bar=False, enable_model_summary=False)
+        model, engine = (
+            build(given),
+            Engine(default_root_dir=scratch, logger=False, enable_progress_bar=False, enable_model_summary=False),
+        )
         with torch.inference_mode():
             for _ in range(3):
                 model.model.feature_extractor(torch.rand(4, 3, given["side"], given["side"]))
