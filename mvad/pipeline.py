@@ -269,7 +269,7 @@ def decoded_images(
     rows = min(block_rows(size.crop, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
-    return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
+    return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
 
 
 def _without_nulls(images: pa.Table) -> pa.Table:
@@ -442,7 +442,7 @@ def score_entries(
             receipts = (
                 decoded_images(chosen, size, options, pool)
                 .map_batches(Scorer, batch_size=batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
-                .map_batches(WriteResults(destinations), batch_size=None, num_cpus=0.1)
+                .map_batches(WriteResults(destinations), batch_size=None, **pool.task_arguments)
             )
             for receipt in receipts.iter_rows():
                 facts = records[receipt["entry"]].categories[receipt["category"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,24 +15,31 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from mvad.errors import UsageError
 
 _ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
+TASK_CPUS = 0.1  # that a task claims which decodes or writes; how many run at once is limited by their number
 LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
 class Pool(NamedTuple):
-    """The actors that run a backbone: how many, and the share of Ray's resources that each has."""
+    """The actors that run a backbone: how many, the share of Ray's resources that each has, and tasks beside them."""
 
     actors: int
     share: dict[str, float]
+    tasks: int = 1
 
     @property
     def arguments(self) -> dict[str, Any]:
         """For ``map_batches``."""
         return {"compute": ActorPoolStrategy(size=self.actors), **self.share}
+
+    @property
+    def task_arguments(self) -> dict[str, Any]:
+        """For ``map_batches`` of tasks."""
+        return {"compute": TaskPoolStrategy(size=self.tasks), "num_cpus": TASK_CPUS}
 
 
 @contextmanager
@@ -64,6 +71,16 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _share(cpus: float, nodes: Collection[float]) -> float:
+    """CPUs that an actor claims: half of what falls to it or a little less, so that nodes keep `TASK_CPUS` free."""
+    most = max(1, min(500, int(cpus * 500)))  # in thousandths
+
+    def left(share: int) -> float:
+        return min([TASK_CPUS * 1000, *(round(node * 1000) % share for node in nodes)])
+
+    return max(range(most // 2 + 1, most + 1), key=lambda share: (left(share), share)) / 1000
+
+
 @contextmanager
 def _core_muted() -> Iterator[None]:
     """Drop what Ray's core, which is no Python, writes to standard error while it starts; exceptions come as ever."""
@@ -90,8 +107,10 @@ def _quieten() -> None:
 def actor_pool(actors: int | None, images: int) -> Pool:
     """One actor a GPU, or as many one-thread actors as there are CPU cores; fewer for a handful of images.
 
-    CPU actors together claim half of Ray's CPUs, however many they are: the other half is left for decoding, without
-    which they would wait for images for ever (the operating system shares the real cores out by need).
+    CPU actors together claim at most half of Ray's CPUs, however many they are, and the share of each is such that no
+    number of them fills a node: what is left is for decoding, without which they would wait for images for ever, even
+    where all actors have moved to the one node that others have left (the operating system shares the real cores out
+    by need).
 
     Raises
     ------
@@ -106,6 +125,7 @@ def actor_pool(actors: int | None, images: int) -> Pool:
         count, share = actors or gpus, {"num_gpus": 1.0}
     else:
         count = actors or max(1, int(cpus))
-        share = {"num_cpus": round(min(0.5, cpus / 2 / count), 3)}
+        nodes = {node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+        share = {"num_cpus": _share(cpus / count, nodes - {0.0})}
     count = min(count, max(1, images // LEAST_IMAGES))
-    return Pool(count, share)
+    return Pool(count, share, max(1, int(cpus)))

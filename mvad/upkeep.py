@@ -34,7 +34,7 @@ from mvad.model_store import (
 )
 from mvad.options import ImageSize, UpdateOptions
 from mvad.record import Result, exit_code, versions
-from mvad.session import actor_pool, ray_session
+from mvad.session import Pool, actor_pool, ray_session
 from mvad.weights import Network
 
 
@@ -106,7 +106,7 @@ def update(data: str, models: str, **options: Any) -> Result:
                     for name, error in category.errors.items()
                 ]
                 stage.busy_with(f"{category.name}: updating {model.method}")
-                rows.append(_update(model, own, split, category, chosen, networks[spec], folder))
+                rows.append(_update(model, own, split, category, chosen, networks[spec], folder, pool))
     report.update(rows)
     report.errors(errors)
     code = exit_code(chosen, len(errors), len(manifest.table))
@@ -132,6 +132,7 @@ def _update(
     options: UpdateOptions,
     network: Network,
     folder: str,
+    pool: Pool,
 ) -> dict[str, Any]:
     """Extend one model, calibrate it, save it; a row of what has changed."""
     method = METHODS[model.method]
@@ -144,7 +145,7 @@ def _update(
     row |= {"n_new": len(new), "n_reference": len(reference)}
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
-    extend = ray.remote(extend_detector).options(num_cpus=0.5)
+    extend = ray.remote(extend_detector).options(**pool.share)
     state = State(model.settings, arrays, 0.0)
     whole = extend.remote(model.method, state, features, new, reference)
     parts = []

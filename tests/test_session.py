@@ -1,12 +1,14 @@
 import pytest
 import ray
 
+from mvad import session
 from mvad.errors import UsageError
 from mvad.session import actor_pool, ray_session
 
 
 def resources(monkeypatch, **found):
     monkeypatch.setattr(ray, "cluster_resources", lambda: found)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": found}, {"Alive": False, "Resources": {}}])
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,13 @@ def test_no_such_cluster(monkeypatch):
         ray_session("10.0.0.9:6379"),
     ):
         pass
+
+
+@pytest.mark.parametrize("cpus", [0.4, 1, 4])
+@pytest.mark.parametrize("nodes", [{1.0}, {2.0, 3.0}, {1.0, 4.0, 16.0, 64.0}])
+def test_no_number_of_actors_fills_a_node(cpus, nodes):
+    share = session._share(cpus, nodes)
+    assert 0 < share <= min(0.5, cpus / 2)
+    for node in nodes:
+        actors = int(round(node / share, 6))
+        assert node - actors * share >= session.TASK_CPUS - 1e-9

@@ -83,7 +83,7 @@ def main() -> None:
             for batch in predictions
             for path, score in zip(batch.image_path, batch.pred_score.flatten(), strict=True)
         }
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
