@@ -22,6 +22,8 @@ _HOMES = {
     "evaluate": "pipeline",
     "report": "reports",
     "maps": "map_files",
+    "plan": "planning",
+    "benchmark": "benchmarks",
     "sample": "generate",
 }
 

@@ -15,11 +15,13 @@ from rich.markup import escape
 
 from mvad.errors import UsageError
 from mvad.options import (
+    BenchmarkOptions,
     CompareOptions,
     FalseAlarmOptions,
     FitOptions,
     JobOptions,
     MapOptions,
+    PlanOptions,
     ReportOptions,
     RunOptions,
     ScoreOptions,
@@ -205,6 +207,37 @@ def maps(
     from mvad import map_files
 
     return map_files.maps(out, to, **options).exit_code
+
+
+@app.command()
+@_with_options(PlanOptions)
+def plan(**options: Any) -> int:
+    """Say what a cluster would do: hours, what it is bound by, bytes; from what an image costs here.
+
+    Example: mvad plan --images 1e8 --gpus 64 --cores 512
+    """
+    from mvad.planning import plan
+
+    plan(**options)
+    return 0
+
+
+@app.command()
+@_with_options(BenchmarkOptions)
+def benchmark(
+    data: Annotated[str | None, typer.Argument(help="A folder in MVTec layout; default: the generated sample.")] = None,
+    *,
+    out: Annotated[str, typer.Option(help="JSON file for all numbers.")] = "benchmark.json",
+    **options: Any,
+) -> int:
+    """Measure speed and memory side by side with anomalib, with the floor, and with plain algorithms.
+
+    Example: mvad benchmark ROOT --categories bottle --coreset-ratio 0.02
+    """
+    from mvad.benchmarks import benchmark
+
+    benchmark(data, out, **options)
+    return 0
 
 
 @app.command()

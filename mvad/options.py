@@ -385,6 +385,70 @@ class CompareOptions(ModelOptions):
         return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots, folds=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(JobOptions):
+    """Options of measuring speed and memory."""
+
+    backbones: Annotated[
+        str, Option(help="Backbones, comma separated; all but the embedded one with random weights.")
+    ] = "efficientnet_lite0"
+    image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
+    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
+    images: Annotated[int, Option(help="Images that are scored: the test images, over and over.")] = 2000
+    repeats: Annotated[int, Option(help="Measurements of scoring, after a warm-up.")] = 3
+    fit_repeats: Annotated[int, Option(help="Measurements of fitting, after a warm-up.")] = 3
+    peer: Annotated[bool, Option("--peer/--no-peer", help="Measure anomalib too; installed on first use.")] = True
+    peer_fit: Annotated[bool, Option("--peer-fit/--no-peer-fit", help="Measure its fit too, which may take long.")] = (
+        True
+    )
+    peer_folder: Annotated[str, Option(help="Where anomalib's environment is kept.")] = "~/.cache/mvad/anomalib"
+    growth: Annotated[
+        str | None, Option(help="Also a table of seconds and memory over these numbers of images, comma separated.")
+    ] = None
+    memory_limit: Annotated[str, Option(help="Memory limit of that table's runs.")] = "2GiB"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("image_size", "images", "repeats", "fit_repeats"):
+            _at_least(self, name, 1)
+        _ = self.growth_sizes
+
+    @property
+    def backbone_names(self) -> list[str]:
+        return [name.strip() for name in self.backbones.split(",") if name.strip()]
+
+    @property
+    def growth_sizes(self) -> list[int]:
+        try:
+            return [int(word) for word in (self.growth or "").split(",") if word.strip()]
+        except ValueError:
+            raise UsageError(f"--growth {self.growth!r} is not a list of numbers such as 1000,2000.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(JobOptions):
+    """Options of saying what a cluster would do."""
+
+    images: Annotated[float, Option(help="Images to score; 1e8 is understood.")] = 1e6
+    gpus: Annotated[int, Option(help="GPUs of the cluster.")] = 0
+    cores: Annotated[int, Option(help="CPU cores of the cluster.")] = 1
+    data: Annotated[str | None, Option(help="Images to measure with; default: the generated sample.")] = None
+    backbone: Annotated[str, Option(help="The backbone to measure with.")] = "efficientnet_lite0"
+    weights: Annotated[str | None, Option(help="A copy of its weights.")] = None
+    image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
+    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
+    gpu_speedup: Annotated[
+        float, Option(help="Where no GPU is here to measure: how many cores one is taken to be worth.")
+    ] = 50.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("images", 1), ("gpus", 0), ("cores", 1), ("image_size", 32)):
+            _at_least(self, name, least)
+        if self.gpu_speedup <= 0:
+            raise UsageError(f"--gpu-speedup {self.gpu_speedup} is not above 0.")
+
+
 def as_json(options: JobOptions) -> dict[str, Any]:
     """The options as plain values for ``run.json``."""
     return asdict(options)
