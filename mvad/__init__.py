@@ -1,7 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
 Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `nightly`, `update`,
-`models`, `false_alarms`, `compare`, `evaluate`, `sample`.
+`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `sample`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,23 @@ _HOMES = {
     "models": "upkeep",
     "false_alarms": "promises",
     "evaluate": "pipeline",
+    "inspect": "inspection",
     "sample": "generate",
 }
 
-__all__ = ["compare", "evaluate", "false_alarms", "fit", "models", "nightly", "run", "sample", "score", "update"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "false_alarms",
+    "fit",
+    "inspect",
+    "models",
+    "nightly",
+    "run",
+    "sample",
+    "score",
+    "update",
+]
 
 
 def __getattr__(name: str) -> Any:

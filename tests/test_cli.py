@@ -162,7 +162,7 @@ def test_jobs_take_the_same_options(job, tmp_path):
         env=_environment(),
     )
     assert ended.returncode == 0, ended.stderr
-    assert f"mvad {job.stem.replace('_', '-')}" in ended.stdout
+    assert f"mvad {job.stem.rstrip('_').replace('_', '-')}" in ended.stdout
 
 
 def _environment():
