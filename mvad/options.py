@@ -292,7 +292,9 @@ class InspectOptions(CommonOptions):
     image_size: Annotated[int, Option(help="Side in pixels of the square that the backbone sees.")] = 224
     features: Annotated[
         bool,
-        Option("--features/--no-features", help="Without: no backbone, no map, and nothing that looks unlike the rest."),
+        Option(
+            "--features/--no-features", help="Without: no backbone, no map, and nothing that looks unlike the rest."
+        ),
     ] = True
     embedding: Annotated[
         str, Option(help="How the map of the features is drawn: pca, or tsne (of at most 1,000 images a category).")

@@ -54,7 +54,7 @@ def _images(count: int, kind: str = "") -> str:
 
 
 def _across(manifest: Manifest, table: pa.Table) -> Iterator[Finding]:
-    bad = len(table) - table["error"].null_count if len(table) else 0
+    bad = len(table) - table["error"].null_count
     if bad:
         yield Finding("warning", "", f"{_images(bad)} cannot be read; a run counts and names them, and goes on.")
     if manifest.ignored:
@@ -89,35 +89,39 @@ def _missing(name: str, table: pa.Table, labelled: bool) -> Iterator[Finding]:
 
 def _twins(name: str, table: pa.Table) -> Iterator[Finding]:
     kind = kinds(table)
-    for column, likeness in (("duplicate_group", "the same pixels as"), ("near_group", "a near duplicate among")):
+    for column, near in (("duplicate_group", False), ("near_group", True)):
         groups = pc.fill_null(table[column], -1).to_numpy()
-        own = {one: groups[kind == one] for one in KINDS}
-        for one in ("good", "defect", "unlabelled"):
-            leaked = int((np.isin(own[one], own["train"]) & (own[one] >= 0)).sum())
+        own = {one: groups[(kind == one) & (groups >= 0)] for one in KINDS}
+        counts = Counter(kind)
+        for one in ("good", "unlabelled", "defect"):
+            leaked = int(np.isin(own[one], own["train"]).sum())
             if leaked:
-                share = f"{leaked:,} of {_images(len(own[one]), one)}"
-                rest = "the training images" if "among" in likeness else "a training image"
-                why = (
-                    "a defect has been learnt as good, or there is none"
-                    if one == "defect"
-                    else "scores of them say little about new images"
-                )
-                has = "has" if leaked == 1 else "have"
-                yield Finding("warning", name, f"{share} {has} {likeness} {rest}: {why}.")
-        both = np.intersect1d(own["good"][own["good"] >= 0], own["defect"][own["defect"] >= 0])
-        if len(both):
-            like = "the same pixels" if column == "duplicate_group" else "nearly the same picture"
-            level = "warning" if column == "duplicate_group" else "note"
-            text = f"{len(both):,} good test images and defective ones are {like}; one of the labels may be wrong."
-            yield Finding(level, name, text.replace("1 good test images", "1 good test image", 1) if len(both) == 1 else text)
-        train = own["train"][own["train"] >= 0]
-        if len(train) > len(np.unique(train)):
-            surplus = len(train) - len(np.unique(train))
-            what = "are copies of others" if column == "duplicate_group" else "nearly repeat others"
-            if surplus == 1:
-                what = "is a copy of another" if column == "duplicate_group" else "nearly repeats another"
-            text = f"{_images(surplus, 'train')} {what}: calibration takes the model for better than it is."
+                yield _leak(name, one, leaked, counts[one], near)
+        mislabelled = int(np.isin(own["good"], own["defect"]).sum())
+        if mislabelled:
+            verb = _verb(mislabelled, "nearly repeats" if near else "has the same pixels as", near)
+            text = f"{_images(mislabelled, 'good')} {verb} a defective one: one of the labels may be wrong."
+            yield Finding("note" if near else "warning", name, text)
+        surplus = len(own["train"]) - len(np.unique(own["train"]))
+        if surplus:
+            verb = _verb(surplus, "nearly repeats" if near else "has the same pixels as", near)
+            text = f"{_images(surplus, 'train')} {verb} others: calibration takes the model for better than it is."
             yield Finding("note", name, text)
+
+
+def _verb(count: int, singular: str, near: bool) -> str:
+    return singular if count == 1 else "nearly repeat" if near else "have the same pixels as"
+
+
+def _leak(name: str, kind: str, leaked: int, count: int, near: bool) -> Finding:
+    """Test images that are among the training images too."""
+    what = "a near duplicate among the training images" if near else "the same pixels as a training image"
+    share = f"{leaked:,} of {_images(count, kind)} {'has' if leaked == 1 else 'have'} {what}"
+    if kind != "defect":
+        return Finding("warning", name, f"{share}: their scores say little about new images.")
+    # Thumbnails do not show whether a small defect is there too.
+    advice = "look whether those show the defect too" if near else "a defect is learnt as good, or it is none"
+    return Finding("note" if near else "warning", name, f"{share}: {advice}.")
 
 
 def _outliers(name: str, table: pa.Table) -> Iterator[Finding]:
@@ -142,7 +146,9 @@ def _files(name: str, table: pa.Table) -> Iterator[Finding]:
         )
         yield Finding("note", name, text)
     kind = kinds(table)
-    made = np.array([" ".join(pair) for pair in zip(table["format"].to_pylist(), table["mode"].to_pylist(), strict=True)])
+    made = np.array(
+        [" ".join(pair) for pair in zip(table["format"].to_pylist(), table["mode"].to_pylist(), strict=True)]
+    )
     for one, other in (("train", "good"), ("train", "defect"), ("good", "defect"), ("train", "unlabelled")):
         left, right = set(made[kind == one]), set(made[kind == other])
         if left and right and not left & right:

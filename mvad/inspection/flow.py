@@ -83,7 +83,9 @@ def measured(
     return columns
 
 
-def photos(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool, stage: Stage) -> dict[int, bytes]:
+def photos(
+    images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool, stage: Stage
+) -> dict[int, bytes]:
     """Small JPEG pictures of some rows, by row; those that cannot be read any more are left out."""
     found: dict[int, bytes] = {}
     if not len(rows):

@@ -164,14 +164,12 @@ def measure_batch(batch: Batch, size: ImageSize | None, max_pixels: int) -> Batc
         if image is not None and size is not None:
             resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
             pixels[number] = np.asarray(centre(resized, size.crop))
-    columns: Batch = {
-        name: np.array([getattr(one, name) for one in found], dtype) for name, dtype in TYPES.items()
-    }
+    columns: Batch = {name: np.array([getattr(one, name) for one in found], dtype) for name, dtype in TYPES.items()}
     return {"row": batch["row"], **columns, **({} if size is None else {"pixels": pixels})}
 
 
 def photo(uri: str, max_pixels: int) -> bytes:
-    """A small JPEG picture of an image, at most ``PHOTO_SIDE`` pixels at its longer side; empty if it cannot be read."""
+    """A small JPEG picture, of at most ``PHOTO_SIDE`` pixels at its longer side; empty if the image cannot be read."""
     try:
         image = decode(_read(uri, max_pixels), max_pixels)
     except ImageError:

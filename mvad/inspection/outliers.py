@@ -2,7 +2,9 @@
 
 Values are compared by the modified z-score, 0.6745 (x - median) / MAD (Iglewicz and Hoaglin, How to Detect and Handle
 Outliers, 1993), whose median and deviation a few bad images cannot move. The reference is the category's training
-images, or all its images where fewer than ``LEAST`` of them can be read.
+images, or all its images where fewer than ``LEAST`` of them can be read. Of n values an outlier is one beyond
+3.5 (1 + 8 / n): the usual 3.5, and more where few images make both unsteady. Of sets of normal values, at most one in
+fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST = 8  # images that a median and a deviation mean something for
-CUTOFF = 3.5  # theirs
+CUTOFF, UNSTEADY = 3.5, 8.0
 BLANK = 2.0  # grey levels of contrast
 LEAST_SPREAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # of the MAD: grey levels, and log2
 NEAREST = 3  # the neighbour whose distance says how unusual features are
@@ -61,7 +63,11 @@ def stand_out(
     }
     if features is not None and reference.sum() > NEAREST:
         z["unusual"] = robust_z(_log_distance(features, reference), reference, LEAST_SPREAD["unusual"])
-    reasons = [_reason(*values) for values in zip(contrast, *z.values(), strict=True)]
+    cutoff = CUTOFF * (1 + UNSTEADY / max(1, reference.sum()))
+    reasons = [
+        _reason(contrast[row], {name: float(values[row]) for name, values in z.items()}, cutoff)
+        for row in range(len(contrast))
+    ]
     return Scores(**z, reasons=reasons)
 
 
@@ -84,14 +90,14 @@ def _log_distance(features: NDArray[np.float32], reference: NDArray[np.bool_]) -
     return np.log2(np.sqrt(squares[np.arange(len(rows)), place]) + 1e-3).astype(np.float32)
 
 
-def _reason(contrast: float, brightness: float, sharpness: float, unusual: float) -> str:
+def _reason(contrast: float, z: dict[str, float], cutoff: float) -> str:
     if contrast < BLANK:
         return "nearly one colour"
     reasons = []
-    if abs(brightness) > CUTOFF:
-        reasons.append("much darker" if brightness < 0 else "much brighter")
-    if abs(sharpness) > CUTOFF:
-        reasons.append("blurred" if sharpness < 0 else "much sharper or noisier")
-    if unusual > CUTOFF:
+    if abs(z["brightness"]) > cutoff:
+        reasons.append("much darker" if z["brightness"] < 0 else "much brighter")
+    if abs(z["sharpness"]) > cutoff:
+        reasons.append("blurred" if z["sharpness"] < 0 else "much sharper or noisier")
+    if z["unusual"] > cutoff:
         reasons.append("looks unlike the others")
     return ", ".join(reasons)

@@ -91,9 +91,13 @@ def image_table(manifest: Manifest, found: Mapping[str, NDArray[Any]]) -> pa.Tab
         near.nearest[rows] = np.where(own.nearest < 0, -1, rows[own.nearest])
         near.similarity[rows] = own.similarity
         groups += int(own.group.max()) + 1
-        features = found["features"][rows] if "features" in found else None
-        values = [found[name][rows] for name in ("brightness", "contrast", "sharpness")]
-        stands = outliers.stand_out(*values, features, kind[rows] == "train")
+        stands = outliers.stand_out(
+            found["brightness"][rows],
+            found["contrast"][rows],
+            found["sharpness"][rows],
+            found["features"][rows] if "features" in found else None,
+            kind[rows] == "train",
+        )
         for name, column in scores.items():
             column[rows] = getattr(stands, name)
         reasons[rows] = stands.reasons
@@ -134,7 +138,7 @@ def _hexadecimal(digests: NDArray[np.uint8], missing: NDArray[np.bool_]) -> pa.A
 
 
 def category_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """One row a category: counts of each kind, defects, sizes and formats, medians, twins, outliers."""
+    """One row a category: counts, sizes, formats, medians, twins; ``n_outlier`` leaves defective images out."""
     return [_category_row(name, part) for name, part in by_category(table)]
 
 
@@ -149,6 +153,7 @@ def by_category(table: pa.Table) -> list[tuple[str, pa.Table]]:
 def _category_row(name: str, table: pa.Table) -> dict[str, Any]:
     good = table.filter(pc.is_null(table["error"]))
     kind = Counter(kinds(table))
+    sound = good.filter(pc.not_equal(pc.fill_null(good["label"], 0), 1))
     sizes = Counter(zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True))
     formats = Counter(zip(good["format"].to_pylist(), good["mode"].to_pylist(), strict=True))
     defects = Counter(table.filter(pc.equal(table["label"], 1))["defect"].to_pylist())
@@ -164,9 +169,9 @@ def _category_row(name: str, table: pa.Table) -> dict[str, Any]:
         "bytes": pc.sum(table["bytes"]).as_py() or 0,
         "median_brightness": _median(good["brightness"]),
         "median_sharpness": _median(good["sharpness"]),
-        "n_duplicate": good["duplicate_group"].length() - good["duplicate_group"].null_count,
-        "n_near": good["near_group"].length() - good["near_group"].null_count,
-        "n_outlier": good["outlier"].length() - good["outlier"].null_count,
+        "n_duplicate": len(good) - good["duplicate_group"].null_count,
+        "n_near": len(good) - good["near_group"].null_count,
+        "n_outlier": len(sound) - sound["outlier"].null_count,
     }
 
 
