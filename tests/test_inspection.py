@@ -146,6 +146,36 @@ def test_the_search_in_cells_finds_what_the_exact_one_finds(monkeypatch):
     np.testing.assert_array_equal(twins.near(thumbnails).group, exact.group)
 
 
+def test_what_differs_in_few_ways_is_not_taken_for_the_same():
+    random = np.random.default_rng(0)
+    places = np.arange(THUMBNAIL) * 2 * np.pi / 8
+    grids = []
+    for x, y in random.uniform(0, 2 * np.pi, (90, 2)):
+        holes = 60 * (np.sin(places + x)[:, None] + np.sin(places + y)) + random.normal(0, 12, (THUMBNAIL, THUMBNAIL))
+        grids.append(np.clip(128 + holes, 0, 255).astype(np.uint8))
+    thumbnails = np.stack([*grids, *grids[:5]])
+    thumbnails[90:] = thumbnails[90:] * 0.9
+    found = twins.near(thumbnails)
+    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(found.group >= 0))
+    assert (found.group[5:90] < 0).mean() > 0.8
+    vectors, _ = twins._without_light(thumbnails[:90])
+    own = twins._unit(vectors - vectors.mean(axis=0))
+    products = (own @ own.T)[np.triu_indices(90, 1)]
+    assert (products > twins.NEAR).sum() > 20  # so many would be taken for the same without the level
+    assert twins.level(own) > 0.95
+
+
+def test_the_level_is_what_chance_reaches():
+    random = np.random.default_rng(0)
+    for dimensions in (4, 10, 40):
+        vectors = random.normal(size=(400, dimensions)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        products = (vectors @ vectors.T)[np.triu_indices(400, 1)]
+        # Half a pair is expected above the level; a fifth of the way further down there are many.
+        assert (products > twins.level(vectors)).sum() <= 4
+        assert (products > 0.8 * twins.level(vectors)).sum() > 10
+
+
 def test_what_stands_out():
     random = np.random.default_rng(0)
     brightness = random.normal(120, 5, 40).astype(np.float32)

@@ -79,7 +79,9 @@ def series_of(names: Iterable[str]) -> dict[str, Series]:
     return found
 
 
-def histogram(title: str, values: NDArray[np.float32], names: Sequence[str], *, logarithmic: bool = False) -> Histogram:
+def histogram(
+    title: str, values: NDArray[np.float32], names: Sequence[str] | NDArray[np.object_], *, logarithmic: bool = False
+) -> Histogram:
     """Outlines of the histograms of values by kind (train, good, defect, unlabelled)."""
     shown = np.log10(np.maximum(values, 1e-3)) if logarithmic else values
     low, high = float(shown.min()), float(shown.max())
@@ -92,9 +94,9 @@ def histogram(title: str, values: NDArray[np.float32], names: Sequence[str], *, 
     top = max(float(share.max()) for share in shares.values())
     curves = [Curve(series[name], _outline(share / top)) for name, share in shares.items()]
     ticks = []
-    for value in _nice(low, high):
+    for value in _nice_powers(low, high) if logarithmic else _nice(low, high):
         position = (value - low) / (high - low) * WIDTH
-        ticks.append((round(position, 1), f"{10**value:.2g}" if logarithmic else f"{value:.4g}"))
+        ticks.append((round(position, 1), f"{10**value:.3g}" if logarithmic else f"{value:.4g}"))
     return Histogram(title, WIDTH, HEIGHT, curves, ticks)
 
 
@@ -104,6 +106,16 @@ def _outline(shares: NDArray[np.float64]) -> str:
     path = [f"M0 {HEIGHT}"]
     path += [f"V{height}H{round((number + 1) * step, 1)}" for number, height in enumerate(heights)]
     return "".join([*path, f"V{HEIGHT}Z"])
+
+
+def _nice_powers(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers between two logarithms, three to six of them if there are."""
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), [number / 10 for number in range(10, 100)]):
+        found = [math.log10(digit) + power for power in range(math.floor(low), math.ceil(high) + 1) for digit in digits]
+        found = sorted(value for value in found if low <= value <= high)
+        if len(found) >= 3:
+            return found[:: math.ceil(len(found) / 6)]
+    return [low, high]
 
 
 def _nice(low: float, high: float) -> list[float]:

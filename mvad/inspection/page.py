@@ -16,7 +16,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from mvad.inspection import charts
 from mvad.inspection.findings import Finding
@@ -33,50 +35,66 @@ OUTLIERS = 8
 A_CATEGORY = 90  # pictures of an ordinary category, if all are shown
 LISTED_ERRORS = 200
 
+SHOWN = ["image_id", "width", "height", "near_similarity", "outlier", "map_x", "map_y"]
+
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of one category; rows are those of the image table with ``row`` and ``name`` added."""
+    """What is shown of one category; only the rows that are shown are Python objects.
+
+    Attributes
+    ----------
+    sheet
+        Kind or defect, how many images there are of it, and those shown.
+    same, near
+        Groups of twins shown, each cut to a few.
+    values
+        ``brightness`` and ``sharpness`` of all readable images, and their ``kind``.
+    series
+        What the map tells apart.
+    drawn
+        The images on the map.
+    """
 
     summary: Row
-    sheet: list[tuple[str, int, list[Row]]]  # kind or defect, how many there are, those shown
+    sheet: list[tuple[str, int, list[Row]]]
     same: list[list[Row]]
-    n_same: int  # groups
+    n_same: int
     near: list[list[Row]]
     n_near: int
     outliers: list[Row]
     n_outliers: int
-    rows: list[Row]
+    values: dict[str, NDArray[Any]]
+    series: dict[str, charts.Series]
+    drawn: list[Row]
 
     @property
     def pictured(self) -> set[int]:
         groups = [shown for _, _, shown in self.sheet] + self.same + self.near + [self.outliers]
         return {row["row"] for group in groups for row in group}
 
-    @cached_property
-    def readable(self) -> list[Row]:
-        return [row for row in self.rows if row["error"] is None]
+    @property
+    def n_readable(self) -> int:
+        return len(self.values["kind"])
 
     @cached_property
-    def series(self) -> dict[str, charts.Series]:
-        return charts.series_of([row["name"] for row in self.readable])
+    def kinds(self) -> dict[str, charts.Series]:
+        """What the histograms tell apart."""
+        return charts.series_of(self.values["kind"])
 
     @property
     def histograms(self) -> list[charts.Histogram]:
-        if not self.readable:
-            return []
-        names = [row["kind"] for row in self.readable]
-        values = {name: np.array([row[name] for row in self.readable]) for name in ("brightness", "sharpness")}
+        kind = self.values["kind"]
         return [
-            charts.histogram("brightness (mean grey value)", values["brightness"], names),
-            charts.histogram("sharpness (log scale)", values["sharpness"], names, logarithmic=True),
+            charts.histogram("brightness (mean grey value)", self.values["brightness"], kind),
+            charts.histogram("sharpness (log scale)", self.values["sharpness"], kind, logarithmic=True),
         ]
 
     @property
     def points(self) -> list[charts.Point]:
-        return charts.points([row for row in self.readable if row["map_x"] is not None], self.series)
+        return charts.points(self.drawn, self.series)
 
 
 def sections(table: pa.Table) -> list[Section]:
@@ -96,50 +114,67 @@ def shown_rows(table: pa.Table) -> list[int]:
 
 
 def _section(summary: Row, table: pa.Table, start: int, scale: float) -> Section:
-    rows = table.drop_columns(["uri", "mask_uri", "sha256", "pixel_sha256"]).to_pylist()
-    for number, (row, kind) in enumerate(zip(rows, kinds(table), strict=True)):
-        row |= {"row": start + number, "kind": kind, "name": kind}
-        if kind == "defect":
-            row["name"] = row["defect"] if row["defect"] not in (None, "", *SHEET) else "defect"
+    kind = kinds(table)
+    names = _names(table, kind)
+    readable = pc.is_null(table["error"]).to_numpy()
 
     def most(count: int) -> int:
         return max(2, round(count * scale))
 
-    readable = [row for row in rows if row["error"] is None]
+    def shown(places: NDArray[np.int64]) -> list[Row]:
+        rows = table.select(SHOWN).take(pa.array(places)).to_pylist()
+        return [
+            {**row, "row": start + int(place), "kind": kind[place], "name": names[place]}
+            for row, place in zip(rows, places, strict=True)
+        ]
+
+    series = charts.series_of(names[readable])
     sheet = []
-    for name in charts.series_of([row["name"] for row in readable]):
-        own = [row for row in readable if row["name"] == name]
-        picks = evenly_spaced(len(own), most(SHEET.get(name, DEFECT)))
-        sheet.append((name, len(own), [own[pick] for pick in picks]))
-    same, near = (_groups(readable, column) for column in ("duplicate_group", "near_group"))
-    outliers = sorted(
-        (row for row in readable if row["outlier"]),
-        key=lambda row: (row["kind"] == "defect", row["kind"] != "train", -_how_far(row)),
-    )
+    for name in series:
+        own = np.flatnonzero(readable & (names == name))
+        sheet.append((name, len(own), shown(own[evenly_spaced(len(own), most(SHEET.get(name, DEFECT)))])))
+    twins = []
+    for column in ("duplicate_group", "near_group"):
+        groups = _groups(pc.fill_null(table[column], -1).to_numpy(), kind)
+        picks = [group[evenly_spaced(len(group), most(GROUP))] for group in groups[: most(GROUPS)]]
+        twins.append(([shown(places) for places in picks], len(groups)))
+    outliers = np.flatnonzero(pc.is_valid(table["outlier"]).to_numpy())
+    order = np.lexsort((-_how_far(table)[outliers], kind[outliers] != "train", kind[outliers] == "defect"))
+    values = {name: table[name].to_numpy()[readable] for name in ("brightness", "sharpness")}
     return Section(
         summary,
         sheet,
-        [group[: most(GROUP)] for group in same[: most(GROUPS)]],
-        len(same),
-        [group[: most(GROUP)] for group in near[: most(GROUPS)]],
-        len(near),
-        outliers[: most(OUTLIERS)],
+        *twins[0],
+        *twins[1],
+        shown(outliers[order[: most(OUTLIERS)]]),
         len(outliers),
-        rows,
+        {**values, "kind": kind[readable]},
+        series,
+        shown(np.flatnonzero(pc.is_valid(table["map_x"]).to_numpy())),
     )
 
 
-def _how_far(row: Row) -> float:
-    return max(abs(row[name] or 0.0) for name in ("brightness_z", "sharpness_z", "unusual_z"))
+def _names(table: pa.Table, kind: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The kind of each image, or its defect; a defect that is called as a kind keeps apart from it."""
+    defect = np.array(table["defect"].to_pylist(), object)
+    named = (kind == "defect") & ~np.isin(defect.astype(str), ["", "None", *SHEET])
+    return np.where(named, defect, kind)
 
 
-def _groups(rows: Sequence[Row], column: str) -> list[list[Row]]:
-    """Twins: groups with different kinds of images first, then the largest."""
-    found: dict[int, list[Row]] = {}
-    for row in rows:
-        if row[column] is not None:
-            found.setdefault(row[column], []).append(row)
-    return sorted(found.values(), key=lambda group: (-len({row["kind"] for row in group}), -len(group)))
+def _how_far(table: pa.Table) -> NDArray[np.float64]:
+    """The largest of the z-scores of each image."""
+    columns = [np.abs(table[name].to_numpy().astype(float)) for name in ("brightness_z", "sharpness_z", "unusual_z")]
+    return np.max(np.nan_to_num(columns), axis=0)
+
+
+def _groups(groups: NDArray[np.int64], kind: NDArray[np.object_]) -> list[NDArray[np.int64]]:
+    """Places of the members of each group: groups with several kinds of images first, then the largest."""
+    grouped = np.flatnonzero(groups >= 0)
+    if not len(grouped):
+        return []
+    by_group = grouped[np.argsort(groups[grouped], kind="stable")]
+    members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
+    return sorted(members, key=lambda places: (-len(set(kind[places])), -len(places)))
 
 
 @dataclass(frozen=True)
@@ -174,15 +209,15 @@ class Page:
         style = (files("mvad.inspection") / "templates/inspect.css").read_text()
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         encoded = {row: base64.b64encode(data).decode() for row, data in self.pictures.items()}
-        errors = [row for row in self.table.select(["image_id", "error"]).to_pylist() if row["error"] is not None]
+        bad = self.table.select(["image_id", "error"]).filter(pc.is_valid(self.table["error"]))
         return environment.get_template("inspect.html").render(
             facts=self.facts,
             summary=self.summary,
             findings=self.findings,
             sections=sections(self.table),
             pictures=encoded,
-            errors=errors[:LISTED_ERRORS],
-            n_errors=len(errors),
+            errors=bad.slice(0, LISTED_ERRORS).to_pylist(),
+            n_errors=len(bad),
             totals=_totals(self.summary),
             style=Markup(style),
             style_hash=digest,

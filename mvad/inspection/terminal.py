@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mvad.inspection.command import Inspection
 
 SHOWN_NOTES = 12
-WIDTH = 100
 COUNTS = {
     "n_train": "train",
     "n_good": "good",
@@ -40,7 +39,7 @@ def show(result: Inspection, manifest: Manifest, options: InspectOptions, report
         for name, title in COUNTS.items()
         if name in ("n_train", "n_error") or any(row[name] for row in result.summary)
     }
-    table = Table(box=None, pad_edge=False, header_style="bold", width=None)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("category", overflow="fold", max_width=24)
     for title in columns.values():
         table.add_column(title, justify="right", no_wrap=True)
