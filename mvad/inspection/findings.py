@@ -18,6 +18,11 @@ FEW_TRAINING = 20
 MOVED = 1.5  # modified z of a median: light or focus of the test images is another
 PLACES = {"train": "training", "good": "good test", "defect": "defective", "unlabelled": "unlabelled"}
 
+REPEATED = {
+    "train": "calibration takes the model for better than it is",
+    "unlabelled": "scores and rates count the same thing again",
+}
+
 
 class Finding(NamedTuple):
     """One thing that was found.
@@ -67,7 +72,11 @@ def _across(manifest: Manifest, table: pa.Table) -> Iterator[Finding]:
     shared = [names for names in homes.values() if len(names) > 1]
     if shared:
         where = " and ".join(repr(name) for name in sorted(shared[0])[:2])
-        yield Finding("warning", "", f"{_images(len(shared))} lie in more than one category, such as {where}.")
+        yield Finding(
+            "warning",
+            "",
+            f"{_images(len(shared))} {'lies' if len(shared) == 1 else 'lie'} in several categories, such as {where}.",
+        )
 
 
 def _missing(name: str, table: pa.Table, labelled: bool) -> Iterator[Finding]:
@@ -102,11 +111,11 @@ def _twins(name: str, table: pa.Table) -> Iterator[Finding]:
             verb = _verb(mislabelled, "nearly repeats" if near else "has the same pixels as", near)
             text = f"{_images(mislabelled, 'good')} {verb} a defective one: one of the labels may be wrong."
             yield Finding("note" if near else "warning", name, text)
-        surplus = len(own["train"]) - len(np.unique(own["train"]))
-        if surplus:
-            verb = _verb(surplus, "nearly repeats" if near else "has the same pixels as", near)
-            text = f"{_images(surplus, 'train')} {verb} others: calibration takes the model for better than it is."
-            yield Finding("note", name, text)
+        for one, why in REPEATED.items():
+            surplus = len(own[one]) - len(np.unique(own[one]))
+            if surplus:
+                verb = _verb(surplus, "nearly repeats" if near else "has the same pixels as", near)
+                yield Finding("note", name, f"{_images(surplus, one)} {verb} others: {why}.")
 
 
 def _verb(count: int, singular: str, near: bool) -> str:
