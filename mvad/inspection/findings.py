@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mvad.inspection.outliers import LEAST, robust_z
+from mvad.inspection.outliers import LEAST, LEAST_SPREAD, UNSTEADY, robust_z
 from mvad.inspection.table import KINDS, by_category, kinds
 from mvad.manifest import Manifest
 
 FEW_TRAINING = 20
-MOVED = 1.5  # modified z of a median: light or focus of the test images is another
+MOVED = 1.5  # modified z of a median, more where there are few: light or focus of the test images is another
 PLACES = {"train": "training", "good": "good test", "defect": "defective", "unlabelled": "unlabelled"}
-
 REPEATED = {
     "train": "calibration takes the model for better than it is",
     "unlabelled": "scores and rates count the same thing again",
@@ -180,17 +179,18 @@ def _listed(names: set[str]) -> str:
 def _light(name: str, table: pa.Table) -> Iterator[Finding]:
     kind = kinds(table)
     train = kind == "train"
+    brightness = table["brightness"].to_numpy()
+    log_sharpness = np.log2(np.maximum(table["sharpness"].to_numpy(), 1e-3))
     for one in ("good", "unlabelled"):
         rows = kind == one
-        if rows.sum() < LEAST or train.sum() < LEAST:
+        if min(rows.sum(), train.sum()) < LEAST:
             continue
-        checks: tuple[tuple[str, Any, float, tuple[str, str]], ...] = (
-            ("brightness", table["brightness"].to_numpy(), 2.0, ("darker", "brighter")),
-            ("sharpness", np.log2(np.maximum(table["sharpness"].to_numpy(), 1e-3)), 0.05, ("more blurred", "sharper")),
-        )
-        for _, values, least, (below, above) in checks:
+        for values, least, (below, above) in (
+            (brightness, LEAST_SPREAD["brightness"], ("darker", "brighter")),
+            (log_sharpness, LEAST_SPREAD["sharpness"], ("more blurred", "sharper")),
+        ):
             shift = float(np.median(robust_z(values, train, least)[rows]))
-            if abs(shift) > MOVED:
+            if abs(shift) > MOVED * (1 + UNSTEADY / min(rows.sum(), train.sum())):
                 how = below if shift < 0 else above
                 text = f"{PLACES[one]} images are {how} than the training images as a whole: false alarms are likely."
                 yield Finding("warning", name, text)
