@@ -1,7 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
 Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `nightly`, `update`,
-`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `sample`.
+`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `report`, `maps`, `sample`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _HOMES = {
     "false_alarms": "promises",
     "evaluate": "pipeline",
     "inspect": "inspection",
+    "report": "reports",
+    "maps": "map_files",
     "sample": "generate",
 }
 
@@ -30,8 +32,10 @@ __all__ = [
     "false_alarms",
     "fit",
     "inspect",
+    "maps",
     "models",
     "nightly",
+    "report",
     "run",
     "sample",
     "score",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from mvad.backbones import BackboneSpec
 from mvad.collect import PREFIX
-from mvad.detectors import METHODS, Detector, State
+from mvad.detectors import METHODS, Detector, Scores, State
 from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.model_store import ModelInfo
 from mvad.options import FitOptions, ImageSize
+from mvad.tensors import as_tensor
 
 SCORING_FAILED = "scoring failed"  # how the error of an image begins that its model could not score
 CACHED_CATEGORIES = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
@@ -44,10 +44,13 @@ def reason(error: Exception) -> str:
 
 
 class Extractor:
-    """Actor of the fitting pool: pixels to features of some kinds."""
+    """Actor of the fitting pool: pixels to features of some kinds, given with the shapes for an image."""
 
-    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
-        self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize
+    ) -> None:
+        self.extract = FeatureExtractor(list(shapes), spec, ray.get(weights), size, _device())
+        self.shapes = shapes
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
@@ -55,7 +58,7 @@ class Extractor:
         good = np.flatnonzero(batch["error"] == "")
         found = self.extract(batch["pixels"][good]) if len(good) else {}
         columns: Batch = {}
-        for kind, shape in self.extract.shapes.items():
+        for kind, shape in self.shapes.items():
             columns[PREFIX + kind] = np.zeros((count, *shape), np.float32)
             if len(good):
                 columns[PREFIX + kind][good] = found[kind].cpu().numpy()
@@ -87,7 +90,7 @@ def fit_detector(
     if prior is not None:
         detector.start_from(prior.settings, prior.arrays, device)
     chosen = features if rows is None or np.array_equal(rows, np.arange(len(features))) else features[rows]
-    detector.fit(_tensor(chosen, device))
+    detector.fit(as_tensor(chosen, device))
     return State(detector.settings, detector.arrays, time.perf_counter() - started, detector.own_scores)
 
 
@@ -103,7 +106,7 @@ def score_held_out(
     state = fit_detector(options, features, rows, prior)
     device = _device()
     detector = METHODS[options.method].from_state(state.settings, state.arrays, device)
-    scores = detector.score(_tensor(features[held_out], device)).image
+    scores = detector.image_scores(as_tensor(features[held_out], device))
     return scores, time.perf_counter() - started
 
 
@@ -126,10 +129,10 @@ def extend_detector(
     started = time.perf_counter()
     device = _device()
     detector = METHODS[method].from_state(state.settings, state.arrays, device)
-    wanted = _tensor(features[others], device)
-    before = detector.score(wanted).image if len(others) else np.empty(0, np.float32)
-    detector.extend(_tensor(features[rows], device))
-    after = detector.score(wanted).image if len(others) else np.empty(0, np.float32)
+    wanted = as_tensor(features[others], device)
+    before = detector.image_scores(wanted) if len(others) else np.empty(0, np.float32)
+    detector.extend(as_tensor(features[rows], device))
+    after = detector.image_scores(wanted) if len(others) else np.empty(0, np.float32)
     seconds = time.perf_counter() - started
     return Extension(State(detector.settings, detector.arrays, seconds, detector.own_scores), after, before)
 
@@ -145,14 +148,8 @@ def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]
     started = time.perf_counter()
     device = _device()
     detector = METHODS[options.method].from_options(options)
-    detector.pretrain([_tensor(sample, device) for sample in samples])
+    detector.pretrain([as_tensor(sample, device) for sample in samples])
     return State(detector.settings, detector.arrays, time.perf_counter() - started)
-
-
-def _tensor(features: NDArray[np.float32], device: str) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(features).to(device)
 
 
 class Scorer:
@@ -167,8 +164,8 @@ class Scorer:
         By entry and category; of one backbone and image size.
     arrays
         References to the arrays of each model, by model id: all actors of a node look at one read-only copy.
-    maps
-        As given to ``--maps``: unless ``none``, all images keep their grids here.
+    map_above
+        By entry and category: images that score above this keep their grids; the others may have none.
     keep_going
         Whether a model that fails makes error rows, or an exception.
     """
@@ -180,12 +177,13 @@ class Scorer:
         size: ImageSize,
         models: Mapping[str, Mapping[str, ModelInfo]],
         arrays: Mapping[str, ray.ObjectRef],
-        maps: str,
+        map_above: Mapping[tuple[str, str], float],
         keep_going: bool,
     ) -> None:
         kinds = sorted({METHODS[model.method].feature for own in models.values() for model in own.values()})
         self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
-        self.models, self.arrays, self.maps, self.keep_going = models, arrays, maps, keep_going
+        self.models, self.arrays, self.map_above, self.keep_going = models, arrays, map_above, keep_going
+        self.maps = min(map_above.values()) < np.inf
         self.detectors = functools.lru_cache(maxsize=CACHED_CATEGORIES)(self._detectors)
 
     def _detectors(self, category: str) -> dict[str, Detector]:
@@ -216,7 +214,7 @@ class Scorer:
         parts = []
         for entry, detector in detectors.items():
             started = time.perf_counter()
-            part = self._score_entry(detector, batch, good, features)
+            part = self._score_entry(detector, batch, good, features, self.map_above[entry, category])
             part["entry"] = np.full(len(batch["error"]), entry, object)
             seconds = extracting + time.perf_counter() - started
             part["seconds"] = np.where(batch["error"] == "", seconds / max(1, len(good)), 0.0)
@@ -224,24 +222,33 @@ class Scorer:
         return parts
 
     def _score_entry(
-        self, detector: Detector, batch: Batch, good: NDArray[np.int64], features: Mapping[str, Tensor]
+        self,
+        detector: Detector,
+        batch: Batch,
+        good: NDArray[np.int64],
+        features: Mapping[str, Tensor],
+        map_above: float,
     ) -> Batch:
         count = len(batch["error"])
         image, errors = np.full(count, np.nan, np.float32), batch["error"].copy()
         grids: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * count
         if len(good):
             try:
-                found = detector.score(features[detector.feature])
+                own = features[detector.feature]
+                found = detector.score(own) if map_above == -np.inf else Scores(detector.image_scores(own), None)
                 image[good] = found.image
-                if self.maps != "none" and found.grid is not None:
-                    for row, grid in zip(good, found.grid, strict=True):
+                mapped = np.flatnonzero(found.image.astype(np.float64) > map_above)
+                if found.grid is None and len(mapped):
+                    found = detector.score(own[torch.from_numpy(mapped).to(own.device)])
+                if found.grid is not None:
+                    for row, grid in zip(good[mapped], found.grid, strict=True):
                         grids[row] = grid
             except Exception as error:
                 if not self.keep_going:
                     raise
                 errors[good] = f"{SCORING_FAILED}: {reason(error)}"
         columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "error": errors}
-        if self.maps != "none":
+        if self.maps:
             # Of one size a batch or not: flat bytes keep the columns plain whatever they are.
             columns["patch_scores"] = np.array([grid.tobytes() for grid in grids], object)
             columns["patch_grid"] = np.array([grid.shape for grid in grids], np.int32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -26,6 +29,8 @@ REDUCTIONS = (8, 16, 32)  # strides of the stages of a convolutional network
 QUARTERS = (2, 3, 4)  # of the depth of a transformer: its stages end there
 
 CPU_CHUNK, GPU_CHUNK = 1, 32
+PROBE = 64  # side of the image that two forms of a network are compared on
+FOLDED_WITHIN = 1e-3  # of the largest output
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,37 @@ class _TorchvisionStages(nn.Module):
         return grids, None if last is None else last[:, 0]
 
 
+def cut_network(whole: nn.Module, spec: BackboneSpec, depths: Sequence[int], pooled: bool) -> nn.Module:
+    """A network that gives the stages at some depths and, or else None, its pooled features."""
+    wrapper: Any = _TimmStages if _is_timm(spec.name) else _TorchvisionStages
+    return wrapper(whole, [spec.stages[depth] for depth in depths], pooled)
+
+
+def fold_batch_norm(whole: nn.Module) -> nn.Module:
+    """A network with each batch norm folded into the convolution before it: the same function up to rounding, sooner.
+
+    A batch norm is taken to follow the convolution that is defined just before it. Where that is not so the outputs
+    would differ, so they are compared once, and then the network is given back as it was.
+    """
+    folded = copy.deepcopy(whole)
+    for parent in list(folded.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if (
+                isinstance(conv, nn.Conv2d)
+                and isinstance(norm, nn.BatchNorm2d)
+                and conv.out_channels == norm.num_features
+            ):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                # timm's batch norms hold the activation that follows.
+                rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+                setattr(parent, norm_name, nn.Sequential(*rest))
+    probe = torch.linspace(-2, 2, 3 * PROBE**2).view(1, 3, PROBE, PROBE)
+    with torch.inference_mode():
+        expected, found = whole(probe), folded(probe)
+    return folded if (found - expected).abs().max() <= FOLDED_WITHIN * expected.abs().max() else whole
+
+
 class Backbone:
     """A network cut after the deepest stage in use, on one device.
 
@@ -210,8 +246,8 @@ class Backbone:
             state = dict(interpolate_embeddings(side, spec.patch, state))
         whole = network(spec, side)
         whole.load_state_dict(state)
-        wrapper = _TimmStages if _is_timm(spec.name) else _TorchvisionStages
-        stages: Any = wrapper(whole.eval(), [spec.stages[depth] for depth in depths], pooled)
+        whole = whole.eval() if spec.patch > 1 else fold_batch_norm(whole.eval())
+        stages: Any = cut_network(whole, spec, depths, pooled)
         self.network = stages.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self._mean = torch.tensor(spec.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(spec.std, device=self.device).view(1, 3, 1, 1)

@@ -15,11 +15,13 @@ from rich.markup import escape
 
 from mvad.errors import UsageError
 from mvad.options import (
-    CommonOptions,
     CompareOptions,
     FalseAlarmOptions,
     FitOptions,
     InspectOptions,
+    JobOptions,
+    MapOptions,
+    ReportOptions,
     RunOptions,
     ScoreOptions,
     UpdateOptions,
@@ -34,10 +36,11 @@ app = typer.Typer(
 
 Data = Annotated[str, typer.Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
 Out = Annotated[str, typer.Option(help="New folder for the results; a path or a URI.")]
+Results = Annotated[str, typer.Argument(help="Folder of the results; a path or a URI.")]
 Models = Annotated[str, typer.Option(help="Folder of fitted models; a path or a URI.")]
 
 
-def _with_options(options: type[CommonOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
+def _with_options(options: type[JobOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
     """Give a command the fields of an options class as its options, names, defaults and help included."""
 
     def decorate(command: Callable[..., int]) -> Callable[..., None]:
@@ -194,6 +197,35 @@ def inspect_(
     from mvad import inspection
 
     return inspection.inspect(data, out, **options).exit_code
+
+
+@app.command()
+@_with_options(ReportOptions)
+def report(out: Results, **options: Any) -> int:
+    """Write a page on results that opens in any browser, without a network.
+
+    Example: mvad report results
+    """
+    from mvad import reports
+
+    return reports.report(out, **options).exit_code
+
+
+@app.command()
+@_with_options(MapOptions)
+def maps(
+    out: Results,
+    *,
+    to: Annotated[str, typer.Option(help="Folder for the pictures; a path or a URI.")],
+    **options: Any,
+) -> int:
+    """Make pictures of the anomaly maps in results that kept them (--maps), each as large as its image.
+
+    Example: mvad maps results --to maps
+    """
+    from mvad import map_files
+
+    return map_files.maps(out, to, **options).exit_code
 
 
 @app.command()

@@ -16,20 +16,22 @@ PREFIX = "features_"  # of the columns that hold features, one a kind
 
 @dataclass
 class CategoryFeatures:
-    """The training features of one category.
+    """The training features of one category, or of one shard of it: some rows that follow each other.
 
     Attributes
     ----------
     features : by kind, (n, ...) float32
         Of the usable images, in the table's order.
     kept : (n,) int64
-        Their places among all the category's rows of the table.
+        Their places among all these rows of the table.
     image_ids
-        Of all the category's rows.
+        Of all these rows.
     errors
         Why the others are not usable, by image id.
     seconds
         Spent by actors on its images.
+    shard
+        Its number, from 0.
     """
 
     name: str
@@ -38,6 +40,7 @@ class CategoryFeatures:
     image_ids: list[str]
     errors: dict[str, str]
     seconds: float
+    shard: int = 0
 
     def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ``features`` of the usable ones among some places, in their order."""
@@ -47,7 +50,7 @@ class CategoryFeatures:
 
 @dataclass
 class _Incomplete:
-    """A category some of whose images have not arrived; ``ids`` are those of all, in the table's order."""
+    """A category, or shard, some of whose images have not arrived; ``ids`` are those of all, in the table's order."""
 
     first: int
     ids: list[str] = field(default_factory=list)
@@ -71,16 +74,22 @@ class _Incomplete:
         self.seconds += seconds
         self.arrived += len(places)
 
-    def finish(self, name: str) -> CategoryFeatures:
+    def finish(self, name: str, shard: int) -> CategoryFeatures:
         bad = sorted(self.errors)
-        features = {kind: np.delete(rows, bad, axis=0) if bad else rows for kind, rows in self.features.items()}
         kept = np.delete(np.arange(len(self.ids)), bad)
+        if bad:
+            for rows in self.features.values():
+                for place, old in enumerate(kept):
+                    rows[place] = rows[old]  # where they lie: a copy might not fit in memory beside them
+        features = {kind: rows[: len(kept)] for kind, rows in self.features.items()}
         errors = {self.ids[place]: self.errors[place] for place in bad}
-        return CategoryFeatures(name, features, kept, self.ids, errors, self.seconds)
+        return CategoryFeatures(name, features, kept, self.ids, errors, self.seconds, shard)
 
 
-def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeatures]:
-    """Give out each category as soon as the last of its images has arrived, and forget it.
+def collect(
+    batches: Iterable[Batch], images: pa.Table, shards: NDArray[np.int64] | None = None
+) -> Iterator[CategoryFeatures]:
+    """Give out each category, or shard, as soon as the last of its images has arrived, and forget it.
 
     Parameters
     ----------
@@ -89,17 +98,20 @@ def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeat
         ``seconds``.
     images
         The rows of the training images, those of a category next to each other.
+    shards : (n,) int64
+        The shard of each row in its category; default: a category is one.
     """
-    waiting: dict[str, _Incomplete] = {}
-    names = np.array(images["category"].to_pylist(), object)
-    for row, (name, image_id) in enumerate(zip(names, images["image_id"].to_pylist(), strict=True)):
-        waiting.setdefault(name, _Incomplete(row)).ids.append(image_id)
+    waiting: dict[tuple[str, int], _Incomplete] = {}
+    names = images["category"].to_pylist()
+    units = list(zip(names, [0] * len(names) if shards is None else shards.tolist(), strict=True))
+    for row, (unit, image_id) in enumerate(zip(units, images["image_id"].to_pylist(), strict=True)):
+        waiting.setdefault(unit, _Incomplete(row)).ids.append(image_id)
     for batch in batches:
-        owners = names[batch["row"]]
+        owners = [units[row] for row in batch["row"]]
         features = {name.removeprefix(PREFIX): batch[name] for name in batch if name.startswith(PREFIX)}
-        for name in dict.fromkeys(owners):
-            mine = owners == name
-            category = waiting[name]
+        for unit in dict.fromkeys(owners):
+            mine = np.array([owner == unit for owner in owners])
+            category = waiting[unit]
             category.add(
                 batch["row"][mine] - category.first,
                 {kind: rows[mine] for kind, rows in features.items()},
@@ -107,5 +119,5 @@ def collect(batches: Iterable[Batch], images: pa.Table) -> Iterator[CategoryFeat
                 float(batch["seconds"][mine].sum()),
             )
             if category.arrived == len(category.ids):
-                yield waiting.pop(name).finish(name)
+                yield waiting.pop(unit).finish(*unit)
                 del category

@@ -76,15 +76,15 @@ class Reporter:
             transient=True,
         )
 
-    def errors(self, errors: Sequence[dict[str, str]]) -> None:
-        """Name the first few unreadable files and count the rest."""
+    def errors(self, errors: Sequence[dict[str, str]], where: str = "scores/ (status = 'error')") -> None:
+        """Name the first few unreadable files and count the rest; ``where`` they all are."""
         if not errors:
             return
         self.warn(f"{len(errors):,} file{'s' if len(errors) > 1 else ''} could not be used:")
         for entry in errors[:SHOWN_ERRORS]:
             self.warn(f"  {entry['image_id']!r}: {entry['error']}")
         if len(errors) > SHOWN_ERRORS:
-            self.warn(f"  and {len(errors) - SHOWN_ERRORS:,} more, all in scores/ (status = 'error')")
+            self.warn(f"  and {len(errors) - SHOWN_ERRORS:,} more, all in {where}")
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> None:
         """Print the summary table."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -98,3 +100,19 @@ def _update(distances: Tensor, points: Tensor, norms: Tensor, new: Tensor) -> No
         nearest = torch.addmm(centre_norms, points[stretch], centres, alpha=-2).amin(dim=1)
         torch.minimum(distances[stretch], nearest.add_(norms[stretch]), out=distances[stretch])
     distances[new] = 0
+
+
+@dataclass
+class Condensed:
+    """What a shard of the training patches is condensed to.
+
+    Attributes
+    ----------
+    vectors : (m, d) float32
+        A coreset of its patches.
+    radius
+        Largest distance of one of its patches to the nearest of them, in the projected space.
+    """
+
+    vectors: NDArray[np.float32]
+    radius: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ from mvad.collect import CategoryFeatures
 from mvad.console import Stage
 from mvad.detectors import Detector, State, find_method
 from mvad.manifest import Manifest, evenly_spaced
+from mvad.memory import Room
 from mvad.model_store import ModelInfo, save_model
 from mvad.options import FitOptions, as_json
 from mvad.record import versions
 from mvad.session import Pool
+from mvad.shards import ShardedFit, Shards
 from mvad.shots import TrainingSet
 from mvad.weights import Network
 
@@ -45,9 +47,10 @@ class Entry(NamedTuple):
 
 @dataclass
 class Fitted:
-    """Models by category, the errors of training images by id, and why a category has no model."""
+    """Models by category, the errors of training images by id, why a category has no model, and what else to know."""
 
     models: dict[str, ModelInfo] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -67,6 +70,8 @@ class _Job:
         Of the category's features: each image with its variants right behind it.
     waiting
         Fits that have not come back yet.
+    held_bytes
+        Of the object store, until then.
     """
 
     entry: Entry
@@ -80,6 +85,7 @@ class _Job:
     calibration: NDArray[np.float32] | None = None
     calibration_seconds: float = 0.0
     waiting: int = 1
+    held_bytes: int = 0
 
     @property
     def title(self) -> str:
@@ -91,6 +97,10 @@ class Fitter:
 
     Parameters
     ----------
+    shards
+        By category: how it is divided, if it is too large to be fitted to at once; then there is one entry.
+    room
+        Memory for features that tasks still need.
     pool
         The actors that extract: tasks take the same share of the machine.
     keep_going
@@ -98,18 +108,32 @@ class Fitter:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], images: TrainingSet, pool: Pool, stage: Stage, keep_going: bool
+        self,
+        entries: Sequence[Entry],
+        images: TrainingSet,
+        shards: Mapping[str, Shards],
+        room: Room,
+        pool: Pool,
+        stage: Stage,
+        keep_going: bool,
     ) -> None:
         self.fitted = {entry.name: Fitted() for entry in entries}
-        self._entries, self._images = entries, images
+        self._entries, self._images, self._room = entries, images, room
         self._pool, self._stage, self._keep_going = pool, stage, keep_going
+        self._merging = {name: ShardedFit(entries[0].options, own) for name, own in shards.items()}
         self._many = len(entries) > 1
         self._tasks: dict[ray.ObjectRef, tuple[_Job, NDArray[np.int64] | None]] = {}  # with the fold's images
         self._transfers: list[tuple[_Job, ray.ObjectRef]] = []
         self._samples: dict[tuple[str, str], NDArray[np.float32]] = {}  # by kind and category
 
     def add(self, category: CategoryFeatures) -> None:
-        """A category is complete: start what runs beside, and fit what does not."""
+        """A category is complete, or a shard of it: start what runs beside, and fit what does not."""
+        if category.name in self._merging:
+            self._add_shard(category)
+            return
+        size = sum(rows.nbytes for rows in category.features.values())
+        while self._tasks and self._held_bytes() + size > self._room.bytes:
+            self._take_one()
         shared = {}
         for kind in {entry.method.feature for entry in self._entries if entry.method.trained or _folds(entry)}:
             # The features move to the object store; what is kept here is a view of them.
@@ -127,6 +151,7 @@ class Fitter:
             elif entry.method.transfers:
                 self._transfers.append((job, shared[kind]))
             else:
+                job.held_bytes = size
                 self._start(job, shared.get(kind))
                 if not entry.method.trained:
                     self._stage.busy_with(f"{job.title}: fitting to {job.n_images:,} images", passing=self._many)
@@ -147,19 +172,60 @@ class Fitter:
             else:
                 self._fail(job, ValueError("it learns from other categories first, and there is none"))
         while self._tasks:
-            (done,), _ = ray.wait(list(self._tasks), num_returns=1)
-            job, held_out = self._tasks.pop(done)
-            try:
-                outcome = ray.get(done)
-            except Exception as error:
-                self._fail(job, error)
-                continue
-            if held_out is None:
-                job.state = outcome
-            else:
-                assert job.calibration is not None
-                job.calibration[held_out], seconds = outcome
-                job.calibration_seconds += seconds
+            self._take_one()
+
+    def _held_bytes(self) -> int:
+        """Features that tasks still need."""
+        return sum({job.category: job.held_bytes for job, _ in self._tasks.values()}.values())
+
+    def _take_one(self) -> None:
+        """Wait for one of the tasks, and take what it found."""
+        (done,), _ = ray.wait(list(self._tasks), num_returns=1)
+        job, held_out = self._tasks.pop(done)
+        try:
+            outcome = ray.get(done)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        if held_out is None:
+            job.state = outcome
+        else:
+            assert job.calibration is not None
+            job.calibration[held_out], seconds = outcome
+            job.calibration_seconds += seconds
+        self._end(job)
+
+    def _add_shard(self, category: CategoryFeatures) -> None:
+        entry, merging = self._entries[0], self._merging[category.name]
+        merging.add(category)
+        self._stage.busy_with(f"{category.name}: {merging.progress}", passing=True)
+        if not merging.complete:
+            return
+        del self._merging[category.name]
+        fitted = self.fitted[entry.name]
+        fitted.errors |= merging.errors
+        if not merging.n_fitted:
+            fitted.failures[category.name] = f"no model: none of its {len(merging.errors)} training images is usable"
+            return
+        seconds = merging.seconds / self._pool.actors
+        n_images = merging.n_fitted + merging.n_held
+        job = _Job(
+            entry,
+            category.name,
+            np.arange(n_images),
+            n_images,
+            merging.errors,
+            _digest(merging.image_ids),
+            seconds,
+        )
+        try:
+            job.state = merging.fit()
+            job.calibration = merging.calibrate(job.state)
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            if merging.note:
+                fitted.notes[category.name] = merging.note
             self._end(job)
 
     def _job(self, entry: Entry, category: CategoryFeatures) -> _Job:
@@ -172,7 +238,7 @@ class Fitter:
             category.rows(places),
             len(ids) - len(errors),
             errors,
-            hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+            _digest(ids),
             category.seconds * len(places) / len(category.image_ids) / self._pool.actors,
         )
 
@@ -242,6 +308,10 @@ class Fitter:
         if not self._keep_going:
             raise error
         self.fitted[job.entry.name].failures.setdefault(job.category, f"no model: {reason(error)}")
+
+
+def _digest(image_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
 
 
 def _folds(entry: Entry) -> bool:

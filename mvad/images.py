@@ -53,9 +53,19 @@ def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.u
     return np.asarray(centre(image, size.crop)), width, height
 
 
-def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int]:
+def read_image(uri: str, max_pixels: int) -> Image.Image:
+    """Read an image in its own size, RGB and upright; ImageError as for `load_image`."""
     # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
-    image = decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
+    return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
+
+
+def read_mask(uri: str, max_pixels: int = MASK_PIXELS) -> Image.Image:
+    """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
+    return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels).convert("L")
+
+
+def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int]:
+    image = read_image(uri, max_pixels)
     return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR), image.width, image.height
 
 
@@ -98,8 +108,7 @@ def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:
     ImageError
         As for `load_image`.
     """
-    image = decode(storage.read_bytes(uri, limit=8 * MASK_PIXELS), MASK_PIXELS)
-    resized = image.convert("L").resize((size.resize, size.resize), Image.Resampling.NEAREST)
+    resized = read_mask(uri).resize((size.resize, size.resize), Image.Resampling.NEAREST)
     return np.asarray(centre(resized, size.crop)) > 0
 
 

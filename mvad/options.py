@@ -12,8 +12,11 @@ from typing import Annotated, Any
 from typer import Option
 
 from mvad.errors import UsageError
+from mvad.memory import Room, parse_bytes
 
 MAPS = ("none", "anomalous", "all")
+MAP_FORMATS = ("overlay", "png16", "npy")
+MAP_CHOICES = ("all", "anomalous", "mistakes")
 RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
 FLIPS = ("none", "horizontal", "vertical", "both")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
@@ -21,6 +24,12 @@ EMBEDDINGS = ("pca", "tsne")
 
 VARIANTS = 8  # of an image, beside itself
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
+
+
+Address = Annotated[
+    str | None,
+    Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +41,10 @@ class ImageSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonOptions:
-    """Options of every command that reads images."""
+class JobOptions:
+    """Options of every command that opens image files."""
 
-    weights: Annotated[
-        str | None,
-        Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
-    ] = None
     categories: Annotated[str | None, Option(help="Only these categories, comma separated.")] = None
-    category: Annotated[
-        str | None,
-        Option(help="Name of the one category of a plain folder of images, instead of its sub-folders."),
-    ] = None
-    layout: Annotated[str, Option(help="How DATA is laid out: auto, mvtec (BTAD too), visa or plain.")] = "auto"
-    limit: Annotated[
-        int | None,
-        Option(help="At most this many images of a category and split, evenly spaced: for a quick try."),
-    ] = None
     max_pixels: Annotated[int, Option(help="An image that decodes to more pixels than this is an error row.")] = (
         100_000_000
     )
@@ -56,21 +52,10 @@ class CommonOptions:
         str,
         Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
     ] = "100%"
-    actors: Annotated[
-        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one a CPU core.")
-    ] = None
-    batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
-    address: Annotated[
-        str | None,
-        Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
-    ] = None
-    new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
     quiet: Annotated[bool, Option("--quiet", help="Print errors and warnings only.")] = False
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("max_pixels", 1), ("actors", 1), ("batch_size", 1)):
-            _at_least(self, name, least)
-        _one_of("layout", self.layout, LAYOUTS)
+        _at_least(self, "max_pixels", 1)
         self.allowed_errors(0)
 
     @property
@@ -90,6 +75,49 @@ class CommonOptions:
             raise UsageError(f"--max-errors {self.max_errors!r} is neither a count (20) nor a share (5%).")
         count, share = match.groups()
         return int(count) if count is not None else int(float(share) / 100 * n_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions(JobOptions):
+    """Options of every command that reads images of a data set."""
+
+    weights: Annotated[
+        str | None,
+        Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
+    ] = None
+    category: Annotated[
+        str | None,
+        Option(help="Name of the one category of a plain folder of images, instead of its sub-folders."),
+    ] = None
+    layout: Annotated[str, Option(help="How DATA is laid out: auto, mvtec (BTAD too), visa or plain.")] = "auto"
+    limit: Annotated[
+        int | None,
+        Option(help="At most this many images of a category and split, evenly spaced: for a quick try."),
+    ] = None
+    actors: Annotated[
+        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one a CPU core.")
+    ] = None
+    batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
+    memory_limit: Annotated[
+        str,
+        Option(
+            help="Memory that the driver and each actor may use; beyond it, a bank is merged from coresets of shards."
+        ),
+    ] = "2GiB"
+    address: Address = None
+    new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("limit", 1), ("actors", 1), ("batch_size", 1)):
+            _at_least(self, name, least)
+        _one_of("layout", self.layout, LAYOUTS)
+        _ = self.room
+
+    @property
+    def room(self) -> Room:
+        """What ``memory_limit`` leaves for images."""
+        return Room(parse_bytes(self.memory_limit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +264,44 @@ class ScoreOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(JobOptions):
+    """Options of the report."""
+
+    to: Annotated[
+        str | None,
+        Option(help="File to write; a path or a URI.", show_default="OUT/report.html"),
+    ] = None
+    models: Annotated[
+        str | None,
+        Option(help="Folder of the models, for their calibration scores.", show_default="where they were used from"),
+    ] = None
+    pictures: Annotated[int, Option(help="Images shown of a category, at most; 0: none.")] = 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "pictures", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions(JobOptions):
+    """Options of making pictures of anomaly maps."""
+
+    format: Annotated[
+        str,
+        Option(help="overlay: the image with its map in colours; png16 or npy: the map alone, for other programs."),
+    ] = "overlay"
+    only: Annotated[
+        str, Option(help="Of the images that kept their map: all, anomalous (flagged), or mistakes (where labelled).")
+    ] = "all"
+    address: Address = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("format", self.format, MAP_FORMATS)
+        _one_of("only", self.only, MAP_CHOICES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FalseAlarmOptions(FitOptions):
     """Options of measuring achieved false-alarm rates."""
 
@@ -348,7 +414,7 @@ class CompareOptions(ModelOptions):
         return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots, folds=0)
 
 
-def as_json(options: CommonOptions) -> dict[str, Any]:
+def as_json(options: JobOptions) -> dict[str, Any]:
     """The options as plain values for ``run.json``."""
     return asdict(options)
 

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from mvad import calibration, results, resume, storage
 from mvad.actors import Extractor, Scorer
@@ -34,14 +35,17 @@ from mvad.collect import collect
 from mvad.console import Reporter, Stage
 from mvad.detectors import Detector, find_method
 from mvad.errors import UsageError
+from mvad.features import feature_shapes
 from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
+from mvad.memory import block_rows
 from mvad.model_store import ModelInfo, find_models, read_arrays, read_calibration
 from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
 from mvad.record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
 from mvad.session import Pool, actor_pool, ray_session
+from mvad.shards import Shards, most_images, thin
 from mvad.shots import TrainingSet
 from mvad.summary import summarise
 from mvad.weights import Network
@@ -262,7 +266,7 @@ def decoded_images(
 ) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
-    rows = min(BLOCK_ROWS, max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
+    rows = min(block_rows(size.crop, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, num_cpus=1)
@@ -301,27 +305,48 @@ def fit_entries(
     """
     methods = [entry.method for entry in entries]
     fits = [entry.options for entry in entries]
+    network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
+    shapes = feature_shapes(sorted({method.feature for method in methods}), network.spec, options.size)
+    most = min(most_images(shapes, fit) for fit in fits)
+    sizes = dict(zip(*np.unique(np.array(train["category"].to_pylist()), return_counts=True), strict=True))
+    shards: dict[str, Shards] = {}
+    if len(entries) == 1 and methods[0].merges and fits[0].copies == 1 and fits[0].shots is None:
+        shape = shapes[methods[0].feature]
+        shards = {name: Shards.plan(int(count), shape, fits[0]) for name, count in sizes.items() if count > most}
+    else:
+        train, thinned = thin(train, most)
+        for name in thinned:
+            report.warn(f"{name}: fitted to {most:,} of its {sizes[name]:,} images: --memory-limit holds no more")
     images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
     count = len(images.table)
-    network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
     pool = actor_pool(options.actors, count)
-    kinds = sorted({method.feature for method in methods})
     with report.stage("fit", count) as stage:
-        fitter = Fitter(entries, images, pool, stage, keep_going)
-        batches = extracted(images.table, kinds, network, options.size, options, pool, stage, options.flips)
-        for category in collect(batches, images.table):
+        fitter = Fitter(entries, images, shards, options.room, pool, stage, keep_going)
+        batches = extracted(images.table, shapes, network, options.size, options, pool, stage, options.flips)
+        for category in collect(batches, images.table, _shard_of_rows(images, shards)):
             fitter.add(category)
             del category
         fitter.finish()
     for entry, fitted in fitter.fitted.items():
-        for name, reason in fitted.failures.items():
+        for name, reason in (fitted.failures | fitted.notes).items():
             report.warn(f"{entry or entries[0].options.method}, {name}: {reason}")
     return fitter.fitted
 
 
+def _shard_of_rows(images: TrainingSet, shards: Mapping[str, Shards]) -> NDArray[np.int64]:
+    """The number of each row's shard in its category."""
+    parts = [
+        np.arange(len(places)) // shards[name].images
+        if name in shards
+        else np.zeros(sum(map(len, places.values())), int)
+        for name, places in images.places.items()
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
 def extracted(
     images: pa.Table,
-    kinds: Sequence[str],
+    shapes: Mapping[str, Sequence[int]],
     network: Network,
     size: ImageSize,
     options: CommonOptions,
@@ -329,11 +354,23 @@ def extracted(
     stage: Stage,
     flips: str = "none",
 ) -> Iterator[Batch]:
-    """Batches of features of images as they come, for `collect.collect`, counted in the progress of a stage."""
-    constructor = {"kinds": kinds, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
+    """Batches of features of images, for `collect.collect`, counted in the progress of a stage.
+
+    They come in the images' order, so that no more than one category or shard is incomplete at a time.
+
+    Parameters
+    ----------
+    shapes
+        Of an image's features, by the kinds that are wanted: `features.feature_shapes`.
+    """
+    constructor = {"shapes": shapes, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
     dataset = decoded_images(images, size, options, pool, flips).map_batches(
-        Extractor, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
+        Extractor,
+        batch_size=options.room.batch_size(options.batch_size, shapes),
+        fn_constructor_kwargs=constructor,
+        **pool.arguments,
     )
+    dataset.context.execution_options.preserve_order = True
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         stage.advance(len(batch["row"]))
         yield batch
@@ -388,16 +425,23 @@ def score_entries(
             weights = ray.put(networks[spec].weights)
             arrays = {model.model_id: ray.put(read_arrays(model)) for own in group.values() for model in own.values()}
             constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "arrays": arrays}
-            constructor |= {"maps": options.maps, "keep_going": keep_going}
+            map_above = {
+                (entry, name): _map_above(options.maps, judges[entry, name])
+                for entry, own in group.items()
+                for name in own
+            }
+            constructor |= {"map_above": map_above, "keep_going": keep_going}
+            kinds = sorted({find_method(model.method).feature for own in group.values() for model in own.values()})
+            batch_size = options.room.batch_size(options.batch_size, feature_shapes(kinds, spec, size))
             destinations = {
                 entry: Destination(
-                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}, options.maps
+                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}
                 )
                 for entry, own in group.items()
             }
             receipts = (
                 decoded_images(chosen, size, options, pool)
-                .map_batches(Scorer, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
+                .map_batches(Scorer, batch_size=batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
                 .map_batches(WriteResults(destinations), batch_size=None, num_cpus=0.1)
             )
             for receipt in receipts.iter_rows():
@@ -426,6 +470,13 @@ def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
         calibration.promise(rule, rate, len(scores)),
         len(scores) < calibration.least_images(rule, rate),
     )
+
+
+def _map_above(maps: str, judge: ScoredBy) -> float:
+    """The score above which an image keeps its grid; without a threshold none is known to be anomalous."""
+    if maps == "anomalous" and judge.threshold is not None:
+        return judge.threshold
+    return -math.inf if maps == "all" else math.inf
 
 
 def _carrier(model: ModelInfo, models: Mapping[str, Mapping[str, ModelInfo]]) -> BackboneSpec:

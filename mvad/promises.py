@@ -17,6 +17,7 @@ from mvad.collect import CategoryFeatures, collect
 from mvad.console import Reporter
 from mvad.detectors import find_method
 from mvad.errors import UsageError
+from mvad.features import feature_shapes
 from mvad.manifest import read_manifest
 from mvad.options import FalseAlarmOptions
 from mvad.session import Pool, actor_pool, ray_session
@@ -52,10 +53,11 @@ def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
     if not len(images):
         raise UsageError(f"no good images under {storage.display(manifest.root)}.")
     network = Network.load(spec, chosen.weights)
+    shapes = feature_shapes([method.feature], spec, chosen.size)
     rows = []
     with ray_session(chosen.address), report.stage("split", len(images)) as stage:
         pool = actor_pool(chosen.actors, len(images))
-        batches = pipeline.extracted(images, [method.feature], network, chosen.size, chosen, pool, stage)
+        batches = pipeline.extracted(images, shapes, network, chosen.size, chosen, pool, stage)
         for category in collect(batches, images):
             stage.busy_with(f"{category.name}: {chosen.splits} splits of {len(category.kept)} images")
             rows += _achieved(category, chosen, pool)

@@ -19,7 +19,7 @@ from mvad import __version__, calibration, results, storage
 from mvad.console import Reporter
 from mvad.manifest import Manifest
 from mvad.model_store import ModelInfo
-from mvad.options import CommonOptions, ScoreOptions, as_json
+from mvad.options import JobOptions, ScoreOptions, as_json
 from mvad.summary import summarise
 
 EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
@@ -59,7 +59,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def exit_code(options: CommonOptions, n_errors: int, n_images: int) -> int:
+def exit_code(options: JobOptions, n_errors: int, n_images: int) -> int:
     """That of a command which met so many unreadable files among those it was asked for."""
     return EXIT_TOO_MANY_ERRORS if n_errors > options.allowed_errors(n_images) else EXIT_DONE
 
@@ -130,6 +130,7 @@ class RunRecord:
             "method": model.method,
             "backbone": model.backbone.name,
             "model_id": model.model_id,
+            "model": storage.display(model.uri),
             "size": asdict(model.size),
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),

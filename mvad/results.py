@@ -6,6 +6,7 @@
     OUT/summary.parquet, OUT/summary.json    one row a category, then the mean
     OUT/run.json                             configuration, versions, models, counts, seconds
     OUT/_SUCCESS                             written last, and only if the exit code is 0
+    OUT/report.html, OUT/report, OUT/maps    for people, by `mvad report` and `mvad maps`
 
 Every part appears whole or not at all, under a name made from the ids of its rows, so that work done twice (a retried
 task) replaces its rows instead of repeating them.
@@ -88,6 +89,7 @@ SUMMARY = pa.schema(
 _OURS = (
     *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
+    *("report.html", "report", "maps"),  # made from the rest
 )
 
 
@@ -159,6 +161,18 @@ def read_scores(out: str, columns: Sequence[str] | None = None, category: str | 
     return _dataset(out).to_table(wanted, filter=_of(category)).sort_by("image_id").select(chosen)
 
 
+def read_images(out: str, category: str, image_ids: Collection[str], columns: Sequence[str]) -> pa.Table:
+    """Rows of some images of a category, sorted by image id; only the files that hold them are read in full."""
+    dataset = _dataset(out)
+    chosen = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
+    found = dataset.to_table(["__filename"], filter=chosen & (pads.field("category") == category))
+    files = sorted(set(found["__filename"].to_pylist()))
+    if not files:
+        return pa.table({name: pa.array([], SCORES.field(name).type) for name in columns})
+    rows = pads.dataset(files, SCORES, format="parquet", filesystem=dataset.filesystem)
+    return rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=chosen).sort_by("image_id")
+
+
 def read_errors(out: str) -> list[dict[str, str]]:
     """The unreadable images: image_id, category, split and error, sorted by image id."""
     found = _dataset(out).to_table(["image_id", "category", "split", "error"], filter=pads.field("status") == "error")
@@ -174,6 +188,25 @@ def read_states(out: str, category: str | None = None) -> pa.Table:
     _, path = storage.resolve(root)
     files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in found["__filename"].to_pylist()]
     return found.drop_columns(["__filename"]).append_column("file", pa.array(files, pa.string()))
+
+
+def parts(out: str) -> list[tuple[str, str]]:
+    """The files of score rows under OUT (a URI): category and URI of each, sorted."""
+    root = storage.join(out, "scores")
+    _, path = storage.resolve(root)
+    found = []
+    for fragment in _dataset(out).get_fragments():
+        category = pads.get_partition_keys(fragment.partition_expression)["category"]
+        found.append((category, storage.join(root, fragment.path.split(path.rstrip("/") + "/", 1)[1])))
+    return sorted(found)
+
+
+def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of score rows, or some of its columns; the category is in the name of its folder."""
+    filesystem, path = storage.resolve(uri)
+    return pq.read_table(
+        path, columns=None if columns is None else list(columns), filesystem=filesystem, partitioning=None
+    )
 
 
 def drop_rows(out: str, image_ids: Collection[str]) -> None:
@@ -233,8 +266,7 @@ def _with_threshold(threshold: float, rows: pa.Table) -> pa.Table:
 
 def _rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Replace a file of rows by what ``change`` makes of them; one without rows goes."""
-    filesystem, path = storage.resolve(uri)
-    rows = pq.read_table(path, filesystem=filesystem, partitioning=None)
+    rows = read_part(uri)
     changed = change(rows)
     if not len(changed):
         storage.remove(uri)
@@ -274,6 +306,34 @@ def read_run(out: str) -> dict[str, Any]:
         raise UsageError(f"no results in {storage.display(out)}: {storage.display(place)} cannot be read.") from error
 
 
+def read_finished_run(out: str) -> dict[str, Any]:
+    """``run.json`` of a run that has ended; UsageError if there is none in OUT (a URI)."""
+    content, where = read_run(out), storage.display(out)
+    if content.get("command") == "compare":
+        runs = ", ".join(storage.list_folder(storage.join(out, "runs")))
+        raise UsageError(f"{where} holds a comparison; name one of its runs, in {where}/runs: {runs}.")
+    if content.get("status") != "done":
+        raise UsageError(f"the run in {where} has not ended; wait for it or run it again.")
+    return content
+
+
+def check_beside(out: str, target: str, ours: Sequence[str]) -> None:
+    """Make sure that ``target`` (a URI) is not in the folder of the results, except under one of the names in ``ours``.
+
+    Raises
+    ------
+    UsageError
+        It is: a file that is not part of the results would keep a run from being taken up.
+    """
+    place, folder = target.partition("?")[0], out.partition("?")[0]  # connection options may differ
+    inside = place == folder or place.startswith(f"{folder}/")
+    if inside and not any(f"{place}/".startswith(f"{folder}/{name}/") for name in ours):
+        raise UsageError(
+            f"{storage.display(target)} lies in the folder of the results; give --to another place, or "
+            f"{storage.display(storage.join(out, ours[0]))}."
+        )
+
+
 class ScoredBy(NamedTuple):
     """What is behind the verdict of a score row: the model, its calibration scores, and the threshold they set.
 
@@ -289,12 +349,11 @@ class ScoredBy(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """The folder (a URI) that score rows go to, their run, the models behind them by category, and ``--maps``."""
+    """The folder (a URI) that score rows go to, their run, and the models behind them by category."""
 
     out: str
     run_id: str
     models: Mapping[str, ScoredBy]
-    maps: str = "none"
 
 
 @dataclass(frozen=True)
@@ -355,8 +414,6 @@ def score_rows(batch: Batch, destination: Destination) -> pa.Table:
     columns["is_anomaly"] = pc.greater(columns["score"].cast(pa.float64()), thresholds)
     if "patch_grid" in batch:
         none = bad | (batch["patch_grid"].prod(axis=1) == 0)
-        if destination.maps == "anomalous":
-            none |= ~pc.fill_null(columns["is_anomaly"], False).to_numpy(zero_copy_only=False)
         values = [None if none[row] else np.frombuffer(batch["patch_scores"][row], np.float32) for row in range(count)]
         columns["patch_scores"] = pa.array(values, SCORES.field("patch_scores").type)
         grids = [None if none[row] else batch["patch_grid"][row] for row in range(count)]

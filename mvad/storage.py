@@ -47,6 +47,12 @@ def join(uri: str, *names: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
+def beside(uri: str, name: str) -> str:
+    """The URI of a file or folder in the same folder as ``uri``; ``name`` is plain text."""
+    parts = urlsplit(uri)
+    return join(urlunsplit(parts._replace(path=parts.path.rpartition("/")[0])), name)
+
+
 def folder_name(name: str) -> str:
     """A name made safe as the name of one folder: percent-encoded, and never ``.`` or ``..``."""
     return quote(name, safe=" ") if name.strip(".") else name.replace(".", "%2E")

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import results, storage
+from mvad.anomaly_maps import anomaly_map
 from mvad.errors import ImageError
 from mvad.images import load_mask
-from mvad.maps import anomaly_map
 from mvad.metrics import image_metrics, pixel_metrics
 from mvad.options import ImageSize
 

@@ -20,6 +20,7 @@ from mvad.collect import CategoryFeatures, collect
 from mvad.console import Reporter
 from mvad.detectors import METHODS, State
 from mvad.errors import UsageError
+from mvad.features import feature_shapes
 from mvad.manifest import evenly_spaced, read_manifest
 from mvad.metrics import image_metrics
 from mvad.model_store import (
@@ -94,8 +95,9 @@ def update(data: str, models: str, **options: Any) -> Result:
         for (spec, size), names in groups.items():
             images = _images(manifest.table, names, split, chosen.reference)
             kinds = sorted({METHODS[wanted[name].method].feature for name in names})
+            shapes = feature_shapes(kinds, spec, size)
             pool = actor_pool(chosen.actors, len(images))
-            batches = pipeline.extracted(images, kinds, networks[spec], size, chosen, pool, stage)
+            batches = pipeline.extracted(images, shapes, networks[spec], size, chosen, pool, stage)
             for category in collect(batches, images):
                 own = images.filter(pc.equal(images["category"], category.name))
                 model = wanted[category.name]

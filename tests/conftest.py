@@ -66,3 +66,15 @@ def base_run(tiles, ray_local, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("base") / "out"
     return out, mvad.run(str(tiles), str(out), maps="all", image_size=64, actors=2, batch_size=32, **EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, by Playwright; without one its tests are skipped."""
+    from browser import open_browser
+
+    try:
+        with open_browser() as opened:
+            yield opened
+    except LookupError as reason:
+        pytest.skip(str(reason))

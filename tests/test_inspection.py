@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
 import mvad
+from browser import visit
 from conftest import paint
 from mvad.errors import UsageError
 from mvad.inspection import charts, embedding, findings, outliers, page, table, twins
@@ -415,46 +416,19 @@ def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, in
     assert "exit code 3" in captured.err
 
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    import shutil
-
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    place = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if place is None:
-        pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=place, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
 def test_the_page_in_a_browser(inspected, browser):
     out, result = inspected
     for scheme, width in (("light", 1200), ("dark", 390)):
-        tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        messages, requests = [], []
-        tab.on("console", lambda message, kept=messages: kept.append(message.text))
-        tab.on("pageerror", lambda error, kept=messages: kept.append(str(error)))
-        tab.on("request", lambda request, kept=requests: kept.append(request.url))
-        tab.goto(out.as_uri())
-        assert messages == []
-        assert [url for url in requests if not url.startswith("data:")] == [out.as_uri()]
-        # The style sheet is let through, nothing overflows, every picture is decoded.
-        assert tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-        assert tab.evaluate("[...document.images].every(image => image.alt)")
-        assert tab.locator("section.category").count() == 2
-        points = result.images.num_rows - len(result.errors)
-        assert tab.locator(".map > svg > g").count() == points
-        tab.keyboard.press("Tab")
-        assert tab.evaluate("document.activeElement.className") == "skip"
-        tab.close()
+        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as found:
+            tab = found.page
+            assert found.messages == []
+            assert [url for url in found.requests if not url.startswith("data:")] == [out.as_uri()]
+            # The style sheet is let through, nothing overflows, every picture is decoded.
+            assert tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            assert tab.evaluate("[...document.images].every(image => image.alt)")
+            assert tab.locator("section.category").count() == 2
+            assert tab.locator(".map > svg > g").count() == len(result.images) - len(result.errors)
+            tab.keyboard.press("Tab")
+            assert tab.evaluate("document.activeElement.className") == "skip"

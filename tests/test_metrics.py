@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import reference
-from mvad.maps import anomaly_map
+from mvad.anomaly_maps import anomaly_map
 from mvad.metrics import image_metrics, pixel_metrics
 
 

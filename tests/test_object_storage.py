@@ -74,3 +74,12 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     assert np.isfinite(summary[-1]["images_per_second"])
     with pytest.raises(UsageError, match="another run's results"):
         mvad.run(bucket("tiles"), bucket("results/one"), **options)
+    mvad.report(bucket("results/one"), quiet=True)
+    page = storage.read(storage.join(bucket("results/one"), "report.html")).decode()
+    assert page.count("data:image/webp") > 32
+    assert "secret" not in page
+    mvad.report(bucket("results/one"), to=bucket("pages/one.html"), quiet=True)
+    assert storage.exists(storage.join(bucket("pages"), "one.html"))
+    mvad.maps(bucket("results/one"), bucket("results/one/maps"), quiet=True)
+    drawn = storage.join(bucket("results/one"), "maps", "alpha/test/good/000.png.overlay.png")
+    assert storage.read(drawn).startswith(b"\x89PNG")

@@ -119,6 +119,16 @@ def test_fit_then_score_then_evaluate_are_the_run(base_run, tiles, tmp_path):
         mvad.fit(str(tiles), str(models), **SMALL)
 
 
+def test_maps_of_anomalous_images_alone(base_run, tiles, tmp_path):
+    out, options = tmp_path / "out", {"maps": "anomalous", "false_alarm_rate": 0.3, "actors": 1, "quiet": True}
+    mvad.score(str(tiles), str(base_run[0] / "models"), str(out), **options)
+    expected, rows = scores_of(base_run[0]), scores_of(out)
+    assert {row["is_anomaly"] for row in rows.values()} == {True, False}
+    for name, row in rows.items():
+        assert row["score"] == expected[name]["score"]
+        assert row["patch_scores"] == (expected[name]["patch_scores"] if row["is_anomaly"] else None)
+
+
 def test_an_unlabelled_dump(base_run, tiles, tmp_path):
     dump = tmp_path / "dump"
     (dump / "alpha/night").mkdir(parents=True)

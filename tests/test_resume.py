@@ -4,7 +4,6 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import mvad
@@ -150,9 +149,9 @@ def batch(names, scores, error=""):
     }
 
 
-def destination(out, maps="none", calibration=None, threshold=None):
+def destination(out, calibration=None, threshold=None):
     judge = ScoredBy("m", calibration, "conformal", threshold)
-    return Destination(to_uri(out), "r", {"cap": judge}, maps)
+    return Destination(to_uri(out), "r", {"cap": judge})
 
 
 def test_rows_that_were_written_twice_are_there_once(tmp_path):
@@ -199,12 +198,6 @@ def test_the_batch_as_a_whole_can_be_decided_on(tmp_path):
     results.control_fdr(to_uri(tmp_path), "cap", 0.04)
     rows = {row["image_id"]: row for row in results.read_scores(to_uri(tmp_path)).to_pylist()}
     assert not any(row["is_anomaly"] for row in rows.values())
-
-
-def test_maps_of_anomalous_images_alone(tmp_path):
-    write_rows(batch(["a", "b"], [5, 1]), destination(tmp_path, "anomalous", np.float32([1, 2, 3]), 3.0))
-    rows = pq.read_table(tmp_path / "scores").to_pylist()
-    assert [(row["image_id"], row["patch_scores"]) for row in rows] == [("a", [5.0]), ("b", None)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.backbones import NO_BACKBONE, BackboneSpec
+from mvad.coreset import Condensed
 from mvad.options import FitOptions
 
 
@@ -59,6 +60,9 @@ class Detector(ABC):
         Whether fitting begins from what `pretrain` learnt from the other categories; such a method is trained.
     extends
         Whether a fitted detector can learn from more images without the old ones, by `extend`.
+    merges
+        Whether it can be fitted shard by shard, by `condense` and `fit_condensed`, where memory does not hold all
+        features.
     needs_transformer
         Whether the backbone must be a Vision Transformer.
     default_rule
@@ -74,6 +78,7 @@ class Detector(ABC):
     trained: ClassVar[bool] = False
     transfers: ClassVar[bool] = False
     extends: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     needs_transformer: ClassVar[bool] = False
     default_rule: ClassVar[str] = "conformal"
     scores_itself: ClassVar[bool] = False
@@ -117,9 +122,21 @@ class Detector(ABC):
     def score(self, features: Tensor) -> Scores:
         """Score a batch of images: features of its kind, on the detector's device."""
 
+    def image_scores(self, features: Tensor) -> NDArray[np.float32]:
+        """The image scores that `score` gives, (n,) float32; methods that find them sooner without the grid do so."""
+        return self.score(features).image
+
     def extend(self, features: Tensor) -> Detector:
         """Learn from more good images, on top of what it has learnt; of methods that can."""
         raise NotImplementedError(f"{self.method} cannot learn more without the old images")
+
+    def condense(self, features: Tensor, share: float) -> Condensed:
+        """Keep a share of what a shard of the good images offers, the part that stands for the rest best."""
+        raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
+
+    def fit_condensed(self, shards: Sequence[Condensed], size: int, device: str = "cpu") -> Detector:
+        """Fit to what was kept of all shards, in their order; what is learnt holds ``size`` vectors."""
+        raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
 
     def pretrain(self, others: Sequence[Tensor]) -> Detector:
         """Learn from good images of other categories, before `start_from` and `fit`; of methods that transfer."""

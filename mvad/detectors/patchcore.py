@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.coreset import greedy_coreset, random_projection
+from mvad.coreset import Condensed, greedy_coreset, random_projection
 from mvad.detectors.base import Detector, Scores
+from mvad.farthest import Farthest, FarthestSearch
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
+from mvad.tensors import as_tensor
 
 
 class PatchCore(Detector):
@@ -34,6 +38,7 @@ class PatchCore(Detector):
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
     extends: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     def __init__(self, coreset_ratio: float = 0.1, projection: int = 128, reweight: int = 9, seed: int = 0) -> None:
         self.coreset_ratio, self.projection, self.reweight, self.seed = (
@@ -44,6 +49,7 @@ class PatchCore(Detector):
         )
         self.coverage = 0.0
         self._bank: MemoryBank | None = None
+        self._farthest: FarthestSearch | None = None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> PatchCore:
@@ -62,7 +68,7 @@ class PatchCore(Detector):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Parameters, and ``coverage``: the coreset's radius in the projected space."""
+        """Parameters, and ``coverage``: the coreset's radius in the projected space, or a bound (see `shards`)."""
         return {
             "coreset_ratio": self.coreset_ratio,
             "projection": self.projection,
@@ -81,6 +87,11 @@ class PatchCore(Detector):
             raise RuntimeError("this PatchCore is not fitted; call fit first")
         return self._bank
 
+    def _search(self, patches: Tensor) -> Farthest:
+        if self._farthest is None or self._farthest.bank is not self.bank:
+            self._farthest = FarthestSearch(self.bank)
+        return self._farthest(patches)
+
     def fit(self, features: Tensor) -> PatchCore:
         """Fill the bank with a coreset of the patches of good images, in the order greedy chose them.
 
@@ -88,10 +99,26 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32
         """
-        patches = features.reshape(-1, features.shape[-1])
-        size = max(1, round(self.coreset_ratio * len(patches)))
-        chosen, self.coverage = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
-        self._bank = MemoryBank(patches[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        patches = features.flatten(0, 2)
+        self._fill(patches, max(1, round(self.coreset_ratio * len(patches))))
+        return self
+
+    def _fill(self, patches: Tensor, size: int) -> None:
+        vectors, self.coverage = self._coreset(patches, size)
+        self._bank = MemoryBank(vectors, patches.device)
+
+    def _coreset(self, patches: Tensor, size: int) -> tuple[NDArray[np.float32], float]:
+        chosen, radius = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
+        return patches[torch.from_numpy(chosen).to(patches.device)].cpu().numpy(), radius
+
+    def condense(self, features: Tensor, share: float) -> Condensed:
+        patches = features.flatten(0, 2)
+        return Condensed(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
+
+    def fit_condensed(self, shards: Sequence[Condensed], size: int, device: str = "cpu") -> PatchCore:
+        union = np.concatenate([shard.vectors for shard in shards])
+        self._fill(as_tensor(union, device), size)
+        self.coverage += max(shard.radius for shard in shards)
         return self
 
     def extend(self, features: Tensor) -> PatchCore:
@@ -101,12 +128,9 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32
         """
-        patches = features.reshape(-1, features.shape[-1])
-        old = torch.tensor(self.bank.vectors, device=patches.device)
-        size = len(old) + max(1, round(self.coreset_ratio * len(patches)))
-        union = torch.cat([old, patches])
-        chosen, self.coverage = greedy_coreset(random_projection(union, self.projection, self.seed), size)
-        self._bank = MemoryBank(union[torch.from_numpy(chosen)].cpu().numpy(), features.device)
+        patches = features.flatten(0, 2)
+        size = len(self.bank) + max(1, round(self.coreset_ratio * len(patches)))
+        self._fill(torch.cat([self.bank.tensor, patches]), size)
         return self
 
     def score(self, features: Tensor) -> Scores:
@@ -116,27 +140,29 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32 on the detector's device
         """
-        count, height, width, channels = features.shape
-        image = np.empty(count, np.float32)
-        grid = np.empty((count, height, width), np.float32)
-        for number, patches in enumerate(features.reshape(count, height * width, channels)):
-            distances, nearest = self.bank.search(patches, 1)
-            worst = int(distances.argmax())
-            weight = self._weight(patches[worst], int(nearest[worst, 0])) if self.reweight else 1.0
-            image[number] = weight * distances[worst, 0]
-            grid[number] = distances.reshape(height, width)
-        return Scores(image, grid)
+        grid = np.empty(features.shape[:-1], np.float32)
+        for number, patches in enumerate(features.flatten(1, 2)):
+            grid[number] = self.bank.search(patches, 1)[0].reshape(grid.shape[1:])
+        return Scores(self.image_scores(features), grid)
 
-    def _weight(self, patch: Tensor, nearest: int) -> float:
+    def image_scores(self, features: Tensor) -> NDArray[np.float32]:
+        patches = features.flatten(1, 2)
+        patch, distances, nearest = self._search(patches)
+        scores = distances.cpu().numpy()
+        # With m alone in the bank there is nothing to say about density.
+        if self.reweight < 2 or len(self.bank) < 2:
+            return scores
+        farthest = patches[torch.arange(len(patches)), patch]
+        weights = [self._weight(*pair) for pair in zip(farthest, nearest, strict=True)]
+        return (scores * np.array(weights)).astype(np.float32)
+
+    def _weight(self, patch: Tensor, nearest: Tensor) -> float:
         """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.
 
-        m itself is the first of its own neighbours. With m alone there is nothing to say about density: weight 1.
+        m itself is the first of its own neighbours.
         """
-        if len(self.bank) < 2 or self.reweight < 2:
-            return 1.0
-        centre = torch.tensor(self.bank.vectors[nearest : nearest + 1], device=patch.device)
-        around = self.bank.search(centre, self.reweight)[1][0]
-        around = np.concatenate([[nearest], around[around != nearest][: self.reweight - 1]])
+        around = self.bank.search(self.bank.tensor[nearest][None], self.reweight)[1][0]
+        around = np.concatenate([[int(nearest)], around[around != int(nearest)][: self.reweight - 1]])
         differences = self.bank.vectors[around] - patch.cpu().numpy()
         distances = np.linalg.norm(differences, axis=1).astype(np.float64)
         shares = np.exp(distances - distances.max())

@@ -15,6 +15,7 @@ POINTS = 6000  # of all maps together
 POINTS_LEAST, POINTS_MOST = 50, 2000  # of one
 TSNE_MOST = 1000
 TSNE_PERPLEXITY = 30.0
+TSNE_EXACT = 200  # points
 LEAST = 4  # images that a map is drawn of
 
 
@@ -48,5 +49,7 @@ def plane(features: NDArray[np.float32], method: str) -> NDArray[np.float32]:
     flat = PCA(n_components=2, svd_solver="full").fit_transform(features)
     if method == "tsne" and len(features) > 3:
         perplexity = min(TSNE_PERPLEXITY, (len(features) - 1) / 3)
-        flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+        # The approximation runs many threads, which for a few points wait for each other most of the time.
+        way = "exact" if len(features) <= TSNE_EXACT else "barnes_hut"
+        flat = TSNE(perplexity=perplexity, init="pca", random_state=0, method=way).fit_transform(features)
     return flat.astype(np.float32)

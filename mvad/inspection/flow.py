@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from mvad.actors import Extractor
 from mvad.backbones import BackboneSpec
 from mvad.collect import PREFIX
 from mvad.console import Stage
+from mvad.features import feature_shapes
 from mvad.images import Batch
 from mvad.inspection.measure import measure_batch, photo_batch
+from mvad.memory import block_rows
 from mvad.options import ImageSize, InspectOptions
 from mvad.pipeline import BLOCK_ROWS, BLOCK_ROWS_LEAST
 from mvad.session import Pool
@@ -34,10 +36,11 @@ KIND = "pooled"
 class Examiner(Extractor):
     """Actor: what was measured goes through, pixels become pooled features of length 1, projected at random."""
 
-    def __init__(self, spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize) -> None:
-        super().__init__([KIND], spec, weights, size)
-        channels = self.extract.shapes[KIND][0]
-        self.projection = projection(channels)
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize
+    ) -> None:
+        super().__init__(shapes, spec, weights, size)
+        self.projection = projection(shapes[KIND][0])
 
     def __call__(self, batch: Batch) -> Batch:
         features = super().__call__(batch)[PREFIX + KIND]
@@ -66,11 +69,15 @@ def measured(
     """
     size = None if network is None else options.size
     measure = functools.partial(measure_batch, size=size, max_pixels=options.max_pixels)
-    dataset = _files(images, range(len(images)), pool).map_batches(measure, batch_size=None, num_cpus=1)
+    dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
-        constructor = {"spec": network.spec, "weights": ray.put(network.weights), "size": size}
+        shapes = feature_shapes([KIND], network.spec, options.size)
+        constructor = {"shapes": shapes, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
         dataset = dataset.map_batches(
-            Examiner, batch_size=options.batch_size, fn_constructor_kwargs=constructor, **pool.arguments
+            Examiner,
+            batch_size=options.room.batch_size(options.batch_size, shapes),
+            fn_constructor_kwargs=constructor,
+            **pool.arguments,
         )
     columns: dict[str, NDArray[Any]] = {}
     for batch in _batches(dataset):
@@ -91,16 +98,18 @@ def photos(
     if not len(rows):
         return found
     shrink = functools.partial(photo_batch, max_pixels=options.max_pixels)
-    for batch in _batches(_files(images, rows, pool).map_batches(shrink, batch_size=None, num_cpus=1)):
+    for batch in _batches(_files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)):
         found |= {int(row): data for row, data in zip(batch["row"], batch["photo"], strict=True) if data}
         stage.advance(len(batch["row"]))
     return found
 
 
-def _files(images: pa.Table, rows: Sequence[int], pool: Pool) -> ray.data.Dataset:
+def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool) -> ray.data.Dataset:
     chosen = pa.array(rows, pa.int64())
     table = pa.table({"row": chosen, "uri": images["uri"].take(chosen)})
-    length = min(BLOCK_ROWS, max(BLOCK_ROWS_LEAST, math.ceil(len(table) / (pool.actors * 8))))
+    length = min(
+        block_rows(options.image_size, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, math.ceil(len(table) / (pool.actors * 8)))
+    )
     return ray.data.from_arrow([table.slice(start, length).combine_chunks() for start in range(0, len(table), length)])
 
 

@@ -1,0 +1,44 @@
+"""A picture of a page for the README: ``python tests/screenshots.py demo/results/report.html report.webp``."""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from browser import open_browser, visit
+
+COLOURS = 256  # of the palette of a PNG, and
+QUALITY = 80  # of WebP and JPEG: a page of text and few colours stays small
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--width", type=int, default=1180, help="of the window, in pixels")
+    parser.add_argument("--height", type=int, default=1500, help="of what is shown; 0: all of the page")
+    parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--at", default="", help="a CSS selector of what comes first, such as '#category-1'")
+    chosen = parser.parse_args()
+    context = {
+        "viewport": {"width": chosen.width, "height": chosen.height or 900},
+        "color_scheme": "dark" if chosen.dark else "light",
+        "reduced_motion": "reduce",
+    }
+    try:
+        with open_browser() as browser, visit(browser, chosen.page, **context) as visited:
+            if chosen.at:
+                visited.page.eval_on_selector(chosen.at, "element => element.scrollIntoView()")
+            shot = visited.page.screenshot(full_page=not chosen.height)
+    except LookupError as reason:
+        sys.exit(f"no picture: {reason}")
+    image = Image.open(io.BytesIO(shot)).convert("RGB")
+    if chosen.picture.suffix == ".png":
+        image = image.quantize(COLOURS, dither=Image.Dither.NONE)
+    image.save(chosen.picture, optimize=True, quality=QUALITY)
+
+
+if __name__ == "__main__":
+    main()
