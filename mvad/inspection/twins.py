@@ -3,11 +3,11 @@
 Near duplicates are found by their small grey thumbnails (`measure.THUMBNAIL`). Two things are taken out of each first:
 light, by subtracting a Gaussian blur of a tenth of the side, and what all images of the category share, by subtracting
 their mean. Without the second, all bottles of one production line are alike: of MVTec AD's 292, every one correlates
-with some other by 0.90 or more, half of them by 0.99. What is left is scaled to length 1, and two images of a category are near duplicates
-if it correlates by ``NEAR`` or more, and by more than chance explains: where images differ in few ways, as a grid of
-holes differs in its place alone, many are alike without being the same (see `level`). Below ``FEW`` images there is no
-saying what a category shares; then, and for a category that is one picture over and over, near are those whose
-thumbnails without light correlate by ``COPY``.
+with some other by 0.90 or more, half of them by 0.99. What is left is scaled to length 1, and two images of a category
+are near duplicates if it correlates by ``NEAR`` or more, and by more than chance explains: where images differ in few
+ways, as a grid of holes differs in its place alone, many are alike without being the same (see `level`). Below ``FEW``
+images there is no saying what a category shares; then, and for a category that is one picture over and over, near are
+those whose thumbnails without light correlate by ``COPY``.
 
 Found are copies compressed anew, resized, brightened or darkened, and the same thing photographed again in place or
 under another light; not copies that are mirrored, or shifted, cropped or turned by more than about a hundredth of
