@@ -1,7 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
 Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `nightly`, `update`,
-`models`, `false_alarms`, `compare`, `evaluate`, `report`, `maps`, `sample`.
+`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `report`, `maps`, `sample`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _HOMES = {
     "models": "upkeep",
     "false_alarms": "promises",
     "evaluate": "pipeline",
+    "inspect": "inspection",
     "report": "reports",
     "maps": "map_files",
     "plan": "planning",
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "false_alarms",
     "fit",
+    "inspect",
     "maps",
     "models",
     "nightly",

@@ -19,6 +19,7 @@ from mvad.options import (
     CompareOptions,
     FalseAlarmOptions,
     FitOptions,
+    InspectOptions,
     JobOptions,
     MapOptions,
     PlanOptions,
@@ -178,6 +179,26 @@ def evaluate(
     from mvad import pipeline
 
     pipeline.evaluate(out, quiet=quiet)
+
+
+@app.command("inspect")
+@_with_options(InspectOptions)
+def inspect_(
+    data: Data,
+    *,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Page to write (FILE.html), with FILE.parquet and FILE.json beside it; default: none."),
+    ] = None,
+    **options: Any,
+) -> int:
+    """Show what is in DATA before any model: counts, unreadable files, twins, outliers.
+
+    Example: mvad inspect mvtec --out inspect.html
+    """
+    from mvad import inspection
+
+    return inspection.inspect(data, out, **options).exit_code
 
 
 @app.command()

@@ -46,6 +46,10 @@ class Reporter:
         if not self.quiet:
             self._out.print(escape(text), soft_wrap=True)
 
+    def table(self, table: Table) -> None:
+        if not self.quiet:
+            self._out.print(table)
+
     @contextmanager
     def stage(self, name: str, total: int, unit: str = "images") -> Iterator[Stage]:
         """Show a stage of ``total`` images, or other units, while it lasts, and leave one line of what it did."""

@@ -20,6 +20,7 @@ MAP_CHOICES = ("all", "anomalous", "mistakes")
 RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
 FLIPS = ("none", "horizontal", "vertical", "both")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
+EMBEDDINGS = ("pca", "tsne")
 
 VARIANTS = 8  # of an image, beside itself
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
@@ -345,6 +346,34 @@ class UpdateOptions(CommonOptions):
         super().__post_init__()
         _at_least(self, "folds", 0)
         _at_least(self, "reference", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(CommonOptions):
+    """Options of looking at images before any model."""
+
+    backbone: Annotated[str, Option(help="The network whose features show what is unusual, as for mvad fit.")] = (
+        "efficientnet_lite0"
+    )
+    image_size: Annotated[int, Option(help="Side in pixels of the square that the backbone sees.")] = 224
+    features: Annotated[
+        bool,
+        Option(
+            "--features/--no-features", help="Without: no backbone, no map, and nothing that looks unlike the rest."
+        ),
+    ] = True
+    embedding: Annotated[
+        str, Option(help="How the map of the features is drawn: pca, or tsne (of at most 1,000 images a category).")
+    ] = "pca"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "image_size", 32)
+        _one_of("embedding", self.embedding, EMBEDDINGS)
+
+    @property
+    def size(self) -> ImageSize:
+        return ImageSize(resize=self.image_size, crop=self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)

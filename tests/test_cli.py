@@ -26,7 +26,8 @@ def call(capsys, *arguments):
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch):
     """Wrong use must be found before Ray is started."""
-    monkeypatch.setattr("mvad.pipeline.ray_session", lambda address: pytest.fail("Ray was started"))
+    for home in ("mvad.pipeline", "mvad.inspection.command"):
+        monkeypatch.setattr(f"{home}.ray_session", lambda address: pytest.fail("Ray was started"))
 
 
 @pytest.fixture
@@ -94,6 +95,10 @@ def wrong_uses(data, tmp_path):
         ("run", data, "--out", out, "--false-alarm-rate", "0", "is not between 0 and 1"),
         ("run", data, "--out", out, "--threshold-rule", "guess", "threshold-rule 'guess' is unknown"),
         ("run", data, "--out", out, "--flips", "some", "flips 'some' is unknown"),
+        ("inspect", data, "--out", tmp_path / "out", r"ends in \.html"),
+        ("inspect", tmp_path / "nowhere", "no such folder"),
+        ("inspect", data, "--embedding", "umap", "embedding 'umap' is unknown"),
+        ("inspect", data, "--backbone", "resnet5000", "unknown backbone 'resnet5000'"),
         ("sample", data, "is not empty"),
     ]
 
@@ -164,7 +169,7 @@ def test_jobs_take_the_same_options(job, tmp_path):
         env=_environment(),
     )
     assert ended.returncode == 0, ended.stderr
-    assert f"mvad {job.stem.replace('_', '-')}" in ended.stdout
+    assert f"mvad {job.stem.rstrip('_').replace('_', '-')}" in ended.stdout
 
 
 def _environment():
