@@ -38,7 +38,7 @@ end() {
     trap '' INT TERM
     local group
     for group in "${groups[@]}"; do kill -TERM "$group" 2>/dev/null || true; done
-    for _ in {1..50}; do # ten seconds for Ray to end by itself
+    for _ in {1..15}; do # three seconds for Ray to end by itself
         jobs -r | grep -q . || break
         sleep 0.2
     done
