@@ -50,10 +50,16 @@ end() {
 trap 'end 0' INT TERM
 trap 'end 1' EXIT
 
-start() { # name of the log, arguments of ray start
-    "$RAY" start "${@:2}" --block --node-ip-address=127.0.0.1 --object-store-memory="${MVAD_OBJECT_STORE:-268435456}" \
-        --min-worker-port=0 --max-worker-port=0 >"$folder/$1.log" 2>&1 </dev/null &
+# One after another: nodes that start at the same time choose the same names for their sockets.
+start() { # name of the node, arguments of ray start
+    "$RAY" start "${@:2}" --block --dashboard-agent-listen-port=0 \
+        --min-worker-port=0 --max-worker-port=0 --object-store-memory="${MVAD_OBJECT_STORE:-268435456}" \
+        >"$folder/$1.log" 2>&1 </dev/null &
     groups+=("$!")
+    until grep -q "Ray runtime started" "$folder/$1.log"; do
+        kill -0 "$!" 2>/dev/null || { cat "$folder/$1.log" >&2; exit 1; }
+        sleep 0.1
+    done
 }
 
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
@@ -63,13 +69,9 @@ if is_open "$port" || is_open "$dashboard_port"; then
     exit 1
 fi
 start head --head --port="$port" --num-cpus=0 --num-gpus=0 --temp-dir="$folder" \
-    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --dashboard-agent-listen-port=0
-until is_open "$port" && is_open "$dashboard_port"; do
-    kill -0 "${groups[0]}" 2>/dev/null || { cat "$folder/head.log" >&2; exit 1; }
-    sleep 0.2
-done
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port"
 for ((number = 1; number <= workers; number++)); do
-    start "worker-$number" --address="127.0.0.1:$port" --num-cpus="$cpus" --dashboard-agent-listen-port=0
+    start "worker-$number" --address="127.0.0.1:$port" --num-cpus="$cpus"
 done
 
 cat <<TEXT
