@@ -134,13 +134,13 @@ def _await_workers(
     """Let the autoscaler start workers: one, and if it has GPUs, as many as ``actors``."""
     if not any(map(_work, nodes.values())):
         say("waiting for a first worker to join the cluster")
-        try:
-            ray.get(ray.remote(num_cpus=1, max_retries=0)(_version_reader()).remote(()), timeout=seconds)
-        except RayError as error:
+        first = ray.remote(num_cpus=1, max_retries=0)(_version_reader()).remote(())
+        if ray.wait([first], timeout=seconds)[1]:
+            ray.cancel(first)
             raise UsageError(
                 f"no worker of the cluster was ready within {seconds:,.0f} s, and its head runs no work; see what the "
-                f"autoscaler says with `ray status` (quota, spot capacity, a typing error), then start again."
-            ) from error
+                "autoscaler says with `ray status` (quota, spot capacity, a typing error), then start again."
+            )
     present = _gpus(_alive())
     if not present or actors is None or actors <= present:
         return

@@ -1,4 +1,6 @@
-"""Field names of KubeRay's RayJob, ``ray.io/v1``, as released in v1.6: what our manifests may use.
+"""Field names of KubeRay's RayJob, ``ray.io/v1``, of about v1.6: what our manifests may use.
+
+Gathered from the operator's published types; what has come since is left out.
 
 A name maps to the fields below it; None stands for a value, a list of values or a free map; ``POD`` for a pod template
 of Kubernetes, which has a schema of its own.

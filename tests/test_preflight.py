@@ -191,7 +191,8 @@ def test_versions_are_those_installed():
     import mvad
 
     found = preflight.versions_here()
-    assert (found["torch"], found["timm"]) == (torch.__version__.split("+")[0], timm.__version__)
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["timm"] == timm.__version__
     assert found["mvad"].startswith(f"{mvad.__version__} (code ")
 
 
