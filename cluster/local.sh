@@ -15,7 +15,7 @@ fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 port=${MVAD_PORT:-46379}
 dashboard_port=${MVAD_DASHBOARD_PORT:-48265}
-cpus=${MVAD_CPUS:-1} # that each worker claims to have
+cpus=${MVAD_CPUS:-2} # that each worker claims to have; an actor takes a half, and decoding needs a whole one beside it
 if [[ -z ${RAY:-} ]]; then
     RAY=$here/.venv/bin/ray
     [[ -x $RAY ]] || RAY=$(command -v ray) || { echo "local.sh: no ray; run make demo, or say where: RAY=..." >&2; exit 2; }
