@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mvad.errors import UsageError
 
-BASE = 700 << 20  # private memory of a process that holds no images yet: interpreter, torch, Ray and Arrow
+BASE = 800 << 20  # private memory of a process that holds no images yet: interpreter, torch, Ray and Arrow
 LEAST = 1 << 30
 BATCH_SHARE = 16  # of the room: features of the images that an actor handles at once; it holds them several times over
 BLOCK_BYTES = 64 << 20  # of decoded pixels that travel together
