@@ -93,7 +93,7 @@ def compare(data: str, out: str, **options: Any) -> Result:
         report.warn(f"{name}: {why}")
     cells: dict[Cell, dict[str, Any]] = {}
     errors: list[dict[str, str]] = []
-    with ray_session(chosen.address):
+    with ray_session(chosen.address, chosen.actors, report.line):
         for entries in groups:
             more_cells, more_errors = _compare(target, manifest, entries, chosen, report)
             cells |= more_cells

@@ -94,7 +94,7 @@ def maps(out: str, to: str, **options: Any) -> Result:
     content["categories"] = {name: _described(drawing) for name, drawing in drawings.items()}
     results.write_json(storage.join(target, RECORD), content)
     written, errors = 0, []
-    with ray_session(chosen.address):
+    with ray_session(chosen.address, say=report.line):
         task = ray.remote(draw_part).options(num_cpus=1)
         work = {
             task.remote(file, category, drawings[category], target): file

@@ -79,7 +79,7 @@ def run(data: str, out: str, **options: Any) -> Result:
     results.clear(target)
     record = RunRecord("run", target, manifest, chosen)
     announce(manifest, report)
-    with ray_session(chosen.address):
+    with ray_session(chosen.address, chosen.actors, report.line):
         with record.timed("fit"):
             fitted = _fit(manifest, network, storage.join(target, "models"), chosen, report)
         record.add_failures(fitted.failures)
@@ -111,7 +111,7 @@ def fit(data: str, models: str, **options: Any) -> Result:
         )
     network = Network.load(spec, chosen.weights)
     started = time.monotonic()
-    with ray_session(chosen.address):
+    with ray_session(chosen.address, chosen.actors, report.line):
         fitted = _fit(manifest, network, folder, chosen, report)
     errors = [
         {
@@ -165,7 +165,10 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
             report.print(f"nothing new: every image has its row in {storage.display(target)}")
             return Result(summary=results.read_summary(target), errors=results.read_errors(target))
     record = RunRecord("score", target, manifest, chosen, identity=own, earlier=earlier)
-    with ray_session(chosen.address) if len(left.images) else nullcontext(), record.timed("score"):
+    with (
+        ray_session(chosen.address, chosen.actors, report.line) if len(left.images) else nullcontext(),
+        record.timed("score"),
+    ):
         score_entries(left.images, {"": wanted}, networks, chosen, {"": record}, report)
     return record.show(record.finish(len(images), n_rows=len(left.images) + left.n_kept), report)
 

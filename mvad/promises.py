@@ -55,7 +55,7 @@ def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
     network = Network.load(spec, chosen.weights)
     shapes = feature_shapes([method.feature], spec, chosen.size)
     rows = []
-    with ray_session(chosen.address), report.stage("split", len(images)) as stage:
+    with ray_session(chosen.address, chosen.actors, report.line), report.stage("split", len(images)) as stage:
         pool = actor_pool(chosen.actors, len(images))
         batches = pipeline.extracted(images, shapes, network, chosen.size, chosen, pool, stage)
         for category in collect(batches, images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from mvad.errors import UsageError
+from mvad.preflight import check_cluster
 
 _ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
 TASK_CPUS = 0.1  # that a task claims which decodes or writes; how many run at once is limited by their number
@@ -43,18 +44,22 @@ class Pool(NamedTuple):
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(
+    address: str | None, actors: int | None = None, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Join the cluster at ``address``, or the one this job runs in, or else start Ray on this machine alone.
 
-    Ray that runs in this process already is used as it is, and left running.
+    Ray that runs in this process already is used as it is, and left running. The nodes are waited for and compared
+    (`preflight.check_cluster`, with ``actors`` and ``say``).
 
     Raises
     ------
     UsageError
-        There is no cluster at ``address``.
+        There is no cluster at ``address``, no worker in it, or one with other software.
     """
     _quieten()
     if ray.is_initialized():
+        check_cluster(actors, say)
         yield
         return
     existing = address or os.environ.get("RAY_ADDRESS")
@@ -66,6 +71,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"no Ray cluster at {existing!r} ({error}); see --address.") from error
     try:
+        check_cluster(actors, say)
         yield
     finally:
         ray.shutdown()

@@ -91,7 +91,7 @@ def update(data: str, models: str, **options: Any) -> Result:
     for name, model in wanted.items():
         groups[model.backbone, model.size].append(name)
     rows, errors = [], []
-    with ray_session(chosen.address), report.stage("update", len(manifest.table)) as stage:
+    with ray_session(chosen.address, chosen.actors, report.line), report.stage("update", len(manifest.table)) as stage:
         for (spec, size), names in groups.items():
             images = _images(manifest.table, names, split, chosen.reference)
             kinds = sorted({METHODS[wanted[name].method].feature for name in names})

@@ -73,7 +73,7 @@ def inspect(data: str, out: str | None = None, **options: Any) -> Inspection:
         spec.check_size(chosen.size)
     manifest = read_manifest(data, chosen)
     network = None if spec is None else Network.load(spec, chosen.weights)
-    with ray_session(chosen.address):
+    with ray_session(chosen.address, chosen.actors, report.line):
         pool = actor_pool(chosen.actors, len(manifest.table))
         with report.stage("inspect", len(manifest.table)) as stage:
             found = flow.measured(manifest.table, network, chosen, pool, stage)
