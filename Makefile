@@ -18,7 +18,7 @@ test: .venv/installed-dev
 	@$(BIN)/python -m pytest
 
 faults: .venv/installed-dev
-	@$(BIN)/python tests/faults/harness.py --kills 100
+	@$(BIN)/python tests/faults/harness.py --kills 100 --shortages
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

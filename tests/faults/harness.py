@@ -4,7 +4,8 @@
 
 Killed with SIGKILL, at a random moment of a run: the driver, a scoring actor, a worker process (decoding, writing), or
 the raylet of a node (of two) that runs them. A run that ends with another exit code than 0 is taken up again. When
-one has ended with 0, its rows must be those of the undisturbed run, each once, and the next folder is begun.
+one has ended with 0, its rows must be those of the undisturbed run, each once, and the next folder is begun. With
+``--shortages``, a run meets a full disk besides, and one an object store that holds a few images only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mvad.storage import to_uri
 TARGETS = ("driver", "actor", "worker", "node")
 TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
 COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")
+SMALL_DISK, SMALL_STORE = "40k", 80_000_000  # bytes
 SMALL = ["--actors", "2", "--batch-size", "4", "--quiet"]
 
 
@@ -221,17 +223,71 @@ def _kill_all(
         tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
 
 
+def full_disk(folder: Path, dump: Path, models: Path, expected: dict[str, tuple[Any, ...]]) -> list[str] | None:
+    """Score onto a disk that is too small, then make it larger and take the run up; None where none can be mounted."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(disk)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        return None
+    out = disk / "out"
+    score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, "--out", str(out)]
+    try:
+        first = subprocess.run(score, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        second = subprocess.run(score, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wrong = [] if first.returncode else ["the disk was not full"]
+        wrong += [f"exit code {second.returncode} with room again"] if second.returncode else []
+        return wrong + compare(out, expected)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def small_store(folder: Path, data: Path) -> list[str]:
+    """Score large images with an object store that holds few of them, and with the usual one."""
+    from ray.cluster_utils import Cluster
+
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "512", "--coreset-ratio", "0.01", "--folds", "0"]
+    mvad("fit", data, "--models", folder / "large", "--limit", "4", "--quiet", *options)
+    arguments = ["score", str(data), "--models", str(folder / "large"), "--maps", "all", "--quiet", "--out"]
+    mvad(*arguments, folder / "roomy")
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": SMALL_STORE},
+    )
+    try:
+        environment = {**os.environ, "RAY_ADDRESS": nodes.address}
+        command = [sys.executable, "-m", "mvad", *arguments, str(folder / "tight")]
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        nodes.shutdown()
+    if done.returncode:
+        return [f"exit code {done.returncode}"]
+    return compare(folder / "tight", dict(rows_of(folder / "roomy")))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill, resume, compare.")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--shortages", action="store_true", help="also a full disk and a small object store")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         dump, models = prepare(Path(folder))
         targets = tuple(options.targets.split(","))
         tally = campaign(Path(folder), dump, models, options.kills, options.seed, targets)
+        if options.shortages:
+            expected = dict(rows_of(Path(folder) / "undisturbed"))
+            for name, wrong in (
+                ("full disk", full_disk(Path(folder), dump, models, expected)),
+                ("small object store", small_store(Path(folder), Path(folder) / "data")),
+            ):
+                print(
+                    f"{name}: {'no disk can be mounted here' if wrong is None else f'{len(wrong)} faults'}", flush=True
+                )
+                tally.faults += [f"{name}: {text}" for text in wrong or []]
     killed = ", ".join(f"{count} {target}s" for target, count in tally.kills.items())
     print(f"{sum(tally.kills.values())} kills ({killed}) in {tally.runs} runs, {time.monotonic() - started:.0f} s")
     print(f"{tally.finished} runs compared with the undisturbed one: {len(tally.faults)} faults")
