@@ -21,6 +21,7 @@ from mvad.tensors import as_tensor
 
 SHARD_PATCHES = 1 << 17  # choosing takes the product of points and centres: smaller shards are faster, and cover worse
 KEPT_BEYOND = 2.0  # times the patches that the bank takes from a shard in the end, so many are kept of it
+ON_DRIVER, IN_TRAINING = 1.25, 3.0  # times the features' size
 HELD_SHARE = 8  # of the room: features of the images that calibrate
 HELD_SHARE_OF_IMAGES = 10
 HELD_MOST = 1000  # images
@@ -83,7 +84,9 @@ def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions) -> int
         *grid, width = shapes["patches"]
         most = _patches_in(options.room, width, options.projection, options.coreset_ratio) // math.prod(grid)
     else:
-        most = options.room.bytes // 2 // (4 * sum(math.prod(shape) for shape in shapes.values()))
+        sizes = [4 * math.prod(shape) for shape in shapes.values()]
+        # All kinds lie on the driver once; a task that trains on one of them holds it, scaled, and what it is trained by.
+        most = int(options.room.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
     return max(1, most // options.copies)
 
 

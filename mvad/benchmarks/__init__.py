@@ -46,8 +46,9 @@ from mvad.weights import fingerprint, load_weights
 
 PEER = "anomalib==2.7.0"
 PEER_LAYERS = {EMBEDDED: ["blocks.2", "blocks.4"]}  # by backbone; ResNets have layer2 and layer3
-PEER_IMAGES = 83
 SEARCHED = 32  # test images that searches are compared on
+PROJECTION = 128  # dimensions that coresets are chosen in
+MAX_PIXELS = 10**9
 
 
 def benchmark(data: str | None, out: str, **options: Any) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def benchmark(data: str | None, out: str, **options: Any) -> dict[str, Any]:
             for name in chosen.backbone_names:
                 place = folder / name
                 place.mkdir()
-                measured = _measure(manifest, category, describe(name), chosen, place)
+                measured = _measure(_Case(manifest, category, describe(name), chosen, place))
                 found["backbones"][name] = measured
                 _show(console, name, measured)
             if chosen.growth_sizes:
@@ -97,56 +98,87 @@ def benchmark(data: str | None, out: str, **options: Any) -> dict[str, Any]:
     return found
 
 
-def _measure(
-    manifest: Manifest, category: str, spec: BackboneSpec, options: BenchmarkOptions, folder: Path
-) -> dict[str, Any]:
-    size = ImageSize(resize=options.image_size, crop=options.image_size)
-    weights = _weights_file(spec, folder)
-    own = manifest.table.filter(np.array(manifest.table["category"].to_pylist()) == category)
-    split = np.array(own["split"].to_pylist())
-    uris = np.array(own["uri"].to_pylist())
-    train, test = uris[split == "train"].tolist(), uris[split == "test"].tolist()
-    data = _linked(train, folder / "data" / category / "train/good")
-    single = _linked(test, folder / "single" / category)
-    many = _linked(np.resize(test, options.images).tolist(), folder / "many" / category)
-    common = {"backbone": spec.name, "weights": str(weights), "image_size": size.crop, "quiet": True, "new_run": True}
-    common |= {"coreset_ratio": options.coreset_ratio, "folds": 0}
-    models = folder / "models"
-    ray_score: Callable[..., Any] = lambda place, name: score(  # noqa: E731
-        str(folder / place), str(models), str(folder / name), weights=str(weights), quiet=True, new_run=True
-    )
+class _Case:
+    """One category and backbone: folders of links to its images, and the models and results made of them."""
 
-    fit(str(folder / "data"), str(models), limit=16, **common)
+    def __init__(
+        self, manifest: Manifest, category: str, spec: BackboneSpec, options: BenchmarkOptions, folder: Path
+    ) -> None:
+        self.category, self.spec, self.options, self.folder = category, spec, options, folder
+        self.size = ImageSize(resize=options.image_size, crop=options.image_size)
+        self.weights = _weights_file(spec, folder)
+        own = manifest.table.filter(np.array(manifest.table["category"].to_pylist()) == category)
+        split, uris = (np.array(own[name].to_pylist()) for name in ("split", "uri"))
+        self.train, self.test = uris[split == "train"].tolist(), uris[split == "test"].tolist()
+        self.good = folder / "data" / category / "train/good"
+        _linked(self.train, self.good)
+        self.once = _linked(self.test, folder / "once" / category)
+        self.many = _linked(np.resize(self.test, options.images).tolist(), folder / "many" / category)
+        self.labels = {
+            Path(link).name: int("/good/" not in source) for link, source in zip(self.once, self.test, strict=True)
+        }
+
+    def fit(self, limit: int | None = None) -> None:
+        fit(
+            str(self.folder / "data"),
+            str(self.folder / "models"),
+            backbone=self.spec.name,
+            weights=str(self.weights),
+            image_size=self.size.crop,
+            coreset_ratio=self.options.coreset_ratio,
+            folds=0,
+            limit=limit,
+            new_run=True,
+            quiet=True,
+        )
+
+    def score(self, images: str) -> None:
+        places = [str(self.folder / name) for name in (images, "models", f"{images}-scores")]
+        score(*places, weights=str(self.weights), new_run=True, quiet=True)
+
+    def bank(self) -> MemoryBank:
+        return MemoryBank(read_arrays(find_models(to_uri(str(self.folder / "models")))[self.category])["bank"])
+
+    def features(self, uris: Sequence[str]) -> torch.Tensor:
+        extract = FeatureExtractor(["patches"], self.spec, load_weights(self.spec, str(self.weights)), self.size)
+        parts = (load_image(uri, self.size, MAX_PIXELS)[0][None] for uri in uris)
+        return torch.cat([extract(pixels)["patches"] for pixels in parts])
+
+    def scores(self) -> dict[str, float]:
+        """Our scores of the test images, by the name of the link."""
+        rows = read_scores(to_uri(str(self.folder / "once-scores")), ["uri", "score"]).to_pylist()
+        return {Path(row["uri"]).name: row["score"] for row in rows}
+
+
+def _measure(case: _Case) -> dict[str, Any]:
+    options = case.options
+    case.fit(limit=16)
     with peak_memory() as fit_peak:
-        fits = _seconds(lambda: fit(str(folder / "data"), str(models), **common), options.fit_repeats)
-    ray_score("single", "out")
-    floor = Floor(spec, str(weights), size, ray_cpus())
-    floor.measure(single)
-    floors, scores = [], []
+        fits = _seconds(case.fit, options.fit_repeats)
+    case.score("once")
+    floor = Floor(case.spec, str(case.weights), case.size, ray_cpus())
+    floor.measure(case.once)
+    floors, scores, short = [], [], []
     with peak_memory() as score_peak:
         for _ in range(options.repeats):
-            seconds, stages = floor.measure(many)
+            seconds, stages = floor.measure(case.many)
             floors.append(seconds)
-            scores += _seconds(lambda: ray_score("many", "out"), 1)
+            scores += _seconds(lambda: case.score("many"), 1)
+            short += _seconds(lambda: case.score("once"), 1)
     floor.close()
-    ray_score("single", "labelled")
-    rows = read_scores(to_uri(str(folder / "labelled")), ["uri", "score"])
-    ours = {Path(row["uri"]).name: row["score"] for row in rows.to_pylist()}
-    labels = {Path(link).name: int("/good/" not in source) for link, source in zip(single, test, strict=True)}
-    model = find_models(to_uri(str(models)))[category]
-    bank = MemoryBank(read_arrays(model)["bank"])
-    extract = FeatureExtractor(["patches"], spec, load_weights(spec, str(weights)), size)
-    pixels = np.stack([load_image(uri, size, 10**9)[0] for uri in [*train, *test[:: max(1, len(test) // SEARCHED)]]])
-    features = torch.cat([extract(part)["patches"] for part in np.array_split(pixels, len(pixels))])
+    count, few = len(case.many), len(case.once)
+    bank = case.bank()
+    searched = case.features(case.test[:: max(1, len(case.test) // SEARCHED)])
     measured: dict[str, Any] = {
-        "image_size": size.crop,
-        "train_images": len(train),
-        "scored_images": len(many),
-        "weights": "seeded at random" if spec.name != EMBEDDED else "ImageNet",
+        "image_size": case.size.crop,
+        "train_images": len(case.train),
+        "scored_images": count,
+        "weights": "seeded at random" if case.spec.name != EMBEDDED else "ImageNet",
         "fit_seconds": fits,
-        "score_images_per_second": [len(many) / seconds for seconds in scores],
-        "floor_images_per_second": [len(many) / seconds for seconds in floors],
-        "above_floor": statistics.median(ours_ / floor_ for ours_, floor_ in zip(scores, floors, strict=True)),
+        "score_images_per_second": [count / seconds for seconds in scores],
+        "floor_images_per_second": [count / seconds for seconds in floors],
+        "above_floor": _median_ratio(scores, floors),
+        "short_run": {"images": few, "seconds": short},
         "decode_ms": stages.decode * 1e3,
         "forward_ms": stages.forward * 1e3,
         "peak_bytes": {
@@ -155,53 +187,58 @@ def _measure(
             "score driver": score_peak.driver,
             "score actor": score_peak.actor,
         },
-        "auroc": _auroc(ours, labels),
-        "coreset": compare_coresets(features[: len(train)], options.coreset_ratio, 128),
-        "search": compare_searches(features[len(train) :], bank, options.repeats),
+        "auroc": _auroc(case.scores(), case.labels),
+        "coreset": compare_coresets(case.features(case.train), options.coreset_ratio, PROJECTION),
+        "search": compare_searches(searched, bank, options.repeats),
     }
-    costs = Costs.of_stages(stages, measured["search"]["seconds"], uris=test, side=size.crop)
-    planned = predict(costs, len(many), gpus=0, cores=ray_cpus())
+    if count > few:
+        # Between a short and a long run lies the flow alone: starting is the same in both.
+        flow = [(long - start) / (count - few) for long, start in zip(scores, short, strict=True)]
+        measured["flow_above_floor"] = _median_ratio(flow, [seconds / count for seconds in floors])
+    costs = Costs.of_stages(stages, measured["search"]["seconds"], uris=case.test, side=case.size.crop)
+    planned = predict(costs, count, gpus=0, cores=ray_cpus())
     measured["plan"] = {"predicted_seconds": planned.hours * 3600, "measured_seconds": statistics.median(scores)}
     if options.peer:
-        measured["peer"] = _peer(spec, weights, size, options, folder, data, bank, labels)
+        measured["peer"] = _peer(case, bank)
     return measured
 
 
-def _peer(
-    spec: BackboneSpec,
-    weights: Path,
-    size: ImageSize,
-    options: BenchmarkOptions,
-    folder: Path,
-    data: Sequence[str],
-    bank: MemoryBank,
-    labels: dict[str, int],
-) -> dict[str, Any]:
+def _median_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ours, others, strict=True))
+
+
+def _peer(case: _Case, bank: MemoryBank) -> dict[str, Any]:
     """anomalib on the same images: scoring with our bank, and fitting its own if that was asked for."""
-    np.save(folder / "bank.npy", bank.vectors)
+    spec, options = case.spec, case.options
+    np.save(case.folder / "bank.npy", bank.vectors)
     given = {
         "backbone": timm_name(spec.name) if spec.name == EMBEDDED else spec.name,
-        "state": str(weights),
+        "state": str(case.weights),
         "mean": spec.mean,
         "std": spec.std,
         "layers": PEER_LAYERS.get(spec.name, ["layer2", "layer3"]),
-        "side": size.crop,
+        "side": case.size.crop,
         "ratio": options.coreset_ratio,
         "threads": ray_cpus(),
-        "score": str(folder / "single"),
+        "score": str(case.folder / "once" / case.category),
     }
     python = peer_python(Path(options.peer_folder).expanduser())
-    scored = _run_peer(python, {**given, "train": None, "bank": str(folder / "bank.npy"), "repeats": options.repeats})
+    own_bank = {"train": None, "bank": str(case.folder / "bank.npy"), "repeats": options.repeats}
+    scored = _run_peer(python, {**given, **own_bank})
     found = {
         "version": PEER,
-        "score_images_per_second": [len(labels) / seconds for seconds in scored["score_seconds"]],
-        "auroc_with_our_bank": _auroc({Path(path).name: value for path, value in scored["scores"].items()}, labels),
+        "score_images_per_second": [len(case.labels) / seconds for seconds in scored["score_seconds"]],
+        "auroc_with_our_bank": _auroc(_by_name(scored), case.labels),
     }
     if options.peer_fit:
-        fitted = _run_peer(python, {**given, "train": str(Path(data[0]).parent), "bank": None, "repeats": 0})
+        fitted = _run_peer(python, {**given, "train": str(case.good), "bank": None, "repeats": 0})
         found["fit_seconds"] = fitted["fit_seconds"]
-        found["auroc"] = _auroc({Path(path).name: value for path, value in fitted["scores"].items()}, labels)
+        found["auroc"] = _auroc(_by_name(fitted), case.labels)
     return found
+
+
+def _by_name(found: dict[str, Any]) -> dict[str, float]:
+    return {Path(path).name: value for path, value in found["scores"].items()}
 
 
 def _run_peer(python: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +341,11 @@ def _show(console: Console, name: str, measured: dict[str, Any]) -> None:
         table.add_row("score: anomalib, same bank", f"{rate:.1f}/s", f"{other:.1f}/s", f"{rate / other:.1f}")
     floor = statistics.median(measured["floor_images_per_second"])
     table.add_row("score: floor", f"{rate:.1f}/s", f"{floor:.1f}/s", f"{measured['above_floor']:.2f} x its time")
+    if "flow_above_floor" in measured:
+        flow = measured["flow_above_floor"]
+        table.add_row(
+            "score: floor, starting left out", f"{floor / flow:.1f}/s", f"{floor:.1f}/s", f"{flow:.2f} x its time"
+        )
     for what, unit, one, other_one in (
         ("coreset: plain greedy", "s", "seconds", "plain_seconds"),
         ("search of an image: all patches", "ms", "seconds", "full_seconds"),
