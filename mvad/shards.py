@@ -85,7 +85,7 @@ def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions) -> int
         most = _patches_in(options.room, width, options.projection, options.coreset_ratio) // math.prod(grid)
     else:
         sizes = [4 * math.prod(shape) for shape in shapes.values()]
-        # All kinds lie on the driver once; a task that trains on one of them holds it, scaled, and what it is trained by.
+        # All kinds lie on the driver; a task that trains on one holds it, its scaled copy, and what training needs.
         most = int(options.room.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
     return max(1, most // options.copies)
 
