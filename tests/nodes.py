@@ -94,7 +94,8 @@ class Nodes:
 
     def submit(self, *job: Any) -> str:
         """Submit one of our jobs with this folder as its working directory; gives its id."""
-        entrypoint = " ".join([sys.executable, *map(str, job)])
+        # The driver of a job does not have the variables of its node.
+        entrypoint = " ".join(["env", f"PYTHONPATH={ROOT}", sys.executable, *map(str, job)])
         environment = {"working_dir": str(ROOT), "excludes": [".git", "tests"]}
         for _ in range(60):
             try:
