@@ -106,7 +106,7 @@ class Nodes:
                 time.sleep(0.5)
         raise AssertionError("the head took no job")
 
-    def outcome(self, job: str, seconds: float = 180) -> tuple[JobStatus, str]:
+    def outcome(self, job: str, seconds: float = 400) -> tuple[JobStatus, str]:
         """Wait for a job to end: its status, and its log."""
         client, deadline = self.client(), time.monotonic() + seconds
         while not (status := client.get_job_status(job)).is_terminal() and time.monotonic() < deadline:

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 import mvad
@@ -26,7 +27,7 @@ def rows(out, columns=SAME):
     return table
 
 
-def wait_until(true, what, seconds=90):
+def wait_until(true, what, seconds=200):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what
@@ -46,7 +47,7 @@ def dump(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nodes():
     cluster = Nodes()
     try:
@@ -71,8 +72,6 @@ def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, base_
     assert (out / "_SUCCESS").exists()
     columns = ["image_id", "score", "patch_scores", "status"]
     assert rows(out, columns).equals(rows(base_run[0], columns))
-    for name in ("gpu-1", "gpu-3"):
-        nodes.lose(name)
 
 
 def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, base_run, tmp_path):
@@ -83,6 +82,9 @@ def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, base_run, tmp_p
     out = tmp_path / "nights"
     scores = out / f"date={DAY}" / "scores"
     options = ["--date", DAY, "--actors", "2", "--batch-size", "4"]
+    for wrong in ("f" * 64, ""):
+        with pytest.raises(AuthenticationError):
+            nodes.client(wrong)
     job = nodes.submit("jobs/nightly.py", "--dump", dump, "--models", models, "--out", out, *options)
     wait_until(lambda: len(list(scores.glob("*/*.parquet"))) > 1, "no rows")
     scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
@@ -94,10 +96,3 @@ def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, base_run, tmp_p
     found = rows(out / f"date={DAY}")
     assert len(found) == 2 * IMAGES + 1
     assert found.equals(rows(tmp_path / "local" / f"date={DAY}"))
-
-
-def test_another_token_submits_nothing(nodes):
-    for wrong in ("f" * 64, ""):
-        with pytest.raises(RuntimeError, match=r"40[13]"):
-            nodes.client(wrong).submit_job(entrypoint="true")
-    assert "true" not in [job.entrypoint for job in nodes.client().list_jobs()]
