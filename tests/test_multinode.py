@@ -1,5 +1,9 @@
-"""Jobs submitted to clusters of several nodes, one of which is lost on the way, give the rows of a local run."""
+"""Jobs submitted to clusters of several nodes, one of which is lost on the way, give the rows of a local run.
 
+Not among the quick tests: run them with MVAD_MULTINODE=1.
+"""
+
+import os
 import time
 from collections import Counter
 
@@ -15,6 +19,7 @@ from mvad import results
 from mvad.storage import to_uri
 from nodes import Nodes
 
+pytestmark = pytest.mark.skipif("MVAD_MULTINODE" not in os.environ, reason="takes minutes; set MVAD_MULTINODE=1")
 IMAGES = 160  # of the dump, a category
 DAY = "2026-11-23"
 SAME = ["image_id", "category", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id"]
