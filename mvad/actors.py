@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.backbones import BackboneSpec
+from mvad.broadcast import Broadcast
 from mvad.collect import PREFIX
 from mvad.detectors import METHODS, Detector, Scores, State
 from mvad.features import FeatureExtractor
@@ -162,8 +163,8 @@ class Scorer:
     ----------
     models
         By entry and category; of one backbone and image size.
-    arrays
-        References to the arrays of each model, by model id: all actors of a node look at one read-only copy.
+    broadcast
+        The arrays of each model.
     map_above
         By entry and category: images that score above this keep their grids; the others may have none.
     keep_going
@@ -176,13 +177,13 @@ class Scorer:
         weights: ray.ObjectRef,
         size: ImageSize,
         models: Mapping[str, Mapping[str, ModelInfo]],
-        arrays: Mapping[str, ray.ObjectRef],
+        broadcast: Broadcast,
         map_above: Mapping[tuple[str, str], float],
         keep_going: bool,
     ) -> None:
         kinds = sorted({METHODS[model.method].feature for own in models.values() for model in own.values()})
         self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
-        self.models, self.arrays, self.map_above, self.keep_going = models, arrays, map_above, keep_going
+        self.models, self.broadcast, self.map_above, self.keep_going = models, broadcast, map_above, keep_going
         self.maps = min(map_above.values()) < np.inf
         self.detectors = functools.lru_cache(maxsize=CACHED_CATEGORIES)(self._detectors)
 
@@ -192,7 +193,7 @@ class Scorer:
         for entry, own in self.models.items():
             if category in own:
                 model = own[category]
-                arrays = ray.get(self.arrays[model.model_id])
+                arrays = self.broadcast.arrays(model)
                 found[entry] = METHODS[model.method].from_state(model.settings, arrays, self.extract.device)
         return found
 

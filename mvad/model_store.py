@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -235,7 +236,8 @@ def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
         for name in methods
         for child in storage.list_folder(storage.join(folder, name))
     ]
-    models = [read_model(place) for place in places if storage.exists(storage.join(place, "model.json"))]
+    complete = storage.side_by_side(lambda place: storage.exists(storage.join(place, "model.json")), places)
+    models = storage.side_by_side(read_model, itertools.compress(places, complete))
     if not models:
         raise UsageError(f"no models in {where}; make some with: mvad fit DATA --models {where}")
     return {model.category: model for model in models}

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from mvad import calibration, results, resume, storage
 from mvad.actors import Extractor, Scorer
 from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
+from mvad.broadcast import Broadcast
 from mvad.collect import collect
 from mvad.console import Reporter, Stage
 from mvad.detectors import Detector, find_method
@@ -40,7 +41,7 @@ from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
 from mvad.memory import block_rows
-from mvad.model_store import ModelInfo, find_models, read_arrays, read_calibration
+from mvad.model_store import ModelInfo, find_models, read_calibration
 from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
 from mvad.record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
@@ -403,10 +404,12 @@ def score_entries(
         Whether images that a model cannot score become error rows, or an exception.
     """
     n_scores = 0
-    judges: dict[tuple[str, str], ScoredBy] = {}
     groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
         lambda: defaultdict(dict)
     )
+    pairs = [(entry, model) for entry, own in models.items() for model in own.values()]
+    found = storage.side_by_side(lambda pair: judge_of(pair[1], options), pairs)
+    judges = {(entry, model.category): judge for (entry, model), judge in zip(pairs, found, strict=True)}
     for entry, own in models.items():
         known = pc.is_in(images["category"], pa.array(list(own), pa.string()))
         orphans = images.filter(pc.invert(known))
@@ -414,8 +417,7 @@ def score_entries(
         write_error_rows(orphans, reasons, records[entry])
         n_scores += len(images) - len(orphans)
         for category, model in own.items():
-            judge = judges[entry, category] = judge_of(model, options)
-            records[entry].add_model(model, judge)
+            records[entry].add_model(model, judges[entry, category])
             groups[_carrier(model, models), model.size][entry][category] = model
     with report.stage("score", n_scores, unit="images" if len(models) == 1 else "scores") as stage:
         for (spec, size), group in groups.items():
@@ -426,8 +428,8 @@ def score_entries(
             pool = actor_pool(options.actors, len(chosen))
             # The references are kept until the end of the run: Ray may drop what nobody refers to.
             weights = ray.put(networks[spec].weights)
-            arrays = {model.model_id: ray.put(read_arrays(model)) for own in group.values() for model in own.values()}
-            constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "arrays": arrays}
+            broadcast = Broadcast({model.model_id: model for own in group.values() for model in own.values()}.values())
+            constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "broadcast": broadcast}
             map_above = {
                 (entry, name): _map_above(options.maps, judges[entry, name])
                 for entry, own in group.items()

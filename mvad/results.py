@@ -120,8 +120,9 @@ def clear(out: str) -> None:
 def write_part(out: str, category: str, rows: pa.Table) -> None:
     """Write the score rows of one category as one part."""
     digest = hashlib.sha256("\n".join(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
-    place = storage.join(out, "scores", f"category={storage.folder_name(category)}", f"part-{digest}.parquet")
-    storage.write(place, _parquet(rows.drop_columns(["category"])))
+    storage.write(
+        storage.join(_folder(out, category), f"part-{digest}.parquet"), _parquet(rows.drop_columns(["category"]))
+    )
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
@@ -130,17 +131,29 @@ def _parquet(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _dataset(out: str) -> pads.Dataset:
-    filesystem, path = storage.resolve(storage.join(out, "scores"))
+def _dataset(out: str, category: str | None = None) -> pads.Dataset:
+    """The files of score rows; of one category, only its folder is listed, however many there are."""
+    root = storage.join(out, "scores")
+    filesystem, base = storage.resolve(root)
+    place = base if category is None else storage.resolve(_folder(out, category))[1]
     partitioning = pads.partitioning(pa.schema([SCORES.field("category")]), flavor="hive")
     try:
-        return pads.dataset(path, SCORES, format="parquet", filesystem=filesystem, partitioning=partitioning)
+        return pads.dataset(
+            place,
+            SCORES,
+            format="parquet",
+            filesystem=filesystem,
+            partitioning=partitioning,
+            partition_base_dir=base,
+        )
     except OSError as error:
+        if category is not None and storage.exists(root):
+            return pads.FileSystemDataset([], SCORES, pads.ParquetFileFormat(), filesystem)
         raise UsageError(f"no results in {storage.display(out)}; make some with mvad run or mvad score.") from error
 
 
-def _of(category: str | None) -> pads.Expression | None:
-    return None if category is None else pads.field("category") == category
+def _folder(out: str, category: str) -> str:
+    return storage.join(out, "scores", f"category={storage.folder_name(category)}")
 
 
 def count_scores(out: str) -> int:
@@ -158,14 +171,14 @@ def read_scores(out: str, columns: Sequence[str] | None = None, category: str | 
     """
     chosen = list(columns or SCORES.names)
     wanted = chosen if "image_id" in chosen else [*chosen, "image_id"]
-    return _dataset(out).to_table(wanted, filter=_of(category)).sort_by("image_id").select(chosen)
+    return _dataset(out, category).to_table(wanted).sort_by("image_id").select(chosen)
 
 
 def read_images(out: str, category: str, image_ids: Collection[str], columns: Sequence[str]) -> pa.Table:
     """Rows of some images of a category, sorted by image id; only the files that hold them are read in full."""
-    dataset = _dataset(out)
+    dataset = _dataset(out, category)
     chosen = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
-    found = dataset.to_table(["__filename"], filter=chosen & (pads.field("category") == category))
+    found = dataset.to_table(["__filename"], filter=chosen)
     files = sorted(set(found["__filename"].to_pylist()))
     if not files:
         return pa.table({name: pa.array([], SCORES.field(name).type) for name in columns})
@@ -184,7 +197,7 @@ def read_states(out: str, category: str | None = None) -> pa.Table:
     root = storage.join(out, "scores")
     if not storage.list_folder(root):
         return pa.table({name: pa.array([], pa.string()) for name in ("image_id", "status", "error", "file")})
-    found = _dataset(out).to_table(["image_id", "status", "error", "__filename"], filter=_of(category))
+    found = _dataset(out, category).to_table(["image_id", "status", "error", "__filename"])
     _, path = storage.resolve(root)
     files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in found["__filename"].to_pylist()]
     return found.drop_columns(["__filename"]).append_column("file", pa.array(files, pa.string()))

@@ -22,20 +22,26 @@ from mvad.preflight import check_cluster
 
 _ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
 TASK_CPUS = 0.1  # that a task claims which decodes or writes; how many run at once is limited by their number
+ACTOR_GPU, TASK_GPU = 0.6, 0.4  # one actor a GPU, never two, and room for a fit beside it
 LEAST_IMAGES = 8  # an actor: it takes seconds to start
 
 
 class Pool(NamedTuple):
-    """The actors that run a backbone: how many, the share of Ray's resources that each has, and tasks beside them."""
+    """The actors that run a backbone: how many, what each claims of Ray's resources, and tasks beside them.
+
+    A task that fits a detector has ``share``. It runs beside an actor, even on the same GPU: where actors held all of
+    them until their last image, they and a driver that waits for a fit before it takes more images would wait for ever.
+    """
 
     actors: int
+    claim: dict[str, float]
     share: dict[str, float]
     tasks: int = 1
 
     @property
     def arguments(self) -> dict[str, Any]:
         """For ``map_batches``."""
-        return {"compute": ActorPoolStrategy(size=self.actors), **self.share}
+        return {"compute": ActorPoolStrategy(size=self.actors), **self.claim}
 
     @property
     def task_arguments(self) -> dict[str, Any]:
@@ -128,10 +134,10 @@ def actor_pool(actors: int | None, images: int) -> Pool:
     if gpus:
         if actors is not None and actors > gpus:
             raise UsageError(f"--actors {actors} is more than the {gpus} GPUs of the cluster; each actor needs one.")
-        count, share = actors or gpus, {"num_gpus": 1.0}
+        count, claim, share = actors or gpus, {"num_gpus": ACTOR_GPU}, {"num_gpus": TASK_GPU}
     else:
         count = actors or max(1, int(cpus))
         nodes = {node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
-        share = {"num_cpus": _share(cpus / count, nodes - {0.0})}
+        claim = share = {"num_cpus": _share(cpus / count, nodes - {0.0})}
     count = min(count, max(1, images // LEAST_IMAGES))
-    return Pool(count, share, max(1, int(cpus)))
+    return Pool(count, claim, share, max(1, int(cpus)))

@@ -6,20 +6,31 @@ A URI is percent-encoded, so that any file name, even one that is not UTF-8, sur
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mvad.errors import ImageError, UsageError
+
+S3_ATTEMPTS = (
+    10  # at a request, with pauses that double up to 20 seconds; gs:// tries for a quarter of an hour by itself
+)
+S3_FLAGS = ("allow_bucket_creation", "allow_bucket_deletion", "check_directory_existence_before_creation")
+THREADS = 16  # of requests to a store that wait side by side
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class FileEntry(NamedTuple):
@@ -93,10 +104,35 @@ def _readable(path: bytes) -> str:
 @functools.lru_cache(maxsize=32)
 def _filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
     try:
-        return pafs.FileSystem.from_uri(urlunsplit((scheme, netloc, "", query, "")))[0]
+        found = pafs.FileSystem.from_uri(urlunsplit((scheme, netloc, "", query, "")))[0]
+        return _patient(found, netloc, query) if isinstance(found, pafs.S3FileSystem) else found
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         place = f"{scheme}://{_bucket(netloc)}"
         raise UsageError(f"{place} cannot be reached ({error}); use a path, file://, s3:// or gs://.") from error
+
+
+def _patient(found: pafs.S3FileSystem, netloc: str, query: str) -> pafs.S3FileSystem:
+    """The same store, tried again for longer, and with one request for a small file.
+
+    A URI cannot say either. Without the first, a store that asks to slow down is asked again at the same pace for six
+    seconds, and the run ends; without the second, an upload takes three requests, and one that was finished when its
+    answer was lost cannot be told from one that failed.
+    """
+    options: dict[str, Any] = dict(parse_qsl(query))
+    if not options.keys() <= {"region", "scheme", "endpoint_override", "tls_ca_file_path", *S3_FLAGS}:
+        return found  # there are a few that only a URI can say
+    options |= {name: options[name].lower() in ("1", "true") for name in S3_FLAGS if name in options}
+    key, _, secret = netloc.rpartition("@")[0].partition(":")
+    if key:
+        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
+    options |= {"region": found.region, "allow_delayed_open": True}
+    return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS))
+
+
+def side_by_side(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """What a function that waits for files gives for each item, in their order; the first exception is raised."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(function, items))
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -116,7 +152,8 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 def list_files(root: str) -> Iterator[FileEntry]:
     """Every file below the folder ``root`` (a URI), except hidden ones, in no particular order.
 
-    Linked folders are followed, but never into themselves, so a loop of links ends.
+    Linked folders are followed, but never into themselves, so a loop of links ends. Object storage gives out a thousand
+    names at a time: there the folders in ``root`` are listed side by side.
 
     Raises
     ------
@@ -128,10 +165,12 @@ def list_files(root: str) -> Iterator[FileEntry]:
         return
     filesystem, path = resolve(root)
     try:
-        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+        top = filesystem.get_file_info(pafs.FileSelector(path))
+        folders = [info.path for info in top if info.type == pafs.FileType.Directory]
+        below = side_by_side(lambda one: filesystem.get_file_info(pafs.FileSelector(one, recursive=True)), folders)
     except OSError as error:
         raise UsageError(f"no such folder: {display(root)} ({error}).") from error
-    for info in infos:
+    for info in itertools.chain(top, *below):
         relative = info.path[len(path) :].lstrip("/")
         if info.type != pafs.FileType.Directory and not _hidden(relative.split("/")):
             yield FileEntry(relative, join(root, relative))
