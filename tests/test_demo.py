@@ -18,6 +18,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
 import mvad
@@ -33,6 +34,7 @@ from mvad.demo.guard import HEADERS
 from mvad.demo.pictures import LONGEST, map_picture, shown_size
 from mvad.demo.uploads import Limits
 from mvad.errors import UsageError
+from mvad.images import FORMATS
 from mvad.options import ServeOptions
 from mvad.overlays import MIDDLE
 from mvad.results import ScoredBy
@@ -370,7 +372,9 @@ def test_too_many_requests(catalogue):
 
 @pytest.fixture(scope="module")
 def description(bench):
-    schemathesis.openapi.media_type("image/png", st.sampled_from([GOOD, DEFECTIVE]) | st.binary(max_size=99))
+    for kind in FORMATS:
+        contents = st.sampled_from([GOOD, DEFECTIVE]) | st.binary(max_size=99)
+        schemathesis.openapi.media_type(f"image/{kind.lower()}", contents)
     return schemathesis.openapi.from_asgi("/openapi.json", application(bench))
 
 
@@ -380,7 +384,8 @@ fuzzed = schemathesis.pytest.from_fixture("description")
 @fuzzed.parametrize()
 @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_sent_is_answered_as_described(case):
-    case.call_and_validate()
+    # No schema can say what bytes are an image: what fits it may well be refused, with a sentence.
+    case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
 
 @pytest.mark.parametrize(
