@@ -37,7 +37,7 @@ def main():
             if chosen.drop:
                 visited.page.wait_for_selector("#category option:nth-child(2)", state="attached")
                 drop(visited.page, "#drop", [(file.name, file.read_bytes()) for file in chosen.drop])
-                visited.page.wait_for_function("!document.querySelector('[aria-busy]')")
+                visited.page.locator(".result:not([aria-busy])").nth(len(chosen.drop) - 1).wait_for()
             if chosen.at:
                 visited.page.eval_on_selector(chosen.at, "element => element.scrollIntoView()")
             shot = visited.page.screenshot(full_page=not chosen.height)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
@@ -42,6 +43,7 @@ from mvad.weights import Network
 
 LIMITS = Limits(upload_bytes=300_000, files=3, pixels=40_000)
 ROOM = 1 << 30
+DONE = ".result:not([aria-busy])"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"
 
 
@@ -231,7 +233,7 @@ def test_an_unusable_form_gets_a_sentence(client, request_, status, words):
     assert words in answer.json()["error"]
 
 
-@pytest.mark.parametrize("name", [HOSTILE, "x" * 5000, "../../etc/passwd", "ü\u0000\n.png"])
+@pytest.mark.parametrize("name", [HOSTILE, "x" * 2000, "../../etc/passwd", "ü\u0000\n.png"])
 def test_names_come_back_as_text(client, name):
     answer = post(client, (name, b"no image"))
     assert answer.status_code == 422
@@ -378,14 +380,23 @@ def description(bench):
     return schemathesis.openapi.from_asgi("/openapi.json", application(bench))
 
 
-fuzzed = schemathesis.pytest.from_fixture("description")
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("path", "method"), [("/score", "POST"), ("/categories", "GET")])
+def test_whatever_is_sent_is_answered_as_described(description, path, method, mode):
+    operation = description[path][method]
+    if mode is GenerationMode.NEGATIVE and method == "GET":
+        pytest.skip("it takes nothing that could be wrong")
+    statuses = set()
 
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def send(case):
+        # No schema can say what bytes are an image: what fits it may well be refused, with a sentence.
+        statuses.add(case.call_and_validate(excluded_checks=[positive_data_acceptance]).status_code)
 
-@fuzzed.parametrize()
-@settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_sent_is_answered_as_described(case):
-    # No schema can say what bytes are an image: what fits it may well be refused, with a sentence.
-    case.call_and_validate(excluded_checks=[positive_data_acceptance])
+    send()
+    assert statuses <= ({200, 422} if mode is GenerationMode.POSITIVE else {400, 413, 415, 422, 405}), statuses
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
 
 
 @pytest.mark.parametrize(
@@ -457,9 +468,7 @@ def test_the_page(served, browser, tiles):
         page.select_option("#category", "alpha")
         assert "learnt from 8 good images" in page.inner_text("#about")
         drop(page, "#drop", files)
-        page.wait_for_function(
-            "document.querySelectorAll('.result').length === 3 && !document.querySelector('[aria-busy]')"
-        )
+        page.locator(DONE).nth(2).wait_for()
         assert page.locator(".name").all_text_contents() == [name for name, _ in files]
         assert page.locator(".badge").all_text_contents() == ["Anomalous", "Looks good", "Not scored"]
         assert "Not an image of a known kind" in page.locator(".why").nth(2).inner_text()
@@ -480,9 +489,7 @@ def test_the_page(served, browser, tiles):
         # by the file button, guessed
         page.select_option("#category", "")
         page.set_input_files("#files", {"name": "chosen.png", "mimeType": "image/png", "buffer": GOOD})
-        page.wait_for_function(
-            "document.querySelectorAll('.result').length === 4 && !document.querySelector('[aria-busy]')"
-        )
+        page.locator(DONE).nth(3).wait_for()
         assert ", guessed (next:" in page.locator(".result").first.inner_text()
         page.click("#clear")
         assert page.locator(".result").count() == 0
