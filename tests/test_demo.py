@@ -16,7 +16,6 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -35,7 +34,6 @@ from mvad.demo.guard import HEADERS
 from mvad.demo.pictures import LONGEST, map_picture, shown_size
 from mvad.demo.uploads import Limits
 from mvad.errors import UsageError
-from mvad.images import FORMATS
 from mvad.options import ServeOptions
 from mvad.overlays import MIDDLE
 from mvad.results import ScoredBy
@@ -374,9 +372,6 @@ def test_too_many_requests(catalogue):
 
 @pytest.fixture(scope="module")
 def description(bench):
-    for kind in FORMATS:
-        contents = st.sampled_from([GOOD, DEFECTIVE]) | st.binary(max_size=99)
-        schemathesis.openapi.media_type(f"image/{kind.lower()}", contents)
     return schemathesis.openapi.from_asgi("/openapi.json", application(bench))
 
 
