@@ -1,7 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
 Each command of the command line is a function of the same name here: `run`, `fit`, `score`, `nightly`, `update`,
-`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `report`, `maps`, `sample`.
+`models`, `false_alarms`, `compare`, `evaluate`, `inspect`, `report`, `maps`, `serve`, `sample`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HOMES = {
     "inspect": "inspection",
     "report": "reports",
     "maps": "map_files",
+    "serve": "demo",
     "plan": "planning",
     "benchmark": "benchmarks",
     "sample": "generate",
@@ -41,6 +42,7 @@ __all__ = [
     "run",
     "sample",
     "score",
+    "serve",
     "update",
 ]
 

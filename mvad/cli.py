@@ -19,13 +19,14 @@ from mvad.options import (
     CompareOptions,
     FalseAlarmOptions,
     FitOptions,
+    ImageOptions,
     InspectOptions,
-    JobOptions,
     MapOptions,
     PlanOptions,
     ReportOptions,
     RunOptions,
     ScoreOptions,
+    ServeOptions,
     UpdateOptions,
 )
 
@@ -42,7 +43,7 @@ Results = Annotated[str, typer.Argument(help="Folder of the results; a path or a
 Models = Annotated[str, typer.Option(help="Folder of fitted models; a path or a URI.")]
 
 
-def _with_options(options: type[JobOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
+def _with_options(options: type[ImageOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
     """Give a command the fields of an options class as its options, names, defaults and help included."""
 
     def decorate(command: Callable[..., int]) -> Callable[..., None]:
@@ -228,6 +229,19 @@ def maps(
     from mvad import map_files
 
     return map_files.maps(out, to, **options).exit_code
+
+
+@app.command()
+@_with_options(ServeOptions)
+def serve(*, models: Models, **options: Any) -> int:
+    """Serve a page on this machine that scores images dropped on it, and the same for programs; until Ctrl-C.
+
+    Example: mvad serve --models models
+    """
+    from mvad import demo
+
+    demo.serve(models, **options)
+    return 0
 
 
 @app.command()

@@ -22,6 +22,7 @@ FLIPS = ("none", "horizontal", "vertical", "both")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
 EMBEDDINGS = ("pca", "tsne")
 
+LAST_PORT = 65_535
 VARIANTS = 8  # of an image, beside itself
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
 
@@ -29,6 +30,23 @@ PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, sect
 Address = Annotated[
     str | None,
     Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
+]
+Weights = Annotated[
+    str | None,
+    Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
+]
+ScoreMethod = Annotated[
+    str | None, Option(help="Score with the models of this method; needed where there are several.")
+]
+FalseAlarmRate = Annotated[
+    float, Option(help="Share of good images that may be flagged; see the README for what it promises.")
+]
+ThresholdRule = Annotated[
+    str | None,
+    Option(
+        help="How the threshold follows from calibration: conformal, tolerance or sigma (mean + 3 deviations).",
+        show_default="conformal; sigma for knn and vit-knn",
+    ),
 ]
 
 
@@ -41,22 +59,15 @@ class ImageSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """Options of every command that opens image files."""
+class ImageOptions:
+    """Options of every command that looks at images, wherever they come from."""
 
     categories: Annotated[str | None, Option(help="Only these categories, comma separated.")] = None
-    max_pixels: Annotated[int, Option(help="An image that decodes to more pixels than this is an error row.")] = (
-        100_000_000
-    )
-    max_errors: Annotated[
-        str,
-        Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
-    ] = "100%"
+    max_pixels: Annotated[int, Option(help="An image that decodes to more pixels than this is an error.")] = 100_000_000
     quiet: Annotated[bool, Option("--quiet", help="Print errors and warnings only.")] = False
 
     def __post_init__(self) -> None:
         _at_least(self, "max_pixels", 1)
-        self.allowed_errors(0)
 
     @property
     def category_names(self) -> list[str] | None:
@@ -67,6 +78,20 @@ class JobOptions:
         if not names:
             raise UsageError("--categories names no category; give some, such as --categories bottle,cable.")
         return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(ImageOptions):
+    """Options of every command that opens image files."""
+
+    max_errors: Annotated[
+        str,
+        Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
+    ] = "100%"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allowed_errors(0)
 
     def allowed_errors(self, n_images: int) -> int:
         """How many of ``n_images`` files may be unreadable before the exit code is 3."""
@@ -81,10 +106,7 @@ class JobOptions:
 class CommonOptions(JobOptions):
     """Options of every command that reads images of a data set."""
 
-    weights: Annotated[
-        str | None,
-        Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
-    ] = None
+    weights: Weights = None
     category: Annotated[
         str | None,
         Option(help="Name of the one category of a plain folder of images, instead of its sub-folders."),
@@ -231,22 +253,12 @@ class FitOptions(ModelOptions):
 class ScoreOptions(CommonOptions):
     """Options of scoring; what the model was fitted with is read from the model."""
 
-    method: Annotated[
-        str | None, Option(help="Score with the models of this method; needed where there are several.")
-    ] = None
+    method: ScoreMethod = None
     maps: Annotated[
         str, Option(help="Which images keep their grid of patch scores in the results: none, anomalous or all.")
     ] = "none"
-    false_alarm_rate: Annotated[
-        float, Option(help="Share of good images that may be flagged; see the README for what it promises.")
-    ] = 0.01
-    threshold_rule: Annotated[
-        str | None,
-        Option(
-            help="How the threshold follows from calibration: conformal, tolerance or sigma (mean + 3 deviations).",
-            show_default="conformal; sigma for knn and vit-knn",
-        ),
-    ] = None
+    false_alarm_rate: FalseAlarmRate = 0.01
+    threshold_rule: ThresholdRule = None
     fdr: Annotated[
         float | None,
         Option(help="Flag by Benjamini-Hochberg instead: the share of false alarms among a category's flagged images."),
@@ -476,6 +488,42 @@ class PlanOptions(JobOptions):
             _at_least(self, name, least)
         if self.gpu_speedup <= 0:
             raise UsageError(f"--gpu-speedup {self.gpu_speedup} is not above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ImageOptions):
+    """Options of the demo page."""
+
+    method: ScoreMethod = None
+    host: Annotated[
+        str, Option(help="Address to listen on; 0.0.0.0: every network of this machine, and without a password.")
+    ] = "127.0.0.1"
+    port: Annotated[int, Option(help="Port to listen on; 0: any that is free.")] = 8000
+    weights: Weights = None
+    false_alarm_rate: FalseAlarmRate = 0.01
+    threshold_rule: ThresholdRule = None
+    max_upload: Annotated[str, Option(help="The most that one request may upload.")] = "32MB"
+    max_files: Annotated[int, Option(help="Images that one request may upload; the page sends them one by one.")] = 16
+    memory_limit: Annotated[
+        str, Option(help="Memory for models; those used longest ago make room, and are read anew when needed.")
+    ] = "2GiB"
+    address: Address = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("max_files", 1), ("port", 0)):
+            _at_least(self, name, least)
+        if self.port > LAST_PORT:
+            raise UsageError(f"--port {self.port} is no port; the greatest is {LAST_PORT}.")
+        _ = self.judging
+        for name in ("max_upload", "memory_limit"):
+            if not parse_bytes(getattr(self, name)):
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} leaves room for nothing.")
+
+    @property
+    def judging(self) -> ScoreOptions:
+        """The options of scoring that decide what is anomalous."""
+        return ScoreOptions(false_alarm_rate=self.false_alarm_rate, threshold_rule=self.threshold_rule)
 
 
 def as_json(options: JobOptions) -> dict[str, Any]:

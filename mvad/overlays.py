@@ -95,6 +95,19 @@ def overlay(image: Image.Image, square: NDArray[np.float32], size: ImageSize, sc
     return result
 
 
+def layer(square: NDArray[np.float32], size: ImageSize, scale: Scale, width: int, height: int) -> Image.Image:
+    """A map to lie over an upright image of ``width`` x ``height`` pixels: as `overlay`, on a clear ground (RGBA)."""
+    part = seen_part(size, width, height)
+    levels = Image.fromarray(scale.levels(map_on_image(square, size, width, height)))
+    seen = Image.merge("RGBA", [levels.point(_table(channel)) for channel in range(4)])
+    if scale.judged:
+        lines = outline(levels.point(lambda level: 255 * (level >= MIDDLE)), max(1, max(width, height) // 300))
+        seen.paste((*OUTLINE, LEVELS), (0, 0), lines)
+    result = Image.new("RGBA", (width, height), (0, 0, 0, round(LEVELS * (1 - UNSEEN))))
+    result.paste(seen, (part.left, part.top))
+    return result
+
+
 def _table(channel: int) -> list[int]:
     """The 256 values of one channel of the colours, or of their opacity."""
     values = [stop[channel] for stop in STOPS.values()]

@@ -1,5 +1,6 @@
 """A headless Chromium for tests of pages, and what a page did while it was open."""
 
+import base64
 import os
 import shutil
 from contextlib import contextmanager
@@ -50,14 +51,31 @@ class Visit:
 
 
 @contextmanager
-def visit(browser, file, **context):
-    """Open a local file; ``context`` as for Playwright's ``new_context``."""
+def visit(browser, place, **context):
+    """Open a local file or an ``http://`` address; ``context`` as for Playwright's ``new_context``."""
     opened = browser.new_context(**context)
     page = opened.new_page()
     found = Visit(page)
     page.on("console", lambda message: found.messages.append(message.text))
     page.on("pageerror", lambda error: found.messages.append(str(error)))
     page.on("request", lambda request: found.requests.append(request.url))
-    page.goto(Path(file).resolve().as_uri())
+    page.goto(place if str(place).startswith("http://") else Path(place).resolve().as_uri())
     yield found
     opened.close()
+
+
+def drop(page, selector, files):
+    """Drop files, (name, content) each, on an element, as by a mouse."""
+    contents = [[name, base64.b64encode(content).decode()] for name, content in files]
+    transfer = page.evaluate_handle(
+        """files => {
+            const transfer = new DataTransfer();
+            for (const [name, content] of files) {
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                transfer.items.add(new File([bytes], name));
+            }
+            return transfer;
+        }""",
+        contents,
+    )
+    page.dispatch_event(selector, "drop", {"dataTransfer": transfer})
