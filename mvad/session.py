@@ -134,7 +134,8 @@ def actor_pool(actors: int | None, images: int) -> Pool:
     if gpus:
         if actors is not None and actors > gpus:
             raise UsageError(f"--actors {actors} is more than the {gpus} GPUs of the cluster; each actor needs one.")
-        count, claim, share = actors or gpus, {"num_gpus": ACTOR_GPU}, {"num_gpus": TASK_GPU}
+        # Without a word on CPUs, Ray Data claims one for each actor: with no more CPUs than GPUs, nothing would decode.
+        count, claim, share = actors or gpus, {"num_gpus": ACTOR_GPU, "num_cpus": 0.0}, {"num_gpus": TASK_GPU}
     else:
         count = actors or max(1, int(cpus))
         nodes = {node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}

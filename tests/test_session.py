@@ -26,6 +26,7 @@ def test_one_actor_a_gpu(monkeypatch):
     pool = actor_pool(None, images=10_000)
     assert pool.actors == 8
     assert 2 * pool.claim["num_gpus"] > 1  # two never share one
+    assert pool.claim["num_cpus"] == 0  # Ray Data's default of one would leave none to decode with, where there are few
     assert pool.claim["num_gpus"] + pool.share["num_gpus"] <= 1  # a fit runs beside an actor
     assert actor_pool(3, images=10_000).actors == 3
     with pytest.raises(UsageError, match="more than the 8 GPUs"):
