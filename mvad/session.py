@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -109,6 +110,8 @@ def _core_muted() -> Iterator[None]:
 
 def _quieten() -> None:
     """Leave the terminal to our own lines; Ray still writes all of it to its log files."""
+    # More tasks at once are allowed than a small data set has blocks: nothing a user can mend.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = DataContext.get_current()

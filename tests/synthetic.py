@@ -21,7 +21,7 @@ def draw(place, seed=0, defect=False, side=96):
     return place.as_uri()
 
 
-def write_category(out, name, rows, *, calibration=None, threshold=None, maps="all", size=None, **facts):
+def write_category(out, name, rows, *, calibration=None, threshold=None, size=None, **facts):
     """Write the score rows of a category: dictionaries with ``image_id``, ``uri``, and what else is known.
 
     Gives what ``run.json`` says of it. Left out of a row: score, label, defect, mask_uri, error, width, height (96),
@@ -51,7 +51,7 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, maps="a
     }
     scores = None if calibration is None else np.asarray(calibration, np.float32)
     judge = ScoredBy("0" * 64, scores, "conformal", threshold, "nothing much", False)
-    write_rows(batch, Destination(to_uri(out), "run-1", {name: judge}, maps))
+    write_rows(batch, Destination(to_uri(out), "run-1", {name: judge}))
     return {
         "method": "patchcore",
         "backbone": "efficientnet_lite0",

@@ -195,7 +195,8 @@ def test_commands_stay_functions():
     import pkgutil
 
     for module in pkgutil.walk_packages(mvad.__path__, "mvad."):
-        if not module.name.endswith("__main__"):
+        # One is run by the Python of an environment of its own, which has what it measures.
+        if not module.name.endswith(("__main__", "benchmarks.peer")):
             importlib.import_module(module.name)
     for name in mvad.__all__:
         assert callable(getattr(mvad, name)), name

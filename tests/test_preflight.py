@@ -82,7 +82,13 @@ def local(tmp_path_factory):
     log = folder / "log"
     with open(log, "w") as stream:
         process = subprocess.Popen(
-            [ROOT / "cluster/local.sh", "1"], env=ours, stdout=stream, stderr=stream, start_new_session=True
+            [ROOT / "cluster/local.sh", "1"],
+            env=ours,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            # Ctrl-C is ignored by what is started in the background, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         while "Ctrl-C ends them" not in log.read_text():
