@@ -43,6 +43,7 @@ from mvad.manifest import Manifest, read_manifest
 from mvad.memory import block_rows
 from mvad.model_store import ModelInfo, find_models, read_calibration
 from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
+from mvad.patience import while_nodes_last
 from mvad.record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
 from mvad.session import Pool, actor_pool, ray_session
@@ -375,7 +376,8 @@ def extracted(
         **pool.arguments,
     )
     dataset.context.execution_options.preserve_order = True
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+    batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+    for batch in while_nodes_last(batches, pool.claim, stage.report.warn):
         stage.advance(len(batch["row"]))
         yield batch
 
@@ -449,7 +451,7 @@ def score_entries(
                 .map_batches(Scorer, batch_size=batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
                 .map_batches(WriteResults(destinations), batch_size=None, **pool.task_arguments)
             )
-            for receipt in receipts.iter_rows():
+            for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, report.warn):
                 facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
                 stage.advance(receipt["rows"])
