@@ -30,7 +30,12 @@ def random_projection(features: Tensor, dimensions: int, seed: int) -> Tensor:
     if not 0 < dimensions < width:
         return features
     matrix = np.random.default_rng(seed).standard_normal((width, dimensions)) / np.sqrt(dimensions)
-    return features @ torch.from_numpy(matrix.astype(np.float32)).to(features.device)
+    projection = torch.from_numpy(matrix.astype(np.float32)).to(features.device)
+    found = features.new_empty((len(features), dimensions))
+    # A stretch of rows at a time: for one product of all, the library packs a copy of the features.
+    for rows, into in zip(features.split(ROWS), found.split(ROWS), strict=True):
+        torch.matmul(rows, projection, out=into)
+    return found
 
 
 def greedy_coreset(points: Tensor, size: int, candidates: int = CANDIDATES) -> tuple[NDArray[np.int64], float]:
@@ -58,7 +63,8 @@ def greedy_coreset(points: Tensor, size: int, candidates: int = CANDIDATES) -> t
     count = len(points)
     size = min(size, count)
     norms = torch.linalg.vector_norm(points, dim=1).square_()
-    start = int(torch.argmax(torch.linalg.vector_norm(points - points.mean(dim=0), dim=1)))
+    mean = points.mean(dim=0)
+    start = int(torch.argmax(torch.cat([torch.linalg.vector_norm(rows - mean, dim=1) for rows in points.split(ROWS)])))
     chosen = [start]
     distances = torch.full((count,), torch.inf, device=points.device)  # squared, to the nearest chosen point
     _update(distances, points, norms, torch.tensor([start], device=points.device))

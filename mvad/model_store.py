@@ -101,7 +101,7 @@ def save_model(
 
 def _files(
     method: type[Detector], arrays: dict[str, NDArray[Any]], calibration: NDArray[np.float32] | None
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, bytes | memoryview]]:
     """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
     plain = {} if method.trained else dict(arrays)
     if method.trained:
@@ -111,7 +111,7 @@ def _files(
     for name, array in plain.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        yield f"{name}.npy", buffer.getvalue()
+        yield f"{name}.npy", buffer.getbuffer()
 
 
 def _content_id(content: dict[str, Any]) -> str:

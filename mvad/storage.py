@@ -294,7 +294,7 @@ def remove_unfinished(uri: str) -> None:
             place.unlink(missing_ok=True)
 
 
-def write(uri: str, data: bytes | pa.Buffer) -> None:
+def write(uri: str, data: bytes | memoryview | pa.Buffer) -> None:
     """Write a file so that a reader sees all of it or none, making its folder if need be."""
     filesystem, path = resolve(uri)
     folder = path.rpartition("/")[0]

@@ -20,7 +20,11 @@ ACTORS = "ray::MapWorker"
 
 @dataclass
 class Peak:
-    """Largest private memory seen, in bytes: of this process, and of any one actor that runs a backbone."""
+    """Largest private memory seen, in bytes: of this process, and of any one actor that runs a backbone.
+
+    What is mapped from Ray's object store is not counted: it is bounded by the store, and shared with others or not
+    from one moment to the next.
+    """
 
     driver: int = 0
     actor: int = 0
@@ -29,13 +33,18 @@ class Peak:
     def watch(self) -> None:
         me = psutil.Process()
         while not self._done.wait(EVERY):
-            self.driver = max(self.driver, me.memory_full_info().uss)
+            self.driver = max(self.driver, _private(me))
             for process in psutil.process_iter():
                 try:
                     if process.name().startswith(ACTORS[:15]) or process.cmdline()[:1][0].startswith(ACTORS):
-                        self.actor = max(self.actor, process.memory_full_info().uss)
+                        self.actor = max(self.actor, _private(process))
                 except (psutil.Error, IndexError):
                     continue
+
+
+def _private(process: psutil.Process) -> int:
+    info = process.memory_info()
+    return info.rss - getattr(info, "shared", 0)
 
 
 @contextmanager
