@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults clean
+.PHONY: demo test cluster-test faults clean
 
 demo: .venv/installed
 	@rm -rf demo
@@ -16,6 +16,9 @@ test: .venv/installed-dev
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m pytest
+
+cluster-test: .venv/installed-dev
+	@MVAD_MULTINODE=1 $(BIN)/python -m pytest tests/test_multinode.py
 
 faults: .venv/installed-dev
 	@$(BIN)/python tests/faults/harness.py --kills 100 --shortages
