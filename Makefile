@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test cluster-test faults clean
+.PHONY: demo test cluster-test faults screenshots clean
 
 demo: .venv/installed
 	@rm -rf demo
@@ -22,6 +22,9 @@ cluster-test: .venv/installed-dev
 
 faults: .venv/installed-dev
 	@$(BIN)/python tests/faults/harness.py --kills 100 --shortages
+
+screenshots: .venv/installed-dev
+	@$(BIN)/python tests/screenshots.py docs
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mvad.console import as_document
 from mvad.errors import UsageError
 from mvad.options import (
     BenchmarkOptions,
@@ -40,23 +42,39 @@ app = typer.Typer(
 Data = Annotated[str, typer.Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
 Out = Annotated[str, typer.Option(help="New folder for the results; a path or a URI.")]
 Results = Annotated[str, typer.Argument(help="Folder of the results; a path or a URI.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document to standard output, and everything else to standard error."),
+]
 Models = Annotated[str, typer.Option(help="Folder of fitted models; a path or a URI.")]
 
 
-def _with_options(options: type[ImageOptions]) -> Callable[[Callable[..., int]], Callable[..., None]]:
-    """Give a command the fields of an options class as its options, names, defaults and help included."""
+def _with_options(
+    options: type[ImageOptions] | None = None, answers: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Give a command the fields of an options class as its options, names, defaults and help included.
 
-    def decorate(command: Callable[..., int]) -> Callable[..., None]:
+    What the command returns decides the exit code. If it ``answers``, it has ``--json`` too, which prints what it
+    returns; what it prints itself goes to standard error then.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(command)
-        def wrapper(**arguments: Any) -> None:
-            raise typer.Exit(command(**arguments))
+        def wrapper(*, json: bool = False, **arguments: Any) -> None:
+            with redirect_stdout(sys.stderr) if json else nullcontext():
+                found = command(**arguments)
+            if json:
+                typer.echo(as_document(found))
+            raise typer.Exit(getattr(found, "exit_code", 0))
 
-        hints = get_type_hints(options, include_extras=True)
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        hints = get_type_hints(options, include_extras=True) if options else {}
         extra = [
             inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-            for f in fields(options)
+            for f in (fields(options) if options else ())
         ]
+        if answers:
+            extra.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json))
         wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
         return wrapper
 
@@ -65,38 +83,38 @@ def _with_options(options: type[ImageOptions]) -> Callable[[Callable[..., int]],
 
 @app.command()
 @_with_options(RunOptions)
-def run(data: Data, *, out: Out, **options: Any) -> int:
+def run(data: Data, *, out: Out, **options: Any) -> Any:
     """Fit, score and evaluate every category under DATA in one job.
 
     Example: mvad run mvtec --out results
     """
     from mvad import pipeline
 
-    return pipeline.run(data, out, **options).exit_code
+    return pipeline.run(data, out, **options)
 
 
 @app.command()
 @_with_options(FitOptions)
-def fit(data: Data, *, models: Models, **options: Any) -> int:
+def fit(data: Data, *, models: Models, **options: Any) -> Any:
     """Fit one model a category from the good images in DATA.
 
     Example: mvad fit mvtec --models models
     """
     from mvad import pipeline
 
-    return pipeline.fit(data, models, **options).exit_code
+    return pipeline.fit(data, models, **options)
 
 
 @app.command()
 @_with_options(ScoreOptions)
-def score(data: Data, *, models: Models, out: Out, **options: Any) -> int:
+def score(data: Data, *, models: Models, out: Out, **options: Any) -> Any:
     """Score the test images of DATA, or all images of an unlabelled folder.
 
     Example: mvad score dump --models models --out results
     """
     from mvad import pipeline
 
-    return pipeline.score(data, models, out, **options).exit_code
+    return pipeline.score(data, models, out, **options)
 
 
 @app.command()
@@ -108,78 +126,79 @@ def nightly(
     out: Annotated[str, typer.Option(help="Folder of all nights' results; a path or a URI.")],
     date: Annotated[str | None, typer.Option(help="The night's date, as 2026-11-23; default: today.")] = None,
     **options: Any,
-) -> int:
+) -> Any:
     """Score a night's dump into a folder of its date, with a line a category; safe to repeat.
 
     Example: mvad nightly --dump incoming --models models --out nights
     """
     from mvad import night
 
-    return night.nightly(dump, models, out, date, **options).exit_code
+    return night.nightly(dump, models, out, date, **options)
 
 
 @app.command()
 @_with_options(UpdateOptions)
-def update(data: Data, *, models: Models, **options: Any) -> int:
+def update(data: Data, *, models: Models, **options: Any) -> Any:
     """Add the good images in DATA to fitted models, without the old images.
 
     Example: mvad update new --models models
     """
     from mvad import upkeep
 
-    return upkeep.update(data, models, **options).exit_code
+    return upkeep.update(data, models, **options)
 
 
 @app.command("false-alarms")
 @_with_options(FalseAlarmOptions)
-def false_alarms(data: Data, **options: Any) -> int:
+def false_alarms(data: Data, **options: Any) -> Any:
     """Measure the false-alarm rates that thresholds achieve, over random splits of the good images in DATA.
 
     Example: mvad false-alarms mvtec --splits 20
     """
     from mvad import promises
 
-    promises.false_alarms(data, **options)
-    return 0
+    return promises.false_alarms(data, **options)
 
 
 @app.command()
+@_with_options()
 def models(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of fitted models; a path or a URI.")],
-) -> None:
+) -> Any:
     """List the models in a folder.
 
     Example: mvad models models
     """
     from mvad import upkeep
 
-    upkeep.models(folder)
+    return upkeep.models(folder)
 
 
 @app.command()
 @_with_options(CompareOptions)
-def compare(data: Data, *, out: Out, **options: Any) -> int:
+def compare(data: Data, *, out: Out, **options: Any) -> Any:
     """Fit and score every method on every category under DATA, and print one table.
 
     Example: mvad compare mvtec --out compared --methods patchcore,knn
     """
     from mvad import comparison
 
-    return comparison.compare(data, out, **options).exit_code
+    return comparison.compare(data, out, **options)
 
 
 @app.command()
+@_with_options()
 def evaluate(
     out: Annotated[str, typer.Argument(help="Folder of the results.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
-) -> None:
+) -> Any:
     """Compute the summary of results that carry labels anew.
 
     Example: mvad evaluate results
     """
     from mvad import pipeline
 
-    pipeline.evaluate(out, quiet=quiet)
+    return pipeline.evaluate(out, quiet=quiet)
 
 
 @app.command("inspect")
@@ -192,26 +211,26 @@ def inspect_(
         typer.Option(help="Page to write (FILE.html), with FILE.parquet and FILE.json beside it; default: none."),
     ] = None,
     **options: Any,
-) -> int:
+) -> Any:
     """Show what is in DATA before any model: counts, unreadable files, twins, outliers.
 
     Example: mvad inspect mvtec --out inspect.html
     """
     from mvad import inspection
 
-    return inspection.inspect(data, out, **options).exit_code
+    return inspection.inspect(data, out, **options)
 
 
 @app.command()
 @_with_options(ReportOptions)
-def report(out: Results, **options: Any) -> int:
+def report(out: Results, **options: Any) -> Any:
     """Write a page on results that opens in any browser, without a network.
 
     Example: mvad report results
     """
     from mvad import reports
 
-    return reports.report(out, **options).exit_code
+    return reports.report(out, **options)
 
 
 @app.command()
@@ -221,19 +240,19 @@ def maps(
     *,
     to: Annotated[str, typer.Option(help="Folder for the pictures; a path or a URI.")],
     **options: Any,
-) -> int:
+) -> Any:
     """Make pictures of the anomaly maps in results that kept them (--maps), each as large as its image.
 
     Example: mvad maps results --to maps
     """
     from mvad import map_files
 
-    return map_files.maps(out, to, **options).exit_code
+    return map_files.maps(out, to, **options)
 
 
 @app.command()
-@_with_options(ServeOptions)
-def serve(*, models: Models, **options: Any) -> int:
+@_with_options(ServeOptions, answers=False)
+def serve(*, models: Models, **options: Any) -> None:
     """Serve a page on this machine that scores images dropped on it, and the same for programs; until Ctrl-C.
 
     Example: mvad serve --models models
@@ -241,20 +260,18 @@ def serve(*, models: Models, **options: Any) -> int:
     from mvad import demo
 
     demo.serve(models, **options)
-    return 0
 
 
 @app.command()
 @_with_options(PlanOptions)
-def plan(**options: Any) -> int:
+def plan(**options: Any) -> Any:
     """Say what a cluster would do: hours, what it is bound by, bytes; from what an image costs here.
 
     Example: mvad plan --images 1e8 --gpus 64 --cores 512
     """
     from mvad.planning import plan
 
-    plan(**options)
-    return 0
+    return plan(**options)
 
 
 @app.command()
@@ -264,15 +281,14 @@ def benchmark(
     *,
     out: Annotated[str, typer.Option(help="JSON file for all numbers.")] = "benchmark.json",
     **options: Any,
-) -> int:
+) -> Any:
     """Measure speed and memory side by side with anomalib, with the floor, and with plain algorithms.
 
     Example: mvad benchmark ROOT --categories bottle --coreset-ratio 0.02
     """
     from mvad.benchmarks import benchmark
 
-    benchmark(data, out, **options)
-    return 0
+    return benchmark(data, out, **options)
 
 
 @app.command()

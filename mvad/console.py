@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -23,8 +27,27 @@ from rich.table import Table
 
 LOG_EVERY = 30.0  # seconds
 SHOWN_ERRORS = 5
-WIDTH = 110
+WIDTH = 100
 CATEGORIES_ACROSS = 6  # columns of a comparison's table
+
+
+def as_document(found: Any) -> str:
+    """What a command returns as JSON text; numbers that are not finite, of which JSON knows none, are null."""
+    return json.dumps(_plain(found), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "document"):
+        return _plain(value.document())
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(name): _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Reporter:
@@ -221,7 +244,8 @@ class Stage:
         elif time.monotonic() - self._logged > LOG_EVERY:
             self._logged = time.monotonic()
             rate = self.done / self.seconds
-            self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s")
+            left = datetime.timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
+            self.report.line(f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s, {left} left")
 
     def busy_with(self, text: str, *, passing: bool = False) -> None:
         """Work that moves no image forward for a while; ``passing``: one of many, a log need not have them all."""

@@ -58,6 +58,10 @@ class Result:
     errors: list[dict[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def document(self) -> dict[str, Any]:
+        """All of it as plain values, for ``--json``."""
+        return {name: getattr(self, name) for name in ("exit_code", "summary", "errors", "seconds")}
+
 
 def exit_code(options: JobOptions, n_errors: int, n_images: int) -> int:
     """That of a command which met so many unreadable files among those it was asked for."""

@@ -1,52 +1,58 @@
-"""A picture of a page for the README: ``python tests/screenshots.py demo/results/report.html report.webp``.
-
-Of the demo: ``mvad serve --models models``, and in another terminal
-``python tests/screenshots.py http://127.0.0.1:8000/ demo.webp --drop IMAGE --height 0``.
-"""
+"""The pictures of the README, of the generated sample: ``python tests/screenshots.py docs``."""
 
 import argparse
 import io
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+import mvad
 from browser import drop, open_browser, visit
+from mvad.demo import serving
 
-COLOURS = 256  # of the palette of a PNG, and
-QUALITY = 80  # of WebP and JPEG: a page of text and few colours stays small
+COLOURS = 128  # of the palette: a page of text and few colours stays small
+WIDTH = 1180  # of the window, in pixels, and its heights
+REPORT, DEMO = 1600, 1000
+BACKBONE = "efficientnet_lite0"
+
+
+def save(shot, picture):
+    image = Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    image.save(picture, optimize=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("page", help="a file, or an http:// address")
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("--width", type=int, default=1180, help="of the window, in pixels")
-    parser.add_argument("--height", type=int, default=1500, help="of what is shown; 0: all of the page")
-    parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--at", default="", help="a CSS selector of what comes first, such as '#category-1'")
-    parser.add_argument("--drop", type=Path, action="append", default=[], help="an image for the demo to score")
-    chosen = parser.parse_args()
-    context = {
-        "viewport": {"width": chosen.width, "height": chosen.height or 900},
-        "color_scheme": "dark" if chosen.dark else "light",
-        "reduced_motion": "reduce",
-    }
-    try:
-        with open_browser() as browser, visit(browser, chosen.page, **context) as visited:
-            if chosen.drop:
-                visited.page.wait_for_selector("#category option:nth-child(2)", state="attached")
-                drop(visited.page, "#drop", [(file.name, file.read_bytes()) for file in chosen.drop])
-                visited.page.locator(".result:not([aria-busy])").nth(len(chosen.drop) - 1).wait_for()
-            if chosen.at:
-                visited.page.eval_on_selector(chosen.at, "element => element.scrollIntoView()")
-            shot = visited.page.screenshot(full_page=not chosen.height)
-    except LookupError as reason:
-        sys.exit(f"no picture: {reason}")
-    image = Image.open(io.BytesIO(shot)).convert("RGB")
-    if chosen.picture.suffix == ".png":
-        image = image.quantize(COLOURS, dither=Image.Dither.NONE)
-    image.save(chosen.picture, optimize=True, quality=QUALITY)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    report, demo = (
+        {"viewport": {"width": WIDTH, "height": height}, "reduced_motion": "reduce"} for height in (REPORT, DEMO)
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        data, out = Path(scratch) / "data", Path(scratch) / "results"
+        mvad.sample(str(data))
+        mvad.run(str(data), str(out), backbone=BACKBONE, maps="all", quiet=True)
+        mvad.report(str(out), quiet=True)
+        try:
+            with open_browser() as browser:
+                with visit(browser, out / "report.html", **report) as visited:
+                    visited.page.eval_on_selector("#category-1", "element => element.scrollIntoView()")
+                    save(visited.page.screenshot(), folder / "report.png")
+                with (
+                    serving(str(out / "models"), port=0, quiet=True) as address,
+                    visit(browser, address, **demo) as visited,
+                ):
+                    page = visited.page
+                    page.wait_for_selector("#category option:nth-child(2)", state="attached")
+                    defect = min((data / "bracket" / "test").glob("[!g]*/*"))
+                    drop(page, "#drop", [(defect.name, defect.read_bytes())])
+                    page.locator(".result:not([aria-busy])").wait_for()
+                    save(page.screenshot(), folder / "demo.png")
+        except LookupError as reason:
+            sys.exit(f"no pictures: {reason}")
 
 
 if __name__ == "__main__":

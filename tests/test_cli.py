@@ -1,10 +1,12 @@
 """Every wrong use: one clear sentence and exit code 2, before Ray is started or anything is written."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
@@ -176,3 +178,70 @@ def _environment():
     import os
 
     return {**os.environ, "PYTHONPATH": str(JOBS.parent), "COLUMNS": "120"}
+
+
+def test_json_is_all_of_standard_output(capsys, base_run):
+    out, result = base_run
+    code, printed, err = call(capsys, "evaluate", out, "--json")
+    assert code == 0
+    found = json.loads(printed)
+    assert found["exit_code"] == 0
+    assert found["summary"] == result.summary
+    assert "alpha" in err  # the table for a person
+    code, printed, _ = call(capsys, "models", out / "models", "--json")
+    assert [row["category"] for row in json.loads(printed)] == ["alpha", "beta"]
+    assert "--json" not in call(capsys, "serve", "--help")[1]
+
+
+def test_json_has_the_exit_code_and_no_number_that_json_lacks(capsys, monkeypatch, data):
+    from mvad import pipeline
+    from mvad.record import Result
+
+    rows = [{"image_auroc": float("nan"), "n": np.int64(3), "share": np.float32(0.5)}]
+    errors = [{"image_id": "ü\n.png", "error": "no image"}]
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: Result(3, rows, errors, {"fit": 1.5}))
+    code, printed, _ = call(capsys, "run", data, "--out", data / "out", "--json")
+    assert code == 3
+    assert json.loads(printed) == {
+        "exit_code": 3,
+        "summary": [{"image_auroc": None, "n": 3, "share": 0.5}],
+        "errors": errors,
+        "seconds": {"fit": 1.5},
+    }
+
+
+def test_the_widest_summary_fits_in_a_hundred_columns(capsys):
+    from mvad.console import Reporter
+
+    numbers = {"image_auroc": 0.9874, "image_ap": 0.9874, "image_f1_max": 0.9874, "pixel_auroc": 1.0}
+    counts = {"n_train": 99_999, "n_good": 99_999, "n_defect": 99_999, "n_error": 99_999}
+    rest = {"pixel_aupro": 0.9874, "fit_seconds": 9_999.9, "images_per_second": 9_999.9, "note": None}
+    rows = [{"category": name, **counts, **numbers, **rest} for name in ("a_rather_long_name_of_a_part", "mean")]
+    Reporter().summary(rows)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "…" not in printed
+    cells = [cell for line in printed.splitlines() if "0.987" in line for cell in line.split()]
+    for value, times in (("0.987", 8), ("1.000", 2), ("99,999", 8), ("9999.9", 4)):
+        assert cells.count(value) == times
+    assert "".join(line[:12].split()[0] for line in printed.splitlines() if line[:12].strip()).count("_") == 6
+
+
+def test_a_log_says_how_long_is_left(capsys, monkeypatch):
+    from mvad import console
+
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Reporter().stage("score", 1_000) as stage:
+        for _ in range(4):
+            now[0] += 20.0
+            stage.advance(100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split() == ["score", "200", "of", "1,000", "images", "5.0/s,", "0:02:40", "left"]
+    assert len(lines) == 3
+
+
+def test_shells_complete_commands():
+    variables = {**_environment(), "_MVAD_COMPLETE": "complete_bash", "COMP_WORDS": "mvad sc", "COMP_CWORD": "1"}
+    ended = subprocess.run([sys.executable, "-m", "mvad"], env=variables, capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == ["score"]

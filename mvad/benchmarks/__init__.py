@@ -29,6 +29,7 @@ from mvad.benchmarks.floor import Floor
 from mvad.benchmarks.growth import growth
 from mvad.benchmarks.peak import peak_memory
 from mvad.benchmarks.references import compare_coresets, compare_searches
+from mvad.console import WIDTH
 from mvad.errors import UsageError
 from mvad.features import FeatureExtractor
 from mvad.generate import sample
@@ -70,7 +71,7 @@ def benchmark(data: str | None, out: str, **options: Any) -> dict[str, Any]:
         Unusable input, or anomalib cannot be installed.
     """
     chosen = BenchmarkOptions(**options)
-    console = Console(highlight=False, width=110, quiet=chosen.quiet)
+    console = Console(highlight=False, width=WIDTH, quiet=chosen.quiet)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if data is None:

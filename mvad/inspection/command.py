@@ -52,6 +52,9 @@ class Inspection(Result):
     images: pa.Table = field(default_factory=lambda: pa.table({}))
     findings: list[Finding] = field(default_factory=list)
 
+    def document(self) -> dict[str, Any]:
+        return super().document() | {"findings": self.findings}
+
 
 def inspect(data: str, out: str | None = None, **options: Any) -> Inspection:
     """Show what is in DATA before any model; options as in `options.InspectOptions`.

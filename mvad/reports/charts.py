@@ -55,12 +55,12 @@ def histogram(groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float 
     edges = np.linspace(low, high, BINS + 1)
     counts = {name: np.histogram(np.minimum(scores, high), edges)[0] for name, scores in shown.items()}
     texts = [_distribution(name, scores, threshold) for name, scores in shown.items()]
-    height = (ROW + LABEL) * len(shown) + AXIS
+    top = 0 if threshold is None else LABEL  # a line of its own for the threshold's label
+    height = top + (ROW + LABEL) * len(shown) + AXIS
     svg = _svg(WIDTH, height, "Histograms of scores. " + " ".join(texts))
     x = _line((low, high), (8, WIDTH - 8))
-    for place, (name, found) in enumerate(counts.items()):
-        base = (ROW + LABEL) * (place + 1)
-        _text(svg, 8, base - ROW - 6, f"{name} ({len(shown[name]):,})", "label")
+    bases = [top + (ROW + LABEL) * (place + 1) for place in range(len(shown))]
+    for base, found, name in zip(bases, counts.values(), shown, strict=True):
         y = _line((0, max(found.max(), 1)), (base, base - ROW + 4))
         bars = "".join(
             f"M{x(left):.1f} {base}V{y(count):.1f}H{x(right) - 1:.1f}V{base}Z"
@@ -70,15 +70,17 @@ def histogram(groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float 
         ElementTree.SubElement(svg, "path", {"class": f"bars {name.split()[0]}", "d": bars})
         _rule(svg, 8, base, WIDTH - 8, base, "axis")
     bottom = height - AXIS
-    for tick in _ticks(low, high, 6):
-        _rule(svg, x(tick), bottom, x(tick), bottom + 4, "axis")
-        label = f"≥ {tick:g}" if cut and tick == _ticks(low, high, 6)[-1] else f"{tick:g}"
-        _text(svg, x(tick), bottom + 16, label, "tick", "middle")
     if threshold is not None:
         _rule(svg, x(threshold), 2, x(threshold), bottom + 4, "threshold")
         side = "end" if x(threshold) > WIDTH / 2 else "start"
         shift = -5 if side == "end" else 5
         _text(svg, x(threshold) + shift, 12, f"threshold {threshold:.4g}", "threshold-label", side)
+    for base, (name, scores) in zip(bases, shown.items(), strict=True):
+        _text(svg, 8, base - ROW - 6, f"{name} ({len(scores):,})", "label")
+    for tick in _ticks(low, high, 6):
+        _rule(svg, x(tick), bottom, x(tick), bottom + 4, "axis")
+        label = f"≥ {tick:g}" if cut and tick == _ticks(low, high, 6)[-1] else f"{tick:g}"
+        _text(svg, x(tick), bottom + 16, label, "tick", "middle")
     _text(svg, WIDTH / 2, height - 3, "score (higher is more abnormal)", "tick", "middle")
     rows = [
         [f"{left:.4g} to {right:.4g}", *(f"{found[number]:,}" for found in counts.values())]
