@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad import telemetry
 from mvad.backbones import BackboneSpec
 from mvad.broadcast import Broadcast
 from mvad.collect import PREFIX
@@ -63,8 +64,10 @@ class Extractor:
             columns[PREFIX + kind] = np.zeros((count, *shape), np.float32)
             if len(good):
                 columns[PREFIX + kind][good] = found[kind].cpu().numpy()
-        seconds = np.full(count, (time.perf_counter() - started) / count)
-        return {"row": batch["row"], "error": batch["error"], "seconds": seconds, **columns}
+        taken = time.perf_counter() - started
+        telemetry.count("fit", len(good), count - len(good), int(batch["bytes"].sum()), taken)
+        columns["seconds"], columns["memory"] = np.full(count, taken / count), np.full(count, telemetry.peak_memory())
+        return columns | {name: batch[name] for name in ("row", "error", "bytes")}
 
 
 def fit_detector(
@@ -198,12 +201,16 @@ class Scorer:
         return found
 
     def __call__(self, batch: Batch) -> Batch:
-        parts = []
+        parts, started = [], time.perf_counter()
         for category in np.unique(batch["category"]):
             (rows,) = np.nonzero(batch["category"] == category)
             own = {name: column[rows] for name, column in batch.items()}
             parts += self._score_category(category, own)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        scored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        bad = int((scored["error"] != "").sum())
+        taken = time.perf_counter() - started
+        telemetry.count("score", len(scored["error"]) - bad, bad, int(batch["bytes"].sum()), taken)
+        return scored | {"memory": np.full(len(scored["error"]), telemetry.peak_memory())}
 
     def _score_category(self, category: str, batch: Batch) -> list[Batch]:
         """The score rows of one category's images, one batch an entry."""

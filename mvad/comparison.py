@@ -189,7 +189,9 @@ def _compare(
     errors: dict[str, dict[str, str]] = {}
     with report.stage("evaluate", len(entries), unit="runs") as stage:
         for name, record in records.items():
-            outcome = record.finish(len(manifest.table), n_rows=len(images) + len(unreadable[name]))
+            outcome = record.finish(
+                len(manifest.table), n_rows=len(images) + len(unreadable[name]), stages=report.stages
+            )
             errors |= {row["image_id"]: row for row in outcome.errors if not row["error"].startswith(MODEL_FAULTS)}
             for row in outcome.summary[:-1]:
                 model = fitted[name].models.get(row["category"])

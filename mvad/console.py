@@ -25,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mvad.telemetry import log, peak_memory
+
 LOG_EVERY = 30.0  # seconds
 SHOWN_ERRORS = 5
 WIDTH = 100
@@ -51,11 +53,19 @@ def _plain(value: Any) -> Any:
 
 
 class Reporter:
-    """Progress to standard error, results to standard output; nothing but warnings if ``quiet``."""
+    """Progress to standard error, results to standard output; nothing but warnings if ``quiet``.
+
+    Attributes
+    ----------
+    stages
+        What each stage that has ended did: images, seconds, ``bytes_read`` (of files that could be decoded), and
+        ``peak_memory``, the most resident memory in bytes of the driver so far and of any one actor.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.stages: dict[str, dict[str, Any]] = {}
         self._out = Console(highlight=False, width=WIDTH if not sys.stdout.isatty() else None)
 
     def line(self, text: str) -> None:
@@ -86,6 +96,13 @@ class Reporter:
                 yield stage
         seconds = stage.seconds
         self.line(f"{name:<9}{stage.done:>8,} {unit} in {seconds:.1f} s  ({stage.done / max(seconds, 1e-9):.1f}/s)")
+        self.stages[name] = {
+            unit: stage.done,
+            "seconds": round(seconds, 3),
+            "bytes_read": stage.bytes_read,
+            "peak_memory": {"driver": peak_memory(), "actor": stage.actor_memory},
+        }
+        log("stage", stage=name, **self.stages[name])
 
     def _bar(self, unit: str) -> Progress:
         return Progress(
@@ -225,6 +242,7 @@ class Stage:
 
     def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
         self.report, self.name, self.total, self.unit, self.done = report, name, total, unit, 0
+        self.bytes_read = self.actor_memory = 0
         self._started = self._logged = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -236,9 +254,11 @@ class Stage:
     def show_on(self, bar: Progress) -> None:
         self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
 
-    def advance(self, count: int) -> None:
-        """So much more is done."""
+    def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0) -> None:
+        """So much more is done; with the bytes read for it, and the peak memory of the actor that did it."""
         self.done += count
+        self.bytes_read += bytes_read
+        self.actor_memory = max(self.actor_memory, actor_memory)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
         elif time.monotonic() - self._logged > LOG_EVERY:

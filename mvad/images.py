@@ -49,24 +49,31 @@ def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.u
     ImageError
         The file cannot be read or decoded, or is larger than allowed; the message says which.
     """
-    image, width, height = _load_resized(uri, size, max_pixels)
+    image, width, height, _ = _load_resized(uri, size, max_pixels)
     return np.asarray(centre(image, size.crop)), width, height
 
 
 def read_image(uri: str, max_pixels: int) -> Image.Image:
     """Read an image in its own size, RGB and upright; ImageError as for `load_image`."""
+    return decode(_read(uri, max_pixels), max_pixels)
+
+
+def _read(uri: str, max_pixels: int) -> bytes:
     # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
-    return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels)
+    return storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20))
 
 
 def read_mask(uri: str, max_pixels: int = MASK_PIXELS) -> Image.Image:
     """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
-    return decode(storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20)), max_pixels).convert("L")
+    return decode(_read(uri, max_pixels), max_pixels).convert("L")
 
 
-def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int]:
-    image = read_image(uri, max_pixels)
-    return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR), image.width, image.height
+def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int, int]:
+    """An image brought to a size, the width and height it had, and the bytes of its file."""
+    data = _read(uri, max_pixels)
+    image = decode(data, max_pixels)
+    resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+    return resized, image.width, image.height, len(data)
 
 
 def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "none") -> Batch:
@@ -78,13 +85,14 @@ def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "n
     count = len(batch["uri"])
     pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
     shape = np.zeros((count, 2), np.int32)
+    sizes = np.zeros(count, np.int64)
     errors = [""] * count
     # The variants of an image lie next to each other.
     load = functools.lru_cache(maxsize=1)(lambda uri: _load_resized(uri, size, max_pixels))
     allowed = functools.lru_cache(maxsize=1)(lambda uri: allowed_flips(load(uri)[0]) if flips == "auto" else flips)
     for number, (uri, variant) in enumerate(zip(batch["uri"], batch.get("variant", [0] * count), strict=True)):
         try:
-            image, *shape[number] = load(uri)
+            image, *shape[number], sizes[number] = load(uri)
         except ImageError as error:
             errors[number] = " ".join(str(error).split())  # one line, whatever a decoder or an object store said
             continue
@@ -96,6 +104,7 @@ def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "n
         "pixels": pixels,
         "width": shape[:, 0],
         "height": shape[:, 1],
+        "bytes": sizes,
         "error": np.array(errors, object),
     }
 

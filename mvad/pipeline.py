@@ -89,7 +89,8 @@ def run(data: str, out: str, **options: Any) -> Result:
         write_error_rows(unreadable, fitted.errors, record)
         with record.timed("score"):
             score_entries(images, {"": fitted.models}, {spec: network}, chosen, {"": record}, report)
-    return record.show(record.finish(len(manifest.table), n_rows=len(images) + len(unreadable)), report)
+    result = record.finish(len(manifest.table), n_rows=len(images) + len(unreadable), stages=report.stages)
+    return record.show(result, report)
 
 
 def fit(data: str, models: str, **options: Any) -> Result:
@@ -172,7 +173,8 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
         record.timed("score"),
     ):
         score_entries(left.images, {"": wanted}, networks, chosen, {"": record}, report)
-    return record.show(record.finish(len(images), n_rows=len(left.images) + left.n_kept), report)
+    result = record.finish(len(images), n_rows=len(left.images) + left.n_kept, stages=report.stages)
+    return record.show(result, report)
 
 
 def evaluate(out: str, *, quiet: bool = False) -> Result:
@@ -378,7 +380,7 @@ def extracted(
     dataset.context.execution_options.preserve_order = True
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
     for batch in while_nodes_last(batches, pool.claim, stage.report.warn):
-        stage.advance(len(batch["row"]))
+        stage.advance(len(batch["row"]), int(batch["bytes"].sum()), int(batch["memory"].max()))
         yield batch
 
 
@@ -454,7 +456,7 @@ def score_entries(
             for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, report.warn):
                 facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
-                stage.advance(receipt["rows"])
+                stage.advance(receipt["rows"], receipt["bytes"], receipt["memory"])
 
 
 def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
@@ -505,6 +507,6 @@ def write_error_rows(images: pa.Table, reasons: Mapping[str, str], record: RunRe
             "score": np.full(count, np.nan, np.float32),
             "width": np.zeros(count, np.int32),
             "height": np.zeros(count, np.int32),
-            "seconds": np.zeros(count),
+            **{name: np.zeros(count) for name in ("seconds", "bytes", "memory")},
         }
         write_rows(batch, Destination(record.out, record.run_id, {}))

@@ -150,7 +150,7 @@ class RunRecord:
         for category, reason in reasons.items():
             self.categories[category]["note"] = reason
 
-    def finish(self, n_images: int, n_rows: int) -> Result:
+    def finish(self, n_images: int, n_rows: int, stages: Mapping[str, Any]) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
 
         Parameters
@@ -159,6 +159,8 @@ class RunRecord:
             Images asked for, the base of ``--max-errors`` in percent.
         n_rows
             Score rows there must be.
+        stages
+            What each stage did, `console.Reporter.stages`.
 
         Raises
         ------
@@ -187,6 +189,7 @@ class RunRecord:
             "n_errors": len(errors),
             "errors": errors[:LISTED_ERRORS],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "stages": dict(stages),
             "images_per_second": n_images / self.seconds["total"],
         }
         results.write_json(storage.join(self.out, "run.json"), self._content)

@@ -387,14 +387,15 @@ class WriteResults:
 
 
 def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
-    """Write score rows, one part a category; gives for each its category, number of rows and seconds."""
+    """Write score rows, one part a category; gives for each its category, rows, seconds, bytes read and peak memory."""
     table = score_rows(batch, destination)
     receipts = []
     for category in np.unique(batch["category"]):
         chosen = batch["category"] == category
         write_part(destination.out, category, table.filter(pa.array(chosen)))
-        seconds = float(batch["seconds"][chosen].sum())
-        receipts.append({"category": category, "rows": int(chosen.sum()), "seconds": seconds})
+        receipt = {"category": category, "rows": int(chosen.sum()), "seconds": float(batch["seconds"][chosen].sum())}
+        receipt |= {"bytes": int(batch["bytes"][chosen].sum()), "memory": int(batch["memory"][chosen].max())}
+        receipts.append(receipt)
     return receipts
 
 

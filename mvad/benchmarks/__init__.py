@@ -51,6 +51,7 @@ PEER_LAYERS = {EMBEDDED: ["blocks.2", "blocks.4"]}  # by backbone; ResNets have 
 SEARCHED = 32  # test images that searches are compared on
 PROJECTION = 128  # dimensions that coresets are chosen in
 MAX_PIXELS = 10**9
+LONG_RUN = 500  # images; in shorter runs, noise in starting hides what the flow takes
 
 
 def benchmark(data: str | None, out: str, **options: Any) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def _measure(case: _Case) -> dict[str, Any]:
         "coreset": compare_coresets(case.features(case.train), options.coreset_ratio, PROJECTION),
         "search": compare_searches(searched, bank, options.repeats),
     }
-    if count > few:
+    if count >= max(LONG_RUN, 2 * few):
         # Between a short and a long run lies the flow alone: starting is the same in both.
         flow = [(long - start) / (count - few) for long, start in zip(scores, short, strict=True)]
         measured["flow_above_floor"] = _median_ratio(flow, [seconds / count for seconds in floors])
