@@ -1,6 +1,8 @@
-"""Exact nearest neighbours in a memory bank."""
+"""Nearest neighbours in a memory bank, by comparing every query with every vector."""
 
 from __future__ import annotations
+
+import functools
 
 import faiss
 import numpy as np
@@ -11,8 +13,7 @@ from torch import Tensor
 from mvad.tensors import as_tensor
 
 CENTRES = 16_384
-ROUNDING = 1e-5  # of squared lengths: above what the expanded form of a squared distance can be wrong by
-PAIRS = 1 << 23  # of queries and vectors that are compared at a time
+GPU_SHARE = 0.5  # of a GPU's free memory that a bank may take; a larger one stays in main memory
 
 
 class MemoryBank:
@@ -21,47 +22,29 @@ class MemoryBank:
     Parameters
     ----------
     vectors : (m, d) float32
-        Used where it lies, without a copy, on a CPU; copied once to a GPU.
+        Used where it lies, without a copy, on a CPU; copied once to a GPU that has room for it.
+    device
+        Of queries and answers.
     """
 
     def __init__(self, vectors: NDArray[np.float32], device: str | torch.device = "cpu") -> None:
         self.vectors = vectors
         self.device = torch.device(device)
-        self.tensor = as_tensor(vectors, self.device)
-        self._norms = torch.linalg.vector_norm(self.tensor, dim=1).square_()
+        # Vectors that stay behind are moved as they are needed.
+        self.tensor = as_tensor(vectors, self.device if _fits(vectors.nbytes, self.device) else "cpu")
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest vector of each of a few queries; the first where several are equally near.
+    def rows(self, indices: Tensor) -> Tensor:
+        """A copy of some of the vectors, on the bank's device."""
+        return self.tensor[indices.to(self.tensor.device)].to(self.device)
 
-        All vectors that may be nearest, given the rounding of the fast expanded form of the distance, are compared by
-        their differences, so that the answer does not depend on what other queries come with one.
-
-        Parameters
-        ----------
-        queries : (n, d) float32 tensor on the bank's device
-
-        Returns
-        -------
-        distances : (n,) float32
-        indices : (n,) int64
-        """
-        slack = ROUNDING * (torch.linalg.vector_norm(queries, dim=1).square_() + self._norms.max())
-        distances, indices = [], []
-        for part, within in zip(
-            queries.split(max(1, PAIRS // len(self))), slack.split(max(1, PAIRS // len(self))), strict=True
-        ):
-            ranks = torch.addmm(self._norms, part, self.tensor.T, alpha=-2)
-            close = ranks <= (ranks.amin(dim=1) + within)[:, None]
-            for query, row in zip(part, close, strict=True):
-                candidates = torch.nonzero(row).flatten()
-                between = torch.linalg.vector_norm(self.tensor[candidates] - query, dim=1)
-                first = between.argmin()
-                distances.append(between[first])
-                indices.append(candidates[first])
-        return torch.stack(distances), torch.stack(indices)
+    @functools.cached_property
+    def squared_lengths(self) -> Tensor:
+        """(m,) float32, on the bank's device."""
+        parts = [torch.linalg.vector_norm(rows, dim=1).square_() for rows in self.tensor.split(CENTRES)]
+        return torch.cat(parts).to(self.device)
 
     def search(self, queries: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k nearest vectors of each query.
@@ -89,21 +72,25 @@ class MemoryBank:
             for column in range(k):
                 distances[:, column] = np.linalg.norm(rows - self.vectors[indices[:, column]], axis=1)
             return distances, indices
-        found = nearest_blocked(queries, self.tensor, self._norms, k)
-        differences = queries[:, None, :] - self.tensor[found]
+        found = nearest_blocked(queries, self.tensor, self.squared_lengths, k)
+        differences = queries[:, None, :] - self.rows(found)
         return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), found.cpu().numpy()
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def nearest_blocked(queries: Tensor, centres: Tensor, norms: Tensor, k: int) -> Tensor:
     """Indices of the k nearest centres, (n, k) int64, a stretch of centres at a time: the search of GPUs.
 
-    ``norms`` are the squared lengths of the centres.
+    ``norms`` are the squared lengths of the centres, which may lie on another device than the queries.
     """
     best = torch.empty((len(queries), 0), device=queries.device)
     where = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
     for start in range(0, len(centres), CENTRES):
         stretch = slice(start, start + CENTRES)
-        ranks = torch.addmm(norms[stretch], queries, centres[stretch].T, alpha=-2)
+        ranks = torch.addmm(norms[stretch], queries, centres[stretch].to(queries.device).T, alpha=-2)
         values, places = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
         best, where = torch.cat([best, values], 1), torch.cat([where, places + start], 1)
         best, order = torch.topk(best, min(k, best.shape[1]), dim=1, largest=False)

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvad.coreset import greedy_coreset
-from mvad.farthest import FarthestSearch, principal_axes
+from mvad.farthest import farthest_patches
 from mvad.neighbours import MemoryBank
+from mvad.pruned import PrunedSearch
 
 KINDS = ("random", "clustered", "far from the origin", "integers", "duplicates", "constant", "one point", "in the bank")
 
@@ -56,10 +57,10 @@ def test_same_as_comparing_everything(kind, seed, vectors, images, patches, widt
     if in_greedy_order:
         bank = bank[greedy_coreset(torch.from_numpy(bank), len(bank))[0]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mvad.farthest.LEVELS", (7, 40))
-        patch.setattr("mvad.farthest.CHUNK", 500)
-        patch.setattr("mvad.neighbours.PAIRS", 100)
-        found = FarthestSearch(MemoryBank(bank))(torch.from_numpy(rows))
+        patch.setattr("mvad.pruned.AXES", 3)
+        patch.setattr("mvad.pruned.NUMBERS", 500)
+        patch.setattr("mvad.pruned.PAIRS", 100)
+        found = farthest_patches(PrunedSearch(MemoryBank(bank)), torch.from_numpy(rows))
     expected = brute_force(bank, rows)
     scale = np.abs(rows).max() + np.abs(bank).max()
     np.testing.assert_allclose(found.distance, expected, rtol=1e-5, atol=1e-6 * scale)
@@ -69,33 +70,36 @@ def test_same_as_comparing_everything(kind, seed, vectors, images, patches, widt
     np.testing.assert_allclose(brute_force(bank, chosen[:, None]), expected, rtol=1e-5, atol=1e-6 * scale)
 
 
-def test_most_patches_are_never_compared_with_the_whole_bank(monkeypatch):
+def test_most_patches_are_never_settled(monkeypatch):
     random = np.random.default_rng(0)
     points = random.standard_normal((3000, 4)) @ random.standard_normal((4, 40))
     points = points.astype(np.float32)
     bank = MemoryBank(points[greedy_coreset(torch.from_numpy(points), 1000)[0]])
-    compared = []
-    plain = MemoryBank.nearest
-    monkeypatch.setattr(MemoryBank, "nearest", lambda own, rows: compared.append(len(rows)) or plain(own, rows))
+    settled = []
+    plain = PrunedSearch.nearest
+    monkeypatch.setattr(
+        PrunedSearch, "nearest", lambda own, rows, *known: settled.append(len(rows)) or plain(own, rows, *known)
+    )
     images = random.standard_normal((6, 500, 4)) @ random.standard_normal((4, 40))
-    FarthestSearch(bank)(torch.from_numpy(images.astype(np.float32)))
-    assert sum(compared) < 0.05 * 6 * 500
+    farthest_patches(PrunedSearch(bank), torch.from_numpy(images.astype(np.float32)))
+    assert sum(settled) < 0.05 * 6 * 500
 
 
 def test_the_answer_for_an_image_does_not_depend_on_its_company():
     random = np.random.default_rng(1)
     bank = random.standard_normal((800, 100)).astype(np.float32)
     images = torch.from_numpy(random.standard_normal((9, 50, 100)).astype(np.float32))
-    search = FarthestSearch(MemoryBank(bank))
-    together = search(images)
+    search = PrunedSearch(MemoryBank(bank))
+    together = farthest_patches(search, images)
     for number in range(9):
-        alone = search(images[number : number + 1])
+        alone = farthest_patches(search, images[number : number + 1])
         assert [column[number].item() for column in together] == [column[0].item() for column in alone]
 
 
-def test_axes_are_those_of_principal_components():
-    random = np.random.default_rng(2)
-    rows = (random.standard_normal((200, 6)) * [9, 5, 3, 1, 0.5, 0.1] + 7).astype(np.float32)
-    axes = principal_axes(torch.from_numpy(rows), 3).numpy()
-    expected = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][:3]
-    np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, rtol=1e-4)
+def test_of_equally_far_patches_the_first_is_named():
+    bank = np.zeros((3, 5), np.float32)
+    images = torch.ones(2, 40, 5)
+    images[1, :7] = 0
+    found = farthest_patches(PrunedSearch(MemoryBank(bank)), images)
+    assert found.patch.tolist() == [0, 7]
+    assert found.nearest.tolist() == [0, 0]

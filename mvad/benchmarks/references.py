@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mvad.coreset import greedy_coreset, random_projection
-from mvad.farthest import FarthestSearch
+from mvad.farthest import farthest_patches
 from mvad.neighbours import MemoryBank
+from mvad.pruned import PrunedSearch
 
 CENTRES = 300  # that plain greedy chooses: what it takes is the same for each
 
@@ -63,8 +64,8 @@ def compare_coresets(features: Tensor, ratio: float, projection: int) -> dict[st
 def compare_searches(features: Tensor, bank: MemoryBank, repeats: int) -> dict[str, Any]:
     """The pruned search for the farthest patch against comparing all: seconds an image, and the largest difference."""
     patches = features.flatten(1, 2)
-    search = FarthestSearch(bank)
-    pruned = _median(lambda: search(patches), repeats) / len(patches)
+    search = PrunedSearch(bank)
+    pruned = _median(lambda: farthest_patches(search, patches), repeats) / len(patches)
     few = patches[:: max(1, len(patches) // 8)]
     full = _median(lambda: [bank.search(rows, 1) for rows in few], repeats) / len(few)
     exact = torch.tensor([bank.search(rows, 1)[0].max() for rows in few])
@@ -74,5 +75,5 @@ def compare_searches(features: Tensor, bank: MemoryBank, repeats: int) -> dict[s
         "seconds": pruned,
         "full_seconds": full,
         "ratio": full / pruned,
-        "largest_difference": float((search(few).distance.cpu() - exact).abs().max()),
+        "largest_difference": float((farthest_patches(search, few).distance.cpu() - exact).abs().max()),
     }

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mvad.coreset import Condensed, greedy_coreset, random_projection
 from mvad.detectors.base import Detector, Scores
-from mvad.farthest import Farthest, FarthestSearch
+from mvad.farthest import farthest_patches
 from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
+from mvad.pruned import PrunedSearch
 from mvad.tensors import as_tensor
 
 
@@ -49,7 +50,7 @@ class PatchCore(Detector):
         )
         self.coverage = 0.0
         self._bank: MemoryBank | None = None
-        self._farthest: FarthestSearch | None = None
+        self._search: PrunedSearch | None = None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> PatchCore:
@@ -87,10 +88,11 @@ class PatchCore(Detector):
             raise RuntimeError("this PatchCore is not fitted; call fit first")
         return self._bank
 
-    def _search(self, patches: Tensor) -> Farthest:
-        if self._farthest is None or self._farthest.bank is not self.bank:
-            self._farthest = FarthestSearch(self.bank)
-        return self._farthest(patches)
+    @property
+    def search(self) -> PrunedSearch:
+        if self._search is None or self._search.bank is not self.bank:
+            self._search = PrunedSearch(self.bank)
+        return self._search
 
     def fit(self, features: Tensor) -> PatchCore:
         """Fill the bank with a coreset of the patches of good images, in the order greedy chose them.
@@ -140,30 +142,26 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32 on the detector's device
         """
-        grid = np.empty(features.shape[:-1], np.float32)
-        for number, patches in enumerate(features.flatten(1, 2)):
-            grid[number] = self.bank.search(patches, 1)[0].reshape(grid.shape[1:])
-        return Scores(self.image_scores(features), grid)
+        grid = torch.stack([self.search.nearest(patches)[0] for patches in features.flatten(1, 2)])
+        return Scores(self.image_scores(features), grid.view(features.shape[:-1]).cpu().numpy())
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
         patches = features.flatten(1, 2)
-        patch, distances, nearest = self._search(patches)
-        scores = distances.cpu().numpy()
+        found = farthest_patches(self.search, patches)
+        scores = found.distance.cpu().numpy()
         # With m alone in the bank there is nothing to say about density.
         if self.reweight < 2 or len(self.bank) < 2:
             return scores
-        farthest = patches[torch.arange(len(patches)), patch]
-        weights = [self._weight(*pair) for pair in zip(farthest, nearest, strict=True)]
-        return (scores * np.array(weights)).astype(np.float32)
+        farthest = patches[torch.arange(len(patches)), found.patch]
+        return (scores * self._weights(farthest, found.nearest)).astype(np.float32)
 
-    def _weight(self, patch: Tensor, nearest: Tensor) -> float:
+    def _weights(self, patches: Tensor, nearest: Tensor) -> NDArray[np.float64]:
         """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.
 
         m itself is the first of its own neighbours.
         """
-        around = self.bank.search(self.bank.tensor[nearest][None], self.reweight)[1][0]
-        around = np.concatenate([[int(nearest)], around[around != int(nearest)][: self.reweight - 1]])
-        differences = self.bank.vectors[around] - patch.cpu().numpy()
-        distances = np.linalg.norm(differences, axis=1).astype(np.float64)
-        shares = np.exp(distances - distances.max())
-        return float(1 - shares[0] / shares.sum())
+        around = self.search.around(nearest, self.reweight)
+        differences = self.bank.vectors[around] - patches.cpu().numpy()[:, None]
+        distances = np.linalg.norm(differences, axis=2).astype(np.float64)
+        shares = np.exp(distances - distances.max(axis=1, keepdims=True))
+        return 1 - shares[:, 0] / shares.sum(axis=1)
