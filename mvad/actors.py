@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import faiss
 import numpy as np
@@ -15,18 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad import telemetry
-from mvad.backbones import BackboneSpec
 from mvad.broadcast import Broadcast
 from mvad.collect import PREFIX
 from mvad.detectors import METHODS, Detector, Scores, State
-from mvad.features import FeatureExtractor
 from mvad.images import Batch
 from mvad.model_store import ModelInfo
-from mvad.options import FitOptions, ImageSize
+from mvad.options import FitOptions
 from mvad.tensors import as_tensor
 
 SCORING_FAILED = "scoring failed"  # how the error of an image begins that its model could not score
 CACHED_CATEGORIES = 4  # in a scoring actor; images come sorted by category, so mostly one is in use
+AT_ONCE = 8  # images that a thread of a CPU actor takes in hand
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def _device() -> str:
@@ -34,9 +38,31 @@ def _device() -> str:
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = True
         return "cuda"
+    _one_thread()
+    return "cpu"
+
+
+def _one_thread() -> None:
+    """Keep what this thread computes to it: with more threads, sums are rounded differently."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    return "cpu"
+
+
+class Threads:
+    """Threads of an actor, each with work of its own."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, initializer=_one_thread) if count > 1 else None
+
+    def portions(self, rows: NDArray[np.int64], chunk: int) -> list[NDArray[np.int64]]:
+        """Rows divided among the threads; on a GPU, which has one and takes ``chunk`` images at once, in chunks."""
+        step = max(chunk, min(AT_ONCE, math.ceil(len(rows) / self._count)))
+        return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def map(self, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+        """What a function gives for each item, in their order."""
+        return list(map(function, items) if self._pool is None else self._pool.map(function, items))
 
 
 def reason(error: Exception) -> str:
@@ -46,24 +72,31 @@ def reason(error: Exception) -> str:
 
 
 class Extractor:
-    """Actor of the fitting pool: pixels to features of some kinds, given with the shapes for an image."""
+    """Actor of the fitting pool: pixels to features of some kinds.
 
-    def __init__(
-        self, shapes: Mapping[str, Sequence[int]], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize
-    ) -> None:
-        self.extract = FeatureExtractor(list(shapes), spec, ray.get(weights), size, _device())
-        self.shapes = shapes
+    Parameters
+    ----------
+    shapes
+        Of an image's features, by kind.
+    package
+        Reference to the `engines.Package` of them.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], package: ray.ObjectRef, threads: int) -> None:
+        self.extract = ray.get(package).open(_device())
+        self.shapes, self.threads = shapes, Threads(threads)
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
         count = len(batch["error"])
         good = np.flatnonzero(batch["error"] == "")
-        found = self.extract(batch["pixels"][good]) if len(good) else {}
-        columns: Batch = {}
-        for kind, shape in self.shapes.items():
-            columns[PREFIX + kind] = np.zeros((count, *shape), np.float32)
-            if len(good):
-                columns[PREFIX + kind][good] = found[kind].cpu().numpy()
+        columns: Batch = {PREFIX + kind: np.zeros((count, *shape), np.float32) for kind, shape in self.shapes.items()}
+
+        def extract(rows: NDArray[np.int64]) -> None:
+            for kind, values in self.extract(batch["pixels"][rows]).items():
+                columns[PREFIX + kind][rows] = values.cpu().numpy()
+
+        self.threads.map(extract, self.threads.portions(good, self.extract.chunk))
         taken = time.perf_counter() - started
         telemetry.count("fit", len(good), count - len(good), int(batch["bytes"].sum()), taken)
         columns["seconds"], columns["memory"] = np.full(count, taken / count), np.full(count, telemetry.peak_memory())
@@ -164,6 +197,8 @@ class Scorer:
 
     Parameters
     ----------
+    package
+        Reference to the `engines.Package` of the features.
     models
         By entry and category; of one backbone and image size.
     broadcast
@@ -176,16 +211,14 @@ class Scorer:
 
     def __init__(
         self,
-        spec: BackboneSpec,
-        weights: ray.ObjectRef,
-        size: ImageSize,
+        package: ray.ObjectRef,
+        threads: int,
         models: Mapping[str, Mapping[str, ModelInfo]],
         broadcast: Broadcast,
         map_above: Mapping[tuple[str, str], float],
         keep_going: bool,
     ) -> None:
-        kinds = sorted({METHODS[model.method].feature for own in models.values() for model in own.values()})
-        self.extract = FeatureExtractor(kinds, spec, ray.get(weights), size, _device())
+        self.extract, self.threads = ray.get(package).open(_device()), Threads(threads)
         self.models, self.broadcast, self.map_above, self.keep_going = models, broadcast, map_above, keep_going
         self.maps = min(map_above.values()) < np.inf
         self.detectors = functools.lru_cache(maxsize=CACHED_CATEGORIES)(self._detectors)
@@ -201,31 +234,35 @@ class Scorer:
         return found
 
     def __call__(self, batch: Batch) -> Batch:
-        parts, started = [], time.perf_counter()
+        started, parts = time.perf_counter(), []
         for category in np.unique(batch["category"]):
             (rows,) = np.nonzero(batch["category"] == category)
-            own = {name: column[rows] for name, column in batch.items()}
-            parts += self._score_category(category, own)
+            score = functools.partial(self._score, batch, category, self.detectors(category))
+            for part in self.threads.map(score, self.threads.portions(rows, self.extract.chunk)):
+                parts += part
         scored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        bad = int((scored["error"] != "").sum())
-        taken = time.perf_counter() - started
-        telemetry.count("score", len(scored["error"]) - bad, bad, int(batch["bytes"].sum()), taken)
-        return scored | {"memory": np.full(len(scored["error"]), telemetry.peak_memory())}
+        taken, good = time.perf_counter() - started, scored["error"] == ""
+        telemetry.count("score", int(good.sum()), int((~good).sum()), int(batch["bytes"].sum()), taken)
+        # Threads wait for each other: an image's own seconds say how they are shared out, not how many there were.
+        scored["seconds"] *= taken / max(scored["seconds"].sum(), 1e-9)
+        return scored | {"memory": np.full(len(good), telemetry.peak_memory())}
 
-    def _score_category(self, category: str, batch: Batch) -> list[Batch]:
-        """The score rows of one category's images, one batch an entry."""
+    def _score(
+        self, batch: Batch, category: str, detectors: Mapping[str, Detector], rows: NDArray[np.int64]
+    ) -> list[Batch]:
+        """The score rows of some images of one category, one batch an entry."""
         started = time.perf_counter()
-        good = np.flatnonzero(batch["error"] == "")
-        detectors = self.detectors(category)
-        features = self.extract(batch["pixels"][good]) if len(good) else {}
+        own = {name: column[rows] for name, column in batch.items()}
+        good = np.flatnonzero(own["error"] == "")
+        features = self.extract(own.pop("pixels")[good]) if len(good) else {}
         extracting = time.perf_counter() - started
         parts = []
         for entry, detector in detectors.items():
             started = time.perf_counter()
-            part = self._score_entry(detector, batch, good, features, self.map_above[entry, category])
-            part["entry"] = np.full(len(batch["error"]), entry, object)
+            part = self._score_entry(detector, own, good, features, self.map_above[entry, category])
+            part["entry"] = np.full(len(rows), entry, object)
             seconds = extracting + time.perf_counter() - started
-            part["seconds"] = np.where(batch["error"] == "", seconds / max(1, len(good)), 0.0)
+            part["seconds"] = np.where(own["error"] == "", seconds / max(1, len(good)), 0.0)
             parts.append(part)
         return parts
 
@@ -255,7 +292,7 @@ class Scorer:
                 if not self.keep_going:
                     raise
                 errors[good] = f"{SCORING_FAILED}: {reason(error)}"
-        columns = {name: batch[name] for name in batch if name != "pixels"} | {"score": image, "error": errors}
+        columns = {**batch, "score": image, "error": errors}
         if self.maps:
             # Of one size a batch or not: flat bytes keep the columns plain whatever they are.
             columns["patch_scores"] = np.array([grid.tobytes() for grid in grids], object)

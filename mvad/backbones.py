@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 import torchvision
@@ -19,50 +17,17 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from mvad.errors import UsageError
-from mvad.options import ImageSize
+from mvad.features import PATCHES, POOLED, STAGES
+from mvad.patches import patch_features
+from mvad.specs import EMBEDDED, NO_BACKBONE, BackboneSpec
 
-EMBEDDED = "efficientnet_lite0"
-NO_BACKBONE = "none"  # of methods that look at pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNET_STAGES = ("layer2", "layer3", "layer4")
 REDUCTIONS = (8, 16, 32)  # strides of the stages of a convolutional network
 QUARTERS = (2, 3, 4)  # of the depth of a transformer: its stages end there
 
-CPU_CHUNK, GPU_CHUNK = 1, 32
 PROBE = 64  # side of the image that two forms of a network are compared on
 FOLDED_WITHIN = 1e-3  # of the largest output
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What it takes to rebuild a backbone in another process.
-
-    Attributes
-    ----------
-    name
-        As given to ``--backbone``.
-    stages
-        Three stages, shallow to deep: module names (torchvision) or numbers (timm). Of a convolutional network those at
-        strides 8, 16 and 32, of a transformer those after a half, three quarters and all of its blocks.
-    mean, std
-        Normalisation of RGB in [0, 1], a channel.
-    patch
-        Side of a transformer's patches in pixels, of which the side of an image must be a multiple; 1: none.
-    """
-
-    name: str
-    stages: tuple[str | int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch: int = 1
-
-    def check_size(self, size: ImageSize) -> None:
-        """UsageError if the network cannot take images of this size."""
-        if size.crop % self.patch:
-            raise UsageError(
-                f"{self.name} takes images whose side is a multiple of {self.patch}, not {size.crop}; "
-                "set --image-size or --crop."
-            )
 
 
 def describe(name: str) -> BackboneSpec:
@@ -211,12 +176,8 @@ def fold_batch_norm(whole: nn.Module) -> nn.Module:
     return folded if (found - expected).abs().max() <= FOLDED_WITHIN * expected.abs().max() else whole
 
 
-class Backbone:
-    """A network cut after the deepest stage in use, on one device.
-
-    Scores must not depend on how images were grouped into batches, but the rounding of a convolution may depend on the
-    shape of its batch. So images go through in chunks of one fixed size: single images on a CPU, where that is also the
-    fastest, and 32 on a GPU, the last chunk filled up with black.
+class Backbone(nn.Module):
+    """A network cut after the deepest stage in use.
 
     Parameters
     ----------
@@ -230,35 +191,35 @@ class Backbone:
         Whether the pooled features of the whole network are wanted too.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         spec: BackboneSpec,
         weights: Mapping[str, NDArray[Any]],
         side: int,
-        device: str | torch.device = "cpu",
         depths: Sequence[int] = (0, 1),
         pooled: bool = False,
     ) -> None:
-        self.device = torch.device(device)
-        self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
+        super().__init__()
         state = {name: torch.tensor(array) for name, array in weights.items()}
         if spec.patch > 1 and not _is_timm(spec.name):
             state = dict(interpolate_embeddings(side, spec.patch, state))
         whole = network(spec, side)
         whole.load_state_dict(state)
         whole = whole.eval() if spec.patch > 1 else fold_batch_norm(whole.eval())
-        stages: Any = cut_network(whole, spec, depths, pooled)
-        self.network = stages.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self._mean = torch.tensor(spec.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(spec.std, device=self.device).view(1, 3, 1, 1)
+        self.stages = cut_network(whole, spec, depths, pooled)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
 
-    @torch.inference_mode()
-    def forward(self, images: NDArray[np.uint8]) -> tuple[list[Tensor], Tensor | None]:
-        """Features of a batch of images, float32 on the backbone's device.
+    def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Features of images.
 
         Parameters
         ----------
-        images : (n, side, side, 3) uint8 RGB
+        pixels : (n, side, side, 3) uint8 RGB
 
         Returns
         -------
@@ -267,19 +228,52 @@ class Backbone:
         pooled : (n, channels) or None
             The average-pooled last map, or the [CLS] token.
         """
-        chunks = [self._forward(images[start : start + self.chunk]) for start in range(0, len(images), self.chunk)]
-        stages = [torch.cat(stage) for stage in zip(*(maps for maps, _ in chunks), strict=True)]
-        pooled = [last for _, last in chunks if last is not None]
-        return stages, torch.cat(pooled) if pooled else None
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return self.stages(images.contiguous(memory_format=torch.channels_last))
 
-    def _forward(self, images: NDArray[np.uint8]) -> tuple[list[Tensor], Tensor | None]:
-        count = len(images)
-        pixels = torch.from_numpy(np.array(images))
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        pixels = pixels.permute(0, 3, 1, 2).float().div_(255)
-        if count < self.chunk:
-            pixels = nn.functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - count))
-        pixels = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        maps, pooled = self.network(pixels)
-        return [stage[:count].float() for stage in maps], None if pooled is None else pooled[:count].float()
+
+class FeatureNetwork(nn.Module):
+    """From pixels to features of some kinds, in one graph.
+
+    Parameters
+    ----------
+    kinds
+        Of those in `features.KINDS` that need a backbone.
+    weights, side
+        As for `Backbone`.
+    """
+
+    def __init__(
+        self, kinds: Sequence[str], spec: BackboneSpec, weights: Mapping[str, NDArray[Any]], side: int
+    ) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        self.backbone = Backbone(spec, weights, side, _depths(kinds), pooled=POOLED in kinds)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The features of each kind, in the order they were asked for, of (n, side, side, 3) uint8 pixels."""
+        found = _from_stages(self.kinds, *self.backbone(pixels))
+        return tuple(found[kind] for kind in self.kinds)
+
+
+def _depths(kinds: Sequence[str]) -> tuple[int, ...]:
+    return (0, 1, 2) if STAGES in kinds else (0, 1)
+
+
+def _from_stages(kinds: Sequence[str], stages: Sequence[Tensor], pooled: Tensor | None) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    if PATCHES in kinds:
+        found[PATCHES] = patch_features(stages[:2])
+    if STAGES in kinds:
+        found[STAGES] = patch_features(stages, reference=1)
+    if POOLED in kinds and pooled is not None:
+        found[POOLED] = pooled
+    return found
+
+
+def network_shapes(kinds: Sequence[str], spec: BackboneSpec, side: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each kind's features of one image; found without weights and without computing any."""
+    with torch.device("meta"), torch.inference_mode():
+        stages = cut_network(network(spec, side), spec, _depths(kinds), pooled=POOLED in kinds)
+        found = _from_stages(kinds, *stages.eval()(torch.empty(1, 3, side, side)))
+    return {kind: tuple(features.shape[1:]) for kind, features in found.items()}

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when they are used: actors and tasks do without statistics
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 RULES = ("conformal", "tolerance", "sigma")
 CONFIDENCE = 0.95  # of the tolerance bound
@@ -171,8 +171,8 @@ def promise(rule: str, rate: float, n: int) -> str:
     if rule == "sigma":
         return (
             f"the sigma rule promises no rate, and the {_percent(rate)} asked for play no part: mean + 3 standard "
-            f"deviations flags {_percent(stats.norm.sf(DEVIATIONS))} of good images if scores are normal and up to "
-            f"{_percent(1 / (1 + DEVIATIONS**2))} if not, and {_counted(n)} both moments are estimates"
+            f"deviations flags {_percent(scipy.stats.norm.sf(DEVIATIONS))} of good images if scores are normal and up "
+            f"to {_percent(1 / (1 + DEVIATIONS**2))} if not, and {_counted(n)} both moments are estimates"
         )
     if rule == "tolerance":
         return (
@@ -180,7 +180,7 @@ def promise(rule: str, rate: float, n: int) -> str:
             "confidence if their scores are normal, and nothing is promised if they are not"
         )
     k = rank(n, rate)
-    low, high = (_percent(share) for share in stats.beta.ppf([0.05, 0.95], n + 1 - k, k))
+    low, high = (_percent(share) for share in scipy.stats.beta.ppf([0.05, 0.95], n + 1 - k, k))
     if n < least_images(rule, rate):
         return (
             f"{_counted(n)} the least rate that can be promised is {_percent(1 / (n + 1))}, not {_percent(rate)} (that "
@@ -220,7 +220,7 @@ def control_fdr(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
     there = ~np.isnan(values)
     if there.any():
         # Conformal p-values are fractions, which often meet the level exactly but for rounding.
-        flagged[there] = stats.false_discovery_control(values[there], method="bh") <= rate * (1 + 1e-9)
+        flagged[there] = scipy.stats.false_discovery_control(values[there], method="bh") <= rate * (1 + 1e-9)
     return flagged
 
 
@@ -298,7 +298,7 @@ def drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
     shift, moved = _movement(batch, good)
     return Drift(
         n=len(batch),
-        ks_p_value=float(stats.ks_2samp(batch, good).pvalue),
+        ks_p_value=float(scipy.stats.ks_2samp(batch, good).pvalue),
         share_below=float((p_values(batch, good) < 0.05).mean()),
         median_shift=shift,
         moved=moved,
@@ -329,14 +329,14 @@ def _movement(batch: NDArray[np.float64], good: NDArray[np.float64]) -> tuple[fl
     shift = float((np.median(kept) - np.median(good_kept)) / deviation)
     rise = (np.quantile(batch, 0.25) - np.quantile(good, 0.25)) / deviation
     # The asymptotic test has the correction for ties, which the exact one lacks.
-    p_value = stats.mannwhitneyu(kept, good_kept, alternative="two-sided", method="asymptotic").pvalue
+    p_value = scipy.stats.mannwhitneyu(kept, good_kept, alternative="two-sided", method="asymptotic").pvalue
     return shift, bool(p_value < DRIFT_LEVEL and (rise > LEAST_SHIFT or shift < -LEAST_SHIFT))
 
 
 def _robust_deviation(scores: NDArray[np.float64]) -> float:
     """An estimate of the standard deviation of normal scores that outliers leave alone."""
     deviation = 1.4826 * np.median(np.abs(scores - np.median(scores)))
-    return float(deviation if deviation > 0 else stats.iqr(scores) / 1.349)
+    return float(deviation if deviation > 0 else scipy.stats.iqr(scores) / 1.349)
 
 
 def rank(n: int, rate: float) -> int:
@@ -352,7 +352,7 @@ def rank(n: int, rate: float) -> int:
 
 def _tolerance_factor(n: int, rate: float) -> float:
     """Standard deviations from the mean to the one-sided normal tolerance bound, by the noncentral t distribution."""
-    return float(stats.nct.ppf(CONFIDENCE, n - 1, stats.norm.isf(rate) * math.sqrt(n)) / math.sqrt(n))
+    return float(scipy.stats.nct.ppf(CONFIDENCE, n - 1, scipy.stats.norm.isf(rate) * math.sqrt(n)) / math.sqrt(n))
 
 
 def _check(rule: str, rate: float) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mvad import pipeline, results, storage
 from mvad.actors import SCORING_FAILED
-from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
+from mvad.backbones import describe
 from mvad.console import Reporter
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
@@ -29,6 +29,7 @@ from mvad.options import CompareOptions, FitOptions, RunOptions, as_json
 from mvad.record import EXIT_DONE, Result, RunRecord, exit_code, versions
 from mvad.resume import NO_MODEL
 from mvad.session import ray_session
+from mvad.specs import NO_BACKBONE, BackboneSpec
 from mvad.summary import MEAN
 from mvad.weights import Network
 

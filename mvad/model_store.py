@@ -15,10 +15,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.backbones import BackboneSpec
 from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.options import ImageSize
+from mvad.specs import BackboneSpec
 
 FORMAT = 2
 CALIBRATION = "calibration"  # the name of the array of calibration scores

@@ -19,8 +19,10 @@ MAP_FORMATS = ("overlay", "png16", "npy")
 MAP_CHOICES = ("all", "anomalous", "mistakes")
 RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
 FLIPS = ("none", "horizontal", "vertical", "both")
+ENGINES = ("auto", "onnx", "torch")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")
 EMBEDDINGS = ("pca", "tsne")
+PARTS = ("jobs", "peer", "algorithms", "forward", "plan", "growth")  # of a benchmark
 
 LAST_PORT = 65_535
 VARIANTS = 8  # of an image, beside itself
@@ -34,6 +36,13 @@ Address = Annotated[
 Weights = Annotated[
     str | None,
     Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
+]
+Engine = Annotated[
+    str,
+    Option(
+        help="What runs the backbone on CPUs: torch, onnx (about twice as fast; pip install 'mvad[onnx]'), or auto: "
+        "onnx where it is installed. On GPUs it is torch."
+    ),
 ]
 ScoreMethod = Annotated[
     str | None, Option(help="Score with the models of this method; needed where there are several.")
@@ -117,9 +126,10 @@ class CommonOptions(JobOptions):
         Option(help="At most this many images of a category and split, evenly spaced: for a quick try."),
     ] = None
     actors: Annotated[
-        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one a CPU core.")
+        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one every four CPU cores.")
     ] = None
     batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
+    engine: Engine = "auto"
     memory_limit: Annotated[
         str,
         Option(
@@ -133,6 +143,7 @@ class CommonOptions(JobOptions):
         super().__post_init__()
         for name, least in (("limit", 1), ("actors", 1), ("batch_size", 1)):
             _at_least(self, name, least)
+        _one_of("engine", self.engine, ENGINES)
         _one_of("layout", self.layout, LAYOUTS)
         _ = self.room
 
@@ -433,26 +444,40 @@ class BenchmarkOptions(JobOptions):
     backbones: Annotated[
         str, Option(help="Backbones, comma separated; all but the embedded one with random weights.")
     ] = "efficientnet_lite0"
+    engine: Engine = "auto"
     image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
     coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
     images: Annotated[int, Option(help="Images that are scored: the test images, over and over.")] = 2000
     repeats: Annotated[int, Option(help="Measurements of scoring, after a warm-up.")] = 3
     fit_repeats: Annotated[int, Option(help="Measurements of fitting, after a warm-up.")] = 3
-    peer: Annotated[bool, Option("--peer/--no-peer", help="Measure anomalib too; installed on first use.")] = True
-    peer_fit: Annotated[bool, Option("--peer-fit/--no-peer-fit", help="Measure its fit too, which may take long.")] = (
-        True
-    )
+    parts: Annotated[
+        str,
+        Option(
+            help="What is measured, comma separated: jobs (fit and score beside the floor), peer (anomalib, installed "
+            "on first use), algorithms, forward (ways of running the network), plan (needs jobs), growth."
+        ),
+    ] = "jobs,peer,algorithms,forward,plan"
+    peer_fit: Annotated[
+        bool, Option("--peer-fit/--no-peer-fit", help="Measure anomalib's fit too, which may take long.")
+    ] = True
     peer_folder: Annotated[str, Option(help="Where anomalib's environment is kept.")] = "~/.cache/mvad/anomalib"
-    growth: Annotated[
-        str | None, Option(help="Also a table of seconds and memory over these numbers of images, comma separated.")
-    ] = None
+    growth: Annotated[str, Option(help="Numbers of images, comma separated, of the table of seconds and memory.")] = (
+        "1000,2000,4000,8000,16000"
+    )
     memory_limit: Annotated[str, Option(help="Memory limit of that table's runs.")] = "2GiB"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("image_size", "images", "repeats", "fit_repeats"):
             _at_least(self, name, 1)
+        _one_of("engine", self.engine, ENGINES)
+        for part in self.part_names:
+            _one_of("parts", part, PARTS)
         _ = self.growth_sizes
+
+    @property
+    def part_names(self) -> list[str]:
+        return [name.strip() for name in self.parts.split(",") if name.strip()]
 
     @property
     def backbone_names(self) -> list[str]:
@@ -461,7 +486,7 @@ class BenchmarkOptions(JobOptions):
     @property
     def growth_sizes(self) -> list[int]:
         try:
-            return [int(word) for word in (self.growth or "").split(",") if word.strip()]
+            return [int(word) for word in self.growth.split(",") if word.strip()]
         except ValueError:
             raise UsageError(f"--growth {self.growth!r} is not a list of numbers such as 1000,2000.") from None
 
@@ -476,6 +501,7 @@ class PlanOptions(JobOptions):
     data: Annotated[str | None, Option(help="Images to measure with; default: the generated sample.")] = None
     backbone: Annotated[str, Option(help="The backbone to measure with.")] = "efficientnet_lite0"
     weights: Annotated[str | None, Option(help="A copy of its weights.")] = None
+    engine: Engine = "auto"
     image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
     coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
     gpu_speedup: Annotated[
@@ -486,6 +512,7 @@ class PlanOptions(JobOptions):
         super().__post_init__()
         for name, least in (("images", 1), ("gpus", 0), ("cores", 1), ("image_size", 32)):
             _at_least(self, name, least)
+        _one_of("engine", self.engine, ENGINES)
         if self.gpu_speedup <= 0:
             raise UsageError(f"--gpu-speedup {self.gpu_speedup} is not above 0.")
 
@@ -500,6 +527,7 @@ class ServeOptions(ImageOptions):
     ] = "127.0.0.1"
     port: Annotated[int, Option(help="Port to listen on; 0: any that is free.")] = 8000
     weights: Weights = None
+    engine: Engine = "auto"
     false_alarm_rate: FalseAlarmRate = 0.01
     threshold_rule: ThresholdRule = None
     max_upload: Annotated[str, Option(help="The most that one request may upload.")] = "32MB"
@@ -515,6 +543,7 @@ class ServeOptions(ImageOptions):
             _at_least(self, name, least)
         if self.port > LAST_PORT:
             raise UsageError(f"--port {self.port} is no port; the greatest is {LAST_PORT}.")
+        _one_of("engine", self.engine, ENGINES)
         _ = self.judging
         for name in ("max_upload", "memory_limit"):
             if not parse_bytes(getattr(self, name)):

@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 from mvad import calibration, results, resume, storage
 from mvad.actors import Extractor, Scorer
-from mvad.backbones import NO_BACKBONE, BackboneSpec, describe
+from mvad.backbones import describe
 from mvad.broadcast import Broadcast
 from mvad.collect import collect
 from mvad.console import Reporter, Stage
 from mvad.detectors import Detector, find_method
+from mvad.engines import feature_shapes, pack
 from mvad.errors import UsageError
-from mvad.features import feature_shapes
 from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
 from mvad.manifest import Manifest, read_manifest
@@ -49,6 +49,7 @@ from mvad.results import Destination, ScoredBy, WriteResults, write_rows
 from mvad.session import Pool, actor_pool, ray_session
 from mvad.shards import Shards, most_images, thin
 from mvad.shots import TrainingSet
+from mvad.specs import NO_BACKBONE, BackboneSpec
 from mvad.summary import summarise
 from mvad.weights import Network
 
@@ -370,7 +371,8 @@ def extracted(
     shapes
         Of an image's features, by the kinds that are wanted: `features.feature_shapes`.
     """
-    constructor = {"shapes": shapes, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
+    package = ray.put(pack(list(shapes), network, size, options.engine, pool.gpus))
+    constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
     dataset = decoded_images(images, size, options, pool, flips).map_batches(
         Extractor,
         batch_size=options.room.batch_size(options.batch_size, shapes),
@@ -431,16 +433,16 @@ def score_entries(
                 continue
             pool = actor_pool(options.actors, len(chosen))
             # The references are kept until the end of the run: Ray may drop what nobody refers to.
-            weights = ray.put(networks[spec].weights)
+            kinds = sorted({find_method(model.method).feature for own in group.values() for model in own.values()})
+            package = ray.put(pack(kinds, networks[spec], size, options.engine, pool.gpus))
             broadcast = Broadcast({model.model_id: model for own in group.values() for model in own.values()}.values())
-            constructor = {"spec": spec, "weights": weights, "size": size, "models": {**group}, "broadcast": broadcast}
+            constructor = {"package": package, "threads": pool.threads, "models": {**group}, "broadcast": broadcast}
             map_above = {
                 (entry, name): _map_above(options.maps, judges[entry, name])
                 for entry, own in group.items()
                 for name in own
             }
             constructor |= {"map_above": map_above, "keep_going": keep_going}
-            kinds = sorted({find_method(model.method).feature for own in group.values() for model in own.values()})
             batch_size = options.room.batch_size(options.batch_size, feature_shapes(kinds, spec, size))
             destinations = {
                 entry: Destination(

@@ -15,22 +15,24 @@ import torch
 from mvad import storage
 from mvad.backbones import describe
 from mvad.detectors import PatchCore
-from mvad.features import FeatureExtractor
+from mvad.engines import pack
+from mvad.features import PATCHES
 from mvad.generate import sample
 from mvad.images import load_image
 from mvad.manifest import evenly_spaced, read_manifest
 from mvad.options import CommonOptions, ImageSize, PlanOptions
-from mvad.weights import load_weights
+from mvad.weights import Network
 
 ROW_BYTES = 200  # of a result row in Parquet, without a map
 MEASURED = 24  # images
 
 
 class Stages(NamedTuple):
-    """Seconds that an image takes of one core: decoding, and the forward pass."""
+    """Seconds that an image takes of one core: decoding, the forward pass, and the search of the bank."""
 
     decode: float
     forward: float
+    search: float
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Costs:
     moved_bytes: float
 
     @classmethod
-    def of_stages(cls, stages: Stages, search: float, uris: Sequence[str], side: int) -> Costs:
+    def of_stages(cls, stages: Stages, uris: Sequence[str], side: int) -> Costs:
+        """For images like these, brought to squares of this side."""
         size = float(np.mean([len(storage.read_bytes(uri, limit=1 << 32)) for uri in uris]))
-        return cls(stages.decode, stages.forward, search, size, 3.0 * side * side)
+        return cls(*stages, file_bytes=size, moved_bytes=3.0 * side * side)
 
 
 class Plan(NamedTuple):
@@ -121,17 +124,18 @@ def measure(options: PlanOptions) -> Costs:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            extract = FeatureExtractor(["patches"], spec, load_weights(spec, options.weights), size, device)
+            network = Network.load(spec, options.weights)
+            extract = pack([PATCHES], network, size, options.engine, device == "cuda").open(device)
             decoding, pixels = _timed(lambda: [load_image(uri, size, 10**9)[0] for uri in uris])
             extract(np.stack(pixels[:2]))
-            forward, features = _timed(lambda: extract(np.stack(pixels))["patches"])
+            forward, features = _timed(lambda: extract(np.stack(pixels))[PATCHES])
             detector = PatchCore(options.coreset_ratio).fit(features)
             detector.image_scores(features[:2])
             search, _ = _timed(lambda: detector.image_scores(features))
         finally:
             torch.set_num_threads(threads)
-        stages = Stages(decoding / len(uris), forward / len(uris))
-        return Costs.of_stages(stages, search / len(uris), uris, size.crop)
+        stages = Stages(*(seconds / len(uris) for seconds in (decoding, forward, search)))
+        return Costs.of_stages(stages, uris, size.crop)
 
 
 def _timed(work: Any) -> tuple[float, Any]:

@@ -16,8 +16,8 @@ from mvad.actors import score_held_out
 from mvad.collect import CategoryFeatures, collect
 from mvad.console import Reporter
 from mvad.detectors import find_method
+from mvad.engines import feature_shapes
 from mvad.errors import UsageError
-from mvad.features import feature_shapes
 from mvad.manifest import read_manifest
 from mvad.options import FalseAlarmOptions
 from mvad.session import Pool, actor_pool, ray_session

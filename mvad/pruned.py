@@ -1,10 +1,10 @@
 """Exact nearest neighbours in a memory bank, most of which is never looked at.
 
-The distance of two points along a few orthogonal axes is at most the distance they have. So a vector of the bank whose
-distance from a query along `AXES` principal axes is above the distance of any one vector in all dimensions is not the
-nearest, and only the others are compared in full. Which vector to begin with is guessed along the same axes, on a CPU by
-an inverted file whose cells are centred on the first vectors that greedy chose, which cover the bank. A guess never
-decides: it gives a bound, and what the bound leaves open is settled in double precision.
+The distance of two points along a few orthogonal axes is at most the distance they have. So a vector of the bank that
+is farther from a query along `AXES` principal axes than any one vector is in all dimensions is not the nearest, and
+only the others are compared in full. Which vector to begin with is guessed along the same axes, on a CPU by an inverted
+file whose cells are centred on the first vectors that greedy chose, which cover the bank. A guess never decides: it
+gives a bound, and what the bound leaves open is settled in double precision.
 """
 
 from __future__ import annotations

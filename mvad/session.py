@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -25,10 +26,14 @@ _ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
 TASK_CPUS = 0.1  # that a task claims which decodes or writes; how many run at once is limited by their number
 ACTOR_GPU, TASK_GPU = 0.6, 0.4  # one actor a GPU, never two, and room for a fit beside it
 LEAST_IMAGES = 8  # an actor: it takes seconds to start
+MOST_THREADS = 4  # of an actor: with more, they would wait for each other in Python
 
 
 class Pool(NamedTuple):
     """The actors that run a backbone: how many, what each claims of Ray's resources, and tasks beside them.
+
+    A CPU actor works with several ``threads``, each on images of its own: what an actor takes to start and to hold, a
+    second of a core and half a gigabyte, is there once for all of them.
 
     A task that fits a detector has ``share``. It runs beside an actor, even on the same GPU: where actors held all of
     them until their last image, they and a driver that waits for a fit before it takes more images would wait for ever.
@@ -38,6 +43,12 @@ class Pool(NamedTuple):
     claim: dict[str, float]
     share: dict[str, float]
     tasks: int = 1
+    threads: int = 1
+
+    @property
+    def gpus(self) -> bool:
+        """Whether the actors have GPUs."""
+        return "num_gpus" in self.claim
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -73,7 +84,7 @@ def ray_session(
     # Ray's core listens on every interface; Ray that we start asks whoever connects for the token in this user's home.
     start = {"address": existing} if existing else _ALONE
     try:
-        with _core_muted():
+        with core_muted():
             ray.init(**start, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"no Ray cluster at {existing!r} ({error}); see --address.") from error
@@ -95,7 +106,7 @@ def _share(cpus: float, nodes: Collection[float]) -> float:
 
 
 @contextmanager
-def _core_muted() -> Iterator[None]:
+def core_muted() -> Iterator[None]:
     """Drop what Ray's core, which is no Python, writes to standard error while it starts; exceptions come as ever."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -120,7 +131,7 @@ def _quieten() -> None:
 
 
 def actor_pool(actors: int | None, images: int) -> Pool:
-    """One actor a GPU, or as many one-thread actors as there are CPU cores; fewer for a handful of images.
+    """One actor a GPU, or as many threads in actors as there are CPU cores; fewer for a handful of images.
 
     CPU actors together claim at most half of Ray's CPUs, however many they are, and the share of each is such that no
     number of them fills a node: what is left is for decoding, without which they would wait for images for ever, even
@@ -139,9 +150,12 @@ def actor_pool(actors: int | None, images: int) -> Pool:
             raise UsageError(f"--actors {actors} is more than the {gpus} GPUs of the cluster; each actor needs one.")
         # Without a word on CPUs, Ray Data claims one for each actor: with no more CPUs than GPUs, nothing would decode.
         count, claim, share = actors or gpus, {"num_gpus": ACTOR_GPU, "num_cpus": 0.0}, {"num_gpus": TASK_GPU}
+        threads = 1
     else:
-        count = actors or max(1, int(cpus))
-        nodes = {node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
-        claim = share = {"num_cpus": _share(cpus / count, nodes - {0.0})}
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        count = actors or max(1, sum(math.ceil(int(node) / MOST_THREADS) for node in nodes))
+        threads = min(MOST_THREADS, max(1, int(cpus) // count))
+        part = _share(cpus / (count * threads), {*nodes} - {0.0})
+        claim, share = {"num_cpus": round(threads * part, 3)}, {"num_cpus": part}
     count = min(count, max(1, images // LEAST_IMAGES))
-    return Pool(count, claim, share, max(1, int(cpus)))
+    return Pool(count, claim, share, max(1, int(cpus)), threads)

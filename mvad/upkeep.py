@@ -14,13 +14,12 @@ import ray
 
 from mvad import pipeline, storage
 from mvad.actors import Extension, extend_detector
-from mvad.backbones import BackboneSpec
 from mvad.calibration import fold_splits
 from mvad.collect import CategoryFeatures, collect
 from mvad.console import Reporter
 from mvad.detectors import METHODS, State
+from mvad.engines import feature_shapes
 from mvad.errors import UsageError
-from mvad.features import feature_shapes
 from mvad.manifest import evenly_spaced, read_manifest
 from mvad.metrics import image_metrics
 from mvad.model_store import (
@@ -35,6 +34,7 @@ from mvad.model_store import (
 from mvad.options import ImageSize, UpdateOptions
 from mvad.record import Result, exit_code, versions
 from mvad.session import Pool, actor_pool, ray_session
+from mvad.specs import BackboneSpec
 from mvad.weights import Network
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -20,8 +21,9 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.backbones import EMBEDDED, NO_BACKBONE, BackboneSpec, network, timm_name
+from mvad.backbones import network, timm_name
 from mvad.errors import UsageError
+from mvad.specs import EMBEDDED, NO_BACKBONE, BackboneSpec
 
 Weights = dict[str, NDArray[Any]]
 
@@ -113,11 +115,12 @@ def _download(spec: BackboneSpec) -> tuple[str, Weights]:
     ) from cause
 
 
-class Network(NamedTuple):
-    """A backbone with its weights, read once by the driver for all actors."""
+@dataclass(frozen=True)
+class Network:
+    """A backbone with its weights, read once by the driver for all actors; equal to others with the same weights."""
 
     spec: BackboneSpec
-    weights: Weights
+    weights: Weights = field(compare=False, repr=False)
     sha256: str
 
     @classmethod

@@ -28,6 +28,14 @@ def random_weights(name, path, seed=0):
     return state
 
 
+def run(backbone, images):
+    """The stages and pooled features of images, one by one."""
+    with torch.inference_mode():
+        found = [backbone(torch.from_numpy(image[None])) for image in images]
+    maps = [torch.cat(stage) for stage in zip(*(stages for stages, _ in found), strict=True)]
+    return maps, None if found[0][1] is None else torch.cat([pooled for _, pooled in found])
+
+
 @pytest.fixture(scope="module")
 def embedded():
     spec = describe("efficientnet_lite0")
@@ -36,7 +44,7 @@ def embedded():
 
 def test_embedded_weights_see_what_imagenet_taught(embedded, images):
     """The packaged tensors, mapped by order, must give the network its package means, not noise."""
-    (shallow, deep), pooled = embedded.forward(images)
+    (shallow, deep), pooled = run(embedded, images)
     assert pooled is None
     assert shallow.shape == (5, 40, 8, 8)
     assert deep.shape == (5, 112, 4, 4)
@@ -63,7 +71,7 @@ def test_resnet50_stages_are_torchvisions(tmp_path, images, suffix):
     path = tmp_path / f"own{suffix}"
     state = random_weights("resnet50", path)
     spec = describe("resnet50")
-    (shallow, deep), pooled = Backbone(spec, load_weights(spec, str(path)), 64, pooled=True).forward(images[:2])
+    (shallow, deep), pooled = run(Backbone(spec, load_weights(spec, str(path)), 64, pooled=True), images[:2])
     assert shallow.shape == (2, 512, 8, 8)
     assert deep.shape == (2, 1024, 4, 4)
     network = torchvision.models.resnet50(weights=None).eval()
@@ -82,7 +90,7 @@ def test_wide_resnet50(tmp_path, images):
     path = tmp_path / "wide.safetensors"
     random_weights("wide_resnet50_2", path)
     spec = describe("wide_resnet50_2")
-    shapes = [tuple(stage.shape) for stage in Backbone(spec, load_weights(spec, str(path)), 64).forward(images[:1])[0]]
+    shapes = [tuple(stage.shape) for stage in run(Backbone(spec, load_weights(spec, str(path)), 64), images[:1])[0]]
     assert shapes == [(1, 512, 8, 8), (1, 1024, 4, 4)]
 
 
@@ -90,23 +98,12 @@ def test_nothing_is_computed_beyond_the_deepest_stage(embedded, tmp_path):
     path = tmp_path / "own.safetensors"
     random_weights("resnet50", path)
     spec = describe("resnet50")
-    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path)), 64).network.named_parameters()]
+    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path)), 64).named_parameters()]
     assert any("layer3" in name for name in names)
     assert not any("layer4" in name or "fc" in name for name in names)
-    kept = [name for name, _ in embedded.network.named_parameters()]
+    kept = [name for name, _ in embedded.named_parameters()]
     assert any("blocks.4" in name for name in kept)
     assert not any("blocks.5" in name or "classifier" in name for name in kept)
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 32])
-def test_company_in_a_batch_changes_nothing(embedded, images, monkeypatch, chunk):
-    """Exactly on a CPU; the last chunk is filled up, so its images get the same shape as all others."""
-    monkeypatch.setattr(embedded, "chunk", chunk)
-    torch.set_num_threads(1)
-    together = embedded.forward(images)[0]
-    for number in range(len(images)):
-        for stage, whole in zip(embedded.forward(images[number : number + 1])[0], together, strict=True):
-            assert torch.equal(stage[0], whole[number])
 
 
 def arrays(spec):
@@ -129,11 +126,11 @@ def arrays(spec):
 def test_networks_by_name(images, name, side, grids, pooled):
     spec = describe(name)
     pixels = np.resize(images[:2], (2, side, side, 3))
-    maps, last = Backbone(spec, arrays(spec), side, depths=(0, 1, 2), pooled=True).forward(pixels)
+    maps, last = run(Backbone(spec, arrays(spec), side, depths=(0, 1, 2), pooled=True), pixels)
     assert [tuple(stage.shape[2:]) for stage in maps] == grids
     assert last.shape == (2, pooled)
     # What is wanted beside a stage changes nothing in it.
-    alone, none = Backbone(spec, arrays(spec), side, depths=(0, 1)).forward(pixels)
+    alone, none = run(Backbone(spec, arrays(spec), side, depths=(0, 1)), pixels)
     assert none is None
     for one, two in zip(alone, maps[:2], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
@@ -146,7 +143,7 @@ def test_tokens_lie_where_their_patches_are():
     dark = np.zeros((1, 64, 64, 3), np.uint8)
     bright = dark.copy()
     bright[0, 16:32, 48:64] = 255
-    change = (network.forward(bright)[0][0] - network.forward(dark)[0][0])[0].norm(dim=0)
+    change = (run(network, bright)[0][0] - run(network, dark)[0][0])[0].norm(dim=0)
     assert np.unravel_index(int(change.argmax()), (4, 4)) == (1, 3)
 
 
@@ -154,7 +151,7 @@ def test_cls_token_is_torchvisions(images):
     spec = describe("vit_b_16")
     weights = arrays(spec)
     pixels = np.resize(images[:1], (1, 224, 224, 3))
-    _, pooled = Backbone(spec, weights, 224, pooled=True).forward(pixels)
+    _, pooled = run(Backbone(spec, weights, 224, pooled=True), pixels)
     whole = torchvision.models.vit_b_16(weights=None).eval()
     whole.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     whole.heads = torch.nn.Identity()

@@ -33,6 +33,7 @@ from mvad.demo.catalogue import Offer, read_catalogue
 from mvad.demo.guard import HEADERS
 from mvad.demo.pictures import LONGEST, map_picture, shown_size
 from mvad.demo.uploads import Limits
+from mvad.engines import pack
 from mvad.errors import UsageError
 from mvad.options import ServeOptions
 from mvad.overlays import MIDDLE
@@ -56,14 +57,15 @@ def catalogue(folder):
 
 
 @pytest.fixture(scope="module")
-def weights():
+def packages(catalogue):
     network = Network.load(describe(EMBEDDED["backbone"]), None)
-    return {network.spec: network.weights}
+    (group,) = {offer.group for offer in catalogue.values()}
+    return {group: pack(["patches"], network, group[1], "auto")}
 
 
 @pytest.fixture(scope="module")
-def bench(catalogue, weights):
-    return Bench(catalogue, weights, ROOM)
+def bench(catalogue, packages):
+    return Bench(catalogue, packages, ROOM)
 
 
 def application(bench):
@@ -336,21 +338,21 @@ def test_a_map_is_warm_just_where_its_image_is_flagged(catalogue, rows, monkeypa
     map_picture(grid, 1.0, Offer(offer.model, ScoredBy("id")), 96, 96)  # not calibrated
 
 
-def test_the_bench_holds_what_memory_allows(catalogue, weights, bench):
+def test_the_bench_holds_what_memory_allows(catalogue, packages, bench):
     (size,) = {offer.model.size for offer in catalogue.values()}
     black = {size: np.zeros((size.crop, size.crop, 3), np.uint8)}
-    small = Bench(catalogue, weights, 1)  # room for none: one is held all the same
+    small = Bench(catalogue, packages, 1)  # room for none: one is held all the same
     (finding,) = small.score([Sample(black, None)])
     assert finding.scores == bench.score([Sample(black, None)])[0].scores
     assert small.shelf.categories == ["beta"]
     assert bench.shelf.categories == ["alpha", "beta"]
 
 
-def test_a_damaged_model_is_named(base_run, weights, tmp_path, caplog):
+def test_a_damaged_model_is_named(base_run, packages, tmp_path, caplog):
     shutil.copytree(base_run[0] / "models", tmp_path / "models")
     (tmp_path / "models/patchcore/alpha/bank.npy").write_bytes(b"x")
     damaged = read_catalogue(str(tmp_path / "models"), ServeOptions())
-    client = TestClient(application(Bench(damaged, weights, ROOM)))
+    client = TestClient(application(Bench(damaged, packages, ROOM)))
     answer = post(client, ("a.png", GOOD), category="alpha")
     assert answer.status_code == 503
     assert "is damaged" in answer.json()["error"]

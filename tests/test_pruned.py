@@ -3,10 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_farthest import KINDS, example
 
 from mvad.neighbours import MemoryBank
 from mvad.pruned import PrunedSearch, principal_axes
-from test_farthest import KINDS, example
 
 
 @pytest.fixture(autouse=True)

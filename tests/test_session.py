@@ -12,19 +12,30 @@ def resources(monkeypatch, **found):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "asked", "actors"), [(1, None, 1), (2, None, 2), (64, None, 64), (4, 2, 2), (2, 6, 6)]
+    ("cpus", "asked", "actors", "threads"),
+    [
+        (1, None, 1, 1),
+        (2, None, 1, 2),
+        (6, None, 2, 3),
+        (64, None, 16, 4),
+        (64, 1, 1, 4),
+        (4, 2, 2, 2),
+        (2, 6, 6, 1),
+    ],
 )
-def test_cpu_actors_leave_half_of_the_cpus_for_decoding(monkeypatch, cpus, asked, actors):
+def test_cpu_actors_leave_half_of_the_cpus_for_decoding(monkeypatch, cpus, asked, actors, threads):
     resources(monkeypatch, CPU=float(cpus))
     pool = actor_pool(asked, images=10_000)
-    assert pool.actors == actors
+    assert (pool.actors, pool.threads) == (actors, threads)
+    assert not pool.gpus
     assert 0 < pool.actors * pool.claim["num_cpus"] <= cpus / 2 + 0.01
 
 
 def test_one_actor_a_gpu(monkeypatch):
     resources(monkeypatch, CPU=96.0, GPU=8.0)
     pool = actor_pool(None, images=10_000)
-    assert pool.actors == 8
+    assert (pool.actors, pool.threads) == (8, 1)
+    assert pool.gpus
     assert 2 * pool.claim["num_gpus"] > 1  # two never share one
     assert pool.claim["num_cpus"] == 0  # Ray Data's default of one would leave none to decode with, where there are few
     assert pool.claim["num_gpus"] + pool.share["num_gpus"] <= 1  # a fit runs beside an actor
@@ -37,6 +48,14 @@ def test_no_actors_for_nothing(monkeypatch):
     resources(monkeypatch, CPU=64.0)
     assert actor_pool(None, images=5).actors == 1
     assert actor_pool(None, images=80).actors == 10
+
+
+def test_every_node_has_actors(monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in (2.0, 2.0, 8.0)]
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 12.0})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    pool = actor_pool(None, images=10_000)
+    assert (pool.actors, pool.threads) == (4, 3)
 
 
 def test_ray_alone_asks_for_a_token(ray_local):

@@ -13,20 +13,19 @@ from conftest import paint
 from mvad.backbones import describe
 from mvad.calibration import folds, p_values
 from mvad.detectors import KNN, VAE, PatchCore
+from mvad.engines import pack
 from mvad.errors import UsageError
-from mvad.features import FeatureExtractor
 from mvad.images import load_image
 from mvad.options import FitOptions, ImageSize
 from mvad.results import read_scores
 from mvad.storage import to_uri
-from mvad.weights import load_weights
+from mvad.weights import Network
 
 SIZE = ImageSize(resize=64, crop=64)
 
 
 def test_each_calibration_score_is_of_a_model_that_never_saw_the_image(base_run, tiles):
-    spec = describe("efficientnet_lite0")
-    extract = FeatureExtractor(["patches"], spec, load_weights(spec), SIZE)
+    extract = pack(["patches"], Network.load(describe("efficientnet_lite0"), None), SIZE).open()
     images = sorted((tiles / "beta/train/good").iterdir())
     features = extract(np.stack([load_image(path.as_uri(), SIZE, 10**6)[0] for path in images]))["patches"]
     fold_of = folds(8, 5, 0)

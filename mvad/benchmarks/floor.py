@@ -1,57 +1,109 @@
-"""The floor: decoding and the forward pass alone, in as many processes of one thread as the job has actors."""
+"""What the work takes by itself, without Ray: in as many processes of one thread as the machine has cores.
+
+The floor is decoding and the forward pass of the truncated network, with nothing made of its maps; no job that looks at
+images can be faster on this machine. `Workers` measures it, and also all that scoring computes.
+"""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import NamedTuple
 
+import faiss
 import torch
+from torch import Tensor, nn
 
-from mvad.backbones import Backbone, BackboneSpec
+from mvad.detectors import METHODS, State
+from mvad.engines import FeatureExtractor, OnnxExtractor, Package, TorchExtractor, choose, onnx_graph
+from mvad.features import PATCHES
 from mvad.images import load_image
 from mvad.options import ImageSize
 from mvad.planning import Stages
-from mvad.weights import load_weights
+from mvad.weights import Network
 
 AT_ONCE = 8  # images a task
+MAX_PIXELS = 10**9
+MAPS = ("shallow", "deep")
+
+Opener = Callable[[], FeatureExtractor]
 
 
-_backbone: Backbone
-_size: ImageSize
+class _Maps(nn.Module):
+    def __init__(self, network: Network, side: int) -> None:
+        super().__init__()
+        from mvad.backbones import Backbone
+
+        self.backbone = Backbone(network.spec, network.weights, side)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.backbone(pixels)[0])
 
 
-def _start(spec: BackboneSpec, weights: str | None, size: ImageSize) -> None:
-    global _backbone, _size
+def floor_opener(network: Network, side: int, engine: str) -> Opener:
+    """What opens, in another process, an extractor of nothing but the maps of the truncated network."""
+    if choose(engine) == "onnx":
+        return functools.partial(OnnxExtractor, MAPS, onnx_graph(_Maps(network, side), side))
+    return functools.partial(_open_torch, network, side)
+
+
+def _open_torch(network: Network, side: int) -> TorchExtractor:
+    return TorchExtractor(MAPS, _Maps(network, side))
+
+
+def package_opener(package: Package) -> Opener:
+    """What opens a package in another process."""
+    return package.open
+
+
+class _Process(NamedTuple):
+    extract: FeatureExtractor
+    size: ImageSize
+    score: Callable[[Tensor], object] | None
+
+
+_process: _Process
+
+
+def _start(opener: Opener, size: ImageSize, model: tuple[str, State] | None) -> None:
+    global _process
     torch.set_num_threads(1)
-    _backbone, _size = Backbone(spec, load_weights(spec, weights), size.crop), size
+    faiss.omp_set_num_threads(1)
+    score = None if model is None else METHODS[model[0]].from_state(*model[1][:2]).image_scores
+    _process = _Process(opener(), size, score)
 
 
 def _work(uris: Sequence[str]) -> Stages:
-    found = [0.0, 0.0]
+    decode = forward = search = 0.0
     for uri in uris:
         started = time.perf_counter()
-        pixels, _, _ = load_image(uri, _size, 10**9)
+        pixels, _, _ = load_image(uri, _process.size, MAX_PIXELS)
         decoded = time.perf_counter()
-        _backbone.forward(pixels[None])
-        found[0] += decoded - started
-        found[1] += time.perf_counter() - decoded
-    return Stages(*found)
+        found = _process.extract(pixels[None])
+        extracted = time.perf_counter()
+        if _process.score is not None:
+            _process.score(found[PATCHES])
+        decode, forward = decode + decoded - started, forward + extracted - decoded
+        search += time.perf_counter() - extracted
+    return Stages(decode, forward, search)
 
 
-class Floor:
-    """Processes that decode and run the backbone, started once.
+class Workers:
+    """Processes that decode images, run a network, and with a model score them; they start with the first work.
 
     Parameters
     ----------
-    weights
-        As given to ``--weights``.
+    opener
+        Opens what each of them extracts with.
+    model
+        Method and state of a detector of patches; None: nothing is scored.
     """
 
-    def __init__(self, spec: BackboneSpec, weights: str | None, size: ImageSize, processes: int) -> None:
-        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (spec, weights, size))
-        self._processes = processes
+    def __init__(self, opener: Opener, size: ImageSize, processes: int, model: tuple[str, State] | None = None) -> None:
+        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (opener, size, model))
 
     def measure(self, uris: Sequence[str]) -> tuple[float, Stages]:
         """Seconds for all images, and what one takes of a core."""

@@ -27,6 +27,7 @@ def growth(
     split = np.array(own["split"].to_pylist())
     uris = np.array(own["uri"].to_pylist())
     common = {"backbone": options.backbone_names[0], "image_size": SIDE, "coreset_ratio": RATIO, "folds": 0}
+    common |= {"engine": options.engine}
     common |= {"memory_limit": options.memory_limit, "quiet": True, "new_run": True}
     rows: list[dict[str, Any]] = []
     for size in [min(sizes), *sizes]:  # the first is a warm-up

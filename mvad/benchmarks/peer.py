@@ -1,90 +1,85 @@
-"""Fit and score with anomalib's PatchCore, timed; run by the Python of anomalib's own environment, without mvad.
+"""anomalib on the same images, in an environment of its own."""
 
-One JSON object is read from standard input and one line of JSON written to standard output::
-
-    {"backbone": a timm model, "state": .pth file, "mean", "std", "layers", "side", "ratio", "threads",
-     "train": folder of good images or null, "bank": .npy file of a bank to use instead or null,
-     "score": folder of images to score, "repeats": how often}
-"""
+from __future__ import annotations
 
 import json
-import sys
-import tempfile
-import time
-import warnings
+import subprocess
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from anomalib.data import Folder
-from anomalib.engine import Engine
-from anomalib.models import Patchcore
-from anomalib.pre_processing import PreProcessor
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from mvad.backbones import timm_name
+from mvad.benchmarks.case import Case, ray_cpus
+from mvad.errors import UsageError
+from mvad.specs import EMBEDDED
+
+PEER = "anomalib==2.7.0"
+PEER_LAYERS = {EMBEDDED: ["blocks.2", "blocks.4"]}  # by backbone; ResNets have layer2 and layer3
 
 
-def build(given: dict) -> Patchcore:
-    """Its model with our weights and geometry, and nothing switched on that writes pictures or computes metrics."""
-    side = (given["side"], given["side"])
-    transform = Compose([Resize(side, antialias=True), Normalize(mean=given["mean"], std=given["std"])])
-    model = Patchcore(
-        backbone=given["backbone"],
-        pre_trained=False,
-        layers=given["layers"],
-        coreset_sampling_ratio=given["ratio"],
-        pre_processor=PreProcessor(transform=transform),
-        post_processor=False,
-        evaluator=False,
-        visualizer=False,
-    )
-    extractor = model.model.feature_extractor.feature_extractor
-    state = torch.load(given["state"], weights_only=True)
-    own = extractor.state_dict()
-    extractor.load_state_dict({name: state[name] for name in own if name in state})
-    return model
+def measure_peer(case: Case) -> dict[str, Any]:
+    """Scoring with our bank, and fitting its own if that was asked for; rates, seconds and AUROC.
+
+    Raises
+    ------
+    UsageError
+        It cannot be installed, or fails.
+    """
+    spec, options = case.spec, case.options
+    np.save(case.folder / "bank.npy", case.bank().vectors)
+    given = {
+        "backbone": timm_name(spec.name) if spec.name == EMBEDDED else spec.name,
+        "state": str(case.weights),
+        "mean": spec.mean,
+        "std": spec.std,
+        "layers": PEER_LAYERS.get(spec.name, ["layer2", "layer3"]),
+        "side": case.size.crop,
+        "ratio": options.coreset_ratio,
+        "threads": ray_cpus(),
+        "score": str(case.folder / "once" / case.category),
+    }
+    python = peer_python(Path(options.peer_folder).expanduser())
+    own_bank = {"train": None, "bank": str(case.folder / "bank.npy"), "repeats": options.repeats}
+    scored = _run(python, {**given, **own_bank})
+    found = {
+        "version": PEER,
+        "score_images_per_second": [len(case.labels) / seconds for seconds in scored["score_seconds"]],
+        "auroc_with_our_bank": case.auroc(_by_name(scored)),
+    }
+    if options.peer_fit:
+        fitted = _run(python, {**given, "train": str(case.good), "bank": None, "repeats": 0})
+        found["fit_seconds"] = fitted["fit_seconds"]
+        found["auroc"] = case.auroc(_by_name(fitted))
+    return found
 
 
-def main() -> None:
-    warnings.filterwarnings("ignore")
-    given = json.loads(sys.stdin.read())
-    torch.set_num_threads(given["threads"])
-    found: dict = {"versions": {"torch": torch.__version__}, "fit_seconds": None}
-    with tempfile.TemporaryDirectory() as scratch:
-        model, engine = (
-            build(given),
-            Engine(default_root_dir=scratch, logger=False, enable_progress_bar=False, enable_model_summary=False),
-        )
-        with torch.inference_mode():
-            for _ in range(3):
-                model.model.feature_extractor(torch.rand(4, 3, given["side"], given["side"]))
-        if given["train"]:
-            data = Folder(
-                name="benchmark",
-                normal_dir=given["train"],
-                train_batch_size=32,
-                num_workers=given["threads"],
-                val_split_mode="none",
-                test_split_mode="none",
-            )
-            data.setup()
-            started = time.perf_counter()
-            engine.fit(model=model, train_dataloaders=data.train_dataloader())
-            found["fit_seconds"] = time.perf_counter() - started
-        else:
-            model.model.memory_bank = torch.from_numpy(np.load(given["bank"]))
-        found["bank"] = len(model.model.memory_bank)
-        seconds = []
-        for _ in range(given["repeats"] + 1):  # the first is a warm-up
-            started = time.perf_counter()
-            predictions = engine.predict(model=model, data_path=given["score"], return_predictions=True)
-            seconds.append(time.perf_counter() - started)
-        found["score_seconds"] = seconds[1:] or seconds
-        found["scores"] = {
-            str(path): float(score)
-            for batch in predictions
-            for path, score in zip(batch.image_path, batch.pred_score.flatten(), strict=True)
-        }
-    sys.stdout.write(json.dumps(found) + "\n")
+def _by_name(found: dict[str, Any]) -> dict[str, float]:
+    return {Path(path).name: value for path, value in found["scores"].items()}
 
 
-if __name__ == "__main__":
-    main()
+def _run(python: Path, given: dict[str, Any]) -> dict[str, Any]:
+    script = Path(__file__).with_name("anomalib_process.py")
+    done = subprocess.run([python, script], input=json.dumps(given), text=True, capture_output=True)
+    if done.returncode:
+        raise UsageError(f"{PEER} failed: {done.stderr.strip().splitlines()[-1]}; leave peer out of --parts.")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def peer_python(folder: Path) -> Path:
+    """The Python of an environment with anomalib, which is made if it is not there.
+
+    It sees the packages of this environment behind its own, so that both sides run the same build of PyTorch.
+    """
+    python = folder / "bin/python"
+    if not (folder / "installed").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        done = subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], text=True, capture_output=True)
+        if done.returncode:
+            raise UsageError(f"{PEER} cannot be installed into {folder}: {done.stderr.strip().splitlines()[-1]}")
+        (folder / "installed").touch()
+    return python

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mvad.coreset import greedy_coreset, random_projection
+from mvad.detectors import PatchCore
 from mvad.farthest import farthest_patches
 from mvad.neighbours import MemoryBank
 from mvad.pruned import PrunedSearch
+from mvad.shards import KEPT_BEYOND
+from mvad.tensors import as_tensor
 
+PROJECTION = 128  # dimensions that coresets are chosen in
+SHARDS = (1, 4, 16)
 CENTRES = 300  # that plain greedy chooses: what it takes is the same for each
 
 
@@ -39,7 +46,7 @@ def _median(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def compare_coresets(features: Tensor, ratio: float, projection: int) -> dict[str, Any]:
+def compare_coresets(features: Tensor, ratio: float, projection: int = PROJECTION) -> dict[str, Any]:
     """The batched greedy coreset against plain greedy: seconds, the ratio, and whether they choose alike.
 
     Plain greedy is timed over its first choices, and what all would take follows from that.
@@ -55,8 +62,7 @@ def compare_coresets(features: Tensor, ratio: float, projection: int) -> dict[st
         "patches": len(points),
         "centres": size,
         "seconds": seconds,
-        "plain_seconds": each * size,
-        "ratio": each * size / seconds,
+        "other_seconds": each * size,
         "same_choices": f"{same} of {len(plain)}",
     }
 
@@ -73,7 +79,33 @@ def compare_searches(features: Tensor, bank: MemoryBank, repeats: int) -> dict[s
         "bank": len(bank),
         "patches": patches.shape[1],
         "seconds": pruned,
-        "full_seconds": full,
-        "ratio": full / pruned,
+        "other_seconds": full,
         "largest_difference": float((farthest_patches(search, few).distance.cpu() - exact).abs().max()),
     }
+
+
+def compare_shards(features: Tensor, test: Tensor, labels: Sequence[int], ratio: float) -> list[dict[str, Any]]:
+    """Banks merged from coresets of shards, as a memory limit makes them, against the exact coreset of all patches.
+
+    Returns
+    -------
+    A row a number of shards: the ``vectors`` of the bank, its ``radius`` (largest distance of a patch to the nearest of
+    them, in the projected space), the ``bound`` on it that the model records, and the image AUROC (``auroc``, None if
+    the labels are all alike).
+    """
+    patches = random_projection(features.flatten(0, 2), PROJECTION, 0)
+    rows = []
+    for count in (count for count in SHARDS if count <= len(features)):
+        detector = PatchCore(ratio)
+        if count == 1:
+            detector.fit(features)
+        else:
+            parts = features.split(math.ceil(len(features) / count))
+            size = max(1, round(ratio * len(patches)))
+            detector.fit_condensed([detector.condense(part, min(1.0, KEPT_BEYOND * ratio)) for part in parts], size)
+        bank = random_projection(as_tensor(detector.bank.vectors), PROJECTION, 0)
+        distances, _ = PrunedSearch(MemoryBank(bank.numpy())).nearest(patches)
+        row = {"shards": count, "vectors": len(bank), "radius": float(distances.max()), "bound": detector.coverage}
+        scores = [float(detector.image_scores(image[None])[0]) for image in test]
+        rows.append({**row, "auroc": float(roc_auc_score(labels, scores)) if len(set(labels)) > 1 else None})
+    return rows

@@ -61,7 +61,7 @@ def serving(models: str, **options: Any) -> Iterator[str]:
     report.line(f"models of {len(catalogue):,} categor{'y' if len(catalogue) == 1 else 'ies'}; starting")
     with (
         ray_session(chosen.address, say=report.line),
-        deployed(catalogue, networks, limits, parse_bytes(chosen.memory_limit), chosen.host, port),
+        deployed(catalogue, networks, chosen.engine, limits, parse_bytes(chosen.memory_limit), chosen.host, port),
     ):
         yield f"http://{_shown(chosen.host)}:{port}/"
 

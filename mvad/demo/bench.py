@@ -13,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.backbones import BackboneSpec
 from mvad.demo.catalogue import Catalogue, Group, Offer
 from mvad.detectors import METHODS, Detector
+from mvad.engines import Package
 from mvad.errors import UsageError
-from mvad.features import FeatureExtractor
 from mvad.model_store import read_arrays
 from mvad.options import ImageSize
-from mvad.weights import Weights
 
 NETWORKS = 4  # ready to run, at most; a folder of models has one as a rule
 
@@ -98,23 +96,18 @@ class Bench:
 
     Parameters
     ----------
-    weights
-        Of the backbones of all models.
+    packages
+        What extracts the features of each group of models.
     limit
         Bytes of models that are held ready.
     """
 
     def __init__(
-        self, catalogue: Catalogue, weights: Mapping[BackboneSpec, Weights], limit: int, device: str = "cpu"
+        self, catalogue: Catalogue, packages: Mapping[Group, Package], limit: int, device: str = "cpu"
     ) -> None:
-        self.catalogue, self.weights, self.device = catalogue, weights, device
+        self.catalogue = catalogue
         self.shelf = Shelf(catalogue, limit, device)
-        self._extractor = functools.lru_cache(maxsize=NETWORKS)(self._make_extractor)
-
-    def _make_extractor(self, group: Group) -> FeatureExtractor:
-        kinds = sorted({offer.feature for offer in self.catalogue.values() if offer.group == group})
-        spec, size = group
-        return FeatureExtractor(kinds, spec, self.weights[spec], size, self.device)
+        self._extractor = functools.lru_cache(maxsize=NETWORKS)(lambda group: packages[group].open(device))
 
     def score(self, samples: Sequence[Sample]) -> list[Finding]:
         """Score images; where a category is not given, it is guessed by `guess` among all."""

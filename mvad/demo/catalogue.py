@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from mvad.backbones import BackboneSpec
 from mvad.calibration import p_values
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
@@ -17,6 +16,7 @@ from mvad.options import ImageSize, ServeOptions
 from mvad.overlays import Scale
 from mvad.pipeline import judge_of
 from mvad.results import ScoredBy
+from mvad.specs import BackboneSpec
 from mvad.storage import to_uri
 
 Group = tuple[BackboneSpec, ImageSize]  # models that look at the same features
@@ -84,6 +84,11 @@ class Offer:
 
 
 Catalogue = Mapping[str, Offer]
+
+
+def kinds_of(catalogue: Catalogue, group: Group) -> list[str]:
+    """The kinds of features that the models of a group want."""
+    return sorted({offer.feature for offer in catalogue.values() if offer.group == group})
 
 
 def read_catalogue(folder: str, options: ServeOptions) -> dict[str, Offer]:

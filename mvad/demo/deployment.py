@@ -20,12 +20,13 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from mvad.backbones import BackboneSpec
 from mvad.demo.app import BusyError, demo_app
 from mvad.demo.bench import Bench, Finding, Sample
-from mvad.demo.catalogue import Catalogue
+from mvad.demo.catalogue import Catalogue, Group, kinds_of
 from mvad.demo.uploads import Limits
+from mvad.engines import pack
 from mvad.errors import UsageError
+from mvad.specs import BackboneSpec
 from mvad.weights import Network
 
 NAME = "mvad"
@@ -39,18 +40,18 @@ class Scoring:
 
     Parameters
     ----------
-    weights
-        References to the weights of each backbone.
+    packages
+        References to what extracts the features of each group of models.
     limit
         Bytes of models that are held ready.
     """
 
-    def __init__(self, catalogue: Catalogue, weights: Mapping[BackboneSpec, ray.ObjectRef], limit: int) -> None:
+    def __init__(self, catalogue: Catalogue, packages: Mapping[Group, ray.ObjectRef], limit: int) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.backends.cudnn.deterministic = True
         # One thread, as the actors of the other commands have: with more, sums are rounded differently.
         self.thread = ThreadPoolExecutor(1, initializer=_keep_to_one_thread)
-        self.bench = Bench(catalogue, {spec: ray.get(held) for spec, held in weights.items()}, limit, device)
+        self.bench = Bench(catalogue, {group: ray.get(held) for group, held in packages.items()}, limit, device)
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT)
     async def score(self, samples: Sequence[Sample]) -> list[Finding]:
@@ -83,14 +84,20 @@ def _keep_to_one_thread() -> None:
 
 @contextmanager
 def deployed(
-    catalogue: Catalogue, networks: Mapping[BackboneSpec, Network], limits: Limits, limit: int, host: str, port: int
+    catalogue: Catalogue,
+    networks: Mapping[BackboneSpec, Network],
+    engine: str,
+    limits: Limits,
+    limit: int,
+    host: str,
+    port: int,
 ) -> Iterator[None]:
     """Serve the demo by the Ray that is running while the context lasts; ``limit`` as for `Scoring`.
 
     Raises
     ------
     UsageError
-        That Ray serves something already, or what serves does not start.
+        That Ray serves something already, what serves does not start, or the engine cannot be used.
     """
     if _is_serving():
         raise UsageError("that Ray cluster serves something already; use another one, or none, for the demo.")
@@ -102,20 +109,23 @@ def deployed(
         "max_queued_requests": WAITING,
     }
     # The references are kept until the end: Ray may drop what nobody refers to.
-    weights = {spec: ray.put(network.weights) for spec, network in networks.items()}
+    packages = {
+        group: ray.put(pack(kinds_of(catalogue, group), networks[group[0]], group[1], engine, gpus > 0))
+        for group in dict.fromkeys(offer.group for offer in catalogue.values())
+    }
     scoring = serve.deployment(
         name="scoring", ray_actor_options=share, num_replicas=max(1, gpus), max_ongoing_requests=4 * BATCH, **common
     )(Scoring)
     front = serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=REQUESTS, **common)(
         serve.ingress()(Front)
     )
-    bound = front.bind(catalogue, limits, scoring.bind(catalogue, weights, limit))
+    bound = front.bind(catalogue, limits, scoring.bind(catalogue, packages, limit))
     try:
         _start(bound, host, port)
         yield
     finally:
         serve.shutdown()
-        del weights
+        del packages
 
 
 def _start(bound: serve.Application, host: str, port: int) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvad.backbones import NO_BACKBONE
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.training import seeded, split
+from mvad.specs import NO_BACKBONE
 
 WIDTHS = (3, 16, 32, 64, 128)
 LATENT = 16  # channels of the bottleneck

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.backbones import NO_BACKBONE, BackboneSpec
 from mvad.coreset import Condensed
 from mvad.options import FitOptions
+from mvad.specs import NO_BACKBONE, BackboneSpec
 
 
 class Scores(NamedTuple):

@@ -142,18 +142,27 @@ class PatchCore(Detector):
         ----------
         features : (n, height, width, channels) float32 on the detector's device
         """
-        grid = torch.stack([self.search.nearest(patches)[0] for patches in features.flatten(1, 2)])
-        return Scores(self.image_scores(features), grid.view(features.shape[:-1]).cpu().numpy())
+        images = features.flatten(1, 2)
+        found = [self.search.nearest(patches) for patches in images]
+        grid = np.stack([distances.cpu().numpy() for distances, _ in found]).reshape(features.shape[:-1])
+        patch = torch.from_numpy(grid.reshape(len(images), -1).argmax(axis=1)).to(images.device)
+        nearest = torch.stack([indices[own] for (_, indices), own in zip(found, patch, strict=True)])
+        return Scores(self._reweighted(images, grid.max(axis=(1, 2)), patch, nearest), grid)
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
-        patches = features.flatten(1, 2)
-        found = farthest_patches(self.search, patches)
-        scores = found.distance.cpu().numpy()
+        images = features.flatten(1, 2)
+        found = farthest_patches(self.search, images)
+        return self._reweighted(images, found.distance.cpu().numpy(), found.patch, found.nearest)
+
+    def _reweighted(
+        self, images: Tensor, distances: NDArray[np.float32], patch: Tensor, nearest: Tensor
+    ) -> NDArray[np.float32]:
+        """Scores of images from their farthest patches: the number, distance and nearest vector of each, (n,)."""
         # With m alone in the bank there is nothing to say about density.
         if self.reweight < 2 or len(self.bank) < 2:
-            return scores
-        farthest = patches[torch.arange(len(patches)), found.patch]
-        return (scores * self._weights(farthest, found.nearest)).astype(np.float32)
+            return distances
+        farthest = images[torch.arange(len(images)), patch]
+        return (distances * self._weights(farthest, nearest)).astype(np.float32)
 
     def _weights(self, patches: Tensor, nearest: Tensor) -> NDArray[np.float64]:
         """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.

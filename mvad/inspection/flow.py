@@ -17,14 +17,13 @@ import ray.data
 from numpy.typing import NDArray
 
 from mvad.actors import Extractor
-from mvad.backbones import BackboneSpec
 from mvad.collect import PREFIX
 from mvad.console import Stage
-from mvad.features import feature_shapes
+from mvad.engines import feature_shapes, pack
 from mvad.images import Batch
 from mvad.inspection.measure import measure_batch, photo_batch
 from mvad.memory import block_rows
-from mvad.options import ImageSize, InspectOptions
+from mvad.options import InspectOptions
 from mvad.pipeline import BLOCK_ROWS, BLOCK_ROWS_LEAST
 from mvad.session import Pool
 from mvad.weights import Network
@@ -36,10 +35,8 @@ KIND = "pooled"
 class Examiner(Extractor):
     """Actor: what was measured goes through, pixels become pooled features of length 1, projected at random."""
 
-    def __init__(
-        self, shapes: Mapping[str, Sequence[int]], spec: BackboneSpec, weights: ray.ObjectRef, size: ImageSize
-    ) -> None:
-        super().__init__(shapes, spec, weights, size)
+    def __init__(self, shapes: Mapping[str, Sequence[int]], package: ray.ObjectRef, threads: int) -> None:
+        super().__init__(shapes, package, threads)
         self.projection = projection(shapes[KIND][0])
 
     def __call__(self, batch: Batch) -> Batch:
@@ -72,7 +69,8 @@ def measured(
     dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
         shapes = feature_shapes([KIND], network.spec, options.size)
-        constructor = {"shapes": shapes, "spec": network.spec, "weights": ray.put(network.weights), "size": size}
+        package = ray.put(pack([KIND], network, options.size, options.engine, pool.gpus))
+        constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
         dataset = dataset.map_batches(
             Examiner,
             batch_size=options.room.batch_size(options.batch_size, shapes),

@@ -1,0 +1,114 @@
+"""The tables that a benchmark prints."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _table(*headers: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place else "left")
+    return table
+
+
+def show(console: Console, name: str, measured: dict[str, Any]) -> None:
+    """What was measured of one backbone."""
+    title = f"\n{name}, {measured['image_size']} pixels, --coreset-ratio {measured['coreset_ratio']}"
+    table = _table("what", "mvad", "other", "ratio", title=title)
+    for cells in [*_job_rows(measured), *_algorithm_rows(measured)]:
+        table.add_row(*cells)
+    console.print(table)
+    peer = measured.get("peer", {})
+    for what, value in (
+        ("image AUROC", measured.get("auroc")),
+        ("of anomalib with our bank", peer.get("auroc_with_our_bank")),
+        ("of anomalib with its own", peer.get("auroc")),
+    ):
+        if value is not None:
+            console.print(f"{what}: {value:.4f}")
+    if "ray_overhead" in measured:
+        console.print(f"what Ray adds to the flow: {measured['ray_overhead']:.1%} of the floor")
+    for row in measured.get("plan", []):
+        rates = [row[f"{what}_images_per_second"] for what in ("predicted", "measured")]
+        console.print("plan, {} cores: {:.1f} images/s; measured: {:.1f}".format(row["cores"], *rates))
+    if "peak_bytes" in measured:
+        memory = ", ".join(f"{what} {size / 2**20:.0f} MiB" for what, size in measured["peak_bytes"].items())
+        console.print(f"peak private memory: {memory}", soft_wrap=True)
+    if "shards" in measured:
+        _show_shards(console, measured["shards"])
+    if "forward" in measured:
+        table = _table("one image, one thread", "ms", "largest difference")
+        for row in measured["forward"]:
+            table.add_row(row["way"], f"{row['milliseconds']:.1f}", f"{row['difference']:.0e}")
+        console.print(table)
+
+
+def _job_rows(measured: dict[str, Any]) -> list[list[str]]:
+    peer, rows = measured.get("peer"), []
+    if "fit_seconds" in measured:
+        ours = statistics.median(measured["fit_seconds"])
+        if peer and "fit_seconds" in peer:
+            theirs = peer["fit_seconds"]
+            rows.append(["fit: anomalib", f"{ours:.1f} s", f"{theirs:,.1f} s", f"{theirs / ours:.1f}"])
+        else:
+            rows.append(["fit", f"{ours:.1f} s", "-", "-"])
+    if "score_images_per_second" not in measured:
+        return rows
+    rate = statistics.median(measured["score_images_per_second"])
+    if peer:
+        theirs = statistics.median(peer["score_images_per_second"])
+        rows.append(["score: anomalib, same bank", f"{rate:.1f}/s", f"{theirs:.1f}/s", f"{rate / theirs:.1f}"])
+    for what, ours_key, other_key, ratio_key in (
+        ("score: floor from its start", "score", "floor_from_its_start", "above_floor_from_its_start"),
+        ("score: floor, running", "score", "floor", "above_floor"),
+        ("score without starting: floor", "flow", "floor", "flow_above_floor"),
+    ):
+        if ratio_key in measured:
+            one, other = (statistics.median(measured[f"{key}_images_per_second"]) for key in (ours_key, other_key))
+            rows.append([what, f"{one:.1f}/s", f"{other:.1f}/s", f"{measured[ratio_key]:.2f} x its time"])
+    return rows
+
+
+def _algorithm_rows(measured: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for part, what, unit, scale in (
+        ("coreset", "coreset: plain greedy", "s", 1.0),
+        ("search", "search of an image: all patches, FAISS", "ms", 1e3),
+    ):
+        if part in measured:
+            ours, other = (measured[part][key] * scale for key in ("seconds", "other_seconds"))
+            rows.append([what, f"{ours:.1f} {unit}", f"{other:,.1f} {unit}", f"{other / ours:.1f}"])
+    return rows
+
+
+def _show_shards(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    table = _table("coreset", "vectors", "covering radius", "recorded bound", "image AUROC")
+    for row in rows:
+        auroc = "-" if row["auroc"] is None else f"{row['auroc']:.4f}"
+        cells = [f"{row['vectors']:,}", f"{row['radius']:.3f}", f"{row['bound']:.3f}", auroc]
+        table.add_row("exact" if row["shards"] == 1 else f"of {row['shards']} shards", *cells)
+    console.print(table)
+
+
+def show_growth(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Seconds and memory by number of images."""
+    headers = ("images", "fit s", "driver MiB", "actor MiB", "bank", "score s", "images/s", "driver MiB", "actor MiB")
+    table = _table(*headers)
+    for row in rows:
+        sizes = [f"{row[key] / 2**20:.0f}" for key in ("fit_driver", "fit_actor", "score_driver", "score_actor")]
+        table.add_row(
+            f"{row['images']:,}",
+            f"{row['fit_seconds']:.1f}",
+            *sizes[:2],
+            f"{row['bank']:,}",
+            f"{row['score_seconds']:.1f}",
+            f"{row['images'] / row['score_seconds']:.1f}",
+            *sizes[2:],
+        )
+    console.print(table)

@@ -1,0 +1,118 @@
+import importlib.util
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mvad import engines
+from mvad.backbones import describe, network
+from mvad.engines import OnnxPackage, TorchPackage, choose, feature_shapes, pack
+from mvad.errors import UsageError
+from mvad.features import KINDS
+from mvad.options import ImageSize
+from mvad.weights import Network
+
+SIZE = ImageSize(resize=64, crop=64)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return Network.load(describe("efficientnet_lite0"), None)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["torch", "onnx"])
+def extract(request, embedded, one_thread):
+    return pack(KINDS, embedded, SIZE, request.param).open()
+
+
+def random_network(name):
+    spec = describe(name)
+    torch.manual_seed(0)
+    return Network(spec, {key: value.numpy() for key, value in network(spec, 64).state_dict().items()}, "0")
+
+
+def test_kinds_and_their_shapes(extract, embedded, images):
+    found = extract(images)
+    assert set(found) == set(KINDS)
+    shapes = feature_shapes(KINDS, embedded.spec, SIZE)
+    assert {kind: tuple(values.shape[1:]) for kind, values in found.items()} == shapes
+    assert all(values.dtype == torch.float32 and len(values) == 5 for values in found.values())
+    assert shapes["pixels"] == (64, 64, 3)
+    assert shapes["patches"] == (8, 8, 152)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 32])
+def test_company_in_a_batch_changes_nothing(embedded, images, one_thread, chunk):
+    """Exactly on a CPU; the last chunk is filled up, so its images get the same shape as all others."""
+    extract = pack(["patches"], embedded, SIZE).open()
+    extract.chunk = chunk
+    together = extract(images)["patches"]
+    for number in range(len(images)):
+        assert torch.equal(extract(images[number : number + 1])["patches"][0], together[number])
+
+
+def test_company_changes_nothing_with_onnx(embedded, images):
+    extract = pack(["patches"], embedded, SIZE, "onnx").open()
+    together = extract(images)["patches"]
+    for number in range(len(images)):
+        assert torch.equal(extract(images[number : number + 1])["patches"][0], together[number])
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "timm:vit_tiny_patch16_224"])
+def test_engines_agree(name, embedded, images, one_thread):
+    own = embedded if name == "efficientnet_lite0" else random_network(name)
+    kinds = ["patches", "pooled"]
+    plain, fast = (pack(kinds, own, SIZE, engine).open()(images) for engine in ("torch", "onnx"))
+    for kind in kinds:
+        scale = plain[kind].abs().max().item()
+        torch.testing.assert_close(fast[kind], plain[kind], rtol=0, atol=1e-5 * scale)
+
+
+def test_packages_travel(embedded, images, one_thread):
+    for engine, kind in (("torch", TorchPackage), ("onnx", OnnxPackage)):
+        package = pack(["pooled"], embedded, SIZE, engine)
+        assert isinstance(package, kind)
+        again = pickle.loads(pickle.dumps(package)).open()
+        assert torch.equal(again(images)["pooled"], package.open()(images)["pooled"])
+
+
+def test_methods_that_look_at_pixels_need_no_engine(images):
+    nothing = Network(describe("none"), {}, "")
+    package = pack(["pixels"], nothing, SIZE, "onnx")
+    assert isinstance(package, TorchPackage)
+    np.testing.assert_allclose(package.open()(images)["pixels"], images / 255, rtol=1e-6)
+
+
+def test_which_engine(monkeypatch):
+    assert [choose(engine) for engine in ("auto", "torch", "onnx")] == ["onnx", "torch", "onnx"]
+    assert choose("auto", gpus=True) == "torch"
+    with pytest.raises(UsageError, match="this cluster has GPUs"):
+        choose("onnx", gpus=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose("auto") == "torch"
+    with pytest.raises(
+        UsageError, match=r"needs onnxruntime; install it on all nodes with: pip install 'mvad\[onnx\]'"
+    ):
+        choose("onnx")
+
+
+def test_a_network_that_cannot_be_exported(embedded, monkeypatch):
+    engines._onnx_package.cache_clear()
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: 1 / 0)
+    with pytest.raises(UsageError, match=r"cannot run on ONNX Runtime \(division by zero\); add --engine torch"):
+        pack(["patches"], embedded, SIZE, "onnx")
+    assert isinstance(pack(["patches"], embedded, SIZE, "auto"), TorchPackage)
