@@ -1,4 +1,4 @@
-"""Fitting to categories as their features arrive: on the driver, or in a task where a network is trained."""
+"""Fitting to categories as their features arrive: on the driver, or in tasks where a network is trained or GPUs are."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ class Fitter:
         while self._tasks and self._held_bytes() + size > self._room.bytes:
             self._take_one()
         shared = {}
-        for kind in {entry.method.feature for entry in self._entries if entry.method.trained or _folds(entry)}:
+        for kind in {entry.method.feature for entry in self._entries if self._in_task(entry) or _folds(entry)}:
             # The features move to the object store; what is kept here is a view of them.
             shared[kind] = ray.put(category.features[kind])
             category.features[kind] = ray.get(shared[kind])
         for kind in {entry.method.feature for entry in self._entries if entry.method.transfers}:
             self._samples[kind, category.name] = self._sample(category, kind)
-        # What trains runs in its own processes: it is started before this one is busy.
-        for entry in sorted(self._entries, key=lambda entry: not entry.method.trained):
+        # What runs in its own processes is started before this one is busy.
+        for entry in sorted(self._entries, key=lambda entry: not self._in_task(entry)):
             job = self._job(entry, category)
             fitted, kind = self.fitted[entry.name], entry.method.feature
             fitted.errors |= job.errors
@@ -153,7 +153,7 @@ class Fitter:
             else:
                 job.held_bytes = size
                 self._start(job, shared.get(kind))
-                if not entry.method.trained:
+                if not self._in_task(entry):
                     self._stage.busy_with(f"{job.title}: fitting to {job.n_images:,} images", passing=self._many)
                     self._fit_here(job, category.features[kind])
 
@@ -173,6 +173,10 @@ class Fitter:
                 self._fail(job, ValueError("it learns from other categories first, and there is none"))
         while self._tasks:
             self._take_one()
+
+    def _in_task(self, entry: Entry) -> bool:
+        """Whether a category is fitted to in a task: the driver may have neither a GPU nor cores to spare."""
+        return entry.method.trained or self._pool.gpus
 
     def _held_bytes(self) -> int:
         """Features that tasks still need."""
@@ -250,7 +254,7 @@ class Fitter:
     def _start(self, job: _Job, features: ray.ObjectRef | None, prior: ray.ObjectRef | None = None) -> None:
         """Start the tasks of a job: a fit to each fold's other images, and if a network is trained that to all."""
         options = job.entry.options
-        if job.entry.method.trained:
+        if self._in_task(job.entry):
             task = ray.remote(fit_detector).options(**self._pool.share).remote(options, features, job.rows, prior)
             self._tasks[task] = job, None
         if not _folds(job.entry) or job.n_images < LEAST_IMAGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -95,7 +96,7 @@ class Nodes:
     def submit(self, *job: Any) -> str:
         """Submit one of our jobs with this folder as its working directory; gives its id."""
         # The driver of a job does not have the variables of its node.
-        entrypoint = " ".join(["env", f"PYTHONPATH={ROOT}", sys.executable, *map(str, job)])
+        entrypoint = shlex.join(["env", f"PYTHONPATH={ROOT}", sys.executable, *map(str, job)])
         environment = {"working_dir": str(ROOT), "excludes": [".git", "tests"]}
         for _ in range(60):
             try:

@@ -8,14 +8,17 @@ import time
 from collections import Counter
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 import mvad
-from conftest import paint
-from mvad import results
+from conftest import EMBEDDED, paint
+from faulty_store import FAULTS, FaultyStore
+from mvad import results, storage
 from mvad.storage import to_uri
 from nodes import Nodes
 
@@ -61,7 +64,9 @@ def nodes():
         cluster.close()
 
 
-def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, base_run, tmp_path):
+def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, ray_local, tmp_path):
+    local = {"image_size": 64, "maps": "all", "folds": 0, "engine": "torch", **EMBEDDED}  # what GPUs take
+    mvad.run(str(tiles), str(tmp_path / "local"), **local)
     for name in ("gpu-1", "gpu-2"):  # GPUs by name alone: the actors hold them, find none, and compute on the CPU
         nodes.add(name, "--num-cpus=1", "--num-gpus=1")
     out = tmp_path / "out"
@@ -76,12 +81,18 @@ def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, base_
     assert status == JobStatus.SUCCEEDED, log
     assert (out / "_SUCCESS").exists()
     columns = ["image_id", "score", "patch_scores", "status"]
-    assert rows(out, columns).equals(rows(base_run[0], columns))
+    assert rows(out, columns).equals(rows(tmp_path / "local", columns))
 
 
-def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, base_run, tmp_path):
-    models = base_run[0] / "models"
-    expected = mvad.nightly(str(dump), str(models), str(tmp_path / "local"), DAY, actors=1, quiet=True)
+@pytest.fixture(scope="module")
+def night(dump, base_run, tmp_path_factory):
+    """The folder of models, and of a night that was scored here; and what came of it."""
+    models, out = base_run[0] / "models", tmp_path_factory.mktemp("local")
+    return models, out / f"date={DAY}", mvad.nightly(str(dump), str(models), str(out), DAY, actors=1, quiet=True)
+
+
+def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, night, tmp_path):
+    models, local, expected = night
     for name in ("cpu-1", "cpu-2"):
         nodes.add(name, "--num-cpus=2")
     out = tmp_path / "nights"
@@ -100,4 +111,41 @@ def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, base_run, tmp_p
     assert (out / f"date={DAY}" / "_SUCCESS").exists(), log
     found = rows(out / f"date={DAY}")
     assert len(found) == 2 * IMAGES + 1
-    assert found.equals(rows(tmp_path / "local" / f"date={DAY}"))
+    assert found.equals(rows(local))
+
+
+def test_a_night_in_a_store_that_fails_with_a_node_that_is_lost(nodes, dump, night):
+    models, local, expected = night
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    store = FaultyStore(*server.get_host_and_port())
+    options = f"endpoint_override=127.0.0.1:{store.port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+
+    def uri(path):
+        return f"s3://key:secret@plant/{path}?{options}"
+
+    try:
+        filesystem, _ = pafs.FileSystem.from_uri(uri("dump"))
+        filesystem.create_dir("plant")
+        for name, source in (("dump", dump), ("models", models)):
+            pafs.copy_files(str(source), f"plant/{name}", destination_filesystem=filesystem)
+        for name in ("cpu-1", "cpu-2"):
+            nodes.add(name, "--num-cpus=2")
+        store.rate = 0.1
+        where = ["--dump", uri("dump"), "--models", uri("models"), "--out", uri("nights")]
+        job = nodes.submit("jobs/nightly.py", *where, "--date", DAY, "--actors", "2", "--batch-size", "4")
+        scores = storage.join(uri("nights"), f"date={DAY}", "scores")
+        wait_until(lambda: len(storage.list_folder(scores)) > 1, "no rows")
+        scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
+        nodes.lose(scoring[-1])
+        status, log = nodes.outcome(job)
+        store.rate = 0.0
+        assert (status == JobStatus.SUCCEEDED) == (expected.exit_code == 0), log
+        assert set(store.injected) == set(FAULTS)
+        found = results.read_scores(storage.join(uri("nights"), f"date={DAY}"), SAME)
+        assert len(found) == len(set(found["image_id"].to_pylist())) == 2 * IMAGES + 1
+        changed = found.schema.get_field_index("error")  # which says where a file was looked for
+        assert found.remove_column(changed).equals(rows(local).remove_column(changed))
+    finally:
+        store.close()
+        server.stop()
