@@ -10,7 +10,7 @@ import ray
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.model_store import ModelInfo, read_arrays
+from mvad.model_store import ModelInfo, map_arrays, read_arrays
 
 STORE_SHARE = 0.4  # of a node's object store; images on their way need the rest
 SMALL = 4 << 20  # bytes of a model; such ones are read side by side, others one by one, for want of memory
@@ -20,8 +20,8 @@ class Broadcast:
     """The arrays of models, for actors on all nodes; keep it until the last of them has ended.
 
     Those that fit into `STORE_SHARE` of the smallest object store are put there, once: all actors of a node look at one
-    read-only copy. The others, of hundreds of categories say, are read from their folder by each actor that needs them,
-    so that memory does not grow with the number of models.
+    read-only copy. The others, of hundreds of categories or of one huge bank, stay in files, which actors look at as
+    they need them, so that memory grows neither with the number of models nor with their size.
 
     Raises
     ------
@@ -47,9 +47,9 @@ class Broadcast:
         return frozenset(self._references)
 
     def arrays(self, model: ModelInfo) -> dict[str, NDArray[Any]]:
-        """The arrays of a model's detector; UsageError if they are read here and damaged."""
+        """The arrays of a model's detector, read-only; UsageError if they are read here and damaged."""
         reference = self._references.get(model.model_id)
-        return read_arrays(model) if reference is None else ray.get(reference)
+        return map_arrays(model) if reference is None else ray.get(reference)
 
 
 def _put(model: ModelInfo) -> ray.ObjectRef:

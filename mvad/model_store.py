@@ -22,6 +22,7 @@ from mvad.specs import BackboneSpec
 
 FORMAT = 2
 CALIBRATION = "calibration"  # the name of the array of calibration scores
+HASHED_AT_ONCE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,34 @@ def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def map_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
+    """As `read_arrays`, but ``.npy`` files stay on disk and are looked at where they lie, however large they are.
+
+    Those of object storage are copied to a file of this machine first, which goes with the last who looks at it.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for file in model.files:
+        if file.endswith(".safetensors"):
+            arrays |= safetensors.numpy.load(_read_checked(model, file))
+        elif file != f"{CALIBRATION}.npy":
+            arrays[file.removesuffix(".npy")] = _map_array(model, file)
+    return arrays
+
+
+def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
+    place = storage.join(model.uri, file)
+    try:
+        with storage.local_copy(place) as path:
+            with open(path, "rb") as stream:
+                digest = hashlib.sha256()
+                while part := stream.read(HASHED_AT_ONCE):
+                    digest.update(part)
+            _check(model, file, digest.hexdigest())
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
+
+
 def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
     """Calibration scores, (n,), of a model that has them; UsageError if they are damaged."""
     scores = _read_array(model, f"{CALIBRATION}.npy") if model.calibrated else np.empty(0, np.float32)
@@ -182,9 +211,14 @@ def _read_checked(model: ModelInfo, file: str) -> bytes:
         data = storage.read(place)
     except OSError as error:
         raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
-    if hashlib.sha256(data).hexdigest() != model.files[file]:
-        raise UsageError(f"{storage.display(place)} is damaged: its hash is not the model's; fit the model again.")
+    _check(model, file, hashlib.sha256(data).hexdigest())
     return data
+
+
+def _check(model: ModelInfo, file: str, digest: str) -> None:
+    if digest != model.files[file]:
+        place = storage.display(storage.join(model.uri, file))
+        raise UsageError(f"{place} is damaged: its hash is not the model's; fit the model again.")
 
 
 def keep_previous(model: ModelInfo) -> None:

@@ -11,9 +11,11 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
@@ -27,6 +29,7 @@ S3_ATTEMPTS = (
     10  # at a request, with pauses that double up to 20 seconds; gs:// tries for a quarter of an hour by itself
 )
 S3_FLAGS = ("allow_bucket_creation", "allow_bucket_deletion", "check_directory_existence_before_creation")
+COPIED_AT_ONCE = 1 << 24  # bytes
 THREADS = 16  # of requests to a store that wait side by side
 
 Item = TypeVar("Item")
@@ -285,6 +288,23 @@ def read(uri: str) -> bytes:
     filesystem, path = resolve(uri)
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """The path of a file of ours: itself if it is on this machine, or else a copy that is removed afterwards.
+
+    What has been mapped into memory in the meantime stays there.
+    """
+    filesystem, path = resolve(uri)
+    if is_local(uri):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mvad-") as folder:
+        copy = os.path.join(folder, "copy")
+        with filesystem.open_input_stream(path) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target, COPIED_AT_ONCE)
+        yield copy
 
 
 def remove_unfinished(uri: str) -> None:

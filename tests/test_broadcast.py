@@ -1,10 +1,14 @@
 """Models on their way to actors: shared while they are few, read when needed if they are many."""
 
+import shutil
+
 import numpy as np
+import pytest
 
 import mvad
 from mvad import broadcast, results
-from mvad.model_store import find_models, read_arrays
+from mvad.errors import UsageError
+from mvad.model_store import find_models, map_arrays, read_arrays
 from mvad.storage import to_uri
 
 
@@ -20,6 +24,21 @@ def test_what_fits_is_shared_and_the_rest_is_read(base_run, monkeypatch):
             arrays, expected = found.arrays(model), read_arrays(model)
             assert arrays.keys() == expected.keys()
             assert all(np.array_equal(arrays[key], expected[key]) for key in expected)
+
+
+def test_what_is_not_shared_stays_in_its_file(base_run, tmp_path):
+    shutil.copytree(base_run[0] / "models", tmp_path / "models")
+    model = find_models(to_uri(tmp_path / "models"))["alpha"]
+    expected = read_arrays(model)["bank"]
+    assert isinstance(map_arrays(model)["bank"], np.memmap)
+    np.testing.assert_array_equal(map_arrays(model)["bank"], expected)
+    bank = tmp_path / "models/patchcore/alpha/bank.npy"
+    bank.write_bytes(bank.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"bank.npy is damaged"):
+        map_arrays(model)
+    bank.unlink()
+    with pytest.raises(UsageError, match=r"bank.npy cannot be read"):
+        map_arrays(model)
 
 
 def test_scores_are_the_same_either_way(base_run, tiles, tmp_path, monkeypatch):

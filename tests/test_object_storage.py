@@ -1,6 +1,7 @@
 """DATA, models and OUT in object storage: an S3-speaking server on the loopback interface."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -12,6 +13,7 @@ from conftest import EMBEDDED
 from mvad import results, storage
 from mvad.errors import ImageError, UsageError
 from mvad.manifest import read_manifest
+from mvad.model_store import find_models, map_arrays, read_arrays
 from mvad.options import CommonOptions
 
 
@@ -83,3 +85,9 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     mvad.maps(bucket("results/one"), bucket("results/one/maps"), quiet=True)
     drawn = storage.join(bucket("results/one"), "maps", "alpha/test/good/000.png.overlay.png")
     assert storage.read(drawn).startswith(b"\x89PNG")
+    # A bank that is not shared is looked at in a copy, which is gone when the last looks away.
+    model = find_models(bucket("results/one/models"))["alpha"]
+    bank = map_arrays(model)["bank"]
+    assert isinstance(bank, np.memmap)
+    assert not Path(bank.filename).exists()
+    np.testing.assert_array_equal(bank, read_arrays(model)["bank"])
