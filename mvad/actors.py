@@ -84,7 +84,7 @@ class Extractor:
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], package: ray.ObjectRef, threads: int) -> None:
         self.extract = ray.get(package).open(_device())
-        self.shapes, self.threads = shapes, Threads(threads)
+        self.shapes, self.threads, self.name = shapes, Threads(threads), telemetry.new_name()
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
@@ -99,7 +99,8 @@ class Extractor:
         self.threads.map(extract, self.threads.portions(good, self.extract.chunk))
         taken = time.perf_counter() - started
         telemetry.count("fit", len(good), count - len(good), int(batch["bytes"].sum()), taken)
-        columns["seconds"], columns["memory"] = np.full(count, taken / count), np.full(count, telemetry.peak_memory())
+        columns["seconds"] = np.full(count, taken / count)
+        columns |= telemetry.columns(self.name, count)
         return columns | {name: batch[name] for name in ("row", "error", "bytes")}
 
 
@@ -218,7 +219,8 @@ class Scorer:
         map_above: Mapping[tuple[str, str], float],
         keep_going: bool,
     ) -> None:
-        self.extract, self.threads = ray.get(package).open(_device()), Threads(threads)
+        self.extract = ray.get(package).open(_device())
+        self.threads, self.name = Threads(threads), telemetry.new_name()
         self.models, self.broadcast, self.map_above, self.keep_going = models, broadcast, map_above, keep_going
         self.maps = min(map_above.values()) < np.inf
         self.detectors = functools.lru_cache(maxsize=CACHED_CATEGORIES)(self._detectors)
@@ -245,7 +247,7 @@ class Scorer:
         telemetry.count("score", int(good.sum()), int((~good).sum()), int(batch["bytes"].sum()), taken)
         # Threads wait for each other: an image's own seconds say how they are shared out, not how many there were.
         scored["seconds"] *= taken / max(scored["seconds"].sum(), 1e-9)
-        return scored | {"memory": np.full(len(good), telemetry.peak_memory())}
+        return scored | telemetry.columns(self.name, len(good))
 
     def _score(
         self, batch: Batch, category: str, detectors: Mapping[str, Detector], rows: NDArray[np.int64]

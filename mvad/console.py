@@ -58,8 +58,9 @@ class Reporter:
     Attributes
     ----------
     stages
-        What each stage that has ended did: images, seconds, ``bytes_read`` (of files that could be decoded), and
-        ``peak_memory``, the most resident memory in bytes of the driver so far and of any one actor.
+        What each stage that has ended did: images, seconds, ``bytes_read`` (of files that could be decoded),
+        ``peak_memory``, the most resident memory in bytes of the driver so far and of any one actor; ``actors``, and
+        ``actors_replaced``, how many that gave results had been started for others that were lost.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -101,6 +102,8 @@ class Reporter:
             "seconds": round(seconds, 3),
             "bytes_read": stage.bytes_read,
             "peak_memory": {"driver": peak_memory(), "actor": stage.actor_memory},
+            "actors": stage.actors,
+            "actors_replaced": stage.actors_replaced,
         }
         log("stage", stage=name, **self.stages[name])
 
@@ -242,7 +245,8 @@ class Stage:
 
     def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
         self.report, self.name, self.total, self.unit, self.done = report, name, total, unit, 0
-        self.bytes_read = self.actor_memory = 0
+        self.bytes_read = self.actor_memory = self.actors = 0
+        self._seen: set[str] = set()
         self._started = self._logged = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -251,12 +255,18 @@ class Stage:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
+    @property
+    def actors_replaced(self) -> int:
+        """Of those that have given results, how many there are beyond those that were asked for."""
+        return max(0, len(self._seen) - self.actors)
+
     def show_on(self, bar: Progress) -> None:
         self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
 
-    def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0) -> None:
-        """So much more is done; with the bytes read for it, and the peak memory of the actor that did it."""
+    def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0, actor: str = "") -> None:
+        """So much more is done; with the bytes read for it, and peak memory and name of the actor that did it."""
         self.done += count
+        self._seen |= {actor} - {""}
         self.bytes_read += bytes_read
         self.actor_memory = max(self.actor_memory, actor_memory)
         if self._bar is not None:

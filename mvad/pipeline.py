@@ -380,9 +380,11 @@ def extracted(
         **pool.arguments,
     )
     dataset.context.execution_options.preserve_order = True
+    dataset.set_name(f"mvad_{stage.name}")
+    stage.actors += pool.actors
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
     for batch in while_nodes_last(batches, pool.claim, stage.report.warn):
-        stage.advance(len(batch["row"]), int(batch["bytes"].sum()), int(batch["memory"].max()))
+        stage.advance(len(batch["row"]), int(batch["bytes"].sum()), int(batch["memory"].max()), batch["actor"][0])
         yield batch
 
 
@@ -455,10 +457,12 @@ def score_entries(
                 .map_batches(Scorer, batch_size=batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
                 .map_batches(WriteResults(destinations), batch_size=None, **pool.task_arguments)
             )
+            receipts.set_name(f"mvad_{stage.name}")
+            stage.actors += pool.actors
             for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, report.warn):
                 facts = records[receipt["entry"]].categories[receipt["category"]]
                 facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
-                stage.advance(receipt["rows"], receipt["bytes"], receipt["memory"])
+                stage.advance(*(receipt[name] for name in ("rows", "bytes", "memory", "actor")))
 
 
 def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
@@ -510,5 +514,6 @@ def write_error_rows(images: pa.Table, reasons: Mapping[str, str], record: RunRe
             "width": np.zeros(count, np.int32),
             "height": np.zeros(count, np.int32),
             **{name: np.zeros(count) for name in ("seconds", "bytes", "memory")},
+            "actor": np.full(count, "", object),
         }
         write_rows(batch, Destination(record.out, record.run_id, {}))

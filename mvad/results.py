@@ -387,7 +387,7 @@ class WriteResults:
 
 
 def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
-    """Write score rows, one part a category; gives for each its category, rows, seconds, bytes read and peak memory."""
+    """Write score rows, one part a category; gives a receipt for each: its rows, and what the actor said of them."""
     table = score_rows(batch, destination)
     receipts = []
     for category in np.unique(batch["category"]):
@@ -395,6 +395,7 @@ def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
         write_part(destination.out, category, table.filter(pa.array(chosen)))
         receipt = {"category": category, "rows": int(chosen.sum()), "seconds": float(batch["seconds"][chosen].sum())}
         receipt |= {"bytes": int(batch["bytes"][chosen].sum()), "memory": int(batch["memory"][chosen].max())}
+        receipt["actor"] = str(batch["actor"][chosen][0])
         receipts.append(receipt)
     return receipts
 

@@ -13,10 +13,15 @@ import logging
 import os
 import resource
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter
+
+    from mvad.images import Batch
 
 logger = logging.getLogger("mvad")
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a submitted job
@@ -56,6 +61,16 @@ def peak_memory() -> int:
     """The most resident memory that this process has had, in bytes; it includes what it maps of Ray's object store."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most << 10
+
+
+def new_name() -> str:
+    """The name of an actor that has just started; one that is started again has another."""
+    return uuid.uuid4().hex
+
+
+def columns(name: str, count: int) -> Batch:
+    """What every row of a batch says of the actor that computed it: its name, and its peak memory."""
+    return {"actor": np.full(count, name, object), "memory": np.full(count, peak_memory())}
 
 
 def log(event: str, **facts: Any) -> None:

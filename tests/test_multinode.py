@@ -109,6 +109,7 @@ def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, night, tmp_path
     status, log = nodes.outcome(job)
     assert (status == JobStatus.SUCCEEDED) == (expected.exit_code == 0), log
     assert (out / f"date={DAY}" / "_SUCCESS").exists(), log
+    assert '"event": "stage", "stage": "score"' in log
     found = rows(out / f"date={DAY}")
     assert len(found) == 2 * IMAGES + 1
     assert found.equals(rows(local))

@@ -77,7 +77,7 @@ def test_the_summary_has_a_row_a_category_and_the_mean(base_run):
     assert all(row["images_per_second"] > 0 and row["fit_seconds"] > 0 for row in written)
 
 
-def test_run_json_tells_what_was_done(base_run):
+def test_run_json_tells_what_was_done(base_run, tiles):
     out, _ = base_run
     run = json.loads((out / "run.json").read_text())
     assert (run["status"], run["exit_code"], run["n_rows"], run["n_errors"]) == ("done", 0, 16, 0)
@@ -88,6 +88,13 @@ def test_run_json_tells_what_was_done(base_run):
     model = json.loads((out / "models/patchcore/alpha/model.json").read_text())
     assert run["categories"]["alpha"]["model_id"] == model["model_id"]
     assert (out / "_SUCCESS").exists()
+    assert list(run["stages"]) == ["fit", "score"]
+    for stage, files in (("fit", tiles.glob("*/train/good/*")), ("score", tiles.glob("*/test/*/*"))):
+        facts = run["stages"][stage]
+        assert (facts["images"], facts["actors"], facts["actors_replaced"]) == (16, 2, 0)
+        assert facts["bytes_read"] == sum(file.stat().st_size for file in files)
+        assert all(10**8 < size < 10**10 for size in facts["peak_memory"].values())
+        assert 0 < facts["seconds"] <= run["seconds"]["total"]
 
 
 def test_other_programs_read_the_scores(base_run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ def _compiled(plain: nn.Module, images: Tensor) -> Way | None:
     """By inductor, where there is a compiler for it."""
     import torch._inductor.config as inductor
 
+    logging.getLogger("torch").setLevel(logging.ERROR)
     kept, inductor.freezing = inductor.freezing, True
     try:
         run = torch.compile(lambda given: plain(given)[0])

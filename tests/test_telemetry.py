@@ -1,0 +1,86 @@
+import json
+import logging
+import re
+import time
+from urllib.request import urlopen
+
+import numpy as np
+import ray
+
+import mvad
+from mvad import telemetry
+from mvad.console import Reporter
+
+
+def metrics():
+    """What Prometheus would read of ours here: by name and labels."""
+    (node,) = ray.nodes()
+    text = urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").read().decode()
+    found = {}
+    for name, labels, value in re.findall(r"^(ray_mvad_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        kept = re.findall(r'(stage|status)="(\w+)"', labels)
+        key = (name, *(one for _, one in sorted(kept)))
+        found[key] = found.get(key, 0.0) + float(value)
+    return found
+
+
+def test_ray_offers_counts_to_prometheus(base_run, tiles, tmp_path):
+    data = tmp_path / "alpha"
+    data.mkdir()
+    size = 0
+    for file in (tiles / "alpha/test/good").iterdir():
+        (data / file.name).write_bytes(file.read_bytes())
+        size += file.stat().st_size
+    (data / "broken.png").write_bytes(b"nothing")
+    before = metrics()
+    mvad.score(str(tmp_path), str(base_run[0] / "models"), str(tmp_path.parent / "metrics-out"), quiet=True)
+    expected = {
+        ("ray_mvad_images_total", "score", "ok"): 4,
+        ("ray_mvad_images_total", "score", "error"): 1,
+        ("ray_mvad_bytes_read_total", "score"): size,
+    }
+    deadline = time.monotonic() + 60  # they are gathered every few seconds
+    while (now := metrics()) and any(now.get(key, 0) - before.get(key, 0) != more for key, more in expected.items()):
+        assert time.monotonic() < deadline, (before, now)
+        time.sleep(1)
+    assert now["ray_mvad_actor_seconds_total", "score"] > before.get(("ray_mvad_actor_seconds_total", "score"), 0)
+
+
+def test_a_stage_is_a_line_of_json_in_the_log(caplog):
+    report = Reporter(quiet=True)
+    with caplog.at_level(logging.INFO, "mvad"), report.stage("score", 3) as stage:
+        stage.actors += 1
+        stage.advance(1, bytes_read=10, actor_memory=500, actor="first")
+        stage.advance(2, bytes_read=20, actor_memory=400, actor="its replacement")
+    (line,) = [record.message for record in caplog.records if record.name == "mvad"]
+    found = json.loads(line)
+    assert found["event"] == "stage"
+    assert {name: found[name] for name in ("stage", "images", "bytes_read", "actors", "actors_replaced")} == {
+        "stage": "score",
+        "images": 3,
+        "bytes_read": 30,
+        "actors": 1,
+        "actors_replaced": 1,
+    }
+    assert found["peak_memory"]["actor"] == 500
+    assert report.stages["score"]["seconds"] == found["seconds"]
+
+
+def test_lines_reach_the_log_of_a_submitted_job(monkeypatch, capsys):
+    logger = logging.getLogger("mvad")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    telemetry.log("stage", images=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv(telemetry.JOB_MARK, "{}")
+    telemetry.log("stage", images=2)
+    telemetry.log("stage", images=3)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines == [{"event": "stage", "images": 2}, {"event": "stage", "images": 3}]
+
+
+def test_peak_memory_is_what_was_held():
+    before = telemetry.peak_memory()
+    held = np.ones(1 << 25)  # 256 MiB
+    assert telemetry.peak_memory() >= min(before, held.nbytes)
+    assert telemetry.peak_memory() > 10**8
