@@ -58,9 +58,10 @@ class Reporter:
     Attributes
     ----------
     stages
-        What each stage that has ended did: images, seconds, ``bytes_read`` (of files that could be decoded),
-        ``peak_memory``, the most resident memory in bytes of the driver so far and of any one actor; ``actors``, and
-        ``actors_replaced``, how many that gave results had been started for others that were lost.
+        What each stage that has ended did: images, seconds, ``first_seconds`` until the first of them was done,
+        ``bytes_read`` (of files that could be decoded), ``peak_memory``, the most resident memory in bytes of the
+        driver so far and of any one actor; ``actors``, and ``actors_replaced``, how many that gave results had been
+        started for others that were lost.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -100,6 +101,7 @@ class Reporter:
         self.stages[name] = {
             unit: stage.done,
             "seconds": round(seconds, 3),
+            "first_seconds": round(stage.first_seconds, 3),
             "bytes_read": stage.bytes_read,
             "peak_memory": {"driver": peak_memory(), "actor": stage.actor_memory},
             "actors": stage.actors,
@@ -246,6 +248,7 @@ class Stage:
     def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
         self.report, self.name, self.total, self.unit, self.done = report, name, total, unit, 0
         self.bytes_read = self.actor_memory = self.actors = 0
+        self.first_seconds = 0.0
         self._seen: set[str] = set()
         self._started = self._logged = time.monotonic()
         self._bar: Progress | None = None
@@ -265,6 +268,7 @@ class Stage:
 
     def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0, actor: str = "") -> None:
         """So much more is done; with the bytes read for it, and peak memory and name of the actor that did it."""
+        self.first_seconds = self.first_seconds or self.seconds
         self.done += count
         self._seen |= {actor} - {""}
         self.bytes_read += bytes_read

@@ -50,17 +50,23 @@ def farthest_patches(search: PrunedSearch, patches: Tensor) -> Farthest:
         left[of, chosen] = False
         places_of = of * per_image + chosen
         distances, nearest = search.nearest(rows[places_of], places[places_of], bounds[of, chosen])
-        for rank in range(highest.shape[1]):
-            (now,) = torch.nonzero(open_ % highest.shape[1] == rank, as_tuple=True)
-            _take(farthest, of[now], chosen[now], distances[now], nearest[now])
+        _take(farthest, of, chosen, distances, nearest)
         left &= reach >= farthest.distance[:, None]
         at_once *= 2  # many that are nearly as far as each other are settled in few rounds
     return farthest
 
 
-def _take(farthest: Farthest, images: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
-    """Take over the patches, one an image at most, that are farther than what was found before, or as far and first."""
-    before = farthest.distance[images]
-    wins = (distances > before) | ((distances == before) & (patches < farthest.patch[images]))
-    won = images[wins]
-    farthest.patch[won], farthest.distance[won], farthest.nearest[won] = patches[wins], distances[wins], nearest[wins]
+def _take(farthest: Farthest, of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
+    """Take over the patches, each of one image, that are farther than all others and before, or as far and first."""
+    best = torch.full_like(farthest.distance, -torch.inf).scatter_reduce_(0, of, distances, "amax")
+    best = torch.maximum(best, farthest.distance)
+    (ahead,) = torch.nonzero(distances == best[of], as_tuple=True)
+    stays = torch.where(farthest.distance == best, farthest.patch, torch.iinfo(torch.int64).max)
+    first = stays.scatter_reduce(0, of[ahead], patches[ahead], "amin")
+    won = ahead[patches[ahead] == first[of[ahead]]]
+    images = of[won]
+    farthest.patch[images], farthest.distance[images], farthest.nearest[images] = (
+        patches[won],
+        distances[won],
+        nearest[won],
+    )

@@ -55,6 +55,7 @@ from mvad.weights import Network
 
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
+BLOCKS_A_THREAD = 8  # at least, of an actor
 LEAST_CALIBRATION = 2  # scores that can set a threshold
 
 
@@ -274,10 +275,16 @@ def decoded_images(
 ) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
-    rows = min(block_rows(size.crop, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, math.ceil(len(plain) / (pool.actors * 8))))
+    rows = rows_of_block(len(plain), size.crop, pool)
     blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
+
+
+def rows_of_block(n_images: int, side: int, pool: Pool) -> int:
+    """How many images travel together: few enough that the first results come soon and the last ones together."""
+    share = math.ceil(n_images / (pool.actors * pool.threads * BLOCKS_A_THREAD))
+    return min(block_rows(side, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, share))
 
 
 def _without_nulls(images: pa.Table) -> pa.Table:

@@ -25,6 +25,7 @@ ROUNDING = 1e-5  # of squared lengths: above what the expanded form of a squared
 TIES = 1e-6  # of a distance: above what rounding makes of a sum of squares
 PAIRS = 1 << 22  # of queries and vectors that are compared along the axes at a time
 NUMBERS = 1 << 18  # of vectors that are compared in full at a time: they stay in a processor's cache
+GPU_FACTOR = 1 << 5  # times as many on a GPU, which has no such cache, and takes a while to be told what to do
 
 
 def principal_axes(vectors: Tensor, count: int) -> Tensor:
@@ -56,7 +57,9 @@ class PrunedSearch:
         sample = bank.rows(torch.arange(min(SAMPLE, len(bank))))
         self._axes = principal_axes(sample, AXES)
         self._origin = self._axes @ sample.mean(dim=0)
-        self._rows = max(1, NUMBERS // bank.vectors.shape[1])
+        factor = 1 if bank.device.type == "cpu" else GPU_FACTOR
+        self._rows = max(1, factor * NUMBERS // bank.vectors.shape[1])
+        self._queries = max(1, factor * PAIRS // len(bank))
         parts = [self.along_axes(rows.to(bank.device)) for rows in bank.tensor.split(self._rows)]
         self._places = torch.cat(parts)
         self._lengths = self._places.square().sum(dim=1)
@@ -83,8 +86,7 @@ class PrunedSearch:
         if self._cells is not None:
             found = torch.from_numpy(self._cells.search(places.numpy(), 1)[1][:, 0])
             return found.clamp_min_(0)  # the cells that were looked into may be empty
-        rows = max(1, PAIRS // len(self.bank))
-        return torch.cat([self._ranks(part).argmin(dim=1) for part in places.split(rows)])
+        return torch.cat([self._ranks(part).argmin(dim=1) for part in places.split(self._queries)])
 
     def _ranks(self, places: Tensor) -> Tensor:
         """Squared distances along the axes from each vector of the bank, less the squared length of the place."""
@@ -119,8 +121,7 @@ class PrunedSearch:
         places = self.along_axes(rows) if places is None else places
         if bounds is None:
             bounds = self.distances(rows, self.guess(places))
-        count = max(1, PAIRS // len(self.bank))
-        parts = zip(rows.split(count), places.split(count), bounds.split(count), strict=True)
+        parts = zip(*(column.split(self._queries) for column in (rows, places, bounds)), strict=True)
         found = [self._nearest(*part) for part in parts]
         distances, indices = zip(*found, strict=True) if found else ((rows.new_empty(0),), (places.new_empty(0),))
         return torch.cat(distances), torch.cat(indices).long()

@@ -302,11 +302,14 @@ def test_image_gets_the_files_it_copies():
 
 def test_image_finds_the_dependencies(tmp_path):
     text = (CLUSTER / "Dockerfile").read_text()
-    code = re.search(r"RUN python -c \"(import tomllib; .*?)\" \\\n", text).group(1)
+    code = re.search(r"RUN python -c \"(import tomllib; .*?)\" \\\n", text, flags=re.S).group(1).replace("\\\n", "")
     if sys.version_info < (3, 11):
         pytest.skip("tomllib came with Python 3.11, and the image has 3.12")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"faiss-cpu>=1.8", "torch>=2.5,<3"} <= set(ended.stdout.splitlines())
+    for extras in ("onnx", ""):
+        line = [sys.executable, "-c", code.replace("$EXTRAS", extras)]
+        found = set(subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
+        assert {"faiss-cpu>=1.8", "torch>=2.5,<3"} <= found
+        assert ("onnxruntime>=1.20" in found) == (extras == "onnx")
 
 
 def test_weights_of_the_image_can_be_read():

@@ -19,6 +19,8 @@ from mvad.engines import pack
 from mvad.features import PATCHES
 from mvad.model_store import read_arrays
 from mvad.planning import Costs, predict
+from mvad.results import read_run
+from mvad.storage import to_uri
 
 LONG_RUN = 500  # images; in shorter runs, noise in starting hides what the flow takes
 
@@ -32,10 +34,11 @@ def measure_jobs(case: Case) -> dict[str, Any]:
     case.score("once")
     floor, work = floor_opener(case.network, case.size.crop, options.engine), _work_opener(case)
     model = case.model.method, State(case.model.settings, read_arrays(case.model), 0.0)
-    floors, begun, works, longs, shorts = [], [], [], [], []
+    floors, begun, works, longs, shorts, firsts = [], [], [], [], [], []
     with peak_memory() as score_peak:
         for _ in range(options.repeats):
             longs += seconds_of(lambda: case.score("many"))
+            firsts.append(read_run(to_uri(str(case.folder / "many-scores")))["stages"]["score"]["first_seconds"])
             shorts += seconds_of(lambda: case.score("once"))
             warm, whole = _floor_seconds(floor, case)
             floors.append(warm)
@@ -55,6 +58,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
         "above_floor": _ratio(longs, floors),
         "above_floor_from_its_start": _ratio(longs, begun),
         "short_run": {"images": few, "seconds": shorts},
+        "first_result_seconds": firsts,
         "stages": stages._asdict(),
         "peak_bytes": {
             "fit driver": fit_peak.driver,

@@ -32,6 +32,8 @@ def show(console: Console, name: str, measured: dict[str, Any]) -> None:
     ):
         if value is not None:
             console.print(f"{what}: {value:.4f}")
+    if "first_result_seconds" in measured:
+        console.print(f"first results of a run after {statistics.median(measured['first_result_seconds']):.1f} s")
     if "ray_overhead" in measured:
         console.print(f"what Ray adds to the flow: {measured['ray_overhead']:.1%} of the floor")
     for row in measured.get("plan", []):

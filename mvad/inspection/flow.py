@@ -22,9 +22,8 @@ from mvad.console import Stage
 from mvad.engines import feature_shapes, pack
 from mvad.images import Batch
 from mvad.inspection.measure import measure_batch, photo_batch
-from mvad.memory import block_rows
 from mvad.options import InspectOptions
-from mvad.pipeline import BLOCK_ROWS, BLOCK_ROWS_LEAST
+from mvad.pipeline import rows_of_block
 from mvad.session import Pool
 from mvad.weights import Network
 
@@ -105,9 +104,7 @@ def photos(
 def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool) -> ray.data.Dataset:
     chosen = pa.array(rows, pa.int64())
     table = pa.table({"row": chosen, "uri": images["uri"].take(chosen)})
-    length = min(
-        block_rows(options.image_size, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, math.ceil(len(table) / (pool.actors * 8)))
-    )
+    length = rows_of_block(len(table), options.image_size, pool)
     return ray.data.from_arrow([table.slice(start, length).combine_chunks() for start in range(0, len(table), length)])
 
 
