@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -158,13 +158,7 @@ def read_model(place: str) -> ModelInfo:
 
 def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
     """The arrays of a model's detector, each checked against its hash; UsageError if one is damaged."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for file in model.files:
-        if file.endswith(".safetensors"):
-            arrays |= safetensors.numpy.load(_read_checked(model, file))
-        elif file != f"{CALIBRATION}.npy":
-            arrays[file.removesuffix(".npy")] = _read_array(model, file)
-    return arrays
+    return _arrays(model, _read_array)
 
 
 def map_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
@@ -172,12 +166,16 @@ def map_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
 
     Those of object storage are copied to a file of this machine first, which goes with the last who looks at it.
     """
+    return _arrays(model, _map_array)
+
+
+def _arrays(model: ModelInfo, read: Callable[[ModelInfo, str], NDArray[Any]]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for file in model.files:
         if file.endswith(".safetensors"):
             arrays |= safetensors.numpy.load(_read_checked(model, file))
         elif file != f"{CALIBRATION}.npy":
-            arrays[file.removesuffix(".npy")] = _map_array(model, file)
+            arrays[file.removesuffix(".npy")] = read(model, file)
     return arrays
 
 

@@ -14,6 +14,7 @@ with it the choice between nearly tied patches of the coreset.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections import defaultdict
@@ -56,6 +57,7 @@ from mvad.weights import Network
 BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
 BLOCKS_A_THREAD = 8  # at least, of an actor
+RAMP_SHARE = 8  # of the images at most travel in the smaller blocks at either end
 LEAST_CALIBRATION = 2  # scores that can set a threshold
 
 
@@ -275,16 +277,26 @@ def decoded_images(
 ) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
-    rows = rows_of_block(len(plain), size.crop, pool)
-    blocks = [plain.slice(start, rows).combine_chunks() for start in range(0, len(plain), rows)]
     decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
+    blocks = in_blocks(plain, size.crop, pool)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
 
 
-def rows_of_block(n_images: int, side: int, pool: Pool) -> int:
-    """How many images travel together: few enough that the first results come soon and the last ones together."""
-    share = math.ceil(n_images / (pool.actors * pool.threads * BLOCKS_A_THREAD))
-    return min(block_rows(side, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, share))
+def in_blocks(images: pa.Table, side: int, pool: Pool) -> list[pa.Table]:
+    """Rows of images that travel together: few at first, so that results come soon, and at the end, so that no actor
+    is left with many when the others are done.
+    """
+    share = math.ceil(len(images) / (pool.actors * pool.threads * BLOCKS_A_THREAD))
+    most = min(block_rows(side, BLOCK_ROWS), max(BLOCK_ROWS_LEAST, share))
+    ramp: list[int] = []
+    size = BLOCK_ROWS_LEAST
+    while size < most and sum(ramp) + pool.actors * size < len(images) / RAMP_SHARE:
+        ramp += [size] * pool.actors
+        size *= 2
+    middle = len(images) - 2 * sum(ramp)
+    sizes = [*ramp, *[most] * (middle // most), *[middle % most] * (middle % most > 0), *reversed(ramp)]
+    ends = np.cumsum([0, *sizes])
+    return [images.slice(start, end - start).combine_chunks() for start, end in itertools.pairwise(ends.tolist())]
 
 
 def _without_nulls(images: pa.Table) -> pa.Table:

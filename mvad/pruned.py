@@ -66,12 +66,13 @@ class PrunedSearch:
         self._largest = bank.squared_lengths.max()
         self._cells = self._inverted_file() if bank.device.type == "cpu" else None
 
-    def _inverted_file(self) -> faiss.IndexIVFFlat:
+    def _inverted_file(self) -> faiss.IndexIVFScalarQuantizer:
         places = self._places.numpy()
         cells = min(len(places), max(1, round(CELLS * len(places) ** 0.5)))
         centres = faiss.IndexFlatL2(places.shape[1])
         centres.add(places[:cells])
-        found = faiss.IndexIVFFlat(centres, places.shape[1], cells)
+        half = faiss.ScalarQuantizer.QT_fp16  # enough for a guess, in half the memory
+        found = faiss.IndexIVFScalarQuantizer(centres, places.shape[1], cells, half, faiss.METRIC_L2, False)
         found.is_trained = True  # the centres are given
         found.add(places)
         found.nprobe = PROBED

@@ -14,8 +14,9 @@ from browser import visit
 from mvad import results
 from mvad.errors import UsageError
 from mvad.night import nightly
+from mvad.pages import visible
 from mvad.reports.charts import histogram, precision_recall, roc
-from mvad.reports.page import duration, visible
+from mvad.reports.page import duration
 from synthetic import draw, finish, write_category
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"

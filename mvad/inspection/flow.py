@@ -23,7 +23,7 @@ from mvad.engines import feature_shapes, pack
 from mvad.images import Batch
 from mvad.inspection.measure import measure_batch, photo_batch
 from mvad.options import InspectOptions
-from mvad.pipeline import rows_of_block
+from mvad.pipeline import in_blocks
 from mvad.session import Pool
 from mvad.weights import Network
 
@@ -104,8 +104,7 @@ def photos(
 def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool) -> ray.data.Dataset:
     chosen = pa.array(rows, pa.int64())
     table = pa.table({"row": chosen, "uri": images["uri"].take(chosen)})
-    length = rows_of_block(len(table), options.image_size, pool)
-    return ray.data.from_arrow([table.slice(start, length).combine_chunks() for start in range(0, len(table), length)])
+    return ray.data.from_arrow(in_blocks(table, options.image_size, pool))
 
 
 def _batches(dataset: ray.data.Dataset) -> Iterator[Batch]:

@@ -6,20 +6,17 @@ Pictures, categories and points are bounded, however many images there are; the 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 from numpy.typing import NDArray
 
+from mvad import pages
 from mvad.inspection import charts
 from mvad.inspection.findings import Finding
 from mvad.inspection.table import by_category, category_rows, kinds
@@ -197,20 +194,13 @@ class Page:
     options: InspectOptions
 
     def render(self) -> str:
-        """The HTML of the page: nothing is loaded from anywhere, nothing in it runs, and all names are escaped."""
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("mvad.inspection"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {"thousands": "{:,}".format, "size": _size}
-        style = (files("mvad.inspection") / "templates/inspect.css").read_text()
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        """The HTML of the page."""
         encoded = {row: base64.b64encode(data).decode() for row, data in self.pictures.items()}
         bad = self.table.select(["image_id", "error"]).filter(pc.is_valid(self.table["error"]))
-        return environment.get_template("inspect.html").render(
+        return pages.render(
+            pages.environment("mvad.inspection", {"thousands": "{:,}".format}),
+            "inspect.html",
+            "inspect.css",
             facts=self.facts,
             summary=self.summary,
             findings=self.findings,
@@ -219,8 +209,6 @@ class Page:
             errors=bad.slice(0, LISTED_ERRORS).to_pylist(),
             n_errors=len(bad),
             totals=_totals(self.summary),
-            style=Markup(style),
-            style_hash=digest,
             side=charts.SIDE,
             options=self.options,
         )
@@ -229,12 +217,3 @@ class Page:
 def _totals(summary: Sequence[Row]) -> dict[str, int]:
     names = ("n_train", "n_good", "n_defect", "n_unlabelled", "n_duplicate", "n_near", "n_outlier", "bytes")
     return {name: sum(row[name] for row in summary) for name in names}
-
-
-def _size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

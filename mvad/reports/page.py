@@ -1,20 +1,17 @@
-"""Facts to HTML: templates that escape every name, and a policy that lets the page load and run nothing."""
+"""Facts to HTML."""
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from mvad import storage
+from mvad import pages, storage
 from mvad.overlays import legend
 from mvad.reports.category import Category
 from mvad.reports.charts import bar
@@ -40,7 +37,6 @@ COLUMNS = (  # of the summary, those in which any category has a value: key, tit
     ("images_per_second", "Images/s", "seconds"),
 )
 JUDGED = ("n_flagged",)  # means nothing without a threshold
-MISSING = "-"  # where there is no number
 URI_OPTIONS = ("weights", "address")
 
 
@@ -133,57 +129,23 @@ def section(overview: Overview, category: Category, shown: Mapping[str, Picture]
 
 
 def _render(template: str, overview: Overview, **content: Any) -> bytes:
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    page = _environment().get_template(template)
-    return page.render(overview=overview, style=Markup(style), style_hash=digest, **content).encode()
+    return pages.render(_environment(), template, "report.css", overview=overview, **content).encode()
 
 
 @functools.cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mvad.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "name": visible,
-        "count": _unless_missing(lambda value: f"{value:,}"),
-        "metric": _unless_missing(lambda value: f"{value:.3f}"),
-        "percent": _unless_missing(lambda value: f"{value:.1%}"),
-        "shift": _unless_missing(lambda value: f"{value:+.1f}"),
-        "seconds": _unless_missing(lambda value: f"{value:,.1f}"),
-        "score": _unless_missing(lambda value: f"{value:.4g}"),
-        "p_value": _unless_missing(lambda value: f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"),
-        "duration": _unless_missing(duration),
+    shown: dict[str, Callable[[Any], str]] = {
+        "metric": lambda value: f"{value:.3f}",
+        "percent": lambda value: f"{value:.1%}",
+        "shift": lambda value: f"{value:+.1f}",
+        "seconds": lambda value: f"{value:,.1f}",
+        "score": lambda value: f"{value:.4g}",
+        "p_value": lambda value: f"{value:.3f}" if value >= 0.001 else f"{value:.1g}",
+        "duration": duration,
     }
-    environment.globals["bar"] = bar
-    return environment
-
-
-def _unless_missing(show: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda value: MISSING if value is None else show(value)
-
-
-@functools.cache
-def _style() -> str:
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), "style.css")[0]
-
-
-def visible(name: str) -> str:
-    """A name in which characters that are not seen, or change the order of others, are written out."""
-    return "".join(
-        char if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else _escape(char)
-        for char in name
-    )
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    found = pages.environment("mvad.reports", {name: pages.unless_missing(show) for name, show in shown.items()})
+    found.globals["bar"] = bar
+    return found
 
 
 def duration(seconds: float) -> str:
