@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -107,16 +108,15 @@ def collect(
     for row, (unit, image_id) in enumerate(zip(units, images["image_id"].to_pylist(), strict=True)):
         waiting.setdefault(unit, _Incomplete(row)).ids.append(image_id)
     for batch in batches:
-        owners = [units[row] for row in batch["row"]]
-        features = {name.removeprefix(PREFIX): batch[name] for name in batch if name.startswith(PREFIX)}
-        for unit in dict.fromkeys(owners):
-            mine = np.array([owner == unit for owner in owners])
+        first = 0
+        for unit, rows in itertools.groupby(batch["row"], key=units.__getitem__):
+            own = slice(first, first := first + len(list(rows)))
             category = waiting[unit]
             category.add(
-                batch["row"][mine] - category.first,
-                {kind: rows[mine] for kind, rows in features.items()},
-                batch["error"][mine].tolist(),
-                float(batch["seconds"][mine].sum()),
+                batch["row"][own] - category.first,
+                {name.removeprefix(PREFIX): batch[name][own] for name in batch if name.startswith(PREFIX)},
+                batch["error"][own].tolist(),
+                float(batch["seconds"][own].sum()),
             )
             if category.arrived == len(category.ids):
                 yield waiting.pop(unit).finish(*unit)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from mvad.errors import UsageError
 
-BASE = 800 << 20  # private memory of a process that holds no images yet: interpreter, torch, Ray and Arrow
+BASE = 700 << 20  # private memory of a process that holds no images yet: interpreter, torch, Ray and Arrow
+WEIGHTS_HELD = 2  # times: as they were read, and on their way into an engine
 LEAST = 1 << 30
 BATCH_SHARE = 16  # of the room: features of the images that an actor handles at once; it holds them several times over
 BLOCK_BYTES = 64 << 20  # of decoded pixels that travel together
@@ -32,6 +33,8 @@ class Room:
     ----------
     limit
         Of the process, in bytes.
+    weights
+        Size of the backbone's weights, in bytes.
 
     Raises
     ------
@@ -40,14 +43,23 @@ class Room:
     """
 
     limit: int
+    weights: int = 0
 
     def __post_init__(self) -> None:
-        if self.limit < LEAST:
-            raise UsageError(f"--memory-limit is less than {LEAST >> 20} MiB, which a process needs to start with.")
+        least = LEAST + WEIGHTS_HELD * self.weights
+        if self.limit < least:
+            what = "with this backbone" if self.weights else "to start with"
+            raise UsageError(
+                f"--memory-limit is less than {math.ceil(least / (1 << 20))} MiB, which a process needs {what}."
+            )
+
+    def beside(self, weights: int) -> Room:
+        """What is left beside a backbone with so many bytes of weights; UsageError if that is too little."""
+        return Room(self.limit, weights)
 
     @property
     def bytes(self) -> int:
-        return self.limit - BASE
+        return self.limit - BASE - WEIGHTS_HELD * self.weights
 
     def batch_size(self, asked: int, shapes: Mapping[str, Sequence[int]]) -> int:
         """How many images an actor handles at once, given the shapes of an image's features by kind."""

@@ -80,10 +80,13 @@ def save_model(
     place = storage.join(folder, method.method, storage.folder_name(category))
     storage.remove(storage.join(place, "model.json"))
     files, size_bytes = {}, 0
-    for file, data in _files(method, state.arrays, calibration):
-        storage.write(storage.join(place, file), data)
-        files[file] = hashlib.sha256(data).hexdigest()
-        size_bytes += len(data)
+    for file, parts in _files(method, state.arrays, calibration):
+        storage.write(storage.join(place, file), *parts)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+            size_bytes += len(part)
+        files[file] = digest.hexdigest()
     content = {
         "format": FORMAT,
         "method": method.method,
@@ -102,17 +105,18 @@ def save_model(
 
 def _files(
     method: type[Detector], arrays: dict[str, NDArray[Any]], calibration: NDArray[np.float32] | None
-) -> Iterator[tuple[str, bytes | memoryview]]:
+) -> Iterator[tuple[str, list[bytes | memoryview]]]:
     """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
     plain = {} if method.trained else dict(arrays)
     if method.trained:
-        yield "network.safetensors", safetensors.numpy.save(arrays)
+        yield "network.safetensors", [safetensors.numpy.save(arrays)]
     if calibration is not None:
         plain[CALIBRATION] = calibration
     for name, array in plain.items():
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        yield f"{name}.npy", buffer.getbuffer()
+        # What np.save writes, without a copy of the array, which may be much of the memory.
+        array, header = np.ascontiguousarray(array), io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        yield f"{name}.npy", [header.getvalue(), array.reshape(-1).view(np.uint8).data]
 
 
 def _content_id(content: dict[str, Any]) -> str:

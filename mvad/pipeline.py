@@ -58,6 +58,7 @@ BLOCK_ROWS = 256  # at most, of a decoding task and of a result file
 BLOCK_ROWS_LEAST = 8
 BLOCKS_A_THREAD = 8  # at least, of an actor
 RAMP_SHARE = 8  # of the images at most travel in the smaller blocks at either end
+FEATURE_BLOCK_BYTES = 32 << 20  # that travel together to the driver, which holds several such blocks on the way
 LEAST_CALIBRATION = 2  # scores that can set a threshold
 
 
@@ -334,12 +335,13 @@ def fit_entries(
     fits = [entry.options for entry in entries]
     network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
     shapes = feature_shapes(sorted({method.feature for method in methods}), network.spec, options.size)
-    most = min(most_images(shapes, fit) for fit in fits)
+    room = options.room.beside(network.nbytes)
+    most = min(most_images(shapes, fit, room) for fit in fits)
     sizes = dict(zip(*np.unique(np.array(train["category"].to_pylist()), return_counts=True), strict=True))
     shards: dict[str, Shards] = {}
     if len(entries) == 1 and methods[0].merges and fits[0].copies == 1 and fits[0].shots is None:
         shape = shapes[methods[0].feature]
-        shards = {name: Shards.plan(int(count), shape, fits[0]) for name, count in sizes.items() if count > most}
+        shards = {name: Shards.plan(int(count), shape, fits[0], room) for name, count in sizes.items() if count > most}
     else:
         train, thinned = thin(train, most)
         for name in thinned:
@@ -348,7 +350,7 @@ def fit_entries(
     count = len(images.table)
     pool = actor_pool(options.actors, count)
     with report.stage("fit", count) as stage:
-        fitter = Fitter(entries, images, shards, options.room, pool, stage, keep_going)
+        fitter = Fitter(entries, images, shards, room, pool, stage, keep_going)
         batches = extracted(images.table, shapes, network, options.size, options, pool, stage, options.flips)
         for category in collect(batches, images.table, _shard_of_rows(images, shards)):
             fitter.add(category)
@@ -394,11 +396,12 @@ def extracted(
     constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
     dataset = decoded_images(images, size, options, pool, flips).map_batches(
         Extractor,
-        batch_size=options.room.batch_size(options.batch_size, shapes),
+        batch_size=options.room.beside(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs=constructor,
         **pool.arguments,
     )
     dataset.context.execution_options.preserve_order = True
+    dataset.context.target_max_block_size = FEATURE_BLOCK_BYTES
     dataset.set_name(f"mvad_{stage.name}")
     stage.actors += pool.actors
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
@@ -464,7 +467,8 @@ def score_entries(
                 for name in own
             }
             constructor |= {"map_above": map_above, "keep_going": keep_going}
-            batch_size = options.room.batch_size(options.batch_size, feature_shapes(kinds, spec, size))
+            room = options.room.beside(networks[spec].nbytes)
+            batch_size = room.batch_size(options.batch_size, feature_shapes(kinds, spec, size))
             destinations = {
                 entry: Destination(
                     records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}

@@ -59,14 +59,14 @@ class Shards:
     held: NDArray[np.int64]
 
     @classmethod
-    def plan(cls, n_images: int, shape: Sequence[int], options: FitOptions) -> Shards:
+    def plan(cls, n_images: int, shape: Sequence[int], options: FitOptions, room: Room) -> Shards:
         """Shards of images whose features have this shape: (height, width, channels)."""
         patches, width = math.prod(shape[:-1]), shape[-1]
-        room = _patches_in(options.room, width, options.projection, 1.0)
-        images = max(1, min(SHARD_PATCHES, room // 4) // patches)
+        most = _patches_in(room, width, options.projection, 1.0)
+        images = max(1, min(SHARD_PATCHES, most // 4) // patches)
         # A third of the room is the union's: it is put together from the shards' coresets, which lie beside it.
-        kept = min(1.0, KEPT_BEYOND * options.coreset_ratio, room / 3 / (n_images * patches))
-        held = min(HELD_MOST, n_images // HELD_SHARE_OF_IMAGES, room // HELD_SHARE // patches) if options.folds else 0
+        kept = min(1.0, KEPT_BEYOND * options.coreset_ratio, most / 3 / (n_images * patches))
+        held = min(HELD_MOST, n_images // HELD_SHARE_OF_IMAGES, most // HELD_SHARE // patches) if options.folds else 0
         return cls(n_images, images, patches, kept, np.sort(evenly_spaced(n_images, held)))
 
     @property
@@ -78,15 +78,15 @@ def _patches_in(room: Room, width: int, projection: int, ratio: float) -> int:
     return room.patches(width, projection if 0 < projection < width else 0, ratio)
 
 
-def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions) -> int:
-    """How many images the features of which, and what a fit makes of them, the memory holds."""
+def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions, room: Room) -> int:
+    """How many images the features of which, and what a fit makes of them, the room holds."""
     if set(shapes) == {"patches"}:
         *grid, width = shapes["patches"]
-        most = _patches_in(options.room, width, options.projection, options.coreset_ratio) // math.prod(grid)
+        most = _patches_in(room, width, options.projection, options.coreset_ratio) // math.prod(grid)
     else:
         sizes = [4 * math.prod(shape) for shape in shapes.values()]
         # All kinds lie on the driver; a task that trains on one holds it, its scaled copy, and what training needs.
-        most = int(options.room.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
+        most = int(room.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
     return max(1, most // options.copies)
 
 

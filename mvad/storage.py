@@ -314,19 +314,20 @@ def remove_unfinished(uri: str) -> None:
             place.unlink(missing_ok=True)
 
 
-def write(uri: str, data: bytes | memoryview | pa.Buffer) -> None:
-    """Write a file so that a reader sees all of it or none, making its folder if need be."""
+def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
+    """Write a file, its parts one after the other, so that a reader sees all of it or none; its folder is made."""
     filesystem, path = resolve(uri)
     folder = path.rpartition("/")[0]
     if not is_local(uri):  # an object appears when its stream is closed
         with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
+            for part in parts:
+                stream.write(part)
         return
     os.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/.{uuid.uuid4().hex}.unfinished"
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

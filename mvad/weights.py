@@ -129,6 +129,11 @@ class Network:
         weights = load_weights(spec, path)
         return cls(spec, weights, fingerprint(weights))
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(values.nbytes for values in self.weights.values())
+
 
 def fingerprint(weights: Weights) -> str:
     """SHA-256 over names, types, shapes and values: equal only for equal weights."""

@@ -15,6 +15,7 @@ from mvad.shards import ShardedFit, Shards, most_images, thin
 from mvad.storage import to_uri
 
 SHAPE = (4, 5, 6)
+RESNET50_BYTES = 102_545_000
 
 
 def shard_of(features, shards, number, bad=()):
@@ -88,21 +89,24 @@ def test_held_out_images_are_not_fitted_to_and_bad_ones_do_not_count(features, o
 def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     options = FitOptions(memory_limit="2GiB")
     for shape, images in (((32, 32, 152), 10**4), ((32, 32, 152), 10**8), ((28, 28, 1536), 10**6)):
-        shards = Shards.plan(images, shape, options)
+        shards = Shards.plan(images, shape, options, options.room)
         patch = 4 * (shape[-1] + 128)
         patches = shape[0] * shape[1]
         assert shards.images * patches * patch < options.room.bytes / 3
         assert shards.kept * images * patches * patch < options.room.bytes / 2
         assert len(shards.held) * patches * patch < options.room.bytes / 4
-    assert Shards.plan(10**4, (8, 8, 152), options).kept == pytest.approx(0.2)
+    assert Shards.plan(10**4, (8, 8, 152), options, options.room).kept == pytest.approx(0.2)
 
 
 def test_how_many_images_fit():
-    options = FitOptions(memory_limit="2GiB")
-    bottle = most_images({"patches": (28, 28, 1536)}, options)
+    options = FitOptions()
+    room = Room(2 << 30).beside(RESNET50_BYTES)
+    shapes = {"patches": (28, 28, 1536)}
+    bottle = most_images(shapes, options, room)
     assert 209 < bottle < 2 * (2 << 30) / (4 * 28 * 28 * 1536)
-    assert most_images({"patches": (28, 28, 1536)}, FitOptions(memory_limit="4GiB")) > 2 * bottle
-    assert most_images({"patches": (28, 28, 1536), "stages": (14, 14, 3584)}, options) < bottle
+    assert most_images(shapes, options, Room(4 << 30)) > 2 * bottle
+    assert most_images(shapes | {"stages": (14, 14, 3584)}, options, room) < bottle
+    assert most_images(shapes, options, Room(2 << 30)) > bottle
 
 
 def test_thinned_categories_keep_images_from_all_over():
@@ -124,6 +128,8 @@ def test_sizes(text, size):
 def test_too_little_memory_says_so():
     with pytest.raises(UsageError, match="--memory-limit is less than 1024 MiB"):
         FitOptions(memory_limit="1MB")
+    with pytest.raises(UsageError, match=r"--memory-limit is less than 1220 MiB, .* with this backbone"):
+        Room(1 << 30).beside(RESNET50_BYTES)
 
 
 def test_batches_of_large_features_are_small():
@@ -133,7 +139,7 @@ def test_batches_of_large_features_are_small():
 
 def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
     """A run whose memory holds five images: each category comes in shards, and one image in ten calibrates."""
-    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options: 5)
+    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options, room: 5)
     monkeypatch.setattr("mvad.shards.SHARD_PATCHES", 3 * 64)
     monkeypatch.setattr("mvad.shards.HELD_SHARE_OF_IMAGES", 4)
     options = {"image_size": 64, "coreset_ratio": 0.1, "folds": 2, **EMBEDDED}
@@ -150,7 +156,7 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
 
 
 def test_other_methods_learn_from_as_many_images_as_fit(tiles, ray_local, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options: 5)
+    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options, room: 5)
     mvad.fit(str(tiles), str(tmp_path), method="knn", image_size=64, actors=1, **EMBEDDED)
     assert {model.record["n_train"] for model in find_models(to_uri(tmp_path), None).values()} == {5}
     assert "alpha: fitted to 5 of its 8 images: --memory-limit holds no more" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def measured(
         constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
         dataset = dataset.map_batches(
             Examiner,
-            batch_size=options.room.batch_size(options.batch_size, shapes),
+            batch_size=options.room.beside(network.nbytes).batch_size(options.batch_size, shapes),
             fn_constructor_kwargs=constructor,
             **pool.arguments,
         )
