@@ -30,6 +30,7 @@ from mvad.weights import Network
 
 LEAST_IMAGES = 4  # that are calibrated on
 PRIOR_IMAGES = 12  # of each other category, that a method which transfers learns from first
+TASKS_A_CORE = 16  # that wait at most: Ray looks through all of them for every one that ends
 
 
 class Entry(NamedTuple):
@@ -253,6 +254,8 @@ class Fitter:
 
     def _start(self, job: _Job, features: ray.ObjectRef | None, prior: ray.ObjectRef | None = None) -> None:
         """Start the tasks of a job: a fit to each fold's other images, and if a network is trained that to all."""
+        while len(self._tasks) > TASKS_A_CORE * self._pool.tasks:
+            self._take_one()
         options = job.entry.options
         if self._in_task(job.entry):
             task = ray.remote(fit_detector).options(**self._pool.share).remote(options, features, job.rows, prior)
