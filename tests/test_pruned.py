@@ -26,10 +26,10 @@ SIZES = (st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40), st.i
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(KINDS), *SIZES, st.booleans())
-def test_nearest_is_that_of_comparing_everything(kind, seed, vectors, queries, width, without_cells):
+@given(st.sampled_from(KINDS), *SIZES, st.booleans(), st.sampled_from([1e-3, 1.0, 1e6]))
+def test_nearest_is_that_of_comparing_everything(kind, seed, vectors, queries, width, without_cells, scale):
     random = np.random.default_rng(seed)
-    bank, (rows,) = example(kind, random, vectors, 1, queries, width)
+    bank, (rows,) = (values * np.float32(scale) for values in example(kind, random, vectors, 1, queries, width))
     search = PrunedSearch(MemoryBank(bank))
     if without_cells:
         search._cells = None
