@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -43,6 +42,8 @@ def describe(name: str) -> BackboneSpec:
     if name == EMBEDDED:
         return _describe_timm(name, (0.498,) * 3, (0.502,) * 3)
     if name.startswith("timm:"):
+        import timm  # where it is used, here and below: it takes two seconds
+
         if timm.is_model(timm_name(name)):
             pretrained = timm.models.get_pretrained_cfg(timm_name(name))
             mean, std = (pretrained.mean, pretrained.std) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
@@ -67,6 +68,8 @@ def describe(name: str) -> BackboneSpec:
 
 
 def _describe_timm(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> BackboneSpec:
+    import timm
+
     with torch.device("meta"):
         model: Any = timm.create_model(timm_name(name), pretrained=False)
     if _is_transformer(model):
@@ -98,6 +101,8 @@ def timm_name(name: str) -> str:
 def network(spec: BackboneSpec, side: int | None = None) -> nn.Module:
     """The whole network, without weights; a transformer for images of ``side`` pixels, or of its own size."""
     if _is_timm(spec.name):
+        import timm
+
         # The position embedding keeps its shape and is brought to the size of the images as they come.
         free: dict[str, Any] = {"dynamic_img_size": True} if spec.patch > 1 else {}
         return timm.create_model(timm_name(spec.name), pretrained=False, **free)

@@ -63,8 +63,10 @@ def greedy_coreset(points: Tensor, size: int, candidates: int = CANDIDATES) -> t
     count = len(points)
     size = min(size, count)
     norms = torch.linalg.vector_norm(points, dim=1).square_()
-    mean = points.mean(dim=0)
-    start = int(torch.argmax(torch.cat([torch.linalg.vector_norm(rows - mean, dim=1) for rows in points.split(ROWS)])))
+    mean, from_mean = points.mean(dim=0), torch.empty_like(norms)
+    for rows, into in zip(points.split(ROWS), from_mean.split(ROWS), strict=True):
+        torch.linalg.vector_norm(rows - mean, dim=1, out=into)
+    start = int(torch.argmax(from_mean))
     chosen = [start]
     distances = torch.full((count,), torch.inf, device=points.device)  # squared, to the nearest chosen point
     _update(distances, points, norms, torch.tensor([start], device=points.device))

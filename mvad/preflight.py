@@ -17,13 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvad.errors import UsageError
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "onnxruntime",
-)  # of these and of Python, major.minor must agree; of mvad, all
+# Of these and of Python, major.minor must agree; of mvad, all.
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnxruntime")
 ANSWER_SECONDS = 180.0  # a first worker process on a cold disk takes its time
 JOIN_SECONDS = 900.0  # a GPU machine that has to be bought, started and set up
 

@@ -15,7 +15,6 @@ from urllib.error import URLError
 
 import numpy as np
 import safetensors.numpy
-import timm
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -91,6 +90,8 @@ def _arrays(state: Mapping[str, Tensor]) -> Weights:
 
 def _download(spec: BackboneSpec) -> tuple[str, Weights]:
     if spec.name.startswith("timm:"):
+        import timm
+
         where, advice = f"timm's {timm_name(spec.name)}", "give a copy with --weights PATH"
         try:
             return where, _arrays(timm.create_model(timm_name(spec.name), pretrained=True).state_dict())

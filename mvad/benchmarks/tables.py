@@ -23,7 +23,8 @@ def show(console: Console, name: str, measured: dict[str, Any]) -> None:
     table = _table("what", "mvad", "other", "ratio", title=title)
     for cells in [*_job_rows(measured), *_algorithm_rows(measured)]:
         table.add_row(*cells)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     peer = measured.get("peer", {})
     for what, value in (
         ("image AUROC", measured.get("auroc")),
