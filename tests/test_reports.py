@@ -210,6 +210,43 @@ def test_many_categories_have_pages_of_their_own(tmp_path):
     results.check_free(out.as_uri(), replace=True)
 
 
+@pytest.fixture(scope="module")
+def thousands(tmp_path_factory):
+    """The page on 5,000 labelled images of ten categories with maps; they are of noise, which compresses worst."""
+    folder = tmp_path_factory.mktemp("thousands")
+    random, places = np.random.default_rng(0), []
+    for number in range(40):
+        places.append((folder / f"{number}.png").as_uri())
+        Image.fromarray(random.integers(0, 256, (400, 400, 3), np.uint8)).save(folder / f"{number}.png")
+    facts = {}
+    for name in (f"part {number}" for number in range(10)):
+        rows = []
+        for number in range(500):
+            label = int(number % 5 == 0)
+            row = {"image_id": f"{name}/{number:04}.png", "uri": places[number % 40], "width": 400, "height": 400}
+            row |= {"label": label, "defect": "dent" if label else "good", "score": random.normal(label, 0.6)}
+            rows.append(row | {"grid": random.random((28, 28), np.float32)})
+        calibration = random.normal(0, 0.6, 200)
+        facts[name] = write_category(folder / "out", name, rows, calibration=calibration, threshold=1.0)
+    finish(folder / "out", facts)
+    mvad.report(str(folder / "out"), quiet=True)
+    return folder / "out/report.html"
+
+
+def test_a_report_of_thousands_of_images_is_a_few_megabytes(thousands):
+    assert len(read(thousands).all("section")) > 10
+    assert not (thousands.parent / "report").exists()
+    assert 2e6 < thousands.stat().st_size < 10e6
+
+
+def test_a_report_of_thousands_of_images_in_a_browser(browser, thousands):
+    with visit(browser, thousands) as visited:
+        pictures = visited.page.evaluate("document.images.length")
+        assert pictures > 200
+        assert visited.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert visited.messages == []
+
+
 def test_grids_are_read_of_shown_images_alone(tmp_path, monkeypatch):
     out = tmp_path / "out"
     rows = unlabelled(tmp_path, 60)
