@@ -38,7 +38,7 @@ def test_commands_and_options_exist():
     assert len(found) >= 5
     for name, arguments in found:
         assert name in commands, name
-        known = {option for parameter in commands[name].params for option in parameter.opts}
+        known = {option for one in commands[name].params for option in (*one.opts, *one.secondary_opts)}
         for argument in arguments:
             if argument.startswith("--"):
                 assert argument in known | {"--help"}, f"{name} {argument}"
