@@ -158,6 +158,7 @@ def _entries(
             spec.check_size(options.size)
             # A site's own weights are those of the backbone that was named.
             network = Network.load(spec, options.weights if chosen in (None, spec) else None)
+            options.room.beside(network.nbytes)
         except UsageError as error:
             reasons |= {fit.method: str(error) for fit in own}
             continue

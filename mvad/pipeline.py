@@ -83,6 +83,7 @@ def run(data: str, out: str, **options: Any) -> Result:
         raise UsageError(f"no test images under {storage.display(manifest.root)}; to fit models alone use mvad fit.")
     results.check_free(target, replace=chosen.new_run)
     network = Network.load(spec, chosen.weights)
+    chosen.room.beside(network.nbytes)  # too little is said before earlier results are gone
     results.clear(target)
     record = RunRecord("run", target, manifest, chosen)
     announce(manifest, report)
@@ -161,6 +162,8 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     if earlier is None:
         results.check_free(target, replace=chosen.new_run)
     networks = networks_of(wanted, chosen.weights)
+    for network in networks.values():
+        chosen.room.beside(network.nbytes)
     announce(manifest, report)
     left = resume.Remaining(images, 0)
     if earlier is None:

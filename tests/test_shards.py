@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 import mvad
 from conftest import EMBEDDED
+from mvad import results
 from mvad.collect import CategoryFeatures
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
@@ -114,6 +117,18 @@ def test_thinned_categories_keep_images_from_all_over():
     kept, thinned = thin(table, 3)
     assert kept["image_id"].to_pylist() == ["0", "4", "8", "9", "10", "11"]
     assert thinned == ["a"]
+
+
+def test_too_little_memory_for_a_backbone_is_said_before_anything_is_replaced(base_run, tiles, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(base_run[0], out)
+    limited = {"memory_limit": "1GiB", "new_run": True}
+    with pytest.raises(UsageError, match="which a process needs with this backbone"):
+        mvad.run(str(tiles), str(out), **limited, **EMBEDDED)
+    with pytest.raises(UsageError, match="which a process needs with this backbone"):
+        mvad.score(str(tiles), str(base_run[0] / "models"), str(out), **limited)
+    assert (out / "_SUCCESS").exists()
+    assert results.count_scores(to_uri(out)) == results.count_scores(to_uri(base_run[0]))
 
 
 @pytest.mark.parametrize(("text", "size"), [("2GiB", 2 << 30), ("1500M", 1500 << 20), ("3e9", None), ("", None)])
