@@ -198,7 +198,7 @@ class Page:
         encoded = {row: base64.b64encode(data).decode() for row, data in self.pictures.items()}
         bad = self.table.select(["image_id", "error"]).filter(pc.is_valid(self.table["error"]))
         return pages.render(
-            pages.environment("mvad.inspection", {"thousands": "{:,}".format}),
+            pages.environment("mvad.inspection", {}),
             "inspect.html",
             "inspect.css",
             facts=self.facts,
