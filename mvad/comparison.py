@@ -186,7 +186,7 @@ def _compare(
     models = {name: own.models for name, own in fitted.items()}
     networks = {entry.network.spec: entry.network for entry in entries}
     scoring = RunOptions(**{**as_json(entries[0].options), "maps": "all"})
-    pipeline.score_entries(images, models, networks, scoring, records, report, keep_going=True)
+    pipeline.score_entries([images], models, networks, scoring, records, report, keep_going=True)
     cells: dict[Cell, dict[str, Any]] = {}
     errors: dict[str, dict[str, str]] = {}
     with report.stage("evaluate", len(entries), unit="runs") as stage:

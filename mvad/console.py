@@ -266,6 +266,12 @@ class Stage:
     def show_on(self, bar: Progress) -> None:
         self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
 
+    def expect(self, count: int) -> None:
+        """So much more is to be done."""
+        self.total += count
+        if self._bar is not None:
+            self._bar.update(self._task, total=self.total)
+
     def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0, actor: str = "") -> None:
         """So much more is done; with the bytes read for it, and peak memory and name of the actor that did it."""
         self.first_seconds = self.first_seconds or self.seconds

@@ -6,10 +6,10 @@ plain trees of unlabelled images, and a CSV or Parquet table with at least a ``u
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
     ]
 )
 VISA_SPLIT = "split_csv/1cls.csv"
+LABELLED = ("test", "train")  # where other layouts than the plain one keep images, in a category's folder
+ROWS_AT_ONCE = 1 << 16  # of a table that are Python objects
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ class Manifest:
     ignored: int
 
     @property
+    def n_images(self) -> int:
+        return len(self.table)
+
+    @property
     def categories(self) -> list[str]:
-        return sorted(set(self.table["category"].to_pylist()))
+        return sorted(pc.unique(self.table["category"]).to_pylist())
 
     def split(self, name: str, categories: Sequence[str] | None = None) -> pa.Table:
         """The rows of one split, of some categories if given, in their order."""
@@ -77,43 +83,73 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
         No such folder, no images in it, or a category that is not there.
     """
     root = storage.to_uri(data)
-    if PurePosixPath(root).suffix.lower() in (".csv", ".parquet"):
-        rows, ignored = _from_table(root, options.category), 0
+    if is_table(root):
+        table, ignored = _from_table(root, options.category), 0
     else:
-        rows, ignored = _from_folder(root, options)
-    repeated = [name for name, count in Counter(row["image_id"] for row in rows).items() if count > 1]
-    if repeated:
-        raise UsageError(f"{storage.display(root)} names {repeated[0]!r} more than once.")
-    table = pa.Table.from_pylist(rows, SCHEMA).sort_by(
-        [(key, "ascending") for key in ("category", "split", "image_id")]
-    )
-    table = _select(table, storage.display(root), options.category_names)
+        table, ignored = _from_folder(root, options)
+    counts = table.group_by("image_id").aggregate([([], "count_all")])
+    repeated = counts.filter(pc.greater(counts["count_all"], 1))["image_id"]
+    if len(repeated):
+        raise UsageError(f"{storage.display(root)} names {repeated[0].as_py()!r} more than once.")
+    check_categories(options.category_names, pc.unique(table["category"]).to_pylist(), root)
+    table = select(table, options.category_names)
     if options.limit is not None:
         table = _limit(table, options.limit)
     return Manifest(root, table, ignored)
 
 
-def _from_folder(root: str, options: CommonOptions) -> tuple[list[dict], int]:
+def is_table(root: str) -> bool:
+    """Whether the URI names a table of images, not a folder."""
+    return PurePosixPath(root).suffix.lower() in (".csv", ".parquet")
+
+
+def images_among(files: Sequence[storage.FileEntry]) -> list[storage.FileEntry]:
+    return [file for file in files if file.path.lower().endswith(SUFFIXES)]
+
+
+def no_images(root: str) -> UsageError:
+    """That there are none."""
+    return UsageError(f"no images under {storage.display(root)}; mvad looks for {', '.join(SUFFIXES)}.")
+
+
+def no_category(root: str) -> UsageError:
+    """That there is no folder whose name is the images' category."""
+    return UsageError(
+        f"the images lie directly in {storage.display(root)}, so their category is unknown; add --category NAME."
+    )
+
+
+def _from_folder(root: str, options: CommonOptions) -> tuple[pa.Table, int]:
     files = list(storage.list_files(root))
-    images = [file for file in files if file.path.lower().endswith(SUFFIXES)]
+    images = images_among(files)
     if not images:
-        raise UsageError(f"no images under {storage.display(root)}; mvad looks for {', '.join(SUFFIXES)}.")
+        raise no_images(root)
     layout = options.layout
     if layout == "auto":
         layout = _guess_layout([file.path for file in files])
-    if layout == "visa":
-        rows = _visa(root, images)
-    elif layout == "mvtec":
-        rows = _mvtec(root, images)
-    else:
-        rows = _plain(root, images, options.category)
-    used = {row["uri"] for row in rows} | {row["mask_uri"] for row in rows}
+    if layout == "plain":
+        table = plain_rows(images, options.category)
+        if not len(table):
+            raise no_category(root)
+        return table, len(images) - len(table)
+    rows = _visa(root, images) if layout == "visa" else _mvtec(root, images)
     if not rows:
         raise UsageError(
             f"{storage.display(root)} has {len(images)} images, but none where the {layout} layout keeps them; "
             "see --layout."
         )
-    return rows, sum(file.uri not in used for file in images)
+    used = {row["uri"] for row in rows} | {row["mask_uri"] for row in rows}
+    return pa.Table.from_pylist(rows, SCHEMA), sum(file.uri not in used for file in images)
+
+
+def surely_plain(root: str, folders: Sequence[storage.FileEntry]) -> bool:
+    """Whether the layout of a folder is plain whatever else is in it, told by a look into the ``folders`` in it.
+
+    There is nothing in the places where the other layouts have images.
+    """
+    top = [root, *(folder.uri for folder in folders)]  # ROOT may be one category
+    places = [storage.join(root, VISA_SPLIT), *(storage.join(place, name) for place in top for name in LABELLED)]
+    return not any(storage.side_by_side(storage.exists, places))
 
 
 def _guess_layout(paths: list[str]) -> str:
@@ -200,17 +236,21 @@ def _visa(root: str, images: list[storage.FileEntry]) -> list[dict]:
     return rows
 
 
-def _plain(root: str, images: list[storage.FileEntry], category: str | None) -> list[dict]:
-    """Any tree: unlabelled, the category is the first folder below ROOT unless one was named."""
-    if category is None and all("/" not in file.path for file in images):
-        raise UsageError(
-            f"the images lie directly in {storage.display(root)}, so their category is unknown; add --category NAME."
-        )
-    return [
-        _row(file, category or file.path.split("/")[0], "test")
-        for file in images
-        if category is not None or "/" in file.path
-    ]
+def plain_rows(images: Sequence[storage.FileEntry], category: str | None) -> pa.Table:
+    """Any tree: unlabelled, the category is the first folder below ROOT unless one was named.
+
+    Images without either are left out.
+    """
+    placed = [file for file in images if category is not None or "/" in file.path]
+    count = len(placed)
+    columns = {field.name: pa.nulls(count, field.type) for field in SCHEMA}
+    columns |= {
+        "image_id": pa.array([file.path for file in placed], pa.string()),
+        "uri": pa.array([file.uri for file in placed], pa.string()),
+        "category": pa.array([category or file.path.split("/")[0] for file in placed], pa.string()),
+        "split": pa.array(["test"] * count, pa.string()),
+    }
+    return pa.table(columns, SCHEMA)
 
 
 def _read_csv(place: str, needed: Sequence[str]) -> pa.Table:
@@ -234,7 +274,7 @@ def _check_columns(table: pa.Table, place: str, needed: Sequence[str]) -> pa.Tab
     return table
 
 
-def _from_table(place: str, category: str | None) -> list[dict]:
+def _from_table(place: str, category: str | None) -> pa.Table:
     """A table with a ``uri`` column; the other columns of the schema are used where they are there."""
     if not storage.exists(place):
         raise UsageError(f"no such file: {storage.display(place)}.")
@@ -246,48 +286,52 @@ def _from_table(place: str, category: str | None) -> list[dict]:
             table = _check_columns(pq.read_table(path, filesystem=filesystem), place, ("uri",))
         except (pa.ArrowInvalid, OSError) as error:
             raise UsageError(f"{storage.display(place)} cannot be read as Parquet: {error}.") from error
-    folder = place.rpartition("/")[0]
-    rows = []
-    for number, entry in enumerate(table.to_pylist(), start=1):
-        where = f"{storage.display(place)}, row {number}"
-        uri = entry["uri"]
-        if not uri:
-            raise UsageError(f"{where}: the uri is empty.")
-        relative = not uri.startswith("/") and "://" not in uri
-        file = storage.FileEntry(
-            entry.get("image_id") or uri, storage.join(folder, uri) if relative else storage.to_uri(uri)
-        )
-        name = category or entry.get("category") or (uri.split("/")[0] if relative and "/" in uri else None)
-        if name is None:
-            raise UsageError(f"{where}: the category is unknown; add a category column or --category NAME.")
-        label, split, mask = entry.get("label"), entry.get("split") or "test", entry.get("mask_uri")
-        if label not in (None, 0, 1):
-            raise UsageError(f"{where}: label {label!r} is not 0, 1 or empty.")
-        if split not in ("train", "test"):
-            raise UsageError(f"{where}: split {split!r} is not train or test.")
-        rows.append(
-            _row(
-                file,
-                name,
-                split,
-                label=label,
-                defect=entry.get("defect"),
-                mask_uri=storage.to_uri(mask) if mask else None,
-            )
-        )
-    if not rows:
+    if not len(table):
         raise UsageError(f"{storage.display(place)} names no image.")
-    return rows
+    table = table.select([name for name in SCHEMA.names if name in table.column_names])
+    found, first = [], 1
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        rows = [_table_row(place, number, entry, category) for number, entry in enumerate(batch.to_pylist(), first)]
+        found.append(pa.Table.from_pylist(rows, SCHEMA))
+        first += len(batch)
+    return pa.concat_tables(found)
 
 
-def _select(table: pa.Table, place: str, categories: list[str] | None) -> pa.Table:
-    if categories is None:
-        return table
-    known = sorted(set(table["category"].to_pylist()))
-    unknown = [name for name in categories if name not in known]
+def _table_row(place: str, number: int, entry: dict[str, Any], category: str | None) -> dict[str, Any]:
+    where = f"{storage.display(place)}, row {number}"
+    uri = entry["uri"]
+    if not uri:
+        raise UsageError(f"{where}: the uri is empty.")
+    relative = not uri.startswith("/") and "://" not in uri
+    folder = place.rpartition("/")[0]
+    file = storage.FileEntry(
+        entry.get("image_id") or uri, storage.join(folder, uri) if relative else storage.to_uri(uri)
+    )
+    name = category or entry.get("category") or (uri.split("/")[0] if relative and "/" in uri else None)
+    if name is None:
+        raise UsageError(f"{where}: the category is unknown; add a category column or --category NAME.")
+    label, split, mask = entry.get("label"), entry.get("split") or "test", entry.get("mask_uri")
+    if label not in (None, 0, 1):
+        raise UsageError(f"{where}: label {label!r} is not 0, 1 or empty.")
+    if split not in ("train", "test"):
+        raise UsageError(f"{where}: split {split!r} is not train or test.")
+    known = {"label": label, "defect": entry.get("defect"), "mask_uri": storage.to_uri(mask) if mask else None}
+    return _row(file, name, split, **known)
+
+
+def check_categories(names: Sequence[str] | None, known: Collection[str], root: str) -> None:
+    """UsageError if one of the categories that were asked for is not among those under ``root``."""
+    unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise UsageError(f"unknown category {unknown[0]!r}; {place} has: {', '.join(known)}.")
-    return table.filter(pc.is_in(table["category"], pa.array(categories)))
+        where, others = storage.display(root), ", ".join(sorted(known))
+        raise UsageError(f"unknown category {unknown[0]!r}; {where} has: {others}.")
+
+
+def select(table: pa.Table, categories: Sequence[str] | None) -> pa.Table:
+    """The rows of some categories, or of all for None, sorted."""
+    if categories is not None:
+        table = table.filter(pc.is_in(table["category"], pa.array(categories, pa.string())))
+    return table.sort_by([(key, "ascending") for key in ("category", "split", "image_id")])
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:

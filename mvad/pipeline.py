@@ -18,8 +18,7 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from mvad.engines import feature_shapes, pack
 from mvad.errors import UsageError
 from mvad.fitting import Entry, Fitted, Fitter
 from mvad.images import Batch, decode_batch
+from mvad.listing import Listing
 from mvad.manifest import Manifest, read_manifest
 from mvad.memory import block_rows
 from mvad.model_store import ModelInfo, find_models, read_calibration
@@ -47,6 +47,7 @@ from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, Run
 from mvad.patience import while_nodes_last
 from mvad.record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results import Destination, ScoredBy, WriteResults, write_rows
+from mvad.resume import KeptRows
 from mvad.session import Pool, actor_pool, ray_session
 from mvad.shards import Shards, most_images, thin
 from mvad.shots import TrainingSet
@@ -94,7 +95,7 @@ def run(data: str, out: str, **options: Any) -> Result:
         unreadable = fitted.unreadable(manifest)
         write_error_rows(unreadable, fitted.errors, record)
         with record.timed("score"):
-            score_entries(images, {"": fitted.models}, {spec: network}, chosen, {"": record}, report)
+            score_entries([images], {"": fitted.models}, {spec: network}, chosen, {"": record}, report)
     result = record.finish(len(manifest.table), n_rows=len(images) + len(unreadable), stages=report.stages)
     return record.show(result, report)
 
@@ -149,13 +150,12 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     if f"{folder}/".startswith(f"{target}/"):
         raise UsageError(f"the models lie inside {storage.display(target)}; give --out another folder.")
     found = find_models(folder, chosen.method)
-    manifest = read_manifest(data, chosen)
-    images = manifest.split("test")
-    if not len(images):
-        raise UsageError(f"no test images under {storage.display(manifest.root)}.")
-    wanted = {name: found[name] for name in manifest.categories if name in found}
+    listing = Listing(data, chosen)
+    if listing.ended and not listing.n_test:
+        raise UsageError(f"no test images under {storage.display(listing.root)}.")
+    wanted = {name: found[name] for name in listing.categories if name in found}
     if not wanted:
-        asked = ", ".join(manifest.categories[:5])
+        asked = ", ".join(listing.categories[:5])
         raise UsageError(f"{models} has no model for {asked}; it has models for: {', '.join(sorted(found))}.")
     own = resume.identity(wanted, chosen)
     earlier = None if chosen.new_run else resume.earlier_run(target, own)
@@ -164,25 +164,44 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     networks = networks_of(wanted, chosen.weights)
     for network in networks.values():
         chosen.room.beside(network.nbytes)
-    announce(manifest, report)
-    left = resume.Remaining(images, 0)
+    kept = None
     if earlier is None:
         results.clear(target)
     else:
-        left = resume.remaining(target, images, wanted, chosen)
-        report.line(f"{left.n_kept:,} rows are there already, {len(left.images):,} images are left")
-        if not len(left.images) and earlier.get("status") == "done" and earlier.get("exit_code") == EXIT_DONE:
-            storage.write(storage.join(target, "_SUCCESS"), b"")  # in case the run was ended just before
-            report.print(f"nothing new: every image has its row in {storage.display(target)}")
-            return Result(summary=results.read_summary(target), errors=results.read_errors(target))
-    record = RunRecord("score", target, manifest, chosen, identity=own, earlier=earlier)
-    with (
-        ray_session(chosen.address, chosen.actors, report.line) if len(left.images) else nullcontext(),
-        record.timed("score"),
-    ):
-        score_entries(left.images, {"": wanted}, networks, chosen, {"": record}, report)
-    result = record.finish(len(images), n_rows=len(left.images) + left.n_kept, stages=report.stages)
+        kept = KeptRows(target, wanted, chosen)
+    portions = _to_score(listing, kept, report)
+    first = next(portions, None)
+    before = earlier or {}
+    if first is None and before.get("status") == "done" and before.get("exit_code") == EXIT_DONE:
+        storage.write(storage.join(target, "_SUCCESS"), b"")  # in case the run was ended just before
+        report.print(f"nothing new: every image has its row in {storage.display(target)}")
+        return Result(summary=results.read_summary(target), errors=results.read_errors(target))
+    record = RunRecord("score", target, listing, chosen, identity=own, earlier=earlier)
+    n_scored = 0
+    with record.timed("score"):
+        if first is not None:
+            every = itertools.chain([first], portions)
+            with ray_session(chosen.address, chosen.actors, report.line):
+                n_scored = score_entries(every, {"": wanted}, networks, chosen, {"": record}, report)
+    record.note_listing(listing)
+    n_kept = kept.count if kept is not None else 0
+    result = record.finish(listing.n_test, n_rows=n_scored + n_kept, stages=report.stages)
     return record.show(result, report)
+
+
+def _to_score(listing: Listing, kept: KeptRows | None, report: Reporter) -> Iterator[pa.Table]:
+    """The portions of a listing without the images that have rows, those that are empty left out."""
+    for images in listing:
+        if listing.ended:
+            announce(listing, report)
+        else:
+            where = storage.display(listing.root)
+            report.line(f"{listing.n_images:,} images so far in {where}, and the listing goes on")
+        if kept is not None:
+            asked, images = len(images), kept.without(images)
+            report.line(f"{asked - len(images):,} rows are there already, {len(images):,} images are left")
+        if len(images):
+            yield images
 
 
 def evaluate(out: str, *, quiet: bool = False) -> Result:
@@ -220,12 +239,12 @@ def networks_of(models: Mapping[str, ModelInfo], weights: str | None) -> dict[Ba
     return networks
 
 
-def announce(manifest: Manifest, report: Reporter) -> None:
+def announce(found: Manifest | Listing, report: Reporter) -> None:
     """Say what was found under DATA."""
-    where = storage.display(manifest.root)
-    report.line(f"{len(manifest.table):,} images of {len(manifest.categories)} categories in {where}")
-    if manifest.ignored:
-        report.warn(f"{manifest.ignored:,} image files lie where the layout has no place for them; they are left out")
+    where = storage.display(found.root)
+    report.line(f"{found.n_images:,} images of {len(found.categories)} categories in {where}")
+    if found.ignored:
+        report.warn(f"{found.ignored:,} image files lie where the layout has no place for them; they are left out")
 
 
 def backbone_of(options: FitOptions) -> BackboneSpec:
@@ -417,78 +436,120 @@ def extracted(
 
 
 def score_entries(
-    images: pa.Table,
+    portions: Iterable[pa.Table],
     models: Mapping[str, Mapping[str, ModelInfo]],
     networks: Mapping[BackboneSpec, Network],
     options: ScoreOptions,
     records: Mapping[str, RunRecord],
     report: Reporter,
     keep_going: bool = False,
-) -> None:
+) -> int:
     """Decode and extract every image once, and score it with the model that each entry has of its category.
 
     Parameters
     ----------
+    portions
+        The manifest's rows of the images; each portion when the one before has been scored.
     models
         By entry and category; images of a category that an entry has no model of become error rows there.
     records
         By entry: where its results go.
     keep_going
         Whether images that a model cannot score become error rows, or an exception.
+
+    Returns
+    -------
+    The number of images.
     """
-    n_scores = 0
-    groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
     pairs = [(entry, model) for entry, own in models.items() for model in own.values()]
     found = storage.side_by_side(lambda pair: judge_of(pair[1], options), pairs)
     judges = {(entry, model.category): judge for (entry, model), judge in zip(pairs, found, strict=True)}
-    for entry, own in models.items():
-        known = pc.is_in(images["category"], pa.array(list(own), pa.string()))
-        orphans = images.filter(pc.invert(known))
-        reasons = {row["image_id"]: f"{resume.NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
-        write_error_rows(orphans, reasons, records[entry])
-        n_scores += len(images) - len(orphans)
-        for category, model in own.items():
-            records[entry].add_model(model, judges[entry, category])
-            groups[_carrier(model, models), model.size][entry][category] = model
-    with report.stage("score", n_scores, unit="images" if len(models) == 1 else "scores") as stage:
-        for (spec, size), group in groups.items():
-            categories = sorted({category for own in group.values() for category in own})
-            chosen = images.filter(pc.is_in(images["category"], pa.array(categories)))
-            if not len(chosen):
-                continue
-            pool = actor_pool(options.actors, len(chosen))
-            # The references are kept until the end of the run: Ray may drop what nobody refers to.
-            kinds = sorted({find_method(model.method).feature for own in group.values() for model in own.values()})
-            package = ray.put(pack(kinds, networks[spec], size, options.engine, pool.gpus))
-            broadcast = Broadcast({model.model_id: model for own in group.values() for model in own.values()}.values())
-            constructor = {"package": package, "threads": pool.threads, "models": {**group}, "broadcast": broadcast}
-            map_above = {
-                (entry, name): _map_above(options.maps, judges[entry, name])
-                for entry, own in group.items()
-                for name in own
-            }
-            constructor |= {"map_above": map_above, "keep_going": keep_going}
-            room = options.room.beside(networks[spec].nbytes)
-            batch_size = room.batch_size(options.batch_size, feature_shapes(kinds, spec, size))
-            destinations = {
-                entry: Destination(
-                    records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own}
-                )
-                for entry, own in group.items()
-            }
-            receipts = (
-                decoded_images(chosen, size, options, pool)
-                .map_batches(Scorer, batch_size=batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
-                .map_batches(WriteResults(destinations), batch_size=None, **pool.task_arguments)
-            )
-            receipts.set_name(f"mvad_{stage.name}")
-            stage.actors += pool.actors
-            for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, report.warn):
-                facts = records[receipt["entry"]].categories[receipt["category"]]
-                facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
-                stage.advance(*(receipt[name] for name in ("rows", "bytes", "memory", "actor")))
+    groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for entry, model in pairs:
+        records[entry].add_model(model, judges[entry, model.category])
+        groups[_carrier(model, models), model.size][entry][model.category] = model
+    scorings = [
+        _Scoring(spec, size, group, judges, networks[spec], options, records, keep_going)
+        for (spec, size), group in groups.items()
+    ]
+    n_images = 0
+    with report.stage("score", 0, unit="images" if len(models) == 1 else "scores") as stage:
+        for images in portions:
+            n_images += len(images)
+            for entry, own in models.items():
+                known = pc.is_in(images["category"], pa.array(list(own), pa.string()))
+                orphans = images.filter(pc.invert(known))
+                reasons = {
+                    row["image_id"]: f"{resume.NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()
+                }
+                write_error_rows(orphans, reasons, records[entry])
+                stage.expect(len(images) - len(orphans))
+            for scoring in scorings:
+                scoring.score(images, stage)
+    return n_images
+
+
+class _Scoring:
+    """The scoring of images with models that share a backbone and an image size.
+
+    What actors need is put into Ray's object store once for all portions of images. The references are kept as long as
+    this is: Ray may drop what nobody refers to.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        size: ImageSize,
+        group: Mapping[str, Mapping[str, ModelInfo]],
+        judges: Mapping[tuple[str, str], ScoredBy],
+        network: Network,
+        options: ScoreOptions,
+        records: Mapping[str, RunRecord],
+        keep_going: bool,
+    ) -> None:
+        self._size, self._network, self._options, self._records = size, network, options, records
+        models = [(entry, model) for entry, own in group.items() for model in own.values()]
+        self._categories = pa.array(sorted({model.category for _, model in models}), pa.string())
+        self._kinds = sorted({find_method(model.method).feature for _, model in models})
+        self._batch_size = options.room.beside(network.nbytes).batch_size(
+            options.batch_size, feature_shapes(self._kinds, spec, size)
+        )
+        self._destinations = {
+            entry: Destination(records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own})
+            for entry, own in group.items()
+        }
+        above = {
+            (entry, model.category): _map_above(options.maps, judges[entry, model.category]) for entry, model in models
+        }
+        self._by_id = {model.model_id: model for _, model in models}
+        self._constructor: dict[str, Any] = {"models": {**group}, "map_above": above, "keep_going": keep_going}
+        self._packages: dict[bool, ray.ObjectRef] = {}
+
+    def score(self, images: pa.Table, stage: Stage) -> None:
+        """Score those of the images that are of a category of these models."""
+        chosen = images.filter(pc.is_in(images["category"], self._categories))
+        if not len(chosen):
+            return
+        pool = actor_pool(self._options.actors, len(chosen))
+        if "broadcast" not in self._constructor:
+            self._constructor["broadcast"] = Broadcast(self._by_id.values())
+        if pool.gpus not in self._packages:
+            package = pack(self._kinds, self._network, self._size, self._options.engine, pool.gpus)
+            self._packages[pool.gpus] = ray.put(package)
+        constructor = {**self._constructor, "package": self._packages[pool.gpus], "threads": pool.threads}
+        receipts = (
+            decoded_images(chosen, self._size, self._options, pool)
+            .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=constructor, **pool.arguments)
+            .map_batches(WriteResults(self._destinations), batch_size=None, **pool.task_arguments)
+        )
+        receipts.set_name(f"mvad_{stage.name}")
+        stage.actors += pool.actors
+        for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, stage.report.warn):
+            facts = self._records[receipt["entry"]].categories[receipt["category"]]
+            facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
+            stage.advance(*(receipt[name] for name in ("rows", "bytes", "memory", "actor")))
 
 
 def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from mvad import __version__, calibration, results, storage
 from mvad.console import Reporter
+from mvad.listing import Listing
 from mvad.manifest import Manifest
 from mvad.model_store import ModelInfo
 from mvad.options import JobOptions, ScoreOptions, as_json
@@ -81,7 +82,7 @@ class RunRecord:
         self,
         command: str,
         out: str,
-        manifest: Manifest,
+        found: Manifest | Listing,
         options: ScoreOptions,
         identity: Mapping[str, Any] | None = None,
         earlier: Mapping[str, Any] | None = None,
@@ -98,10 +99,10 @@ class RunRecord:
             "command": command,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
-            "data": storage.display(manifest.root),
+            "data": storage.display(found.root),
             "options": as_json(options),
             "versions": versions(),
-            "ignored_files": manifest.ignored,
+            "ignored_files": found.ignored,
         }
         if identity is not None:
             self._content["identity"] = identity
@@ -113,9 +114,11 @@ class RunRecord:
                 **self._content["identity"],
                 "models": earlier["identity"]["models"] | self._content["identity"]["models"],
             }
-        for name in manifest.categories:
+        before = (earlier or {}).get("categories", {})
+        self._new = set(found.categories) - before.keys()
+        for name in self._new:
             self.categories[name] = {}
-        for name, facts in (earlier or {}).get("categories", {}).items():
+        for name, facts in before.items():
             self.categories[name] = dict(facts)
         results.write_json(storage.join(out, "run.json"), self._content)
 
@@ -126,6 +129,13 @@ class RunRecord:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+    def note_listing(self, listing: Listing) -> None:
+        """Note what a listing has found that had not ended when the run began."""
+        for name in self._new - {*listing.categories}:  # folders without images
+            self.categories.pop(name, None)
+            self._judges.pop(name, None)
+        self._content["ignored_files"] = listing.ignored
 
     def add_model(self, model: ModelInfo, judge: results.ScoredBy) -> None:
         """Note the model a category is scored with."""

@@ -9,7 +9,6 @@ once left a resumed run without progress. The ids in OUT are the rows themselves
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -69,38 +68,40 @@ def earlier_run(out: str, own: Mapping[str, Any]) -> dict[str, Any] | None:
     return content
 
 
-@dataclass(frozen=True)
-class Remaining:
-    """What is left to do, the images without a row; and how many rows stay."""
+class KeptRows:
+    """The rows in OUT (a URI) that stay.
 
-    images: pa.Table
-    n_kept: int
-
-
-def remaining(out: str, images: pa.Table, models: Mapping[str, ModelInfo], options: ScoreOptions) -> Remaining:
-    """The images that have no row in OUT (a URI), after error rows that have lost their reason have been removed.
-
-    A file that could not be read is tried again, here on the driver: it may have been half written, or on a disk that
-    was away. Rows of images that are no longer in the listing stay.
+    Not those that name an error whose reason is gone: a file that could not be read is tried again, here on the driver,
+    when it is listed again; it may have been half written, or on a disk that was away. Rows of images that are not
+    listed any more stay.
     """
-    results.repair(out)
-    rows = results.read_states(out)
-    failed = rows.filter(pc.equal(rows["status"], "error"))
-    reasons = dict(zip(failed["image_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
-    again = images.filter(pc.is_in(images["image_id"], failed["image_id"]))
-    stale = {row["image_id"] for row in again.to_pylist() if _usable(row, reasons[row["image_id"]], models, options)}
-    results.drop_rows(out, stale)
-    done = pa.array([name for name in rows["image_id"].to_pylist() if name not in stale], pa.string())
-    left = images.filter(pc.invert(pc.is_in(images["image_id"], done)))
-    return Remaining(left, len(done))
 
+    def __init__(self, out: str, models: Mapping[str, ModelInfo], options: ScoreOptions) -> None:
+        results.repair(out)
+        self._out, self._models, self._options = out, models, options
+        rows = results.read_states(out)
+        failed = rows.filter(pc.equal(rows["status"], "error"))
+        self._reasons = dict(zip(failed["image_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
+        self._ids = rows["image_id"]
 
-def _usable(image: Mapping[str, Any], error: str, models: Mapping[str, ModelInfo], options: ScoreOptions) -> bool:
-    model = models.get(image["category"])
-    if model is None or error.startswith(NO_MODEL):
-        return model is not None
-    try:
-        load_image(image["uri"], model.size, options.max_pixels)
-    except ImageError:
-        return False
-    return True
+    @property
+    def count(self) -> int:
+        return len(self._ids)
+
+    def without(self, images: pa.Table) -> pa.Table:
+        """The images that have no row; rows that have lost their reason are removed first."""
+        again = images.filter(pc.is_in(images["image_id"], pa.array(list(self._reasons), pa.string())))
+        stale = [row["image_id"] for row in again.to_pylist() if self._usable(row)]
+        results.drop_rows(self._out, stale)
+        self._ids = self._ids.filter(pc.invert(pc.is_in(self._ids, pa.array(stale, pa.string()))))
+        return images.filter(pc.invert(pc.is_in(images["image_id"], self._ids)))
+
+    def _usable(self, image: Mapping[str, Any]) -> bool:
+        model = self._models.get(image["category"])
+        if model is None or self._reasons[image["image_id"]].startswith(NO_MODEL):
+            return model is not None
+        try:
+            load_image(image["uri"], model.size, self._options.max_pixels)
+        except ImageError:
+            return False
+        return True

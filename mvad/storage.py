@@ -14,7 +14,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -37,7 +37,7 @@ Found = TypeVar("Found")
 
 
 class FileEntry(NamedTuple):
-    """One file below a root: its readable relative path (POSIX slashes) and its URI."""
+    """One file or folder below a root: its readable relative path (POSIX slashes) and its URI."""
 
     path: str
     uri: str
@@ -153,10 +153,15 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def list_files(root: str) -> Iterator[FileEntry]:
-    """Every file below the folder ``root`` (a URI), except hidden ones, in no particular order.
+    """Every file below the folder ``root`` (a URI), except hidden ones, in no particular order: `list_pages`."""
+    return itertools.chain.from_iterable(list_pages(root))
+
+
+def list_pages(root: str) -> Iterator[list[FileEntry]]:
+    """Every file below the folder ``root`` (a URI), except hidden ones, some at a time as they are found.
 
     Linked folders are followed, but never into themselves, so a loop of links ends. Object storage gives out a thousand
-    names at a time: there the folders in ``root`` are listed side by side.
+    names at a time: there folders are listed side by side.
 
     Raises
     ------
@@ -168,47 +173,116 @@ def list_files(root: str) -> Iterator[FileEntry]:
         return
     filesystem, path = resolve(root)
     try:
-        top = filesystem.get_file_info(pafs.FileSelector(path))
-        folders = [info.path for info in top if info.type == pafs.FileType.Directory]
-        below = side_by_side(lambda one: filesystem.get_file_info(pafs.FileSelector(one, recursive=True)), folders)
+        for infos in _list_store(filesystem, path):
+            found = [info.path[len(path) :].lstrip("/") for info in infos if info.type != pafs.FileType.Directory]
+            yield [FileEntry(name, join(root, name)) for name in found if not _hidden(name.split("/"))]
     except OSError as error:
         raise UsageError(f"no such folder: {display(root)} ({error}).") from error
-    for info in itertools.chain(top, *below):
-        relative = info.path[len(path) :].lstrip("/")
-        if info.type != pafs.FileType.Directory and not _hidden(relative.split("/")):
-            yield FileEntry(relative, join(root, relative))
+
+
+def list_folders(root: str) -> list[FileEntry] | None:
+    """The folders in the folder ``root`` (a URI), except hidden ones, in no particular order.
+
+    None where only a listing of all files could tell: see `_knows_folders`.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or it cannot be read.
+    """
+    if is_local(root):
+        return [_entry(local_path(root), one.path) for one in _scan(local_path(root))[1] if _is_folder(one)]
+    filesystem, path = resolve(root)
+    if not _knows_folders(filesystem):
+        return None
+    try:
+        infos = filesystem.get_file_info(pafs.FileSelector(path))
+    except OSError as error:
+        raise UsageError(f"no such folder: {display(root)} ({error}).") from error
+    found = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+    return [FileEntry(name, join(root, name)) for name in found if not _hidden([name])]
+
+
+def _knows_folders(filesystem: pafs.FileSystem) -> bool:
+    """Whether a folder can be listed without all that is below it.
+
+    A folder of object storage is what names have in common. Arrow's Google Cloud Storage shows only those that have an
+    object of their own, which few programs make.
+    """
+    return filesystem.type_name != "gcs"
+
+
+def _list_store(filesystem: pafs.FileSystem, root: str) -> Iterator[list[pafs.FileInfo]]:
+    """What is below a folder of object storage, as the answers come in.
+
+    While threads are idle, a folder is listed by itself, and then its sub-folders side by side; otherwise in one go
+    with all that is below it, which takes fewer requests.
+    """
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        waiting: dict[Future[list[pafs.FileInfo]], bool] = {}
+
+        def ask(folder: str) -> None:
+            deep = len(waiting) >= THREADS or not _knows_folders(filesystem)
+            request = threads.submit(filesystem.get_file_info, pafs.FileSelector(folder, recursive=deep))
+            waiting[request] = deep
+
+        ask(root)
+        while waiting:
+            for request in wait(waiting, return_when=FIRST_COMPLETED).done:
+                deep, infos = waiting.pop(request), request.result()
+                yield infos
+                for info in infos:
+                    if not deep and info.type == pafs.FileType.Directory and not _hidden([info.base_name]):
+                        ask(info.path)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _hidden(names: list[str]) -> bool:
     return any(name.startswith(".") or name == "__MACOSX" for name in names)
 
 
-def _list_local(root: str) -> Iterator[FileEntry]:
+def _list_local(root: str) -> Iterator[list[FileEntry]]:
     top = local_path(root)
-    if not os.path.isdir(top):
-        problem = "is a file, not a folder" if os.path.exists(top) else "does not exist"
-        raise UsageError(f"no such folder: {display(root)} {problem}.")
-
     waiting: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(top, frozenset())]  # folders, and those they are in
     while waiting:
         folder, above = waiting.pop()
-        try:
-            status = os.stat(folder)
-            here = (status.st_dev, status.st_ino)
-            if here in above:
-                continue
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except OSError as error:
-            raise UsageError(f"the folder {_readable(folder)} cannot be read: {error.strerror}.") from error
+        here, found = _scan(folder)
+        if here in above:
+            continue
+        page = []
         for entry in found:
-            if _hidden([os.fsdecode(entry.name)]):
-                continue
             if _is_folder(entry):
                 waiting.append((entry.path, above | {here}))
-                continue
-            relative = os.path.relpath(entry.path, top).replace(os.sep.encode(), b"/")
-            yield FileEntry(_readable(relative), Path(os.fsdecode(entry.path)).as_uri())
+            else:
+                page.append(_entry(top, entry.path))
+        yield page
+
+
+def _entry(top: bytes, path: bytes) -> FileEntry:
+    relative = os.path.relpath(path, top).replace(os.sep.encode(), b"/")
+    return FileEntry(_readable(relative), Path(os.fsdecode(path)).as_uri())
+
+
+def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:
+    """A local folder's device and inode, which are its own whatever links lead to it, and what is in it and not hidden.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or it cannot be read.
+    """
+    if not os.path.isdir(folder):
+        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
+        raise UsageError(f"no such folder: {_readable(folder)} {problem}.")
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not _hidden([os.fsdecode(entry.name)])]
+        return (status.st_dev, status.st_ino), seen
+    except OSError as error:
+        raise UsageError(f"the folder {_readable(folder)} cannot be read: {error.strerror}.") from error
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -266,8 +340,9 @@ def exists(uri: str) -> bool:
 def list_folder(uri: str) -> list[str]:
     """The names of the files and folders directly in ``uri``, sorted; empty if there is no such folder."""
     filesystem, path = resolve(uri)
-    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in infos)
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=not _knows_folders(filesystem))
+    infos = filesystem.get_file_info(selector)
+    return sorted({info.path[len(path) :].lstrip("/").split("/")[0] for info in infos})
 
 
 def remove(uri: str) -> None:
@@ -277,8 +352,12 @@ def remove(uri: str) -> None:
     if kind == pafs.FileType.Directory:
         if is_local(uri):
             shutil.rmtree(path)
-        else:
+        elif _knows_folders(filesystem):
             filesystem.delete_dir(path)
+        else:
+            filesystem.delete_dir_contents(path, missing_dir_ok=True)
+            if filesystem.get_file_info(path).type != pafs.FileType.NotFound:  # the folder has an object of its own
+                filesystem.delete_dir(path)
     elif kind != pafs.FileType.NotFound:
         filesystem.delete_file(path)
 
