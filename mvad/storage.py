@@ -177,7 +177,7 @@ def list_pages(root: str) -> Iterator[list[FileEntry]]:
             found = [info.path[len(path) :].lstrip("/") for info in infos if info.type != pafs.FileType.Directory]
             yield [FileEntry(name, join(root, name)) for name in found if not _hidden(name.split("/"))]
     except OSError as error:
-        raise UsageError(f"no such folder: {display(root)} ({error}).") from error
+        raise _unlisted(root, error) from error
 
 
 def list_folders(root: str) -> list[FileEntry] | None:
@@ -198,9 +198,15 @@ def list_folders(root: str) -> list[FileEntry] | None:
     try:
         infos = filesystem.get_file_info(pafs.FileSelector(path))
     except OSError as error:
-        raise UsageError(f"no such folder: {display(root)} ({error}).") from error
+        raise _unlisted(root, error) from error
     found = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
     return [FileEntry(name, join(root, name)) for name in found if not _hidden([name])]
+
+
+def _unlisted(root: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"{display(root)} cannot be listed ({error}); see that there is such a folder and who may read it."
+    )
 
 
 def _knows_folders(filesystem: pafs.FileSystem) -> bool:

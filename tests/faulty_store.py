@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 FAULTS = ("slow down", "hang up", "break off", "lost answer")
 IN_A_ROW = 3  # faults at most of one request, so that what tries often enough gets through
@@ -32,12 +33,16 @@ class FaultyStore:
         How many requests failed, by kind.
     requests
         How many there were, by method.
+    held
+        Listings of folders (paths in the bucket) that are answered when `released` is set.
     """
 
     def __init__(self, host: str, port: int, *, rate: float = 0.0, delay: float = 0.0, seed: int = 0) -> None:
         self.rate, self.delay, self.seed = rate, delay, seed
         self.injected: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
+        self.held: set[str] = set()
+        self.released = threading.Event()
         self._tries: Counter[str] = Counter()
         self._in_a_row: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -81,6 +86,8 @@ class FaultyStore:
         with self._lock:
             self.requests[handler.command] += 1
         time.sleep(self.delay)
+        if parse_qs(urlsplit(handler.path).query).get("prefix", [""])[0].rstrip("/") in self.held:
+            self.released.wait()
         fault = self._fault(f"{handler.command} {handler.path}")
         if fault == "hang up":
             _hang_up(handler)

@@ -13,15 +13,10 @@ import pytest
 
 from mvad import results
 from mvad.storage import to_uri
+from nodes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(token):

@@ -16,6 +16,7 @@ import pytest
 
 from mvad import preflight
 from mvad.errors import UsageError
+from nodes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -49,12 +50,6 @@ open(odd, "w").close()
 wait_for(3)
 check()
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_open(port):

@@ -1,5 +1,8 @@
 """Object storage that is asked too much and breaks off: a run loses nothing, and ends with the rows of a quiet one."""
 
+import threading
+import time
+
 import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
@@ -7,7 +10,8 @@ from moto.server import ThreadedMotoServer
 import mvad
 from conftest import EMBEDDED
 from faulty_store import FAULTS, FaultyStore
-from mvad import results, storage
+from mvad import listing, results, storage
+from mvad.storage import to_uri
 
 COLUMNS = ["image_id", "score", "status", "error"]
 
@@ -53,6 +57,53 @@ def test_a_small_file_is_one_request(store):
 
 
 def test_folders_are_listed_side_by_side(store, tiles):
-    _, uri = store
-    found = sorted(file.path for file in storage.list_files(uri("tiles")))
-    assert found == sorted(file.path for file in storage.list_files(tiles.as_uri()))
+    """Files of other folders come while one folder keeps its listing waiting."""
+    faulty, uri = store
+    slow = "tiles/beta/test/spot"
+    faulty.held = {slow}
+    found = []
+    try:
+        for page in storage.list_pages(uri("tiles")):
+            found += page
+            if len(found) == 36:  # images and masks of all other folders
+                faulty.released.set()
+    finally:
+        faulty.held = set()
+        faulty.released.set()
+    faulty.released.clear()
+    assert [f"{slow}/" in f"tiles/{file.path}" for file in found] == [False] * 36 + [True] * 4
+    assert sorted(file.path for file in found) == sorted(file.path for file in storage.list_files(tiles.as_uri()))
+
+
+def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
+    store, tiles, base_run, tmp_path, monkeypatch
+):
+    faulty, uri = store
+    monkeypatch.setattr(listing, "FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(listing, "FIRST_IMAGES", 1)
+    filesystem, _ = pafs.FileSystem.from_uri(uri("dump"))
+    for name in ("alpha", "beta"):
+        pafs.copy_files(str(tiles / name / "test"), f"plant/dump/{name}", destination_filesystem=filesystem)
+    (tmp_path / "dump").mkdir()
+    for name in ("alpha", "beta"):
+        (tmp_path / "dump" / name).symlink_to(tiles / name / "test")
+    models, out = str(base_run[0] / "models"), to_uri(tmp_path / "out")
+    faulty.held = {"dump/beta/spot"}
+    scored_before: list[str] = []
+
+    def watch():
+        while not scored_before:
+            time.sleep(0.05)
+            scored_before.extend(results.read_states(out)["image_id"].to_pylist())
+        faulty.released.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    result = mvad.score(uri("dump"), models, str(tmp_path / "out"), actors=1, quiet=True)
+    faulty.held = set()
+    assert result.exit_code == 0
+    assert scored_before
+    assert not any(name.startswith("beta/spot/") for name in scored_before)
+    mvad.score(str(tmp_path / "dump"), models, str(tmp_path / "whole"), actors=1, quiet=True)
+    assert results.read_scores(out, COLUMNS).equals(results.read_scores(to_uri(tmp_path / "whole"), COLUMNS))
+    run = results.read_run(out)
+    assert (run["n_rows"], run["stages"]["score"]["images"], run["stages"]["score"]["actors"]) == (16, 16, 2)
