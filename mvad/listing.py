@@ -1,8 +1,8 @@
 """The images to be scored, as their listing comes in: the first are scored while the rest is still being listed.
 
-A large dump in object storage takes minutes to list. It is given out in portions, each of them as large as the one
-before or larger, because actors are started anew for each. Only a plain tree can be taken like this: in all other
-layouts an image's row depends on other files.
+A large dump in object storage takes minutes to list. It is given out in portions, each at least twice as large as the
+one before, up to `MOST_IMAGES`, because actors are started anew for each. Only a plain tree can be taken like this: in
+all other layouts an image's row depends on other files.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def in_portions(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
     try:
         while not ended:
             table, ended = waiting.take(least, deadline)
-            least = min(len(table), MOST_IMAGES)
+            least = min(2 * len(table), MOST_IMAGES)
             yield table, ended
     finally:
         waiting.close()

@@ -186,8 +186,7 @@ class RunRecord:
             )
         errors = results.read_errors(self.out)
         code = exit_code(self.options, len(errors), n_images)
-        for category, judge in self._judges.items():
-            self._compare_with_calibration(category, judge)
+        self._compare_with_calibration()
         self._content |= {"categories": dict(self.categories)}
         with self.timed("evaluate"):
             summary = results.write_summary(self.out, summarise(self.out, self._content))
@@ -216,19 +215,19 @@ class RunRecord:
             warnings.append(f"{few[0]}: {self._judges[few[0]].promise}{others}")
         return warnings
 
-    def _compare_with_calibration(self, category: str, judge: results.ScoredBy) -> None:
-        """Decide on a category as a whole if that was asked for, and note how its scores have moved."""
-        if judge.calibration is None:
-            return
+    def _compare_with_calibration(self) -> None:
+        """Decide on each category as a whole if that was asked for, and note how its scores have moved."""
+        judges = {name: judge.calibration for name, judge in self._judges.items() if judge.calibration is not None}
         if self.options.fdr is not None:
-            results.control_fdr(self.out, category, self.options.fdr)
-        rows = results.read_scores(self.out, ["split", "label", "score", "status"], category)
-        rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
-        good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
-        drift = calibration.drift(good["score"].to_numpy(), judge.calibration)
-        facts = self.categories[category]
-        facts["drift"] = None if drift is None else drift._asdict()
-        facts["warning"] = calibration.describe_drift(category, drift) if drift is not None and drift.moved else None
+            for category in judges:
+                results.control_fdr(self.out, category, self.options.fdr)
+        for category, rows in results.read_by_category(self.out, [*judges], ["split", "label", "score", "status"]):
+            rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
+            good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
+            drift = calibration.drift(good["score"].to_numpy(), judges[category])
+            facts = self.categories[category]
+            facts["drift"] = None if drift is None else drift._asdict()
+            facts["warning"] = calibration.describe_drift(category, drift) if drift and drift.moved else None
 
     def show(self, result: Result, report: Reporter) -> Result:
         """Print what came out, and give it back."""

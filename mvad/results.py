@@ -18,7 +18,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -161,17 +161,35 @@ def count_scores(out: str) -> int:
     return _dataset(out).count_rows()
 
 
-def read_scores(out: str, columns: Sequence[str] | None = None, category: str | None = None) -> pa.Table:
+def read_scores(
+    out: str,
+    columns: Sequence[str] | None = None,
+    category: str | None = None,
+    chosen: pads.Expression | None = None,
+) -> pa.Table:
     """Score rows under OUT (a URI), sorted by image id.
+
+    Parameters
+    ----------
+    columns, category, chosen
+        What is wanted; default: all of it.
 
     Raises
     ------
     UsageError
         There are no results.
     """
-    chosen = list(columns or SCORES.names)
-    wanted = chosen if "image_id" in chosen else [*chosen, "image_id"]
-    return _dataset(out, category).to_table(wanted).sort_by("image_id").select(chosen)
+    asked = list(columns or SCORES.names)
+    wanted = asked if "image_id" in asked else [*asked, "image_id"]
+    return _dataset(out, category).to_table(wanted, filter=chosen).sort_by("image_id").select(asked)
+
+
+def read_by_category(out: str, categories: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Each category and its score rows, of which some are read ahead side by side."""
+    for start in range(0, len(categories), storage.THREADS):
+        some = categories[start : start + storage.THREADS]
+        tables = storage.side_by_side(lambda category: read_scores(out, columns, category), some)
+        yield from zip(some, tables, strict=True)
 
 
 def read_images(out: str, category: str, image_ids: Collection[str], columns: Sequence[str]) -> pa.Table:
@@ -196,11 +214,14 @@ def read_states(out: str, category: str | None = None) -> pa.Table:
     """Of every row under OUT (a URI), or of a category: image_id, status, error and the URI of its file, unordered."""
     root = storage.join(out, "scores")
     if not storage.list_folder(root):
-        return pa.table({name: pa.array([], pa.string()) for name in ("image_id", "status", "error", "file")})
+        empty = {name: pa.array([], pa.string()) for name in ("image_id", "status", "error")}
+        return pa.table({**empty, "file": pa.array([], pa.string()).dictionary_encode()})
     found = _dataset(out, category).to_table(["image_id", "status", "error", "__filename"])
     _, path = storage.resolve(root)
-    files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in found["__filename"].to_pylist()]
-    return found.drop_columns(["__filename"]).append_column("file", pa.array(files, pa.string()))
+    names = pc.dictionary_encode(found["__filename"].combine_chunks())
+    files = [storage.join(root, name.split(path.rstrip("/") + "/", 1)[1]) for name in names.dictionary.to_pylist()]
+    column = pa.DictionaryArray.from_arrays(names.indices, pa.array(files, pa.string()))
+    return found.drop_columns(["__filename"]).append_column("file", column)
 
 
 def parts(out: str) -> list[tuple[str, str]]:
@@ -239,10 +260,14 @@ def repair(out: str) -> None:
     twice, and the same. The row in the file whose name comes first stays.
     """
     storage.remove_unfinished(storage.join(out, "scores"))
+    states = read_states(out)
+    counts = states.group_by("image_id").aggregate([([], "count_all")])
+    repeated = counts.filter(pc.greater(counts["count_all"], 1))["image_id"].combine_chunks()
+    there = states.filter(pc.is_in(states["image_id"], repeated))
     seen: dict[str, str] = {}
     again: dict[str, set[str]] = defaultdict(set)
-    states = read_states(out).sort_by("file")
-    for image_id, file in zip(states["image_id"].to_pylist(), states["file"].to_pylist(), strict=True):
+    rows = zip(there["file"].to_pylist(), there["image_id"].to_pylist(), strict=True)
+    for file, image_id in sorted(rows):
         if seen.setdefault(image_id, file) != file:
             again[file].add(image_id)
     for file, ids in again.items():

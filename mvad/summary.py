@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from mvad import results, storage
@@ -31,13 +32,14 @@ _AVERAGED = (
 
 def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
     """Compute the summary rows of the results in ``out`` (a URI), whose ``run.json`` says ``run``."""
-    rows = [_category_row(out, category, facts) for category, facts in sorted(run["categories"].items())]
+    facts = run["categories"]
+    columns = ["split", "label", "score", "is_anomaly", "status", "error"]
+    tables = results.read_by_category(out, sorted(facts), columns)
+    rows = [_category_row(out, category, table, facts[category]) for category, table in tables]
     return [*rows, _mean_row(rows)]
 
 
-def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, Any]:
-    columns = ["split", "label", "mask_uri", "score", "is_anomaly", "status", "error", "patch_scores", "patch_grid"]
-    table = results.read_scores(out, columns, category)
+def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
     n_train_error = facts.get("n_train_error", len(table.filter(pc.equal(table["split"], "train"))))
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
@@ -74,7 +76,7 @@ def _category_row(out: str, category: str, facts: dict[str, Any]) -> dict[str, A
             "recall_at_threshold": float(flagged[labels == 1].mean()),
             "false_alarm_rate": float(flagged[labels == 0].mean()),
         }
-    pixels, row["note"] = _pixel_metrics(labelled, ImageSize(**facts["size"]))
+    pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
     return row | pixels
 
 
@@ -92,10 +94,12 @@ def _why_not(asked: pa.Table, scored: int, labels: NDArray[np.int8]) -> str | No
     return None
 
 
-def _pixel_metrics(rows: pa.Table, size: ImageSize) -> tuple[dict[str, float], str | None]:
-    """Metrics of the images whose truth is known to the pixel: good ones, and defective ones with a mask."""
-    known = pc.or_(pc.equal(rows["label"], 0), pc.is_valid(rows["mask_uri"]))
-    rows = rows.filter(pc.and_(known, pc.is_valid(rows["patch_scores"])))
+def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
+    """Metrics of the test images whose truth is known to the pixel: good ones, and defective ones with a mask."""
+    field = pads.field
+    known = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
+    known &= (field("split") == "test") & field("patch_scores").is_valid()
+    rows = results.read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, known)
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None

@@ -80,14 +80,11 @@ def test_portions_grow_and_tables_are_taken_while_the_consumer_is_busy(at_once):
     assert taken["c"].wait(10)  # while nobody asks for a portion
     portion, ended = next(portions)
     assert (names(portion), ended) == (["b1", "b2", "c1", "c2"], False)
-    go_on["d"].set()  # two rows, fewer than the four of the portion before
+    go_on["d"].set()  # two rows, fewer than twice the four of the portion before
     assert taken["d"].wait(10)
-    threading.Timer(0.2, go_on["e"].set).start()
+    threading.Timer(0.2, lambda: [go_on[name].set() for name in "ef"]).start()
     portion, ended = next(portions)
-    assert (names(portion), ended) == (["d1", "d2", "e1", "e2"], False)
-    go_on["f"].set()
-    portion, ended = next(portions)
-    assert (names(portion), ended) == (["f1", "f2"], True)
+    assert (names(portion), ended) == (["d1", "d2", "e1", "e2", "f1", "f2"], True)
     assert next(portions, None) is None
 
 
