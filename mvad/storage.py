@@ -222,25 +222,25 @@ def _list_store(filesystem: pafs.FileSystem, root: str) -> Iterator[list[pafs.Fi
     """What is below a folder of object storage, as the answers come in.
 
     While threads are idle, a folder is listed by itself, and then its sub-folders side by side; otherwise in one go
-    with all that is below it, which takes fewer requests.
+    with all that is below it, which takes fewer requests. No more answers than threads wait to be taken.
     """
     threads = ThreadPoolExecutor(THREADS)
+    left = [root]
+    asked: dict[Future[list[pafs.FileInfo]], bool] = {}
     try:
-        waiting: dict[Future[list[pafs.FileInfo]], bool] = {}
-
-        def ask(folder: str) -> None:
-            deep = len(waiting) >= THREADS or not _knows_folders(filesystem)
-            request = threads.submit(filesystem.get_file_info, pafs.FileSelector(folder, recursive=deep))
-            waiting[request] = deep
-
-        ask(root)
-        while waiting:
-            for request in wait(waiting, return_when=FIRST_COMPLETED).done:
-                deep, infos = waiting.pop(request), request.result()
+        while left or asked:
+            while left and len(asked) < THREADS:
+                folder = left.pop()
+                deep = len(left) + len(asked) >= THREADS or not _knows_folders(filesystem)
+                # A folder below that is gone by now has no files.
+                selector = pafs.FileSelector(folder, recursive=deep, allow_not_found=folder != root)
+                asked[threads.submit(filesystem.get_file_info, selector)] = deep
+            for request in wait(asked, return_when=FIRST_COMPLETED).done:
+                deep, infos = asked.pop(request), request.result()
+                if not deep:
+                    folders = [info for info in infos if info.type == pafs.FileType.Directory]
+                    left += [info.path for info in folders if not _hidden([info.base_name])]
                 yield infos
-                for info in infos:
-                    if not deep and info.type == pafs.FileType.Directory and not _hidden([info.base_name]):
-                        ask(info.path)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
