@@ -20,9 +20,9 @@ from mvad import telemetry
 from mvad.broadcast import Broadcast
 from mvad.collect import PREFIX
 from mvad.detectors import METHODS, Detector, Scores, State
-from mvad.images import Batch
+from mvad.images import Batch, decode_batch
 from mvad.model_store import ModelInfo
-from mvad.options import FitOptions
+from mvad.options import FitOptions, ImageSize
 from mvad.tensors import as_tensor
 
 SCORING_FAILED = "scoring failed"  # how the error of an image begins that its model could not score
@@ -101,7 +101,13 @@ class Extractor:
         telemetry.count("fit", len(good), count - len(good), int(batch["bytes"].sum()), taken)
         columns["seconds"] = np.full(count, taken / count)
         columns |= telemetry.columns(self.name, count)
-        return columns | {name: batch[name] for name in ("row", "error", "bytes")}
+        return columns | {name: batch[name] for name in ("row", "error", "bytes", "retries")}
+
+
+def decode_task(batch: Batch, size: ImageSize, max_pixels: int, flips: str) -> Batch:
+    """Task that decodes a block of images: `images.decode_batch`."""
+    decoded = decode_batch(batch, size, max_pixels, flips)
+    return decoded | telemetry.retries_column(len(decoded["error"]))
 
 
 def fit_detector(

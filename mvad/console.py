@@ -61,7 +61,7 @@ class Reporter:
         What each stage that has ended did: images, seconds, ``first_seconds`` until the first of them was done,
         ``bytes_read`` (of files that could be decoded), ``peak_memory``, the most resident memory in bytes of the
         driver so far and of any one actor; ``actors``, and ``actors_replaced``, how many that gave results had been
-        started for others that were lost.
+        started for others that were lost; ``tasks_retried``, how often tasks that decode or write began anew.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -106,6 +106,7 @@ class Reporter:
             "peak_memory": {"driver": peak_memory(), "actor": stage.actor_memory},
             "actors": stage.actors,
             "actors_replaced": stage.actors_replaced,
+            "tasks_retried": stage.retries,
         }
         log("stage", stage=name, **self.stages[name])
 
@@ -247,7 +248,7 @@ class Stage:
 
     def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
         self.report, self.name, self.total, self.unit, self.done = report, name, total, unit, 0
-        self.bytes_read = self.actor_memory = self.actors = 0
+        self.bytes_read = self.retries = self.actor_memory = self.actors = 0
         self.first_seconds = 0.0
         self._seen: set[str] = set()
         self._started = self._logged = time.monotonic()
@@ -272,12 +273,15 @@ class Stage:
         if self._bar is not None:
             self._bar.update(self._task, total=self.total)
 
-    def advance(self, count: int, bytes_read: int = 0, actor_memory: int = 0, actor: str = "") -> None:
-        """So much more is done; with the bytes read for it, and peak memory and name of the actor that did it."""
+    def advance(
+        self, count: int, bytes_read: int = 0, retries: int = 0, actor_memory: int = 0, actor: str = ""
+    ) -> None:
+        """So much more is done; with the bytes read and tasks retried for it, and the actor's peak memory and name."""
         self.first_seconds = self.first_seconds or self.seconds
         self.done += count
         self._seen |= {actor} - {""}
         self.bytes_read += bytes_read
+        self.retries += retries
         self.actor_memory = max(self.actor_memory, actor_memory)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)

@@ -29,7 +29,7 @@ import ray.data
 from numpy.typing import NDArray
 
 from mvad import calibration, results, resume, storage
-from mvad.actors import Extractor, Scorer
+from mvad.actors import Extractor, Scorer, decode_task
 from mvad.backbones import describe
 from mvad.broadcast import Broadcast
 from mvad.collect import collect
@@ -38,7 +38,7 @@ from mvad.detectors import Detector, find_method
 from mvad.engines import feature_shapes, pack
 from mvad.errors import UsageError
 from mvad.fitting import Entry, Fitted, Fitter
-from mvad.images import Batch, decode_batch
+from mvad.images import Batch
 from mvad.listing import Listing
 from mvad.manifest import Manifest, read_manifest
 from mvad.memory import block_rows
@@ -300,7 +300,7 @@ def decoded_images(
 ) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
-    decode = functools.partial(decode_batch, size=size, max_pixels=options.max_pixels, flips=flips)
+    decode = functools.partial(decode_task, size=size, max_pixels=options.max_pixels, flips=flips)
     blocks = in_blocks(plain, size.crop, pool)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
 
@@ -428,7 +428,8 @@ def extracted(
     stage.actors += pool.actors
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
     for batch in while_nodes_last(batches, pool.claim, stage.report.warn):
-        stage.advance(len(batch["row"]), int(batch["bytes"].sum()), int(batch["memory"].max()), batch["actor"][0])
+        read, retries = int(batch["bytes"].sum()), int(batch["retries"].sum())
+        stage.advance(len(batch["row"]), read, retries, int(batch["memory"].max()), batch["actor"][0])
         yield batch
 
 
@@ -549,7 +550,7 @@ class _Scoring:
         for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, stage.report.warn):
             facts = self._records[receipt["entry"]].categories[receipt["category"]]
             facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
-            stage.advance(*(receipt[name] for name in ("rows", "bytes", "memory", "actor")))
+            stage.advance(*(receipt[name] for name in ("rows", "bytes", "retries", "memory", "actor")))
 
 
 def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
@@ -600,7 +601,7 @@ def write_error_rows(images: pa.Table, reasons: Mapping[str, str], record: RunRe
             "score": np.full(count, np.nan, np.float32),
             "width": np.zeros(count, np.int32),
             "height": np.zeros(count, np.int32),
-            **{name: np.zeros(count) for name in ("seconds", "bytes", "memory")},
+            **{name: np.zeros(count) for name in ("seconds", "bytes", "retries", "memory")},
             "actor": np.full(count, "", object),
         }
         write_rows(batch, Destination(record.out, record.run_id, {}))

@@ -29,7 +29,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mvad import calibration, storage
+from mvad import calibration, storage, telemetry
 from mvad.errors import UsageError
 from mvad.images import Batch
 
@@ -402,6 +402,7 @@ class WriteResults:
 
     def __call__(self, batch: Batch) -> Batch:
         receipts = defaultdict(list)
+        batch = {**batch, "retries": batch["retries"] + telemetry.retries_column(len(batch["retries"]))["retries"]}
         for entry in np.unique(batch["entry"]):
             (rows,) = np.nonzero(batch["entry"] == entry)
             for receipt in write_rows({name: column[rows] for name, column in batch.items()}, self.destinations[entry]):
@@ -419,8 +420,8 @@ def write_rows(batch: Batch, destination: Destination) -> list[dict[str, Any]]:
         chosen = batch["category"] == category
         write_part(destination.out, category, table.filter(pa.array(chosen)))
         receipt = {"category": category, "rows": int(chosen.sum()), "seconds": float(batch["seconds"][chosen].sum())}
-        receipt |= {"bytes": int(batch["bytes"][chosen].sum()), "memory": int(batch["memory"][chosen].max())}
-        receipt["actor"] = str(batch["actor"][chosen][0])
+        receipt |= {name: int(batch[name][chosen].sum()) for name in ("bytes", "retries")}
+        receipt |= {"memory": int(batch["memory"][chosen].max()), "actor": str(batch["actor"][chosen][0])}
         receipts.append(receipt)
     return receipts
 

@@ -63,6 +63,21 @@ def peak_memory() -> int:
     return most if sys.platform == "darwin" else most << 10
 
 
+def retries() -> int:
+    """How often Ray began the task that runs here before, on workers or nodes that were lost; 0 outside of tasks."""
+    from ray._private.worker import global_worker  # there is no public way
+
+    core = getattr(global_worker, "core_worker", None)
+    return 0 if core is None else core.get_current_task_attempt_number()
+
+
+def retries_column(count: int) -> Batch:
+    """The `retries` of this task in the first of so many rows, so that their sum is right however they are divided."""
+    column = np.zeros(count, np.int64)
+    column[:1] = retries()
+    return {"retries": column}
+
+
 def new_name() -> str:
     """The name of an actor that has just started; one that is started again has another."""
     return uuid.uuid4().hex

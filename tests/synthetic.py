@@ -43,7 +43,7 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         "score": column("score", np.nan, np.float32),
         "width": column("width", 96, np.int32),
         "height": column("height", 96, np.int32),
-        **{key: np.zeros(count) for key in ("seconds", "bytes", "memory")},
+        **{key: np.zeros(count) for key in ("seconds", "bytes", "retries", "memory")},
         "actor": np.full(count, "", object),
         "patch_grid": np.array([(0, 0) if grid is None else grid.shape for grid in grids], np.int32),
         "patch_scores": np.array(

@@ -94,7 +94,7 @@ def test_run_json_tells_what_was_done(base_run, tiles):
     assert list(run["stages"]) == ["fit", "score"]
     for stage, files in (("fit", tiles.glob("*/train/good/*")), ("score", tiles.glob("*/test/*/*"))):
         facts = run["stages"][stage]
-        assert (facts["images"], facts["actors"], facts["actors_replaced"]) == (16, 2, 0)
+        assert (facts["images"], facts["actors"], facts["actors_replaced"], facts["tasks_retried"]) == (16, 2, 0, 0)
         assert facts["bytes_read"] == sum(file.stat().st_size for file in files)
         assert all(10**8 < size < 10**10 for size in facts["peak_memory"].values())
         assert 0 < facts["seconds"] <= run["seconds"]["total"]

@@ -143,7 +143,7 @@ def batch(names, scores, error=""):
         "score": np.array(scores, np.float32),
         "error": np.array([error] * count, object),
         **{name: np.ones(count, np.int32) for name in ("width", "height")},
-        **{key: np.zeros(count) for key in ("seconds", "bytes", "memory")},
+        **{key: np.zeros(count) for key in ("seconds", "bytes", "retries", "memory")},
         "actor": np.full(count, "", object),
         "patch_scores": np.array([np.float32([score]).tobytes() for score in scores], object),
         "patch_grid": np.ones((count, 2), np.int32),

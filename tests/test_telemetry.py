@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 import time
 from urllib.request import urlopen
@@ -51,16 +52,18 @@ def test_a_stage_is_a_line_of_json_in_the_log(caplog):
     with caplog.at_level(logging.INFO, "mvad"), report.stage("score", 3) as stage:
         stage.actors += 1
         stage.advance(1, bytes_read=10, actor_memory=500, actor="first")
-        stage.advance(2, bytes_read=20, actor_memory=400, actor="its replacement")
+        stage.advance(2, bytes_read=20, retries=1, actor_memory=400, actor="its replacement")
     (line,) = [record.message for record in caplog.records if record.name == "mvad"]
     found = json.loads(line)
     assert found["event"] == "stage"
-    assert {name: found[name] for name in ("stage", "images", "bytes_read", "actors", "actors_replaced")} == {
+    counts = ("stage", "images", "bytes_read", "actors", "actors_replaced", "tasks_retried")
+    assert {name: found[name] for name in counts} == {
         "stage": "score",
         "images": 3,
         "bytes_read": 30,
         "actors": 1,
         "actors_replaced": 1,
+        "tasks_retried": 1,
     }
     assert found["peak_memory"]["actor"] == 500
     assert report.stages["score"]["seconds"] == found["seconds"]
@@ -77,6 +80,22 @@ def test_lines_reach_the_log_of_a_submitted_job(monkeypatch, capsys):
     telemetry.log("stage", images=3)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert lines == [{"event": "stage", "images": 2}, {"event": "stage", "images": 3}]
+
+
+def test_retries_are_counted_once_a_task(ray_local, tmp_path):
+    """One of two tasks loses its process twice."""
+
+    @ray.remote(max_retries=-1)
+    def task(number):
+        for begun in range(2 * number):
+            mark = tmp_path / f"{number}-{begun}"
+            if not mark.exists():
+                mark.touch()
+                os._exit(1)
+        return telemetry.retries_column(3)["retries"].tolist()
+
+    assert ray.get([task.remote(0), task.remote(1)]) == [[0, 0, 0], [2, 0, 0]]
+    assert telemetry.retries() == 0
 
 
 def test_peak_memory_is_what_was_held():
