@@ -34,7 +34,6 @@ class Nodes:
     """
 
     def __init__(self) -> None:
-        # Ray makes sockets in its folder, whose paths must be short.
         self._folder = tempfile.TemporaryDirectory(prefix="mvad-", ignore_cleanup_errors=True)
         self._port, dashboard = free_port(), free_port()
         token = Path(self._folder.name) / "token"
@@ -48,7 +47,6 @@ class Nodes:
             "head",
             "--head",
             f"--port={self._port}",
-            f"--temp-dir={self._folder.name}",
             "--num-cpus=0",
             "--num-gpus=0",
             "--dashboard-host=127.0.0.1",
@@ -63,6 +61,9 @@ class Nodes:
         log = Path(self._folder.name) / f"{name}.log"
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={2**27}", *arguments]
+        # In one that they share, the end of a node would remove files of jobs that others still run. Ray makes sockets
+        # in it, whose paths must be short.
+        command.append(f"--temp-dir={self._folder.name}/{name}")
         with open(log, "w") as stream:
             node = subprocess.Popen(command, env=self.variables, stdout=stream, stderr=stream, start_new_session=True)
         self._nodes[name] = node
