@@ -87,6 +87,10 @@ class Extractor:
         self.shapes, self.threads, self.name = shapes, Threads(threads), telemetry.new_name()
 
     def __call__(self, batch: Batch) -> Batch:
+        return self.features(batch) | {name: batch[name] for name in ("row", "error", "bytes", "retries")}
+
+    def features(self, batch: Batch) -> Batch:
+        """The features of a batch, zeros where there is an error, with the actor's seconds, name and memory."""
         started = time.perf_counter()
         count = len(batch["error"])
         good = np.flatnonzero(batch["error"] == "")
@@ -100,8 +104,7 @@ class Extractor:
         taken = time.perf_counter() - started
         telemetry.count("fit", len(good), count - len(good), int(batch["bytes"].sum()), taken)
         columns["seconds"] = np.full(count, taken / count)
-        columns |= telemetry.columns(self.name, count)
-        return columns | {name: batch[name] for name in ("row", "error", "bytes", "retries")}
+        return columns | telemetry.columns(self.name, count)
 
 
 def decode_task(batch: Batch, size: ImageSize, max_pixels: int, flips: str) -> Batch:

@@ -39,7 +39,7 @@ class Examiner(Extractor):
         self.projection = projection(shapes[KIND][0])
 
     def __call__(self, batch: Batch) -> Batch:
-        features = super().__call__(batch)[PREFIX + KIND]
+        features = self.features(batch)[PREFIX + KIND]
         features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
         measured = {name: column for name, column in batch.items() if name != "pixels"}
         return {**measured, "features": (features @ self.projection).astype(np.float16)}
