@@ -13,7 +13,7 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from mvad.errors import UsageError
 from mvad.features import PIXELS, PIXELS_SIDE, small_pixels
-from mvad.graph_cache import cached_graph
 from mvad.options import ImageSize
 from mvad.specs import BackboneSpec
 from mvad.tensors import as_tensor
@@ -178,15 +177,10 @@ def choose(engine: str, gpus: bool = False) -> str:
 
 @functools.lru_cache(maxsize=4)  # a run asks twice, to fit and to score
 def _onnx_package(kinds: tuple[str, ...], network: Network, side: int) -> OnnxPackage:
+    from mvad.backbones import FeatureNetwork
+
     of_network = [kind for kind in kinds if kind != PIXELS]
-
-    def export() -> bytes:
-        from mvad.backbones import FeatureNetwork
-
-        return onnx_graph(FeatureNetwork(of_network, network.spec, network.weights, side), side)
-
-    facts = {"kinds": of_network, "backbone": asdict(network.spec), "weights": network.sha256, "side": side}
-    return OnnxPackage(kinds, cached_graph(facts, export))
+    return OnnxPackage(kinds, onnx_graph(FeatureNetwork(of_network, network.spec, network.weights, side), side))
 
 
 def onnx_graph(network: nn.Module, side: int) -> bytes:

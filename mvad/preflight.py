@@ -61,9 +61,9 @@ def check_cluster(
         _compare(nodes, answer_seconds)
 
 
-def versions_here(*others: str) -> Versions:
-    """The versions in this process: of mvad with a digest of its source, of Python, of `PACKAGES` and of others."""
-    return _version_reader()((*PACKAGES, *others))
+def versions_here() -> Versions:
+    """The versions in this process: of mvad with a digest of its source, of Python, and of `PACKAGES`."""
+    return _version_reader()(PACKAGES)
 
 
 def differences(expected: Versions, found: Versions) -> list[str]:

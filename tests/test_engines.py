@@ -11,7 +11,7 @@ from mvad.engines import OnnxPackage, TorchPackage, choose, feature_shapes, pack
 from mvad.errors import UsageError
 from mvad.features import KINDS
 from mvad.options import ImageSize
-from mvad.weights import Network, fingerprint
+from mvad.weights import Network
 
 SIZE = ImageSize(resize=64, crop=64)
 
@@ -42,8 +42,7 @@ def extract(request, embedded, one_thread):
 def random_network(name):
     spec = describe(name)
     torch.manual_seed(0)
-    weights = {key: value.numpy() for key, value in network(spec, 64).state_dict().items()}
-    return Network(spec, weights, fingerprint(weights))
+    return Network(spec, {key: value.numpy() for key, value in network(spec, 64).state_dict().items()}, "0")
 
 
 def test_kinds_and_their_shapes(extract, embedded, images):
@@ -111,9 +110,8 @@ def test_which_engine(monkeypatch):
         choose("onnx")
 
 
-def test_a_network_that_cannot_be_exported(embedded, monkeypatch, tmp_path):
+def test_a_network_that_cannot_be_exported(embedded, monkeypatch):
     engines._onnx_package.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: 1 / 0)
     with pytest.raises(UsageError, match=r"cannot run on ONNX Runtime \(division by zero\); add --engine torch"):
         pack(["patches"], embedded, SIZE, "onnx")
