@@ -162,21 +162,41 @@ class Nodes:
         return [self.cluster.head_node, self.second]
 
 
+class Running:
+    """A Ray that runs in this process already, of one node, which is no target."""
+
+    def __init__(self) -> None:
+        import ray
+        from ray._private.worker import global_worker
+
+        self.address, self.all = ray.get_runtime_context().gcs_address, [global_worker.node]
+
+
 def campaign(
-    folder: Path, dump: Path, models: Path, kills: int, seed: int, targets: tuple[str, ...] = TARGETS
+    folder: Path,
+    dump: Path,
+    models: Path,
+    kills: int,
+    seed: int,
+    targets: tuple[str, ...] = TARGETS,
+    running: Running | None = None,
 ) -> Tally:
-    """So many kills, equally many of each target, at moments that follow from the seed."""
+    """So many kills, equally many of each target, at moments that follow from the seed.
+
+    Each run starts a Ray of its own, which takes seconds, unless there is one ``running``.
+    """
     choose = random.Random(seed)
     score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, "--out"]
     plain, tally = folder / "undisturbed", Tally()
     started = time.monotonic()
-    subprocess.run([*score, str(plain)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    local = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    local |= {"RAY_ADDRESS": running.address} if running else {}
+    subprocess.run([*score, str(plain)], check=True, env=local, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     duration = time.monotonic() - started
     expected = dict(rows_of(plain))
-    local = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     each = kills // len(targets)
     alone = [target for _ in range(each) for target in targets if target != "node"]
-    _kill_all(tally, alone, choose, duration, score, folder / "alone", expected, local, None)
+    _kill_all(tally, alone, choose, duration, score, folder / "alone", expected, local, running)
     if "node" in targets:
         nodes = Nodes()
         environment = {**local, "RAY_ADDRESS": nodes.cluster.address}
@@ -194,7 +214,7 @@ def _kill_all(
     folder: Path,
     expected: dict[str, tuple[Any, ...]],
     environment: dict[str, str],
-    nodes: Nodes | None,
+    nodes: Nodes | Running | None,
 ) -> None:
     """Kill the targets one after the other; a folder whose run has ended with 0 is compared, and the next begun."""
     number = 0
@@ -208,7 +228,7 @@ def _kill_all(
             tally.kills[target] += hit
             if code is None:
                 tally.faults.append(f"{out.name}: the run hung after the kill of a {target}")
-            if nodes and hit:
+            if isinstance(nodes, Nodes) and hit:
                 nodes.replace()
             if code == 0:
                 tally.finished += 1

@@ -2,14 +2,15 @@
 
 import shutil
 
-from harness import campaign
+from harness import Running, campaign
 
 
 def test_rows_after_kills_are_those_of_an_undisturbed_run(base_run, tiles, tmp_path):
     shutil.copytree(tiles / "alpha/test", tmp_path / "dump/alpha")
     (tmp_path / "dump/alpha/broken.png").write_bytes(b"")
     targets = ("driver", "actor")
-    tally = campaign(tmp_path, tmp_path / "dump", base_run[0] / "models", kills=2, seed=1, targets=targets)
+    models = base_run[0] / "models"
+    tally = campaign(tmp_path, tmp_path / "dump", models, kills=2, seed=1, targets=targets, running=Running())
     assert dict(tally.kills) == {"driver": 1, "actor": 1}
     assert tally.finished >= 1
     assert tally.faults == []
