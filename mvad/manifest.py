@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -100,7 +101,11 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
 
 def is_table(root: str) -> bool:
     """Whether the URI names a table of images, not a folder."""
-    return PurePosixPath(root).suffix.lower() in (".csv", ".parquet")
+    return _suffix(root) in (".csv", ".parquet")
+
+
+def _suffix(uri: str) -> str:
+    return PurePosixPath(urlsplit(uri).path).suffix.lower()  # a URI may have options behind its path
 
 
 def images_among(files: Sequence[storage.FileEntry]) -> list[storage.FileEntry]:
@@ -278,7 +283,7 @@ def _from_table(place: str, category: str | None) -> pa.Table:
     """A table with a ``uri`` column; the other columns of the schema are used where they are there."""
     if not storage.exists(place):
         raise UsageError(f"no such file: {storage.display(place)}.")
-    if place.lower().endswith(".csv"):
+    if _suffix(place) == ".csv":
         table = _read_csv(place, ("uri",))
     else:
         filesystem, path = storage.resolve(place)
@@ -303,9 +308,8 @@ def _table_row(place: str, number: int, entry: dict[str, Any], category: str | N
     if not uri:
         raise UsageError(f"{where}: the uri is empty.")
     relative = not uri.startswith("/") and "://" not in uri
-    folder = place.rpartition("/")[0]
     file = storage.FileEntry(
-        entry.get("image_id") or uri, storage.join(folder, uri) if relative else storage.to_uri(uri)
+        entry.get("image_id") or uri, storage.beside(place, uri) if relative else storage.to_uri(uri)
     )
     name = category or entry.get("category") or (uri.split("/")[0] if relative and "/" in uri else None)
     if name is None:

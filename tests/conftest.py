@@ -41,6 +41,15 @@ def write_category(root, name, *, train=8, good=4, defective=4, seed=0):
                 Image.fromarray(mask).save(truth / f"{number:03}_mask.png")
 
 
+def tree(root, *paths):
+    """Empty files below a folder, which is given back."""
+    for path in paths:
+        place = root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    return root
+
+
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory):
     """Two categories, ``alpha`` and ``beta``, of 8 training and 8 test images each."""

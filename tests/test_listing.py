@@ -10,20 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mvad
+from conftest import tree
 from mvad import listing, results, storage
 from mvad.errors import UsageError
 from mvad.listing import Listing, in_portions
 from mvad.manifest import SCHEMA, plain_rows, read_manifest, surely_plain
 from mvad.options import CommonOptions
 from mvad.storage import FileEntry, to_uri
-
-
-def tree(root, *paths):
-    for path in paths:
-        place = root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
-    return root
 
 
 def table(*names):

@@ -8,18 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import tree
 from mvad.errors import UsageError
 from mvad.manifest import SCHEMA, read_manifest
 from mvad.options import CommonOptions
 from mvad.storage import local_path
-
-
-def tree(root, *paths):
-    for path in paths:
-        place = root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
-    return root
 
 
 def rows(root, **options):

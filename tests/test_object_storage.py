@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
@@ -13,6 +16,7 @@ import mvad
 from conftest import EMBEDDED
 from mvad import results, storage
 from mvad.errors import ImageError, UsageError
+from mvad.listing import Listing
 from mvad.manifest import read_manifest
 from mvad.model_store import find_models, map_arrays, read_arrays
 from mvad.options import CommonOptions
@@ -49,6 +53,22 @@ def test_the_manifest_is_that_of_the_folder(bucket, tiles):
     expected = read_manifest(str(tiles), CommonOptions()).table
     kept = ["image_id", "category", "split", "label", "defect"]
     assert found.select(kept).equals(expected.select(kept))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_skips_the_listing(bucket, tiles, suffix, monkeypatch):
+    monkeypatch.setattr(storage, "list_pages", lambda root: pytest.fail("it was listed"))
+    names = sorted(file.relative_to(tiles).as_posix() for file in tiles.rglob("alpha/test/*/*.png"))
+    table, sink = pa.table({"uri": names}), pa.BufferOutputStream()
+    (pq.write_table if suffix == "parquet" else pyarrow.csv.write_csv)(table, sink)
+    place = storage.join(bucket("tiles"), f"night.{suffix}")
+    storage.write(place, sink.getvalue())
+    found = Listing(place, CommonOptions())
+    (images,) = found
+    assert (images["image_id"].to_pylist(), found.categories) == (names, ["alpha"])
+    for row in images.to_pylist():
+        assert storage.read_bytes(row["uri"], 10**6) == (tiles / row["image_id"]).read_bytes()
+    storage.remove(place)
 
 
 def test_names_need_no_care(bucket):
