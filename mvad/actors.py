@@ -110,7 +110,7 @@ class Extractor:
 def decode_task(batch: Batch, size: ImageSize, max_pixels: int, flips: str) -> Batch:
     """Task that decodes a block of images: `images.decode_batch`."""
     decoded = decode_batch(batch, size, max_pixels, flips)
-    return decoded | telemetry.retries_column(len(decoded["error"]))
+    return decoded | {"retries": telemetry.retries_column(len(decoded["error"]))}
 
 
 def fit_detector(

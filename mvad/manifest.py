@@ -88,8 +88,7 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
         table, ignored = _from_table(root, options.category), 0
     else:
         table, ignored = _from_folder(root, options)
-    counts = table.group_by("image_id").aggregate([([], "count_all")])
-    repeated = counts.filter(pc.greater(counts["count_all"], 1))["image_id"]
+    repeated = repeated_ids(table)
     if len(repeated):
         raise UsageError(f"{storage.display(root)} names {repeated[0].as_py()!r} more than once.")
     check_categories(options.category_names, pc.unique(table["category"]).to_pylist(), root)
@@ -97,6 +96,12 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
     if options.limit is not None:
         table = _limit(table, options.limit)
     return Manifest(root, table, ignored)
+
+
+def repeated_ids(images: pa.Table) -> pa.ChunkedArray:
+    """The image ids that more than one row has."""
+    counts = images.group_by("image_id").aggregate([([], "count_all")])
+    return counts.filter(pc.greater(counts["count_all"], 1))["image_id"]
 
 
 def is_table(root: str) -> bool:

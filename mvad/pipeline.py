@@ -472,7 +472,7 @@ def score_entries(
         records[entry].add_model(model, judges[entry, model.category])
         groups[_carrier(model, models), model.size][entry][model.category] = model
     scorings = [
-        _Scoring(spec, size, group, judges, networks[spec], options, records, keep_going)
+        _Scoring(group, judges, networks[spec], size, options, records, keep_going)
         for (spec, size), group in groups.items()
     ]
     n_images = 0
@@ -501,11 +501,10 @@ class _Scoring:
 
     def __init__(
         self,
-        spec: BackboneSpec,
-        size: ImageSize,
         group: Mapping[str, Mapping[str, ModelInfo]],
         judges: Mapping[tuple[str, str], ScoredBy],
         network: Network,
+        size: ImageSize,
         options: ScoreOptions,
         records: Mapping[str, RunRecord],
         keep_going: bool,
@@ -515,7 +514,7 @@ class _Scoring:
         self._categories = pa.array(sorted({model.category for _, model in models}), pa.string())
         self._kinds = sorted({find_method(model.method).feature for _, model in models})
         self._batch_size = options.room.beside(network.nbytes).batch_size(
-            options.batch_size, feature_shapes(self._kinds, spec, size)
+            options.batch_size, feature_shapes(self._kinds, network.spec, size)
         )
         self._destinations = {
             entry: Destination(records[entry].out, records[entry].run_id, {name: judges[entry, name] for name in own})
@@ -524,9 +523,19 @@ class _Scoring:
         above = {
             (entry, model.category): _map_above(options.maps, judges[entry, model.category]) for entry, model in models
         }
-        self._by_id = {model.model_id: model for _, model in models}
-        self._constructor: dict[str, Any] = {"models": {**group}, "map_above": above, "keep_going": keep_going}
+        self._models = {model.model_id: model for _, model in models}
+        self._constructor = {"models": {**group}, "map_above": above, "keep_going": keep_going}
         self._packages: dict[bool, ray.ObjectRef] = {}
+
+    @functools.cached_property
+    def _broadcast(self) -> Broadcast:
+        return Broadcast(self._models.values())
+
+    def _package(self, gpus: bool) -> ray.ObjectRef:
+        if gpus not in self._packages:
+            package = pack(self._kinds, self._network, self._size, self._options.engine, gpus)
+            self._packages[gpus] = ray.put(package)
+        return self._packages[gpus]
 
     def score(self, images: pa.Table, stage: Stage) -> None:
         """Score those of the images that are of a category of these models."""
@@ -534,12 +543,8 @@ class _Scoring:
         if not len(chosen):
             return
         pool = actor_pool(self._options.actors, len(chosen))
-        if "broadcast" not in self._constructor:
-            self._constructor["broadcast"] = Broadcast(self._by_id.values())
-        if pool.gpus not in self._packages:
-            package = pack(self._kinds, self._network, self._size, self._options.engine, pool.gpus)
-            self._packages[pool.gpus] = ray.put(package)
-        constructor = {**self._constructor, "package": self._packages[pool.gpus], "threads": pool.threads}
+        constructor = {**self._constructor, "broadcast": self._broadcast}
+        constructor |= {"package": self._package(pool.gpus), "threads": pool.threads}
         receipts = (
             decoded_images(chosen, self._size, self._options, pool)
             .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=constructor, **pool.arguments)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from mvad import calibration, storage, telemetry
 from mvad.errors import UsageError
 from mvad.images import Batch
+from mvad.manifest import repeated_ids
 
 SCORES = pa.schema(
     [
@@ -261,9 +262,7 @@ def repair(out: str) -> None:
     """
     storage.remove_unfinished(storage.join(out, "scores"))
     states = read_states(out)
-    counts = states.group_by("image_id").aggregate([([], "count_all")])
-    repeated = counts.filter(pc.greater(counts["count_all"], 1))["image_id"].combine_chunks()
-    there = states.filter(pc.is_in(states["image_id"], repeated))
+    there = states.filter(pc.is_in(states["image_id"], repeated_ids(states).combine_chunks()))
     seen: dict[str, str] = {}
     again: dict[str, set[str]] = defaultdict(set)
     rows = zip(there["file"].to_pylist(), there["image_id"].to_pylist(), strict=True)
@@ -402,7 +401,7 @@ class WriteResults:
 
     def __call__(self, batch: Batch) -> Batch:
         receipts = defaultdict(list)
-        batch = {**batch, "retries": batch["retries"] + telemetry.retries_column(len(batch["retries"]))["retries"]}
+        batch = {**batch, "retries": batch["retries"] + telemetry.retries_column(len(batch["retries"]))}
         for entry in np.unique(batch["entry"]):
             (rows,) = np.nonzero(batch["entry"] == entry)
             for receipt in write_rows({name: column[rows] for name, column in batch.items()}, self.destinations[entry]):

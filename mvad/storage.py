@@ -199,8 +199,11 @@ def list_folders(root: str) -> list[FileEntry] | None:
         infos = filesystem.get_file_info(pafs.FileSelector(path))
     except OSError as error:
         raise _unlisted(root, error) from error
-    found = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
-    return [FileEntry(name, join(root, name)) for name in found if not _hidden([name])]
+    return [FileEntry(info.base_name, join(root, info.base_name)) for info in _folders_among(infos)]
+
+
+def _folders_among(infos: Iterable[pafs.FileInfo]) -> list[pafs.FileInfo]:
+    return [info for info in infos if info.type == pafs.FileType.Directory and not _hidden([info.base_name])]
 
 
 def _unlisted(root: str, error: OSError) -> UsageError:
@@ -238,8 +241,7 @@ def _list_store(filesystem: pafs.FileSystem, root: str) -> Iterator[list[pafs.Fi
             for request in wait(asked, return_when=FIRST_COMPLETED).done:
                 deep, infos = asked.pop(request), request.result()
                 if not deep:
-                    folders = [info for info in infos if info.type == pafs.FileType.Directory]
-                    left += [info.path for info in folders if not _hidden([info.base_name])]
+                    left += [info.path for info in _folders_among(infos)]
                 yield infos
     finally:
         threads.shutdown(wait=False, cancel_futures=True)

@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter
@@ -71,11 +72,11 @@ def retries() -> int:
     return 0 if core is None else core.get_current_task_attempt_number()
 
 
-def retries_column(count: int) -> Batch:
+def retries_column(count: int) -> NDArray[np.int64]:
     """The `retries` of this task in the first of so many rows, so that their sum is right however they are divided."""
     column = np.zeros(count, np.int64)
     column[:1] = retries()
-    return {"retries": column}
+    return column
 
 
 def new_name() -> str:

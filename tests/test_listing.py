@@ -147,15 +147,10 @@ def test_portions_are_the_manifest(tmp_path, page_by_page, options):
         (("cap/train/good/a.png", "cap/test/bad/b.png", "cap/test/good/c.png"), {}),  # a labelled tree
         (("test/bad/b.png", "train/good/a.png"), {}),  # one category of one
         (DUMP, {"limit": 1}),
-        (DUMP, {"layout": "mvtec"}),
     ],
 )
 def test_what_depends_on_all_files_is_listed_first(tmp_path, page_by_page, paths, options):
     tree(tmp_path, *paths)
-    if options.get("layout") == "mvtec":
-        with pytest.raises(UsageError, match="none where the mvtec layout keeps them"):
-            Listing(str(tmp_path), CommonOptions(**options))
-        return
     whole = read_manifest(str(tmp_path), CommonOptions(**options))
     found = Listing(str(tmp_path), CommonOptions(**options))
     assert found.ended
@@ -169,6 +164,7 @@ def test_what_depends_on_all_files_is_listed_first(tmp_path, page_by_page, paths
     ("paths", "options", "message"),
     [
         (("a/x.txt",), {}, "no images under"),
+        (DUMP, {"layout": "mvtec"}, "none where the mvtec layout keeps them"),
         (("top.png", "a/x.txt"), {}, "their category is unknown"),
         (("a/b.png",), {"categories": "cap"}, "unknown category 'cap'; .* has: a"),
     ],

@@ -92,7 +92,7 @@ def test_retries_are_counted_once_a_task(ray_local, tmp_path):
             if not mark.exists():
                 mark.touch()
                 os._exit(1)
-        return telemetry.retries_column(3)["retries"].tolist()
+        return telemetry.retries_column(3).tolist()
 
     assert ray.get([task.remote(0), task.remote(1)]) == [[0, 0, 0], [2, 0, 0]]
     assert telemetry.retries() == 0
