@@ -263,9 +263,9 @@ class Scorer:
     ) -> list[Batch]:
         """The score rows of some images of one category, one batch an entry."""
         started = time.perf_counter()
-        own = {name: column[rows] for name, column in batch.items()}
+        own = {name: column[rows] for name, column in batch.items() if name != "pixels"}
         good = np.flatnonzero(own["error"] == "")
-        features = self.extract(own.pop("pixels")[good]) if len(good) else {}
+        features = self.extract(batch["pixels"][rows[good]]) if len(good) else {}
         extracting = time.perf_counter() - started
         parts = []
         for entry, detector in detectors.items():

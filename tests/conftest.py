@@ -8,6 +8,7 @@ from PIL import Image
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 EMBEDDED = {"backbone": "efficientnet_lite0", "quiet": True}
+COMPARED = {"image_size": 64, "epochs": 2, "learning_rate": 3e-3, "shots": "2", "shot_repeats": 2, **EMBEDDED}
 
 
 def paint(random, defect=False, side=96):
@@ -75,6 +76,22 @@ def base_run(tiles, ray_local, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("base") / "out"
     return out, mvad.run(str(tiles), str(out), maps="all", image_size=64, actors=2, batch_size=32, **EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def compared(tiles, ray_local, tmp_path_factory):
+    """All methods on ``tiles``, vit-knn without weights: (folder, what `compare` returned)."""
+    from urllib.error import URLError
+
+    import mvad
+
+    def no_network(*args, **kwargs):
+        raise URLError("no network")
+
+    out = tmp_path_factory.mktemp("compared") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.hub.load_state_dict_from_url", no_network)
+        return out, mvad.compare(str(tiles), str(out), actors=2, **COMPARED)
 
 
 @pytest.fixture(scope="session")

@@ -7,30 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import mvad
-from conftest import EMBEDDED, write_category
+from conftest import COMPARED, write_category
 from mvad import results
 from mvad.comparison import SCHEMA
 from mvad.detectors import METHODS, PatchCore
 from mvad.errors import UsageError
 from mvad.storage import to_uri
 
-OPTIONS = {"image_size": 64, "epochs": 2, "learning_rate": 3e-3, "shots": "2", "shot_repeats": 2, **EMBEDDED}
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-@pytest.fixture(scope="module")
-def compared(tiles, ray_local, tmp_path_factory):
-    """All methods on ``tiles``: (folder, what `compare` returned)."""
-    out = tmp_path_factory.mktemp("compared") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.hub.load_state_dict_from_url", no_network)
-        return out, mvad.compare(str(tiles), str(out), actors=2, **OPTIONS)
-
-
-def no_network(*args, **kwargs):
-    from urllib.error import URLError
-
-    raise URLError("no network")
 
 
 def table_of(result):
@@ -80,7 +64,7 @@ def test_a_method_without_weights_has_its_reason_and_stops_nobody(compared):
 
 def test_one_actor_gives_the_same_scores(compared, tiles, tmp_path):
     methods = ",".join(name for name in METHODS if name != "vit-knn")
-    options = {**OPTIONS, "methods": methods, "shot_repeats": 1, "batch_size": 5}
+    options = {**COMPARED, "methods": methods, "shot_repeats": 1, "batch_size": 5}
     mvad.compare(str(tiles), str(tmp_path / "out"), actors=1, **options)
     for method in methods.split(","):
         for name in (method, f"{method}-2shot-0"):
@@ -131,7 +115,7 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
         raise ValueError("no room\nfor patches")
 
     monkeypatch.setattr(PatchCore, "fit", explode)
-    options = {**OPTIONS, "shots": None, "methods": "vae-fewshot,knn,patchcore", "max_errors": "0", "actors": 1}
+    options = {**COMPARED, "shots": None, "methods": "vae-fewshot,knn,patchcore", "max_errors": "0", "actors": 1}
     result = mvad.compare(str(tmp_path / "data"), str(tmp_path / "out"), **options)
     notes = {row["method"]: row["note"] for row in result.summary if row["category"] == "cap"}
     assert notes["patchcore"] == "no model: ValueError: no room for patches"
