@@ -11,22 +11,22 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "run": "pipeline",
-    "fit": "pipeline",
-    "score": "pipeline",
-    "compare": "comparison",
-    "nightly": "night",
-    "update": "upkeep",
-    "models": "upkeep",
-    "false_alarms": "promises",
-    "evaluate": "pipeline",
+    "run": "pipeline.flow",
+    "fit": "pipeline.flow",
+    "score": "pipeline.flow",
+    "compare": "commands.compare",
+    "nightly": "commands.nightly",
+    "update": "commands.update",
+    "models": "commands.update",
+    "false_alarms": "commands.false_alarms",
+    "evaluate": "pipeline.flow",
     "inspect": "inspection",
     "report": "reports",
-    "maps": "map_files",
+    "maps": "commands.maps",
     "serve": "demo",
-    "plan": "planning",
+    "plan": "commands.plan",
     "benchmark": "benchmarks",
-    "sample": "generate",
+    "sample": "data.synthetic",
 }
 
 __all__ = [

@@ -88,7 +88,7 @@ def run(data: Data, *, out: Out, **options: Any) -> Any:
 
     Example: mvad run mvtec --out results
     """
-    from mvad import pipeline
+    from mvad.pipeline import flow as pipeline
 
     return pipeline.run(data, out, **options)
 
@@ -100,7 +100,7 @@ def fit(data: Data, *, models: Models, **options: Any) -> Any:
 
     Example: mvad fit mvtec --models models
     """
-    from mvad import pipeline
+    from mvad.pipeline import flow as pipeline
 
     return pipeline.fit(data, models, **options)
 
@@ -112,7 +112,7 @@ def score(data: Data, *, models: Models, out: Out, **options: Any) -> Any:
 
     Example: mvad score dump --models models --out results
     """
-    from mvad import pipeline
+    from mvad.pipeline import flow as pipeline
 
     return pipeline.score(data, models, out, **options)
 
@@ -131,7 +131,7 @@ def nightly(
 
     Example: mvad nightly --dump incoming --models models --out nights
     """
-    from mvad import night
+    from mvad.commands import nightly as night
 
     return night.nightly(dump, models, out, date, **options)
 
@@ -143,7 +143,7 @@ def update(data: Data, *, models: Models, **options: Any) -> Any:
 
     Example: mvad update new --models models
     """
-    from mvad import upkeep
+    from mvad.commands import update as upkeep
 
     return upkeep.update(data, models, **options)
 
@@ -155,7 +155,7 @@ def false_alarms(data: Data, **options: Any) -> Any:
 
     Example: mvad false-alarms mvtec --splits 20
     """
-    from mvad import promises
+    from mvad.commands import false_alarms as promises
 
     return promises.false_alarms(data, **options)
 
@@ -169,7 +169,7 @@ def models(
 
     Example: mvad models models
     """
-    from mvad import upkeep
+    from mvad.commands import update as upkeep
 
     return upkeep.models(folder)
 
@@ -181,7 +181,7 @@ def compare(data: Data, *, out: Out, **options: Any) -> Any:
 
     Example: mvad compare mvtec --out compared --methods patchcore,knn
     """
-    from mvad import comparison
+    from mvad.commands import compare as comparison
 
     return comparison.compare(data, out, **options)
 
@@ -196,7 +196,7 @@ def evaluate(
 
     Example: mvad evaluate results
     """
-    from mvad import pipeline
+    from mvad.pipeline import flow as pipeline
 
     return pipeline.evaluate(out, quiet=quiet)
 
@@ -245,7 +245,7 @@ def maps(
 
     Example: mvad maps results --to maps
     """
-    from mvad import map_files
+    from mvad.commands import maps as map_files
 
     return map_files.maps(out, to, **options)
 
@@ -269,7 +269,7 @@ def plan(**options: Any) -> Any:
 
     Example: mvad plan --images 1e8 --gpus 64 --cores 512
     """
-    from mvad.planning import plan
+    from mvad.commands.plan import plan
 
     return plan(**options)
 
@@ -300,7 +300,7 @@ def sample(
 
     Example: mvad sample sample
     """
-    from mvad.generate import sample
+    from mvad.data.synthetic import sample
 
     count = sample(folder, seed=seed)
     Console(highlight=False).print(escape(f"{count} images in {folder}"), soft_wrap=True)

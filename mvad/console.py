@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mvad.telemetry import log, peak_memory
+from mvad.runtime.telemetry import log, peak_memory
 
 LOG_EVERY = 30.0  # seconds
 SHOWN_ERRORS = 5

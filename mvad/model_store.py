@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import BackboneSpec
 from mvad.options import ImageSize
-from mvad.specs import BackboneSpec
 
 FORMAT = 2
 CALIBRATION = "calibration"  # the name of the array of calibration scores

@@ -63,7 +63,7 @@ def tiles(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_local():
     """Ray, started once; the commands use it as it is."""
-    from mvad.session import ray_session
+    from mvad.runtime.session import ray_session
 
     with ray_session(None):
         yield

@@ -436,8 +436,8 @@ def _special(corpus: _Corpus, outside: Path) -> None:
 
 def examine(root: str, max_pixels: int) -> dict[str, object]:
     """List and decode, noting for every row what came of it, besides the peak of memory and the files opened."""
-    from mvad.images import decode_batch
-    from mvad.manifest import read_manifest
+    from mvad.data.images import decode_batch
+    from mvad.data.manifest import read_manifest
     from mvad.options import CommonOptions, ImageSize
 
     def peak_bytes() -> int:

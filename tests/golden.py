@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import mvad
 from mvad import results
-from mvad.session import ray_session
+from mvad.runtime.session import ray_session
 from mvad.storage import to_uri
 
 FILE = Path(__file__).with_name("golden.npz")

@@ -6,10 +6,10 @@ from PIL import Image
 from conftest import paint
 from mvad import results
 from mvad.options import RunOptions, as_json
-from mvad.record import versions
 from mvad.results import Destination, ScoredBy, write_rows
+from mvad.results.run_record import versions
+from mvad.results.summary import summarise
 from mvad.storage import to_uri
-from mvad.summary import summarise
 
 SIZE = {"resize": 64, "crop": 64}
 

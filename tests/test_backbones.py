@@ -5,11 +5,11 @@ import timm
 import torch
 import torchvision
 
-from mvad import backbones
-from mvad.backbones import Backbone, describe
 from mvad.errors import UsageError
+from mvad.features import backbones
+from mvad.features.backbones import Backbone, describe
+from mvad.features.weights import fingerprint, load_weights
 from mvad.options import ImageSize
-from mvad.weights import fingerprint, load_weights
 
 
 @pytest.fixture(scope="module")

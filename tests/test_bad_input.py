@@ -19,9 +19,9 @@ from PIL import Image
 
 import corpus
 from corpus import ABSENT, MAX_PIXELS, OK, WHOLE
+from mvad.data.images import FORMATS, decode, decode_batch
+from mvad.data.manifest import SUFFIXES, read_manifest
 from mvad.errors import ImageError, UsageError
-from mvad.images import FORMATS, decode, decode_batch
-from mvad.manifest import SUFFIXES, read_manifest
 from mvad.options import CommonOptions, ImageSize
 from mvad.storage import local_path
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import mvad
-from mvad import broadcast, results
+from mvad import results
 from mvad.errors import UsageError
 from mvad.model_store import find_models, map_arrays, read_arrays
+from mvad.scoring import model_sharing as broadcast
 from mvad.storage import to_uri
 
 

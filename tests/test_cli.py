@@ -28,7 +28,7 @@ def call(capsys, *arguments):
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch):
     """Wrong use must be found before Ray is started."""
-    for home in ("mvad.pipeline", "mvad.inspection.command"):
+    for home in ("mvad.pipeline.flow", "mvad.inspection.command"):
         monkeypatch.setattr(f"{home}.ray_session", lambda address: pytest.fail("Ray was started"))
 
 
@@ -194,8 +194,8 @@ def test_json_is_all_of_standard_output(capsys, base_run):
 
 
 def test_json_has_the_exit_code_and_no_number_that_json_lacks(capsys, monkeypatch, data):
-    from mvad import pipeline
-    from mvad.record import Result
+    from mvad.pipeline import flow as pipeline
+    from mvad.results.run_record import Result
 
     rows = [{"image_auroc": float("nan"), "n": np.int64(3), "share": np.float32(0.5)}]
     errors = [{"image_id": "ü\n.png", "error": "no image"}]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvad.collect import collect
+from mvad.fitting.by_category import collect
 
 
 def images(*counts):

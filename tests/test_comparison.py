@@ -9,7 +9,7 @@ import pytest
 import mvad
 from conftest import COMPARED, write_category
 from mvad import results
-from mvad.comparison import SCHEMA
+from mvad.commands.compare import SCHEMA
 from mvad.detectors import METHODS, PatchCore
 from mvad.errors import UsageError
 from mvad.storage import to_uri

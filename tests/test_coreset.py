@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from mvad.coreset import greedy_coreset, random_projection
+from mvad.search.coreset import greedy_coreset, random_projection
 
 
 def covering_radius(points, chosen):
@@ -27,7 +27,7 @@ def test_chooses_what_plain_greedy_chooses(kind, candidates):
 
 
 def test_more_rows_than_one_stretch(monkeypatch):
-    monkeypatch.setattr("mvad.coreset.ROWS", 50)
+    monkeypatch.setattr("mvad.search.coreset.ROWS", 50)
     points = np.random.default_rng(4).standard_normal((333, 4)).astype(np.float32)
     np.testing.assert_array_equal(
         greedy_coreset(torch.from_numpy(points), 40)[0], reference.greedy_coreset(points, 40)[0]

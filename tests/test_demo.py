@@ -25,7 +25,7 @@ import mvad
 from browser import drop, visit
 from conftest import EMBEDDED, paint
 from mvad import results
-from mvad.backbones import describe
+from mvad.anomaly_maps.colours import MIDDLE
 from mvad.demo import _is_loopback, serving
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app, fit
 from mvad.demo.bench import Bench, Sample, guess
@@ -33,12 +33,12 @@ from mvad.demo.catalogue import Offer, read_catalogue
 from mvad.demo.guard import HEADERS
 from mvad.demo.pictures import LONGEST, map_picture, shown_size
 from mvad.demo.uploads import Limits
-from mvad.engines import pack
 from mvad.errors import UsageError
+from mvad.features.backbones import describe
+from mvad.features.extractor import pack
+from mvad.features.weights import Network
 from mvad.options import ServeOptions
-from mvad.overlays import MIDDLE
 from mvad.results import ScoredBy
-from mvad.weights import Network
 
 LIMITS = Limits(upload_bytes=300_000, files=3, pixels=40_000)
 ROOM = 1 << 30

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from mvad import engines
-from mvad.backbones import describe, network
-from mvad.engines import OnnxPackage, TorchPackage, choose, feature_shapes, pack
 from mvad.errors import UsageError
-from mvad.features import KINDS
+from mvad.features import extractor as engines
+from mvad.features.backbones import describe, network
+from mvad.features.extractor import OnnxPackage, TorchPackage, choose, feature_shapes, pack
+from mvad.features.kinds import KINDS
+from mvad.features.weights import Network
 from mvad.options import ImageSize
-from mvad.weights import Network
 
 SIZE = ImageSize(resize=64, crop=64)
 

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvad.coreset import greedy_coreset
-from mvad.farthest import farthest_patches
-from mvad.neighbours import MemoryBank
-from mvad.pruned import PrunedSearch
+from mvad.search.coreset import greedy_coreset
+from mvad.search.exact_search import PrunedSearch
+from mvad.search.memory_bank import MemoryBank
+from mvad.search.worst_patch import farthest_patches
 
 KINDS = ("random", "clustered", "far from the origin", "integers", "duplicates", "constant", "one point", "in the bank")
 
@@ -57,9 +57,9 @@ def test_same_as_comparing_everything(kind, seed, vectors, images, patches, widt
     if in_greedy_order:
         bank = bank[greedy_coreset(torch.from_numpy(bank), len(bank))[0]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mvad.pruned.AXES", 3)
-        patch.setattr("mvad.pruned.NUMBERS", 500)
-        patch.setattr("mvad.pruned.PAIRS", 100)
+        patch.setattr("mvad.search.exact_search.AXES", 3)
+        patch.setattr("mvad.search.exact_search.NUMBERS", 500)
+        patch.setattr("mvad.search.exact_search.PAIRS", 100)
         found = farthest_patches(PrunedSearch(MemoryBank(bank)), torch.from_numpy(rows))
     expected = brute_force(bank, rows)
     scale = np.abs(rows).max() + np.abs(bank).max()

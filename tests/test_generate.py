@@ -7,8 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 import mvad
 from conftest import EMBEDDED
-from mvad.generate import CATEGORIES, SIDE
-from mvad.manifest import read_manifest
+from mvad.data.manifest import read_manifest
+from mvad.data.synthetic import CATEGORIES, SIDE
 from mvad.options import CommonOptions
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mvad.data.images import decode, decode_batch, load_image, load_mask
 from mvad.errors import ImageError
-from mvad.images import decode, decode_batch, load_image, load_mask
 from mvad.options import ImageSize
 from mvad.storage import to_uri
 

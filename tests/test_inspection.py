@@ -14,11 +14,11 @@ from scipy.ndimage import gaussian_filter
 import mvad
 from browser import visit
 from conftest import paint
+from mvad.data.manifest import SCHEMA, Manifest
 from mvad.errors import UsageError
 from mvad.inspection import charts, embedding, findings, outliers, page, table, twins
 from mvad.inspection.flow import projection
 from mvad.inspection.measure import THUMBNAIL, measure, measure_batch, photo, sharpness
-from mvad.manifest import SCHEMA, Manifest
 from mvad.options import ImageSize, InspectOptions
 
 LIMIT = 10**7
@@ -77,7 +77,7 @@ def test_sharpness_falls_with_blur_and_not_with_light():
 
 
 def test_pixels_for_the_backbone_are_those_of_scoring(tmp_path):
-    from mvad.images import load_image
+    from mvad.data.images import load_image
 
     path = save(tmp_path / "a.png", scene(0))
     size = ImageSize(resize=64, crop=48)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 import mvad
 from conftest import tree
-from mvad import listing, results, storage
+from mvad import results, storage
+from mvad.data import listing
+from mvad.data.listing import Listing, in_portions
+from mvad.data.manifest import SCHEMA, plain_rows, read_manifest, surely_plain
 from mvad.errors import UsageError
-from mvad.listing import Listing, in_portions
-from mvad.manifest import SCHEMA, plain_rows, read_manifest, surely_plain
 from mvad.options import CommonOptions
 from mvad.storage import FileEntry, to_uri
 

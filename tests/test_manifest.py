@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import tree
+from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
-from mvad.manifest import SCHEMA, read_manifest
 from mvad.options import CommonOptions
 from mvad.storage import local_path
 

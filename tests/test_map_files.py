@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 import mvad
-from mvad.anomaly_maps import anomaly_map, map_on_image, seen_part
+from mvad.anomaly_maps.colours import Scale, colour_scale, outline, overlay
+from mvad.anomaly_maps.geometry import anomaly_map, map_on_image, seen_part
+from mvad.commands.maps import safe_path
 from mvad.errors import UsageError
-from mvad.map_files import safe_path
 from mvad.options import ImageSize
-from mvad.overlays import Scale, colour_scale, outline, overlay
 from synthetic import draw, finish, write_category
 
 CROPPED = {"resize": 128, "crop": 64}

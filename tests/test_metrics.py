@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import reference
-from mvad.anomaly_maps import anomaly_map
-from mvad.metrics import image_metrics, pixel_metrics
+from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.results.metrics import image_metrics, pixel_metrics
 
 
 def test_image_metrics_by_hand():

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mvad.backbones import describe
 from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
+from mvad.features.backbones import describe
 from mvad.model_store import find_models, read_arrays, save_model
 from mvad.options import ImageSize
 from mvad.storage import to_uri

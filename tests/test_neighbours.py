@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from mvad.neighbours import MemoryBank, nearest_blocked
+from mvad.search.memory_bank import MemoryBank, nearest_blocked
 
 
 def search_blocked(bank, queries, k):
@@ -15,7 +15,7 @@ def search_blocked(bank, queries, k):
 
 @pytest.fixture(params=["faiss", "blocked"])
 def search(request, monkeypatch):
-    monkeypatch.setattr("mvad.neighbours.CENTRES", 37)
+    monkeypatch.setattr("mvad.search.memory_bank.CENTRES", 37)
     return search_blocked if request.param == "blocked" else lambda bank, *rest: MemoryBank(bank).search(*rest)
 
 

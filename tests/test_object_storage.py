@@ -15,9 +15,9 @@ from moto.server import ThreadedMotoServer
 import mvad
 from conftest import EMBEDDED
 from mvad import results, storage
+from mvad.data.listing import Listing
+from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
-from mvad.listing import Listing
-from mvad.manifest import read_manifest
 from mvad.model_store import find_models, map_arrays, read_arrays
 from mvad.options import CommonOptions
 from nodes import free_port

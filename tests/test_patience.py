@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from mvad import patience
 from mvad.errors import UsageError
-from mvad.patience import while_nodes_last
+from mvad.runtime import watchdog as patience
+from mvad.runtime.watchdog import while_nodes_last
 
 GPU = {"Alive": True, "Resources": {"GPU": 1.0, "CPU": 4.0}}
 HEAD = {"Alive": True, "Resources": {"memory": 1.0}}

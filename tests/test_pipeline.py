@@ -18,8 +18,8 @@ from conftest import EMBEDDED, REAL_DATA, write_category
 from mvad import results
 from mvad.errors import UsageError
 from mvad.options import RunOptions
-from mvad.pipeline import BLOCK_ROWS, BLOCK_ROWS_LEAST, in_blocks
-from mvad.session import Pool
+from mvad.pipeline.flow import BLOCK_ROWS, BLOCK_ROWS_LEAST, in_blocks
+from mvad.runtime.session import Pool
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -247,8 +247,8 @@ def test_replacing_an_earlier_run(base_run, tiles, tmp_path):
 def test_models_of_other_weights_are_refused(base_run, tiles, tmp_path):
     import safetensors.numpy
 
-    from mvad.backbones import describe
-    from mvad.weights import load_weights
+    from mvad.features.backbones import describe
+    from mvad.features.weights import load_weights
 
     weights = load_weights(describe("efficientnet_lite0"))
     name = next(iter(weights))

@@ -6,14 +6,14 @@ import mvad
 from mvad.benchmarks.floor import Workers, floor_opener, package_opener
 from mvad.benchmarks.forward import compare_forward_passes
 from mvad.benchmarks.references import compare_coresets, compare_searches, compare_shards, plain_greedy
-from mvad.coreset import greedy_coreset
+from mvad.commands.plan import Costs, predict
 from mvad.detectors import PatchCore, State
-from mvad.engines import pack
 from mvad.errors import UsageError
+from mvad.features.extractor import pack
+from mvad.features.weights import Network
 from mvad.model_store import find_models, read_arrays
 from mvad.options import BenchmarkOptions, ImageSize
-from mvad.planning import Costs, predict
-from mvad.weights import Network
+from mvad.search.coreset import greedy_coreset
 
 COSTS = Costs(decode=0.010, forward=0.020, search=0.005, file_bytes=100_000, moved_bytes=150_000)
 
@@ -78,7 +78,7 @@ def test_shards_cover_within_the_bound_they_record():
 
 @pytest.fixture(scope="module")
 def embedded():
-    from mvad.backbones import describe
+    from mvad.features.backbones import describe
 
     return Network.load(describe("efficientnet_lite0"), None)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mvad import preflight
 from mvad.errors import UsageError
+from mvad.runtime import node_check as preflight
 from nodes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ RAY = Path(sys.executable).with_name("ray")
 CHECK = """
 import logging, subprocess, sys, time
 import ray
-from mvad import preflight
+from mvad.runtime import node_check as preflight
 from mvad.errors import UsageError
 
 address, odd = sys.argv[1:]

@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_farthest import KINDS, example
 
-from mvad.neighbours import MemoryBank
-from mvad.pruned import PrunedSearch, principal_axes
+from mvad.search.exact_search import PrunedSearch, principal_axes
+from mvad.search.memory_bank import MemoryBank
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("mvad.pruned.AXES", 4)
-    monkeypatch.setattr("mvad.pruned.NUMBERS", 300)
-    monkeypatch.setattr("mvad.pruned.PAIRS", 150)
+    monkeypatch.setattr("mvad.search.exact_search.AXES", 4)
+    monkeypatch.setattr("mvad.search.exact_search.NUMBERS", 300)
+    monkeypatch.setattr("mvad.search.exact_search.PAIRS", 150)
 
 
 @pytest.fixture(params=["inverted file", "all"])
@@ -69,7 +69,7 @@ def test_a_bad_guess_costs_time_alone(without_cells, monkeypatch):
 
 
 def test_most_vectors_are_never_compared_in_full(monkeypatch):
-    monkeypatch.setattr("mvad.pruned.AXES", 48)
+    monkeypatch.setattr("mvad.search.exact_search.AXES", 48)
     random = np.random.default_rng(4)
     mixing = random.standard_normal((6, 200))
     bank = (random.standard_normal((2000, 6)) @ mixing + 0.01 * random.standard_normal((2000, 200))).astype(np.float32)

@@ -12,9 +12,9 @@ from PIL import Image
 import mvad
 from browser import visit
 from mvad import results
+from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
-from mvad.night import nightly
-from mvad.pages import visible
+from mvad.html import visible
 from mvad.reports.charts import histogram, precision_recall, roc
 from mvad.reports.page import duration
 from synthetic import draw, finish, write_category
@@ -295,7 +295,7 @@ def test_curves_agree_with_the_metrics():
     random = np.random.default_rng(0)
     labels = (random.random(5000) < 0.3).astype(np.int8)
     scores = (random.normal(size=5000) + labels).astype(np.float32)
-    from mvad.metrics import image_metrics
+    from mvad.results.metrics import image_metrics
 
     metrics = image_metrics(labels, scores)
     assert f"Area {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text

@@ -8,8 +8,8 @@ import pytest
 
 import mvad
 from mvad import results
+from mvad.commands.nightly import EXIT_MOVED, verdict
 from mvad.errors import UsageError
-from mvad.night import EXIT_MOVED, verdict
 from mvad.results import Destination, ScoredBy, write_rows
 from mvad.storage import to_uri
 
@@ -86,7 +86,7 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    monkeypatch.setattr("mvad.pipeline.ray_session", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr("mvad.pipeline.flow.ray_session", lambda address: pytest.fail("Ray was started"))
 
 
 def test_when_all_is_done_nothing_is(begun, no_ray):
@@ -222,8 +222,8 @@ def test_the_verdict_is_one_line(row, line):
 
 
 def test_a_category_that_has_moved_has_its_own_exit_code(monkeypatch, tmp_path):
-    from mvad import pipeline
-    from mvad.record import Result
+    from mvad.pipeline import flow as pipeline
+    from mvad.results.run_record import Result
 
     rows = [{"category": "cap", "n_scored": 9, "n_flagged": 9, "n_error": 0, "threshold": 1.0, "drifted": True}]
     monkeypatch.setattr(pipeline, "score", lambda *arguments, **options: Result(summary=rows))

@@ -1,9 +1,9 @@
 import pytest
 import ray
 
-from mvad import session
 from mvad.errors import UsageError
-from mvad.session import actor_pool, ray_session
+from mvad.runtime import session
+from mvad.runtime.session import actor_pool, ray_session
 
 
 def resources(monkeypatch, **found):

@@ -8,13 +8,13 @@ import torch
 import mvad
 from conftest import EMBEDDED
 from mvad import results
-from mvad.collect import CategoryFeatures
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
+from mvad.fitting.by_category import CategoryFeatures
+from mvad.fitting.sharding import ShardedFit, Shards, most_images, thin
 from mvad.memory import Room, parse_bytes
 from mvad.model_store import find_models, read_arrays, read_calibration
 from mvad.options import FitOptions
-from mvad.shards import ShardedFit, Shards, most_images, thin
 from mvad.storage import to_uri
 
 SHAPE = (4, 5, 6)
@@ -154,9 +154,9 @@ def test_batches_of_large_features_are_small():
 
 def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
     """A run whose memory holds five images: each category comes in shards, and one image in ten calibrates."""
-    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options, room: 5)
-    monkeypatch.setattr("mvad.shards.SHARD_PATCHES", 3 * 64)
-    monkeypatch.setattr("mvad.shards.HELD_SHARE_OF_IMAGES", 4)
+    monkeypatch.setattr("mvad.pipeline.flow.most_images", lambda shapes, options, room: 5)
+    monkeypatch.setattr("mvad.fitting.sharding.SHARD_PATCHES", 3 * 64)
+    monkeypatch.setattr("mvad.fitting.sharding.HELD_SHARE_OF_IMAGES", 4)
     options = {"image_size": 64, "coreset_ratio": 0.1, "folds": 2, **EMBEDDED}
     for actors, batch_size in ((1, 32), (2, 3)):
         folder = tmp_path / str(actors)
@@ -171,7 +171,7 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
 
 
 def test_other_methods_learn_from_as_many_images_as_fit(tiles, ray_local, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mvad.pipeline.most_images", lambda shapes, options, room: 5)
+    monkeypatch.setattr("mvad.pipeline.flow.most_images", lambda shapes, options, room: 5)
     mvad.fit(str(tiles), str(tmp_path), method="knn", image_size=64, actors=1, **EMBEDDED)
     assert {model.record["n_train"] for model in find_models(to_uri(tmp_path), None).values()} == {5}
     assert "alpha: fitted to 5 of its 8 images: --memory-limit holds no more" in capsys.readouterr().err

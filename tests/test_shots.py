@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from mvad.augmentation import allowed_flips, vary
-from mvad.images import decode_batch
+from mvad.data.augmentation import allowed_flips, vary
+from mvad.data.few_shot import TrainingSet, pick, variant_seeds
+from mvad.data.images import decode_batch
 from mvad.options import VARIANTS, FitOptions, ImageSize
-from mvad.shots import TrainingSet, pick, variant_seeds
 
 
 def few(shots, shot_seed=0, **options):

@@ -10,7 +10,8 @@ from moto.server import ThreadedMotoServer
 import mvad
 from conftest import EMBEDDED
 from faulty_store import FAULTS, FaultyStore
-from mvad import listing, results, storage
+from mvad import results, storage
+from mvad.data import listing
 from mvad.storage import to_uri
 
 COLUMNS = ["image_id", "score", "status", "error"]

@@ -9,8 +9,8 @@ import numpy as np
 import ray
 
 import mvad
-from mvad import telemetry
 from mvad.console import Reporter
+from mvad.runtime import telemetry
 
 
 def metrics():

@@ -15,19 +15,19 @@ from safetensors.torch import save_file
 import mvad
 from conftest import COMPARED, EMBEDDED
 from mvad import results
-from mvad.actors import Scorer
-from mvad.backbones import describe
-from mvad.broadcast import Broadcast
+from mvad.data.images import decode_batch
+from mvad.data.manifest import read_manifest
 from mvad.detectors import METHODS, State, ViTKNN
-from mvad.engines import pack
-from mvad.images import decode_batch
-from mvad.manifest import read_manifest
+from mvad.features.backbones import describe
+from mvad.features.extractor import pack
+from mvad.features.weights import Network
 from mvad.model_store import find_models, save_model
 from mvad.options import CommonOptions, ImageSize
-from mvad.pipeline import _without_nulls
+from mvad.pipeline.actors import Scorer
+from mvad.pipeline.flow import _without_nulls
 from mvad.results import Destination, ScoredBy, WriteResults
+from mvad.scoring.model_sharing import Broadcast
 from mvad.storage import to_uri
-from mvad.weights import Network
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 VIT = "timm:vit_tiny_patch16_224"

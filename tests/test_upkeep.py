@@ -10,16 +10,16 @@ from PIL import Image
 
 import mvad
 from conftest import paint
-from mvad.backbones import describe
 from mvad.calibration import folds, p_values
+from mvad.data.images import load_image
 from mvad.detectors import KNN, VAE, PatchCore
-from mvad.engines import pack
 from mvad.errors import UsageError
-from mvad.images import load_image
+from mvad.features.backbones import describe
+from mvad.features.extractor import pack
+from mvad.features.weights import Network
 from mvad.options import FitOptions, ImageSize
 from mvad.results import read_scores
 from mvad.storage import to_uri
-from mvad.weights import Network
 
 SIZE = ImageSize(resize=64, crop=64)
 

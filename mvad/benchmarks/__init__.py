@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mvad.backbones import describe
 from mvad.benchmarks import tables
 from mvad.benchmarks.case import Case
 from mvad.benchmarks.forward import compare_forward_passes
@@ -22,12 +21,13 @@ from mvad.benchmarks.jobs import measure_jobs, measure_plan
 from mvad.benchmarks.peer import measure_peer
 from mvad.benchmarks.references import compare_coresets, compare_searches, compare_shards
 from mvad.console import WIDTH
-from mvad.engines import choose
-from mvad.generate import sample
-from mvad.manifest import read_manifest
+from mvad.data.manifest import read_manifest
+from mvad.data.synthetic import sample
+from mvad.features.backbones import describe
+from mvad.features.extractor import choose
 from mvad.options import BenchmarkOptions, CommonOptions
-from mvad.record import versions
-from mvad.session import ray_session
+from mvad.results.run_record import versions
+from mvad.runtime.session import ray_session
 
 SEARCHED = 32  # test images that searches are compared on
 

@@ -12,19 +12,19 @@ import ray
 import torch
 from sklearn.metrics import roc_auc_score
 
-from mvad.backbones import network
-from mvad.engines import pack
-from mvad.features import PATCHES
-from mvad.images import load_image
-from mvad.manifest import Manifest
+from mvad.data.images import load_image
+from mvad.data.manifest import Manifest
+from mvad.features.backbone_spec import EMBEDDED, BackboneSpec
+from mvad.features.backbones import network
+from mvad.features.extractor import pack
+from mvad.features.kinds import PATCHES
+from mvad.features.weights import Network, load_weights
 from mvad.model_store import ModelInfo, find_models, read_arrays
-from mvad.neighbours import MemoryBank
 from mvad.options import BenchmarkOptions, ImageSize
-from mvad.pipeline import fit, score
+from mvad.pipeline.flow import fit, score
 from mvad.results import read_scores
-from mvad.specs import EMBEDDED, BackboneSpec
+from mvad.search.memory_bank import MemoryBank
 from mvad.storage import to_uri
-from mvad.weights import Network, load_weights
 
 MAX_PIXELS = 10**9
 

@@ -16,7 +16,7 @@ import time
 import ray
 
 import mvad
-from mvad import session
+from mvad.runtime import session
 
 
 def main() -> None:

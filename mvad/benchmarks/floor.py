@@ -17,13 +17,13 @@ import faiss
 import torch
 from torch import Tensor, nn
 
+from mvad.commands.plan import Stages
+from mvad.data.images import load_image
 from mvad.detectors import METHODS, State
-from mvad.engines import FeatureExtractor, OnnxExtractor, Package, TorchExtractor, choose, onnx_graph
-from mvad.features import PATCHES
-from mvad.images import load_image
+from mvad.features.extractor import FeatureExtractor, OnnxExtractor, Package, TorchExtractor, choose, onnx_graph
+from mvad.features.kinds import PATCHES
+from mvad.features.weights import Network
 from mvad.options import ImageSize
-from mvad.planning import Stages
-from mvad.weights import Network
 
 AT_ONCE = 8  # images a task
 MAX_PIXELS = 10**9
@@ -35,7 +35,7 @@ Opener = Callable[[], FeatureExtractor]
 class _Maps(nn.Module):
     def __init__(self, network: Network, side: int) -> None:
         super().__init__()
-        from mvad.backbones import Backbone
+        from mvad.features.backbones import Backbone
 
         self.backbone = Backbone(network.spec, network.weights, side)
 

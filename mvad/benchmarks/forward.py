@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mvad.backbones import cut_network, network
 from mvad.benchmarks.floor import floor_opener
-from mvad.images import load_image, read_image
+from mvad.data.images import load_image, read_image
+from mvad.features.backbones import cut_network, network
+from mvad.features.weights import Network
 from mvad.options import ImageSize
-from mvad.weights import Network
 
 LOOKED_AT = 8  # images
 AT_ONCE = 4  # runs in a row of each way, in turn with the others

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mvad.benchmarks.peak import peak_memory
-from mvad.manifest import Manifest
+from mvad.data.manifest import Manifest
 from mvad.model_store import find_models, read_arrays
 from mvad.options import BenchmarkOptions
-from mvad.pipeline import fit, score
+from mvad.pipeline.flow import fit, score
 from mvad.storage import to_uri
 
 SIDE, RATIO = 128, 0.002

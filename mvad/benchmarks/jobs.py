@@ -14,11 +14,11 @@ from typing import Any
 from mvad.benchmarks.case import Case, ray_cpus, seconds_of
 from mvad.benchmarks.floor import Opener, Workers, floor_opener, package_opener
 from mvad.benchmarks.peak import peak_memory
+from mvad.commands.plan import Costs, predict
 from mvad.detectors import State
-from mvad.engines import pack
-from mvad.features import PATCHES
+from mvad.features.extractor import pack
+from mvad.features.kinds import PATCHES
 from mvad.model_store import read_arrays
-from mvad.planning import Costs, predict
 from mvad.results import read_run
 from mvad.storage import to_uri
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mvad.backbones import timm_name
 from mvad.benchmarks.case import Case, ray_cpus
 from mvad.errors import UsageError
-from mvad.specs import EMBEDDED
+from mvad.features.backbone_spec import EMBEDDED
+from mvad.features.backbones import timm_name
 
 PEER = "anomalib==2.7.0"
 PEER_LAYERS = {EMBEDDED: ["blocks.2", "blocks.4"]}  # by backbone; ResNets have layer2 and layer3

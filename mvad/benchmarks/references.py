@@ -12,13 +12,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from mvad.coreset import greedy_coreset, random_projection
 from mvad.detectors import PatchCore
-from mvad.farthest import farthest_patches
-from mvad.neighbours import MemoryBank
-from mvad.pruned import PrunedSearch
-from mvad.shards import KEPT_BEYOND
-from mvad.tensors import as_tensor
+from mvad.fitting.sharding import KEPT_BEYOND
+from mvad.runtime.tensors import as_tensor
+from mvad.search.coreset import greedy_coreset, random_projection
+from mvad.search.exact_search import PrunedSearch
+from mvad.search.memory_bank import MemoryBank
+from mvad.search.worst_patch import farthest_patches
 
 PROJECTION = 128  # dimensions that coresets are chosen in
 SHARDS = (1, 4, 16)

@@ -24,8 +24,8 @@ from mvad.demo.uploads import Limits
 from mvad.errors import UsageError
 from mvad.memory import parse_bytes
 from mvad.options import ServeOptions
-from mvad.pipeline import networks_of
-from mvad.session import ray_session
+from mvad.pipeline.flow import networks_of
+from mvad.runtime.session import ray_session
 
 
 def serve(models: str, **options: Any) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mvad.demo.catalogue import Catalogue, Group, Offer
 from mvad.detectors import METHODS, Detector
-from mvad.engines import Package
 from mvad.errors import UsageError
+from mvad.features.extractor import Package
 from mvad.model_store import read_arrays
 from mvad.options import ImageSize
 

@@ -8,15 +8,15 @@ from functools import cached_property
 
 import numpy as np
 
+from mvad.anomaly_maps.colours import Scale
 from mvad.calibration import p_values
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_store import ModelInfo, find_models
 from mvad.options import ImageSize, ServeOptions
-from mvad.overlays import Scale
-from mvad.pipeline import judge_of
+from mvad.pipeline.flow import judge_of
 from mvad.results import ScoredBy
-from mvad.specs import BackboneSpec
 from mvad.storage import to_uri
 
 Group = tuple[BackboneSpec, ImageSize]  # models that look at the same features

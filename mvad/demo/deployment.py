@@ -24,10 +24,10 @@ from mvad.demo.app import BusyError, demo_app
 from mvad.demo.bench import Bench, Finding, Sample
 from mvad.demo.catalogue import Catalogue, Group, kinds_of
 from mvad.demo.uploads import Limits
-from mvad.engines import pack
 from mvad.errors import UsageError
-from mvad.specs import BackboneSpec
-from mvad.weights import Network
+from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.extractor import pack
+from mvad.features.weights import Network
 
 NAME = "mvad"
 BATCH, BATCH_WAIT = 8, 0.02  # images at most, and seconds at most that the first of them waits

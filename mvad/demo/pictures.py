@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvad.anomaly_maps import anomaly_map
+from mvad.anomaly_maps.colours import Scale, layer
+from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.demo.catalogue import Offer
-from mvad.overlays import Scale, layer
 
 LONGEST = 2048  # pixels of the longer side; a larger image is shown smaller, with its map
 QUALITY = 90  # of WebP

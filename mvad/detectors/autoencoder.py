@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.training import seeded, split
-from mvad.specs import NO_BACKBONE
+from mvad.features.backbone_spec import NO_BACKBONE
 
 WIDTHS = (3, 16, 32, 64, 128)
 LATENT = 16  # channels of the bottleneck

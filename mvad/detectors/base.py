@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.coreset import Condensed
+from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 from mvad.options import FitOptions
-from mvad.specs import NO_BACKBONE, BackboneSpec
+from mvad.search.coreset import Condensed
 
 
 class Scores(NamedTuple):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.detectors.base import Detector, Scores
-from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
+from mvad.search.memory_bank import MemoryBank
 
 
 class KNN(Detector):

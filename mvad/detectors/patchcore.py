@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvad.coreset import Condensed, greedy_coreset, random_projection
 from mvad.detectors.base import Detector, Scores
-from mvad.farthest import farthest_patches
-from mvad.neighbours import MemoryBank
 from mvad.options import FitOptions
-from mvad.pruned import PrunedSearch
-from mvad.tensors import as_tensor
+from mvad.runtime.tensors import as_tensor
+from mvad.search.coreset import Condensed, greedy_coreset, random_projection
+from mvad.search.exact_search import PrunedSearch
+from mvad.search.memory_bank import MemoryBank
+from mvad.search.worst_patch import farthest_patches
 
 
 class PatchCore(Detector):

@@ -20,19 +20,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mvad import results, storage
-from mvad.backbones import describe
 from mvad.console import Reporter
+from mvad.data.manifest import Manifest, read_manifest
 from mvad.errors import UsageError
+from mvad.features.backbones import describe
+from mvad.features.weights import Network
 from mvad.inspection import flow, terminal
 from mvad.inspection.embedding import add_maps
 from mvad.inspection.findings import Finding, find
 from mvad.inspection.page import Page, shown_rows
 from mvad.inspection.table import category_rows, image_table
-from mvad.manifest import Manifest, read_manifest
 from mvad.options import InspectOptions, as_json
-from mvad.record import LISTED_ERRORS, Result, exit_code, versions
-from mvad.session import actor_pool, ray_session
-from mvad.weights import Network
+from mvad.results.run_record import LISTED_ERRORS, Result, exit_code, versions
+from mvad.runtime.session import actor_pool, ray_session
 
 SUFFIXES = (".html", ".parquet", ".json")
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from mvad.data.manifest import evenly_spaced
 from mvad.inspection.table import by_category
-from mvad.manifest import evenly_spaced
 
 POINTS = 6000  # of all maps together
 POINTS_LEAST, POINTS_MOST = 50, 2000  # of one

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mvad.data.manifest import Manifest
 from mvad.inspection.outliers import LEAST, LEAST_SPREAD, UNSTEADY, robust_z
 from mvad.inspection.table import KINDS, by_category, kinds
-from mvad.manifest import Manifest
 
 FEW_TRAINING = 20
 MOVED = 1.5  # modified z of a median, more where there are few: light or focus of the test images is another

@@ -16,16 +16,16 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from mvad.actors import Extractor
-from mvad.collect import PREFIX
 from mvad.console import Stage
-from mvad.engines import feature_shapes, pack
-from mvad.images import Batch
+from mvad.data.images import Batch
+from mvad.features.extractor import feature_shapes, pack
+from mvad.features.weights import Network
+from mvad.fitting.by_category import PREFIX
 from mvad.inspection.measure import measure_batch, photo_batch
 from mvad.options import InspectOptions
-from mvad.pipeline import in_blocks
-from mvad.session import Pool
-from mvad.weights import Network
+from mvad.pipeline.actors import Extractor
+from mvad.pipeline.flow import in_blocks
+from mvad.runtime.session import Pool
 
 DIMENSIONS = 64  # of the random projection that features come back in
 KIND = "pooled"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad import storage
+from mvad.data.images import FORMATS, Batch, centre, decode
 from mvad.errors import ImageError
-from mvad.images import FORMATS, Batch, centre, decode
 from mvad.options import ImageSize
 
 THUMBNAIL = 24  # side of the grey square that images are compared by

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mvad import pages
+from mvad import html as pages
+from mvad.data.manifest import evenly_spaced
 from mvad.inspection import charts
 from mvad.inspection.findings import Finding
 from mvad.inspection.table import by_category, category_rows, kinds
-from mvad.manifest import evenly_spaced
 from mvad.options import InspectOptions
 
 SECTIONS = 40  # categories that are shown in full

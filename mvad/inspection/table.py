@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mvad.data.manifest import Manifest
 from mvad.inspection import outliers, twins
-from mvad.manifest import Manifest
 
 IMAGES = pa.schema(
     [

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from mvad import storage
 from mvad.console import SHOWN_ERRORS, Reporter
-from mvad.manifest import Manifest
+from mvad.data.manifest import Manifest
 from mvad.options import InspectOptions
-from mvad.record import EXIT_TOO_MANY_ERRORS
+from mvad.results.run_record import EXIT_TOO_MANY_ERRORS
 
 if TYPE_CHECKING:
     from mvad.inspection.command import Inspection

@@ -29,8 +29,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import betaincinv
 
+from mvad.data.manifest import evenly_spaced
 from mvad.inspection.measure import THUMBNAIL
-from mvad.manifest import evenly_spaced
 
 NEAR = 0.90
 COPY = 0.9998

@@ -15,12 +15,12 @@ from mvad import results, storage
 from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.options import ImageSize, ReportOptions
-from mvad.record import Result, exit_code
 from mvad.reports.category import Category, read_category
 from mvad.reports.page import Overview, file_name, render_category, render_page, section
 from mvad.reports.pictures import Picture, pictures
-from mvad.stored_maps import read_scale
-from mvad.summary import MEAN
+from mvad.results.run_record import Result, exit_code
+from mvad.results.stored_maps import read_scale
+from mvad.results.summary import MEAN
 
 ONE_PAGE = 800  # images, and
 ONE_PAGE_CATEGORIES = 40  # categories on one page, at most: about 8 MB

@@ -17,7 +17,7 @@ from mvad import results, storage
 from mvad.errors import UsageError
 from mvad.model_store import read_calibration, read_model
 from mvad.reports.charts import Chart, histogram, precision_recall, roc
-from mvad.stored_maps import one_threshold
+from mvad.results.stored_maps import one_threshold
 
 COLUMNS = ("image_id", "split", "label", "defect", "score", "p_value", "threshold", "is_anomaly", "status", "error")
 SHOWN = ("image_id", "label", "defect", "score", "p_value", "is_anomaly")  # of an image that is shown

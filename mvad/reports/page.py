@@ -11,8 +11,9 @@ from urllib.parse import quote
 from jinja2 import Environment
 from markupsafe import Markup
 
-from mvad import pages, storage
-from mvad.overlays import legend
+from mvad import html as pages
+from mvad import storage
+from mvad.anomaly_maps.colours import legend
 from mvad.reports.category import Category
 from mvad.reports.charts import bar
 from mvad.reports.pictures import Picture, data_uri

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad import results
+from mvad.anomaly_maps.colours import Scale, mark, overlay
+from mvad.data.images import read_image, read_mask
 from mvad.errors import ImageError
-from mvad.images import read_image, read_mask
 from mvad.options import ImageSize
-from mvad.overlays import Scale, mark, overlay
-from mvad.stored_maps import stored_map
+from mvad.results.stored_maps import stored_map
 
 SIDE = 208  # pixels, of the longer side
 SHORTEST = 24  # of the shorter side of a very long image

@@ -1,0 +1,1 @@
+"""Anomaly maps: where they lie on the image, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""The Ray Data stages that every command shares."""

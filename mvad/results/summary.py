@@ -1,0 +1,138 @@
+"""The summary of a run: one row a category, then the mean; a missing number has its reason in ``note``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from mvad import results, storage
+from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.data.images import load_mask
+from mvad.errors import ImageError
+from mvad.options import ImageSize
+from mvad.results.metrics import image_metrics, pixel_metrics
+
+MEAN = "mean"
+_AVERAGED = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "recall_at_threshold",
+    "false_alarm_rate",
+    "pixel_auroc",
+    "pixel_aupro",
+)
+
+
+def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Compute the summary rows of the results in ``out`` (a URI), whose ``run.json`` says ``run``."""
+    facts = run["categories"]
+    columns = ["split", "label", "score", "is_anomaly", "status", "error"]
+    tables = results.read_by_category(out, sorted(facts), columns)
+    rows = [_category_row(out, category, table, facts[category]) for category, table in tables]
+    return [*rows, _mean_row(rows)]
+
+
+def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
+    n_train_error = facts.get("n_train_error", len(table.filter(pc.equal(table["split"], "train"))))
+    table = table.filter(pc.equal(table["split"], "test"))
+    scored = table.filter(pc.equal(table["status"], "ok"))
+    labelled = scored.filter(pc.is_valid(scored["label"]))
+    labels = labelled["label"].to_numpy()
+    seconds = facts.get("score_seconds")
+    row: dict[str, Any] = {
+        "category": category,
+        "method": facts.get("method"),
+        "backbone": facts.get("backbone"),
+        "n_train": facts.get("n_train"),
+        "n_good": int((labels == 0).sum()),
+        "n_defect": int((labels == 1).sum()),
+        "n_error": len(table) - len(scored) + n_train_error,
+        "threshold": facts.get("threshold"),
+        "n_calibration": facts.get("n_calibration"),
+        "n_scored": len(scored),
+        "n_flagged": int(pc.sum(pc.fill_null(scored["is_anomaly"], False)).as_py() or 0),
+        "fit_seconds": facts.get("fit_seconds"),
+        "score_seconds": seconds,
+        "images_per_second": len(scored) / seconds if seconds else None,
+    }
+    drift = facts.get("drift")
+    if drift:
+        row |= {"drift_p_value": drift["ks_p_value"], "drift_share_below": drift["share_below"]}
+        row |= {"drift_median_shift": drift["median_shift"], "drifted": drift["moved"]}
+    reason = _why_not(table, len(scored), labels)
+    if reason:
+        return {**row, "note": facts.get("note") or reason}
+    row |= image_metrics(labels, labelled["score"].to_numpy())
+    if row["threshold"] is not None:
+        flagged = labelled["is_anomaly"].to_numpy()
+        row |= {
+            "recall_at_threshold": float(flagged[labels == 1].mean()),
+            "false_alarm_rate": float(flagged[labels == 0].mean()),
+        }
+    pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
+    return row | pixels
+
+
+def _why_not(asked: pa.Table, scored: int, labels: NDArray[np.int8]) -> str | None:
+    if not len(asked):
+        return "no test images"
+    if not scored:
+        return f"no test image could be scored; the first: {asked['error'][0].as_py()}"
+    if not len(labels):
+        return "the images carry no labels"
+    if not (labels == 1).any():
+        return "no defective test images: a ranking needs both kinds"
+    if not (labels == 0).any():
+        return "no good test images: a ranking needs both kinds"
+    return None
+
+
+def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
+    """Metrics of the test images whose truth is known to the pixel: good ones, and defective ones with a mask."""
+    field = pads.field
+    known = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
+    known &= (field("split") == "test") & field("patch_scores").is_valid()
+    rows = results.read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, known)
+    mask_uris = rows["mask_uri"].to_pylist()
+    if not any(mask_uris):
+        return {}, None
+    masks = np.zeros((len(rows), size.crop, size.crop), bool)
+    maps = np.empty(masks.shape, np.float32)
+    for number, uri in enumerate(mask_uris):
+        grid = rows["patch_scores"][number].values.to_numpy()
+        maps[number] = anomaly_map(grid.reshape(rows["patch_grid"][number].as_py()), size.crop)
+        if uri:
+            try:
+                masks[number] = load_mask(uri, size)
+            except ImageError as error:
+                return {}, f"no pixel metrics: mask {storage.display(uri)}: {error}"
+    if not masks.any() or masks.all():
+        return {}, "no pixel metrics: the masks mark no pixel, or all"
+    return pixel_metrics(masks, maps), None
+
+
+def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each metric over the categories that have it; counts and seconds are sums."""
+    mean: dict[str, Any] = {"category": MEAN}
+    for name in ("method", "backbone"):
+        values = {row[name] for row in rows}
+        mean[name] = values.pop() if len(values) == 1 else None
+    for name in ("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "fit_seconds", "score_seconds"):
+        known = [row[name] for row in rows if row.get(name) is not None]
+        mean[name] = sum(known) if known else None
+    for name in _AVERAGED:
+        known = [row[name] for row in rows if row.get(name) is not None]
+        mean[name] = float(np.mean(known)) if known else None
+    without = [row["category"] for row in rows if row.get("image_auroc") is None]
+    if without and len(without) < len(rows):
+        mean["note"] = f"without {', '.join(without)}"
+    images = sum(row["images_per_second"] * row["score_seconds"] for row in rows if row["images_per_second"])
+    mean["images_per_second"] = images / mean["score_seconds"] if mean["score_seconds"] else None
+    return mean

@@ -1,0 +1,97 @@
+"""What a run has done so far, for whoever watches it: Ray metrics, a line of JSON a stage, memory.
+
+Every node of a cluster offers the metrics to Prometheus, and Ray's dashboard draws them where it has one:
+``ray_mvad_images_total`` by stage and status, ``ray_mvad_bytes_read_total`` and ``ray_mvad_actor_seconds_total`` by
+stage.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import resource
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter
+
+    from mvad.data.images import Batch
+
+logger = logging.getLogger("mvad")
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a submitted job
+
+
+@functools.cache
+def _counters() -> tuple[Counter, Counter, Counter]:
+    from ray.util.metrics import Counter
+
+    return (
+        Counter("mvad_images", "Images that have left an actor.", ("stage", "status")),
+        Counter("mvad_bytes_read", "Bytes of the image files that could be decoded.", ("stage",)),
+        Counter("mvad_actor_seconds", "Seconds that actors computed.", ("stage",)),
+    )
+
+
+def count(stage: str, ok: int, errors: int, size: int, seconds: float) -> None:
+    """Add a batch to the metrics of this process; called in actors and tasks of Ray.
+
+    Parameters
+    ----------
+    ok, errors
+        Images with and without a result.
+    size
+        Bytes of their files.
+    """
+    images, read, busy = _counters()
+    for status, number in (("ok", ok), ("error", errors)):
+        if number:
+            images.inc(number, {"stage": stage, "status": status})
+    if size:
+        read.inc(size, {"stage": stage})
+    busy.inc(max(seconds, 1e-9), {"stage": stage})
+
+
+def peak_memory() -> int:
+    """The most resident memory that this process has had, in bytes; it includes what it maps of Ray's object store."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
+
+
+def retries() -> int:
+    """How often Ray began the task that runs here before, on workers or nodes that were lost; 0 outside of tasks."""
+    from ray._private.worker import global_worker  # there is no public way
+
+    core = getattr(global_worker, "core_worker", None)
+    return 0 if core is None else core.get_current_task_attempt_number()
+
+
+def retries_column(count: int) -> NDArray[np.int64]:
+    """The `retries` of this task in the first of so many rows, so that their sum is right however they are divided."""
+    column = np.zeros(count, np.int64)
+    column[:1] = retries()
+    return column
+
+
+def new_name() -> str:
+    """The name of an actor that has just started; one that is started again has another."""
+    return uuid.uuid4().hex
+
+
+def columns(name: str, count: int) -> Batch:
+    """What every row of a batch says of the actor that computed it: its name, and its peak memory."""
+    return {"actor": np.full(count, name, object), "memory": np.full(count, peak_memory())}
+
+
+def log(event: str, **facts: Any) -> None:
+    """Log a line of JSON, by Python's ``logging``; in a submitted job it goes to the job's log."""
+    if JOB_MARK in os.environ and not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+    logger.info(json.dumps({"event": event, **facts}))
