@@ -21,10 +21,10 @@ cluster-test: .venv/installed-dev
 	@MVAD_MULTINODE=1 $(BIN)/python -m pytest tests/test_multinode.py
 
 faults: .venv/installed-dev
-	@$(BIN)/python tests/faults/harness.py --kills 100 --shortages
+	@$(BIN)/python tests/helpers/harness.py --kills 100 --shortages
 
 screenshots: .venv/installed-dev
-	@$(BIN)/python tests/screenshots.py docs
+	@$(BIN)/python tests/helpers/screenshots.py docs
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

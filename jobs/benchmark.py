@@ -1,8 +1,11 @@
-"""Entry point for ``ray job submit``: the command ``mvad benchmark`` with the same options."""
+"""Measure speed and memory: the benchmark of ``tests/benchmarks``, also for ``ray job submit``."""
 
 import sys
+from pathlib import Path
 
-from mvad.cli import main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from benchmarks import main
 
 if __name__ == "__main__":
-    main(["benchmark", *sys.argv[1:]])
+    main()

@@ -25,7 +25,6 @@ _HOMES = {
     "maps": "commands.maps",
     "serve": "demo",
     "plan": "commands.plan",
-    "benchmark": "benchmarks",
     "sample": "data.synthetic",
 }
 

@@ -17,7 +17,6 @@ from rich.markup import escape
 from mvad.console import as_document
 from mvad.errors import UsageError
 from mvad.options import (
-    BenchmarkOptions,
     CompareOptions,
     FalseAlarmOptions,
     FitOptions,
@@ -272,23 +271,6 @@ def plan(**options: Any) -> Any:
     from mvad.commands.plan import plan
 
     return plan(**options)
-
-
-@app.command()
-@_with_options(BenchmarkOptions)
-def benchmark(
-    data: Annotated[str | None, typer.Argument(help="A folder in MVTec layout; default: the generated sample.")] = None,
-    *,
-    out: Annotated[str, typer.Option(help="JSON file for all numbers.")] = "benchmark.json",
-    **options: Any,
-) -> Any:
-    """Measure speed and memory side by side with anomalib, with the floor, and with plain algorithms.
-
-    Example: mvad benchmark ROOT --categories bottle --coreset-ratio 0.02
-    """
-    from mvad.benchmarks import benchmark
-
-    return benchmark(data, out, **options)
 
 
 @app.command()

@@ -26,7 +26,7 @@ def parse_bytes(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """Memory for images and what is made of them, in bytes, beside what a process takes in any case.
 
     Parameters
@@ -53,9 +53,9 @@ class Room:
                 f"--memory-limit is less than {math.ceil(least / (1 << 20))} MiB, which a process needs {what}."
             )
 
-    def beside(self, weights: int) -> Room:
+    def after_weights(self, weights: int) -> MemoryBudget:
         """What is left beside a backbone with so many bytes of weights; UsageError if that is too little."""
-        return Room(self.limit, weights)
+        return MemoryBudget(self.limit, weights)
 
     @property
     def bytes(self) -> int:

@@ -15,10 +15,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from mvad import storage
+from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.options import ImageSize
 
 FORMAT = 2
 CALIBRATION = "calibration"  # the name of the array of calibration scores
@@ -131,7 +131,7 @@ def read_model(place: str) -> ModelInfo:
     UsageError
         It is damaged, or of a format this version does not know.
     """
-    where = storage.display(place)
+    where = storage.readable(place)
     try:
         content = json.loads(storage.read(storage.join(place, "model.json")))
         model_id, record = content.pop("model_id"), content.pop("record")
@@ -194,7 +194,7 @@ def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
             _check(model, file, digest.hexdigest())
             return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
+        raise UsageError(f"{storage.readable(place)} cannot be read ({error}); fit the model again.") from error
 
 
 def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
@@ -212,14 +212,14 @@ def _read_checked(model: ModelInfo, file: str) -> bytes:
     try:
         data = storage.read(place)
     except OSError as error:
-        raise UsageError(f"{storage.display(place)} cannot be read ({error}); fit the model again.") from error
+        raise UsageError(f"{storage.readable(place)} cannot be read ({error}); fit the model again.") from error
     _check(model, file, hashlib.sha256(data).hexdigest())
     return data
 
 
 def _check(model: ModelInfo, file: str, digest: str) -> None:
     if digest != model.files[file]:
-        place = storage.display(storage.join(model.uri, file))
+        place = storage.readable(storage.join(model.uri, file))
         raise UsageError(f"{place} is damaged: its hash is not the model's; fit the model again.")
 
 
@@ -249,7 +249,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             row["updates"] = len(model.record.get("updated_from", []))
             rows.append(row)
     if not rows:
-        raise UsageError(f"no models in {storage.display(folder)}; make some with: mvad fit DATA --models DIR")
+        raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")
     return rows
 
 
@@ -264,7 +264,7 @@ def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
     methods = [name for name in storage.list_folder(folder) if name in METHODS]
     if method is not None:
         methods = [name for name in methods if name == method]
-    where = storage.display(folder)
+    where = storage.readable(folder)
     if len(methods) > 1:
         raise UsageError(f"{where} holds models of several methods; choose one with --method: {', '.join(methods)}.")
     places = [
@@ -272,8 +272,8 @@ def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
         for name in methods
         for child in storage.list_folder(storage.join(folder, name))
     ]
-    complete = storage.side_by_side(lambda place: storage.exists(storage.join(place, "model.json")), places)
-    models = storage.side_by_side(read_model, itertools.compress(places, complete))
+    complete = storage.parallel_map(lambda place: storage.exists(storage.join(place, "model.json")), places)
+    models = storage.parallel_map(read_model, itertools.compress(places, complete))
     if not models:
         raise UsageError(f"no models in {where}; make some with: mvad fit DATA --models {where}")
     return {model.category: model for model in models}

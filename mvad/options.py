@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.memory import Room, parse_bytes
+from mvad.memory import MemoryBudget, parse_bytes
 
 MAPS = ("none", "anomalous", "all")
 MAP_FORMATS = ("overlay", "png16", "npy")
@@ -57,14 +58,6 @@ ThresholdRule = Annotated[
         show_default="conformal; sigma for knn and vit-knn",
     ),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSize:
-    """How an image becomes the model's input: resized to ``resize`` x ``resize``, centre ``crop`` kept."""
-
-    resize: int
-    crop: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +138,12 @@ class CommonOptions(JobOptions):
             _at_least(self, name, least)
         _one_of("engine", self.engine, ENGINES)
         _one_of("layout", self.layout, LAYOUTS)
-        _ = self.room
+        _ = self.budget
 
     @property
-    def room(self) -> Room:
+    def budget(self) -> MemoryBudget:
         """What ``memory_limit`` leaves for images."""
-        return Room(parse_bytes(self.memory_limit))
+        return MemoryBudget(parse_bytes(self.memory_limit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -533,7 +526,7 @@ class ServeOptions(ImageOptions):
     max_upload: Annotated[str, Option(help="The most that one request may upload.")] = "32MB"
     max_files: Annotated[int, Option(help="Images that one request may upload; the page sends them one by one.")] = 16
     memory_limit: Annotated[
-        str, Option(help="Memory for models; those used longest ago make room, and are read anew when needed.")
+        str, Option(help="Memory for models; those used longest ago make budget, and are read anew when needed.")
     ] = "2GiB"
     address: Address = None
 

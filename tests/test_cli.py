@@ -4,16 +4,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.main import get_command
 
-from conftest import write_category
+from helpers.tiles import ROOT, write_category
 from mvad.cli import app, main
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
+JOBS = ROOT / "jobs"
 
 
 def call(capsys, *arguments):

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.main import get_command
 
-import kuberay_fields
+from helpers import kuberay_fields
+from helpers.tiles import ROOT
 from mvad.cli import app
 
-ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text()
 LAUNCHERS = ("aws", "gcp")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.nodes import free_port
+from helpers.tiles import ROOT
 from mvad import results
 from mvad.storage import to_uri
-from nodes import free_port
 
-ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.model_store import find_models, read_arrays, save_model
-from mvad.options import ImageSize
 from mvad.storage import to_uri
 
 RECORD = {"n_train": 3, "errors": [], "fit_seconds": 1.0}

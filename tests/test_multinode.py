@@ -16,11 +16,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 import mvad
-from conftest import EMBEDDED, paint
-from faulty_store import FAULTS, FaultyStore
+from helpers.faulty_store import FAULTS, FaultyStore
+from helpers.nodes import Nodes
+from helpers.tiles import EMBEDDED, paint
 from mvad import results, storage
 from mvad.storage import to_uri
-from nodes import Nodes
 
 pytestmark = pytest.mark.skipif("MVAD_MULTINODE" not in os.environ, reason="takes minutes; set MVAD_MULTINODE=1")
 IMAGES = 160  # of the dump, a category

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from mvad.anomaly_maps.geometry import map_on_image, seen_part
-from mvad.options import ImageSize
+from mvad.data.image_size import ImageSize
 
 SCALE_IMAGES = 64  # at most, that a scale is made from
 LEVELS = 255

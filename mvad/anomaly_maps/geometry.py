@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
-from mvad.options import ImageSize
+from mvad.data.image_size import ImageSize
 
 SIGMA = 4.0  # pixels, arXiv 2106.08265, section 3.3
 

@@ -15,9 +15,9 @@ from mvad.calibration.conformal import (
     drift,
     fold_splits,
     folds,
+    guarantee,
     least_images,
     p_values,
-    promise,
     rank,
     threshold,
 )
@@ -37,9 +37,9 @@ __all__ = [
     "drift",
     "fold_splits",
     "folds",
+    "guarantee",
     "least_images",
     "p_values",
-    "promise",
     "rank",
     "threshold",
 ]

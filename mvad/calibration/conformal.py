@@ -154,7 +154,7 @@ def least_images(rule: str, rate: float) -> int:
     return n
 
 
-def promise(rule: str, rate: float, n: int) -> str:
+def guarantee(rule: str, rate: float, n: int) -> str:
     """What a threshold from n calibration images can promise and what not, in one sentence.
 
     For the conformal rule the interval is that from the 5 % to the 95 % quantile of the rate given the calibration set,
@@ -238,7 +238,7 @@ class Drift(NamedTuple):
     median_shift
         Median of the batch less that of the calibration scores, in robust deviations of the latter, without the scores
         that ``drift`` sets aside; None if the calibration scores have no spread.
-    moved
+    drifted
         The batch as a whole has moved.
     """
 
@@ -246,7 +246,7 @@ class Drift(NamedTuple):
     ks_p_value: float
     share_below: float
     median_shift: float | None
-    moved: bool
+    drifted: bool
 
 
 def drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
@@ -301,7 +301,7 @@ def drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
         ks_p_value=float(scipy.stats.ks_2samp(batch, good).pvalue),
         share_below=float((p_values(batch, good) < 0.05).mean()),
         median_shift=shift,
-        moved=moved,
+        drifted=moved,
     )
 
 

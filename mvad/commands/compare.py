@@ -82,12 +82,12 @@ def compare(data: str, out: str, **options: Any) -> Result:
     manifest = pipeline.checked_for_fit(read_manifest(data, chosen))
     images = manifest.split("test")
     if not len(images):
-        raise UsageError(f"no test images under {storage.display(manifest.root)}: there is nothing to compare by.")
+        raise UsageError(f"no test images under {storage.readable(manifest.root)}: there is nothing to compare by.")
     results.check_free(target, replace=chosen.new_run)
     results.clear(target)
     fits = [fit for method in methods for fit in _fits(chosen, method)]
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(chosen)}
-    content |= {"data": storage.display(manifest.root), "versions": versions()}
+    content |= {"data": storage.readable(manifest.root), "versions": versions()}
     results.write_json(storage.join(target, "run.json"), content)
     pipeline.announce(manifest, report)
     groups, reasons = _entries(target, fits, chosen_backbone, chosen)
@@ -111,7 +111,7 @@ def compare(data: str, out: str, **options: Any) -> Result:
         storage.write(storage.join(target, "_SUCCESS"), b"")
     report.comparison(rows, manifest.categories, MEAN)
     report.errors(errors)
-    report.print(f"results in {storage.display(target)}, {seconds['total']:.0f} s")
+    report.print(f"results in {storage.readable(target)}, {seconds['total']:.0f} s")
     return Result(code, rows, errors, seconds)
 
 
@@ -159,7 +159,7 @@ def _entries(
             spec.check_size(options.size)
             # A site's own weights are those of the backbone that was named.
             network = Network.load(spec, options.weights if chosen in (None, spec) else None)
-            options.room.beside(network.nbytes)
+            options.budget.after_weights(network.nbytes)
         except UsageError as error:
             reasons |= {fit.method: str(error) for fit in own}
             continue

@@ -18,11 +18,11 @@ from mvad.detectors import find_method
 from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
-from mvad.fitting.by_category import CategoryFeatures, collect
+from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.options import FalseAlarmOptions
 from mvad.pipeline import flow as pipeline
 from mvad.pipeline.actors import score_held_out
-from mvad.runtime.session import Pool, actor_pool, ray_session
+from mvad.runtime.session import ActorPool, actor_pool, ray_session
 
 
 def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
@@ -46,31 +46,31 @@ def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
     """
     chosen = FalseAlarmOptions(**options)
     report = Reporter(chosen.quiet)
-    method, spec = find_method(chosen.method), pipeline.backbone_of(chosen)
+    method, spec = find_method(chosen.method), pipeline.resolve_backbone(chosen)
     if method.transfers or chosen.folds < 2:
         raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
     manifest = read_manifest(data, chosen)
     images = manifest.table.filter(pc.equal(manifest.table["label"], 0))
     if not len(images):
-        raise UsageError(f"no good images under {storage.display(manifest.root)}.")
+        raise UsageError(f"no good images under {storage.readable(manifest.root)}.")
     network = Network.load(spec, chosen.weights)
     shapes = feature_shapes([method.feature], spec, chosen.size)
     rows = []
     with ray_session(chosen.address, chosen.actors, report.line), report.stage("split", len(images)) as stage:
         pool = actor_pool(chosen.actors, len(images))
         batches = pipeline.extracted(images, shapes, network, chosen.size, chosen, pool, stage)
-        for category in collect(batches, images):
+        for category in group_by_category(batches, images):
             stage.busy_with(f"{category.name}: {chosen.splits} splits of {len(category.kept)} images")
             rows += _achieved(category, chosen, pool)
     report.false_alarms(rows)
     return rows
 
 
-def _achieved(category: CategoryFeatures, options: FalseAlarmOptions, pool: Pool) -> list[dict[str, Any]]:
+def _achieved(category: CategoryFeatures, options: FalseAlarmOptions, pool: ActorPool) -> list[dict[str, Any]]:
     features = ray.put(category.features[find_method(options.method).feature])
     count = len(category.kept)
     n_fresh = max(1, round(options.fresh * count))
-    task = ray.remote(score_held_out).options(**pool.share)
+    task = ray.remote(score_held_out).options(**pool.task_resources)
     waiting: dict[ray.ObjectRef, tuple[int, NDArray[np.int64] | None]] = {}
     own = np.empty((options.splits, count - n_fresh), np.float32)  # calibration scores
     fresh = np.empty((options.splits, n_fresh), np.float32)

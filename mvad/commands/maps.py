@@ -29,9 +29,10 @@ from mvad import results, storage
 from mvad.anomaly_maps.colours import Scale, overlay
 from mvad.anomaly_maps.geometry import map_on_image, seen_part
 from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
 from mvad.data.images import read_image
 from mvad.errors import ImageError, UsageError
-from mvad.options import ImageSize, MapOptions
+from mvad.options import MapOptions
 from mvad.results.run_record import Result, exit_code
 from mvad.results.stored_maps import patch_score_range, read_scale, stored_map
 from mvad.runtime.session import ray_session
@@ -88,9 +89,9 @@ def maps(out: str, to: str, **options: Any) -> Result:
             drawings[category] = drawing
     if not drawings:
         raise UsageError(
-            f"no image in {storage.display(source)} kept its map; score with --maps all, by a method that has maps."
+            f"no image in {storage.readable(source)} kept its map; score with --maps all, by a method that has maps."
         )
-    content: dict[str, Any] = {"results": storage.display(source), "format": chosen.format, "only": chosen.only}
+    content: dict[str, Any] = {"results": storage.readable(source), "format": chosen.format, "only": chosen.only}
     content["categories"] = {name: _described(drawing) for name, drawing in drawings.items()}
     results.write_json(storage.join(target, RECORD), content)
     written, errors = 0, []
@@ -109,7 +110,7 @@ def maps(out: str, to: str, **options: Any) -> Result:
                 del work[done]
                 if drawn.last is not None and not storage.exists(drawn.last):
                     raise RuntimeError(
-                        f"{storage.display(drawn.last)} was written and is not there; {storage.display(target)} must "
+                        f"{storage.readable(drawn.last)} was written and is not there; {storage.readable(target)} must "
                         "be a place that all machines of the cluster share."
                     )
                 written += drawn.written
@@ -119,7 +120,7 @@ def maps(out: str, to: str, **options: Any) -> Result:
     content |= {"n_written": written, "n_errors": len(errors), "errors": errors[:1000]}
     results.write_json(storage.join(target, RECORD), content)
     report.errors(errors, RECORD)
-    report.print(f"{written:,} maps in {storage.display(target)}")
+    report.print(f"{written:,} maps in {storage.readable(target)}")
     return Result(exit_code(chosen, len(errors), written + len(errors)), errors=errors)
 
 
@@ -127,7 +128,7 @@ def _check_folder(target: str) -> None:
     present = storage.list_folder(target)
     if present and RECORD not in present:
         raise UsageError(
-            f"{storage.display(target)} holds other files ({present[0]}); give --to an empty or new folder."
+            f"{storage.readable(target)} holds other files ({present[0]}); give --to an empty or new folder."
         )
 
 
@@ -137,7 +138,7 @@ def _parts(out: str, wanted: list[str] | None) -> dict[str, list[str]]:
         parts[category].append(file)
     unknown = [name for name in wanted or [] if name not in parts]
     if unknown:
-        raise UsageError(f"unknown category {unknown[0]!r}; {storage.display(out)} has: {', '.join(parts)}.")
+        raise UsageError(f"unknown category {unknown[0]!r}; {storage.readable(out)} has: {', '.join(parts)}.")
     return {name: files for name, files in parts.items() if wanted is None or name in wanted}
 
 

@@ -13,7 +13,7 @@ from mvad.pipeline import flow as pipeline
 from mvad.results.run_record import EXIT_DONE, Result
 from mvad.results.summary import MEAN
 
-EXIT_MOVED = 4
+EXIT_DRIFTED = 4
 
 
 def nightly(dump: str, models: str, out: str, date: str | None = None, **options: Any) -> Result:
@@ -47,7 +47,7 @@ def nightly(dump: str, models: str, out: str, date: str | None = None, **options
     for row in rows:
         report.print(verdict(day, row))
     if result.exit_code == EXIT_DONE and any(row["drifted"] for row in rows):
-        result.exit_code = EXIT_MOVED
+        result.exit_code = EXIT_DRIFTED
     return result
 
 

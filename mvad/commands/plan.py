@@ -13,15 +13,17 @@ import numpy as np
 import torch
 
 from mvad import storage
+from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
-from mvad.data.manifest import evenly_spaced, read_manifest
+from mvad.data.manifest import read_manifest
+from mvad.data.sampling import evenly_spaced
 from mvad.data.synthetic import sample
 from mvad.detectors import PatchCore
 from mvad.features.backbones import describe
-from mvad.features.extractor import pack
+from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
 from mvad.features.weights import Network
-from mvad.options import CommonOptions, ImageSize, PlanOptions
+from mvad.options import CommonOptions, PlanOptions
 
 ROW_BYTES = 200  # of a result row in Parquet, without a map
 MEASURED = 24  # images
@@ -125,7 +127,7 @@ def measure(options: PlanOptions) -> Costs:
         torch.set_num_threads(1)
         try:
             network = Network.load(spec, options.weights)
-            extract = pack([PATCHES], network, size, options.engine, device == "cuda").open(device)
+            extract = prepare([PATCHES], network, size, options.engine, device == "cuda").load(device)
             decoding, pixels = _timed(lambda: [load_image(uri, size, 10**9)[0] for uri in uris])
             extract(np.stack(pixels[:2]))
             forward, features = _timed(lambda: extract(np.stack(pixels))[PATCHES])

@@ -15,13 +15,15 @@ import ray
 from mvad import storage
 from mvad.calibration import fold_splits
 from mvad.console import Reporter
-from mvad.data.manifest import evenly_spaced, read_manifest
+from mvad.data.image_size import ImageSize
+from mvad.data.manifest import read_manifest
+from mvad.data.sampling import evenly_spaced
 from mvad.detectors import METHODS, State
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
-from mvad.fitting.by_category import CategoryFeatures, collect
+from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.model_store import (
     ModelInfo,
     find_models,
@@ -31,12 +33,12 @@ from mvad.model_store import (
     read_calibration,
     save_model,
 )
-from mvad.options import ImageSize, UpdateOptions
+from mvad.options import UpdateOptions
 from mvad.pipeline import flow as pipeline
 from mvad.pipeline.actors import Extension, extend_detector
 from mvad.results.metrics import image_metrics
 from mvad.results.run_record import Result, exit_code, versions
-from mvad.runtime.session import Pool, actor_pool, ray_session
+from mvad.runtime.session import ActorPool, actor_pool, ray_session
 
 
 def models(folder: str, *, quiet: bool = False) -> list[dict[str, Any]]:
@@ -87,7 +89,7 @@ def update(data: str, models: str, **options: Any) -> Result:
             raise UsageError(
                 f"the model of {model.category!r} was fitted with variants (--shots); fit it again to all."
             )
-    networks = pipeline.networks_of(wanted, chosen.weights)
+    networks = pipeline.load_networks(wanted, chosen.weights)
     groups: dict[tuple[BackboneSpec, ImageSize], list[str]] = defaultdict(list)
     for name, model in wanted.items():
         groups[model.backbone, model.size].append(name)
@@ -99,7 +101,7 @@ def update(data: str, models: str, **options: Any) -> Result:
             shapes = feature_shapes(kinds, spec, size)
             pool = actor_pool(chosen.actors, len(images))
             batches = pipeline.extracted(images, shapes, networks[spec], size, chosen, pool, stage)
-            for category in collect(batches, images):
+            for category in group_by_category(batches, images):
                 own = images.filter(pc.equal(images["category"], category.name))
                 model = wanted[category.name]
                 errors += [
@@ -133,7 +135,7 @@ def _update(
     options: UpdateOptions,
     network: Network,
     folder: str,
-    pool: Pool,
+    pool: ActorPool,
 ) -> dict[str, Any]:
     """Extend one model, calibrate it, save it; a row of what has changed."""
     method = METHODS[model.method]
@@ -146,15 +148,15 @@ def _update(
     row |= {"n_new": len(new), "n_reference": len(reference)}
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
-    extend = ray.remote(extend_detector).options(**pool.share)
+    extend = ray.remote(extend_detector).options(**pool.task_resources)
     state = State(model.settings, arrays, 0.0)
     whole = extend.remote(model.method, state, features, new, reference)
     parts = []
-    if not method.scores_itself and options.folds and len(new) > 1:
+    if not method.scores_by_loo and options.folds and len(new) > 1:
         for rest, held_out in fold_splits(len(new), max(2, options.folds), options.seed):
             parts.append(extend.remote(model.method, state, features, new[rest], new[held_out]))
     outcome: Extension = ray.get(whole)
-    calibration = outcome.state.own_scores
+    calibration = outcome.state.loo_scores
     if calibration is None:
         old = read_calibration(model)
         scores = [part.scores for part in ray.get(parts)]

@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 
 from mvad import storage
 from mvad.data.augmentation import allowed_flips, vary
+from mvad.data.image_size import ImageSize
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 
 Batch = dict[str, NDArray[Any]]  # columns of a batch in the flow, one entry an image
 

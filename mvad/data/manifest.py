@@ -12,14 +12,13 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mvad import storage
+from mvad.data.sampling import evenly_spaced
 from mvad.errors import UsageError
 from mvad.options import CommonOptions
 
@@ -90,7 +89,7 @@ def read_manifest(data: str, options: CommonOptions) -> Manifest:
         table, ignored = _from_folder(root, options)
     repeated = repeated_ids(table)
     if len(repeated):
-        raise UsageError(f"{storage.display(root)} names {repeated[0].as_py()!r} more than once.")
+        raise UsageError(f"{storage.readable(root)} names {repeated[0].as_py()!r} more than once.")
     check_categories(options.category_names, pc.unique(table["category"]).to_pylist(), root)
     table = select(table, options.category_names)
     if options.limit is not None:
@@ -119,13 +118,13 @@ def images_among(files: Sequence[storage.FileEntry]) -> list[storage.FileEntry]:
 
 def no_images(root: str) -> UsageError:
     """That there are none."""
-    return UsageError(f"no images under {storage.display(root)}; mvad looks for {', '.join(SUFFIXES)}.")
+    return UsageError(f"no images under {storage.readable(root)}; mvad looks for {', '.join(SUFFIXES)}.")
 
 
 def no_category(root: str) -> UsageError:
     """That there is no folder whose name is the images' category."""
     return UsageError(
-        f"the images lie directly in {storage.display(root)}, so their category is unknown; add --category NAME."
+        f"the images lie directly in {storage.readable(root)}, so their category is unknown; add --category NAME."
     )
 
 
@@ -145,7 +144,7 @@ def _from_folder(root: str, options: CommonOptions) -> tuple[pa.Table, int]:
     rows = _visa(root, images) if layout == "visa" else _mvtec(root, images)
     if not rows:
         raise UsageError(
-            f"{storage.display(root)} has {len(images)} images, but none where the {layout} layout keeps them; "
+            f"{storage.readable(root)} has {len(images)} images, but none where the {layout} layout keeps them; "
             "see --layout."
         )
     used = {row["uri"] for row in rows} | {row["mask_uri"] for row in rows}
@@ -159,7 +158,7 @@ def surely_plain(root: str, folders: Sequence[storage.FileEntry]) -> bool:
     """
     top = [root, *(folder.uri for folder in folders)]  # ROOT may be one category
     places = [storage.join(root, VISA_SPLIT), *(storage.join(place, name) for place in top for name in LABELLED)]
-    return not any(storage.side_by_side(storage.exists, places))
+    return not any(storage.parallel_map(storage.exists, places))
 
 
 def _guess_layout(paths: list[str]) -> str:
@@ -190,7 +189,7 @@ def _row(file: storage.FileEntry, category: str, split: str, **known: object) ->
 
 def _mvtec(root: str, images: list[storage.FileEntry]) -> list[dict]:
     """``[<category>/]train/good``, ``test/<defect>``, ``ground_truth/<defect>/<stem>[_mask].*``."""
-    own_name = PurePosixPath(storage.display(root)).name
+    own_name = PurePosixPath(storage.readable(root)).name
     placed = []
     masks = {}
     for file in images:
@@ -223,12 +222,12 @@ def _visa(root: str, images: list[storage.FileEntry]) -> list[dict]:
     by_path = {file.path: file for file in images}
     place = storage.join(root, VISA_SPLIT)
     if not storage.exists(place):
-        raise UsageError(f"{storage.display(place)} does not exist; the visa layout is read from it.")
+        raise UsageError(f"{storage.readable(place)} does not exist; the visa layout is read from it.")
     rows = []
     entries = _read_csv(place, ("object", "split", "label", "image")).to_pylist()
     for number, entry in enumerate(entries, start=1):
         if not entry["object"] or not entry["image"]:
-            raise UsageError(f"{storage.display(place)}, row {number}: object or image is empty.")
+            raise UsageError(f"{storage.readable(place)}, row {number}: object or image is empty.")
         # A listed image that is missing stays in: it becomes a row that says so.
         file = by_path.get(entry["image"]) or storage.FileEntry(entry["image"], storage.join(root, entry["image"]))
         good = entry["label"] == "normal"
@@ -273,21 +272,21 @@ def _read_csv(place: str, needed: Sequence[str]) -> pa.Table:
         with filesystem.open_input_stream(path) as stream:
             table = pyarrow.csv.read_csv(stream, convert_options=strings)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{storage.display(place)} cannot be read as CSV: {error}.") from error
+        raise UsageError(f"{storage.readable(place)} cannot be read as CSV: {error}.") from error
     return _check_columns(table, place, needed)
 
 
 def _check_columns(table: pa.Table, place: str, needed: Sequence[str]) -> pa.Table:
     missing = [name for name in needed if name not in table.column_names]
     if missing:
-        raise UsageError(f"{storage.display(place)} has no column {', '.join(missing)}.")
+        raise UsageError(f"{storage.readable(place)} has no column {', '.join(missing)}.")
     return table
 
 
 def _from_table(place: str, category: str | None) -> pa.Table:
     """A table with a ``uri`` column; the other columns of the schema are used where they are there."""
     if not storage.exists(place):
-        raise UsageError(f"no such file: {storage.display(place)}.")
+        raise UsageError(f"no such file: {storage.readable(place)}.")
     if _suffix(place) == ".csv":
         table = _read_csv(place, ("uri",))
     else:
@@ -295,9 +294,9 @@ def _from_table(place: str, category: str | None) -> pa.Table:
         try:
             table = _check_columns(pq.read_table(path, filesystem=filesystem), place, ("uri",))
         except (pa.ArrowInvalid, OSError) as error:
-            raise UsageError(f"{storage.display(place)} cannot be read as Parquet: {error}.") from error
+            raise UsageError(f"{storage.readable(place)} cannot be read as Parquet: {error}.") from error
     if not len(table):
-        raise UsageError(f"{storage.display(place)} names no image.")
+        raise UsageError(f"{storage.readable(place)} names no image.")
     table = table.select([name for name in SCHEMA.names if name in table.column_names])
     found, first = [], 1
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
@@ -308,13 +307,13 @@ def _from_table(place: str, category: str | None) -> pa.Table:
 
 
 def _table_row(place: str, number: int, entry: dict[str, Any], category: str | None) -> dict[str, Any]:
-    where = f"{storage.display(place)}, row {number}"
+    where = f"{storage.readable(place)}, row {number}"
     uri = entry["uri"]
     if not uri:
         raise UsageError(f"{where}: the uri is empty.")
     relative = not uri.startswith("/") and "://" not in uri
     file = storage.FileEntry(
-        entry.get("image_id") or uri, storage.beside(place, uri) if relative else storage.to_uri(uri)
+        entry.get("image_id") or uri, storage.sibling(place, uri) if relative else storage.to_uri(uri)
     )
     name = category or entry.get("category") or (uri.split("/")[0] if relative and "/" in uri else None)
     if name is None:
@@ -332,7 +331,7 @@ def check_categories(names: Sequence[str] | None, known: Collection[str], root: 
     """UsageError if one of the categories that were asked for is not among those under ``root``."""
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        where, others = storage.display(root), ", ".join(sorted(known))
+        where, others = storage.readable(root), ", ".join(sorted(known))
         raise UsageError(f"unknown category {unknown[0]!r}; {where} has: {others}.")
 
 
@@ -341,11 +340,6 @@ def select(table: pa.Table, categories: Sequence[str] | None) -> pa.Table:
     if categories is not None:
         table = table.filter(pc.is_in(table["category"], pa.array(categories, pa.string())))
     return table.sort_by([(key, "ascending") for key in ("category", "split", "image_id")])
-
-
-def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most ``most`` of the numbers below ``count``, evenly spaced, the first and the last among them."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
 def _limit(table: pa.Table, limit: int) -> pa.Table:

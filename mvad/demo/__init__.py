@@ -24,7 +24,7 @@ from mvad.demo.uploads import Limits
 from mvad.errors import UsageError
 from mvad.memory import parse_bytes
 from mvad.options import ServeOptions
-from mvad.pipeline.flow import networks_of
+from mvad.pipeline.flow import load_networks
 from mvad.runtime.session import ray_session
 
 
@@ -51,7 +51,7 @@ def serving(models: str, **options: Any) -> Iterator[str]:
     report = Reporter(chosen.quiet)
     catalogue = read_catalogue(models, chosen)
     port = _free_port(chosen.host, chosen.port)
-    networks = networks_of({name: offer.model for name, offer in catalogue.items()}, chosen.weights)
+    networks = load_networks({name: offer.model for name, offer in catalogue.items()}, chosen.weights)
     if not _is_loopback(chosen.host):
         report.warn(
             f"whoever can reach port {port} of this machine can use the demo: it asks for no password and encrypts "

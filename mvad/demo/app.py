@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad import __version__
+from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, centre, decode
 from mvad.demo.answers import (
     Candidate,
@@ -36,7 +37,6 @@ from mvad.demo.guard import Guard, TooLargeError, too_large
 from mvad.demo.pictures import map_picture, picture
 from mvad.demo.uploads import FIELDS, MULTIPART, Limits, Upload, UploadError, read_upload
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 
 STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad.data.image_size import ImageSize
 from mvad.demo.catalogue import Catalogue, Group, Offer
 from mvad.detectors import METHODS, Detector
 from mvad.errors import UsageError
-from mvad.features.extractor import Package
+from mvad.features.extractor import ExtractorSpec
 from mvad.model_store import read_arrays
-from mvad.options import ImageSize
 
 NETWORKS = 4  # ready to run, at most; a folder of models has one as a rule
 
@@ -103,11 +103,11 @@ class Bench:
     """
 
     def __init__(
-        self, catalogue: Catalogue, packages: Mapping[Group, Package], limit: int, device: str = "cpu"
+        self, catalogue: Catalogue, packages: Mapping[Group, ExtractorSpec], limit: int, device: str = "cpu"
     ) -> None:
         self.catalogue = catalogue
         self.shelf = Shelf(catalogue, limit, device)
-        self._extractor = functools.lru_cache(maxsize=NETWORKS)(lambda group: packages[group].open(device))
+        self._extractor = functools.lru_cache(maxsize=NETWORKS)(lambda group: packages[group].load(device))
 
     def score(self, samples: Sequence[Sample]) -> list[Finding]:
         """Score images; where a category is not given, it is guessed by `guess` among all."""

@@ -10,13 +10,14 @@ import numpy as np
 
 from mvad.anomaly_maps.colours import Scale
 from mvad.calibration import p_values
+from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_store import ModelInfo, find_models
-from mvad.options import ImageSize, ServeOptions
-from mvad.pipeline.flow import judge_of
-from mvad.results import ScoredBy
+from mvad.options import ServeOptions
+from mvad.pipeline.flow import decision_rule
+from mvad.results import DecisionRule
 from mvad.storage import to_uri
 
 Group = tuple[BackboneSpec, ImageSize]  # models that look at the same features
@@ -27,7 +28,7 @@ class Offer:
     """A category that images can be scored as: its model, and what its calibration says of a score."""
 
     model: ModelInfo
-    judge: ScoredBy
+    judge: DecisionRule
 
     @property
     def group(self) -> Group:
@@ -104,4 +105,4 @@ def read_catalogue(folder: str, options: ServeOptions) -> dict[str, Offer]:
     unknown = [name for name in names if name not in found]
     if unknown:
         raise UsageError(f"{folder} has no model for {unknown[0]}; it has models for: {', '.join(sorted(found))}.")
-    return {name: Offer(found[name], judge_of(found[name], options.judging)) for name in sorted(set(names))}
+    return {name: Offer(found[name], decision_rule(found[name], options.judging)) for name in sorted(set(names))}

@@ -26,7 +26,7 @@ from mvad.demo.catalogue import Catalogue, Group, kinds_of
 from mvad.demo.uploads import Limits
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.extractor import pack
+from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 
 NAME = "mvad"
@@ -110,7 +110,7 @@ def deployed(
     }
     # The references are kept until the end: Ray may drop what nobody refers to.
     packages = {
-        group: ray.put(pack(kinds_of(catalogue, group), networks[group[0]], group[1], engine, gpus > 0))
+        group: ray.put(prepare(kinds_of(catalogue, group), networks[group[0]], group[1], engine, gpus > 0))
         for group in dict.fromkeys(offer.group for offer in catalogue.values())
     }
     scoring = serve.deployment(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 from mvad.options import FitOptions
-from mvad.search.coreset import Condensed
+from mvad.search.coreset import ShardCoreset
 
 
 class Scores(NamedTuple):
@@ -37,7 +37,7 @@ class State(NamedTuple):
     settings: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
     seconds: float
-    own_scores: NDArray[np.float32] | None = None
+    loo_scores: NDArray[np.float32] | None = None
 
 
 class Detector(ABC):
@@ -61,14 +61,14 @@ class Detector(ABC):
     extends
         Whether a fitted detector can learn from more images without the old ones, by `extend`.
     merges
-        Whether it can be fitted shard by shard, by `condense` and `fit_condensed`, where memory does not hold all
+        Whether it can be fitted shard by shard, by `condense` and `fit_shards`, where memory does not hold all
         features.
     needs_transformer
         Whether the backbone must be a Vision Transformer.
     default_rule
         The rule that sets the threshold unless told otherwise, one of `calibration.RULES`.
-    scores_itself
-        Whether fitting leaves ``own_scores``: those of the good images, each as if it had not been among them. For
+    scores_by_loo
+        Whether fitting leaves ``loo_scores``: those of the good images, each as if it had not been among them. For
         other methods they are found by fitting to the rest, fold by fold.
     """
 
@@ -81,8 +81,8 @@ class Detector(ABC):
     merges: ClassVar[bool] = False
     needs_transformer: ClassVar[bool] = False
     default_rule: ClassVar[str] = "conformal"
-    scores_itself: ClassVar[bool] = False
-    own_scores: NDArray[np.float32] | None = None
+    scores_by_loo: ClassVar[bool] = False
+    loo_scores: NDArray[np.float32] | None = None
 
     @classmethod
     def can_use(cls, backbone: BackboneSpec) -> bool:
@@ -130,11 +130,11 @@ class Detector(ABC):
         """Learn from more good images, on top of what it has learnt; of methods that can."""
         raise NotImplementedError(f"{self.method} cannot learn more without the old images")
 
-    def condense(self, features: Tensor, share: float) -> Condensed:
+    def subsample(self, features: Tensor, share: float) -> ShardCoreset:
         """Keep a share of what a shard of the good images offers, the part that stands for the rest best."""
         raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
 
-    def fit_condensed(self, shards: Sequence[Condensed], size: int, device: str = "cpu") -> Detector:
+    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Detector:
         """Fit to what was kept of all shards, in their order; what is learnt holds ``size`` vectors."""
         raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
 

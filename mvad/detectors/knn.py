@@ -30,7 +30,7 @@ class KNN(Detector):
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
     default_rule: ClassVar[str] = "sigma"
-    scores_itself: ClassVar[bool] = True
+    scores_by_loo: ClassVar[bool] = True
     extends: ClassVar[bool] = True
 
     def __init__(self, neighbours: int = 50, columns: int = 500, copies: int = 1) -> None:
@@ -79,7 +79,7 @@ class KNN(Detector):
         kept = np.argsort(-spread, kind="stable")[: self.columns or None]
         self._kept = np.sort(kept).astype(np.int64)
         self._bank = MemoryBank(np.ascontiguousarray(rows[:, self._kept]), features.device)
-        self.own_scores = self._own_scores() if len(rows) > self.copies else np.empty(0, np.float32)
+        self.loo_scores = self._loo_scores() if len(rows) > self.copies else np.empty(0, np.float32)
         return self
 
     def extend(self, features: Tensor) -> KNN:
@@ -91,10 +91,10 @@ class KNN(Detector):
         """
         rows = np.ascontiguousarray(features.cpu().numpy()[:, self._kept])
         self._bank = MemoryBank(np.concatenate([self.bank.vectors, rows]), features.device)
-        self.own_scores = self._own_scores()
+        self.loo_scores = self._loo_scores()
         return self
 
-    def _own_scores(self) -> NDArray[np.float32]:
+    def _loo_scores(self) -> NDArray[np.float32]:
         """Scores of the bank's images, each from the others alone: (n,)."""
         queries = torch.tensor(self.bank.vectors[:: self.copies], device=self.bank.device)
         neighbours = min(self.neighbours, len(self.bank) - self.copies)

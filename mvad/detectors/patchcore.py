@@ -14,10 +14,10 @@ from torch import Tensor
 from mvad.detectors.base import Detector, Scores
 from mvad.options import FitOptions
 from mvad.runtime.tensors import as_tensor
-from mvad.search.coreset import Condensed, greedy_coreset, random_projection
-from mvad.search.exact_search import PrunedSearch
+from mvad.search.coreset import ShardCoreset, greedy_coreset, random_projection
+from mvad.search.exact_search import ExactSearch
 from mvad.search.memory_bank import MemoryBank
-from mvad.search.worst_patch import farthest_patches
+from mvad.search.worst_patch import worst_patches
 
 
 class PatchCore(Detector):
@@ -50,7 +50,7 @@ class PatchCore(Detector):
         )
         self.coverage = 0.0
         self._bank: MemoryBank | None = None
-        self._search: PrunedSearch | None = None
+        self._search: ExactSearch | None = None
 
     @classmethod
     def from_options(cls, options: FitOptions) -> PatchCore:
@@ -89,9 +89,9 @@ class PatchCore(Detector):
         return self._bank
 
     @property
-    def search(self) -> PrunedSearch:
+    def search(self) -> ExactSearch:
         if self._search is None or self._search.bank is not self.bank:
-            self._search = PrunedSearch(self.bank)
+            self._search = ExactSearch(self.bank)
         return self._search
 
     def fit(self, features: Tensor) -> PatchCore:
@@ -113,11 +113,11 @@ class PatchCore(Detector):
         chosen, radius = greedy_coreset(random_projection(patches, self.projection, self.seed), size)
         return patches[torch.from_numpy(chosen).to(patches.device)].cpu().numpy(), radius
 
-    def condense(self, features: Tensor, share: float) -> Condensed:
+    def subsample(self, features: Tensor, share: float) -> ShardCoreset:
         patches = features.flatten(0, 2)
-        return Condensed(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
+        return ShardCoreset(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
 
-    def fit_condensed(self, shards: Sequence[Condensed], size: int, device: str = "cpu") -> PatchCore:
+    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> PatchCore:
         union = np.concatenate([shard.vectors for shard in shards])
         self._fill(as_tensor(union, device), size)
         self.coverage += max(shard.radius for shard in shards)
@@ -151,7 +151,7 @@ class PatchCore(Detector):
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
         images = features.flatten(1, 2)
-        found = farthest_patches(self.search, images)
+        found = worst_patches(self.search, images)
         return self._reweighted(images, found.distance.cpu().numpy(), found.patch, found.nearest)
 
     def _reweighted(

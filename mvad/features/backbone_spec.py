@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.options import ImageSize
 
 EMBEDDED = "efficientnet_lite0"
 NO_BACKBONE = "none"  # of methods that look at pixels

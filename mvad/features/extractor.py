@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.kinds import PIXELS, PIXELS_SIDE, small_pixels
-from mvad.options import ImageSize
 from mvad.runtime.tensors import as_tensor
 
 if TYPE_CHECKING:
@@ -104,22 +104,22 @@ class OnnxExtractor(FeatureExtractor):
         return [torch.from_numpy(values) for values in self._session.run(None, {self._input: pixels})]
 
 
-class Package(ABC):
+class ExtractorSpec(ABC):
     """A feature extractor on its way to other processes."""
 
     @abstractmethod
-    def open(self, device: str | torch.device = "cpu") -> FeatureExtractor: ...
+    def load(self, device: str | torch.device = "cpu") -> FeatureExtractor: ...
 
 
 @dataclass(frozen=True)
-class TorchPackage(Package):
+class TorchSpec(ExtractorSpec):
     """What `TorchExtractor` is made of."""
 
     kinds: tuple[str, ...]
     network: Network
     side: int
 
-    def open(self, device: str | torch.device = "cpu") -> TorchExtractor:
+    def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
         of_network = [kind for kind in self.kinds if kind != PIXELS]
         if not of_network:
             return TorchExtractor(self.kinds, None, device)
@@ -131,17 +131,19 @@ class TorchPackage(Package):
 
 
 @dataclass(frozen=True)
-class OnnxPackage(Package):
+class OnnxSpec(ExtractorSpec):
     """What `OnnxExtractor` is made of: an ONNX graph with its weights, for one image of one size."""
 
     kinds: tuple[str, ...]
     graph: bytes
 
-    def open(self, device: str | torch.device = "cpu") -> OnnxExtractor:
+    def load(self, device: str | torch.device = "cpu") -> OnnxExtractor:
         return OnnxExtractor(self.kinds, self.graph)
 
 
-def pack(kinds: Sequence[str], network: Network, size: ImageSize, engine: str = "torch", gpus: bool = False) -> Package:
+def prepare(
+    kinds: Sequence[str], network: Network, size: ImageSize, engine: str = "torch", gpus: bool = False
+) -> ExtractorSpec:
     """A package for actors of this cluster.
 
     Parameters
@@ -156,16 +158,16 @@ def pack(kinds: Sequence[str], network: Network, size: ImageSize, engine: str = 
     UsageError
         ONNX Runtime is asked for, and cannot be used.
     """
-    if not set(kinds) <= {PIXELS} and choose(engine, gpus) == "onnx":
+    if not set(kinds) <= {PIXELS} and resolve_engine(engine, gpus) == "onnx":
         try:
-            return _onnx_package(tuple(kinds), network, size.crop)
+            return _onnx_spec(tuple(kinds), network, size.crop)
         except UsageError:
             if engine == "onnx":
                 raise
-    return TorchPackage(tuple(kinds), network, size.crop)
+    return TorchSpec(tuple(kinds), network, size.crop)
 
 
-def choose(engine: str, gpus: bool = False) -> str:
+def resolve_engine(engine: str, gpus: bool = False) -> str:
     """``torch`` or ``onnx``; UsageError as for `pack`."""
     missing = [name for name in ("onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if engine == "onnx" and gpus:
@@ -176,11 +178,11 @@ def choose(engine: str, gpus: bool = False) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # a run asks twice, to fit and to score
-def _onnx_package(kinds: tuple[str, ...], network: Network, side: int) -> OnnxPackage:
+def _onnx_spec(kinds: tuple[str, ...], network: Network, side: int) -> OnnxSpec:
     from mvad.features.backbones import FeatureNetwork
 
     of_network = [kind for kind in kinds if kind != PIXELS]
-    return OnnxPackage(kinds, onnx_graph(FeatureNetwork(of_network, network.spec, network.weights, side), side))
+    return OnnxSpec(kinds, onnx_graph(FeatureNetwork(of_network, network.spec, network.weights, side), side))
 
 
 def onnx_graph(network: nn.Module, side: int) -> bytes:

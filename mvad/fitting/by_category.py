@@ -87,7 +87,7 @@ class _Incomplete:
         return CategoryFeatures(name, features, kept, self.ids, errors, self.seconds, shard)
 
 
-def collect(
+def group_by_category(
     batches: Iterable[Batch], images: pa.Table, shards: NDArray[np.int64] | None = None
 ) -> Iterator[CategoryFeatures]:
     """Give out each category, or shard, as soon as the last of its images has arrived, and forget it.

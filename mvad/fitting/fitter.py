@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from mvad.calibration import fold_splits
 from mvad.console import Stage
 from mvad.data.few_shot import TrainingSet
-from mvad.data.manifest import Manifest, evenly_spaced
+from mvad.data.manifest import Manifest
+from mvad.data.sampling import evenly_spaced
 from mvad.detectors import Detector, State, find_method
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.sharding import ShardedFit, Shards
-from mvad.memory import Room
+from mvad.memory import MemoryBudget
 from mvad.model_store import ModelInfo, save_model
 from mvad.options import FitOptions, as_json
 from mvad.pipeline.actors import fit_detector, pretrain_detector, reason, score_held_out
 from mvad.results.run_record import versions
-from mvad.runtime.session import Pool
+from mvad.runtime.session import ActorPool
 
 LEAST_IMAGES = 4  # that are calibrated on
 PRIOR_IMAGES = 12  # of each other category, that a method which transfers learns from first
@@ -113,13 +114,13 @@ class Fitter:
         entries: Sequence[Entry],
         images: TrainingSet,
         shards: Mapping[str, Shards],
-        room: Room,
-        pool: Pool,
+        budget: MemoryBudget,
+        pool: ActorPool,
         stage: Stage,
         keep_going: bool,
     ) -> None:
         self.fitted = {entry.name: Fitted() for entry in entries}
-        self._entries, self._images, self._room = entries, images, room
+        self._entries, self._images, self._budget = entries, images, budget
         self._pool, self._stage, self._keep_going = pool, stage, keep_going
         self._merging = {name: ShardedFit(entries[0].options, own) for name, own in shards.items()}
         self._many = len(entries) > 1
@@ -133,7 +134,7 @@ class Fitter:
             self._add_shard(category)
             return
         size = sum(rows.nbytes for rows in category.features.values())
-        while self._tasks and self._held_bytes() + size > self._room.bytes:
+        while self._tasks and self._held_bytes() + size > self._budget.bytes:
             self._take_one()
         shared = {}
         for kind in {entry.method.feature for entry in self._entries if self._in_task(entry) or _folds(entry)}:
@@ -166,7 +167,7 @@ class Fitter:
             kind = job.entry.method.feature
             others = [self._samples[one] for one in sorted(self._samples) if one[0] == kind and one[1] != job.category]
             if key not in priors and others:
-                task = ray.remote(pretrain_detector).options(**self._pool.share)
+                task = ray.remote(pretrain_detector).options(**self._pool.task_resources)
                 priors[key] = task.remote(job.entry.options, others)
             if others:
                 self._start(job, features, priors[key])
@@ -258,14 +259,16 @@ class Fitter:
             self._take_one()
         options = job.entry.options
         if self._in_task(job.entry):
-            task = ray.remote(fit_detector).options(**self._pool.share).remote(options, features, job.rows, prior)
+            task = (
+                ray.remote(fit_detector).options(**self._pool.task_resources).remote(options, features, job.rows, prior)
+            )
             self._tasks[task] = job, None
         if not _folds(job.entry) or job.n_images < LEAST_IMAGES:
             return
         rows = job.rows.reshape(job.n_images, -1)  # an image and its variants each
         job.calibration = np.full(job.n_images, np.nan, np.float32)
         for rest, held_out in fold_splits(job.n_images, options.folds, options.seed):
-            task = ray.remote(score_held_out).options(**self._pool.share)
+            task = ray.remote(score_held_out).options(**self._pool.task_resources)
             arguments = (options, features, rows[rest].ravel(), rows[held_out, 0], prior)
             self._tasks[task.remote(*arguments)] = job, held_out
             job.waiting += 1
@@ -284,7 +287,7 @@ class Fitter:
         if job.waiting or job.category in self.fitted[job.entry.name].failures:
             return
         assert job.state is not None
-        own = job.state.own_scores
+        own = job.state.loo_scores
         record = {
             "n_train": job.n_images,
             "n_variants": len(job.rows) - job.n_images,
@@ -323,4 +326,4 @@ def _digest(image_ids: Sequence[str]) -> str:
 
 def _folds(entry: Entry) -> bool:
     """Whether an entry is calibrated by folds."""
-    return entry.options.folds > 0 and not entry.method.scores_itself
+    return entry.options.folds > 0 and not entry.method.scores_by_loo

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mvad.data.manifest import evenly_spaced
+from mvad.data.sampling import evenly_spaced
 from mvad.detectors import METHODS, State, find_method
 from mvad.fitting.by_category import CategoryFeatures
-from mvad.memory import Room
+from mvad.memory import MemoryBudget
 from mvad.options import FitOptions
 from mvad.runtime.tensors import as_tensor
-from mvad.search.coreset import Condensed
+from mvad.search.coreset import ShardCoreset
 
 SHARD_PATCHES = 1 << 17  # choosing takes the product of points and centres: smaller shards are faster, and cover worse
 KEPT_BEYOND = 2.0  # times the patches that the bank takes from a shard in the end, so many are kept of it
@@ -59,10 +59,10 @@ class Shards:
     held: NDArray[np.int64]
 
     @classmethod
-    def plan(cls, n_images: int, shape: Sequence[int], options: FitOptions, room: Room) -> Shards:
+    def plan(cls, n_images: int, shape: Sequence[int], options: FitOptions, budget: MemoryBudget) -> Shards:
         """Shards of images whose features have this shape: (height, width, channels)."""
         patches, width = math.prod(shape[:-1]), shape[-1]
-        most = _patches_in(room, width, options.projection, 1.0)
+        most = _patches_in(budget, width, options.projection, 1.0)
         images = max(1, min(SHARD_PATCHES, most // 4) // patches)
         # A third of the room is the union's: it is put together from the shards' coresets, which lie beside it.
         kept = min(1.0, KEPT_BEYOND * options.coreset_ratio, most / 3 / (n_images * patches))
@@ -74,19 +74,19 @@ class Shards:
         return math.ceil(self.n_images / self.images)
 
 
-def _patches_in(room: Room, width: int, projection: int, ratio: float) -> int:
-    return room.patches(width, projection if 0 < projection < width else 0, ratio)
+def _patches_in(budget: MemoryBudget, width: int, projection: int, ratio: float) -> int:
+    return budget.patches(width, projection if 0 < projection < width else 0, ratio)
 
 
-def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions, room: Room) -> int:
+def most_images(shapes: Mapping[str, Sequence[int]], options: FitOptions, budget: MemoryBudget) -> int:
     """How many images the features of which, and what a fit makes of them, the room holds."""
     if set(shapes) == {"patches"}:
         *grid, width = shapes["patches"]
-        most = _patches_in(room, width, options.projection, options.coreset_ratio) // math.prod(grid)
+        most = _patches_in(budget, width, options.projection, options.coreset_ratio) // math.prod(grid)
     else:
         sizes = [4 * math.prod(shape) for shape in shapes.values()]
         # All kinds lie on the driver; a task that trains on one holds it, its scaled copy, and what training needs.
-        most = int(room.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
+        most = int(budget.bytes / max(ON_DRIVER * sum(sizes), IN_TRAINING * max(sizes)))
     return max(1, most // options.copies)
 
 
@@ -110,7 +110,7 @@ class ShardedFit:
 
     options: FitOptions
     shards: Shards
-    condensed: dict[int, Condensed] = field(default_factory=dict)
+    condensed: dict[int, ShardCoreset] = field(default_factory=dict)
     held: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     ids: dict[int, list[str]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class ShardedFit:
         held = np.isin(shard.kept + shard.shard * self.shards.images, self.shards.held)
         if len(features) and not held.all():
             rows = as_tensor(features[~held] if held.any() else features)
-            self.condensed[shard.shard] = method.from_options(self.options).condense(rows, self.shards.kept)
+            self.condensed[shard.shard] = method.from_options(self.options).subsample(rows, self.shards.kept)
         if held.any():
             self.held[shard.shard] = features[held]
         self.ids[shard.shard], self._seen = shard.image_ids, self._seen + 1
@@ -164,9 +164,9 @@ class ShardedFit:
                 f"the bank holds {found:,} patches instead of {wanted:,}, which is what --memory-limit "
                 f"{self.options.memory_limit} allows"
             )
-        detector.fit_condensed([self.condensed.pop(shard) for shard in sorted(self.condensed)], wanted)
+        detector.fit_shards([self.condensed.pop(shard) for shard in sorted(self.condensed)], wanted)
         seconds = self._seconds_here + time.perf_counter() - started
-        return State(detector.settings, detector.arrays, seconds, detector.own_scores)
+        return State(detector.settings, detector.arrays, seconds, detector.loo_scores)
 
     def calibrate(self, state: State) -> NDArray[np.float32] | None:
         """Scores of the images that were held out, in their order; None if there are none."""

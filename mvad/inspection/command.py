@@ -94,7 +94,7 @@ def inspect(data: str, out: str | None = None, **options: Any) -> Inspection:
     if places is not None:
         facts = _facts(manifest, result, chosen)
         _write(places, Page(facts, result.summary, result.findings, table, pictures, chosen).render(), facts, result)
-        report.print(f"page: {storage.display(places[0])}, with {' and '.join(SUFFIXES[1:])} beside it")
+        report.print(f"page: {storage.readable(places[0])}, with {' and '.join(SUFFIXES[1:])} beside it")
     return result
 
 
@@ -106,7 +106,7 @@ def _places(out: str, *, replace: bool) -> tuple[str, ...]:
     places = tuple(stem + suffix for suffix in SUFFIXES)
     taken = [place for place in places if storage.exists(place)]
     if taken and not replace:
-        raise UsageError(f"{storage.display(taken[0])} exists; choose another --out, or --new-run to replace it.")
+        raise UsageError(f"{storage.readable(taken[0])} exists; choose another --out, or --new-run to replace it.")
     return places
 
 
@@ -119,7 +119,7 @@ def _result(manifest: Manifest, table: pa.Table, options: InspectOptions) -> Ins
 def _facts(manifest: Manifest, result: Inspection, options: InspectOptions) -> dict[str, Any]:
     """What is said of the inspection as a whole."""
     return {
-        "data": storage.display(manifest.root),
+        "data": storage.readable(manifest.root),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "options": as_json(options),

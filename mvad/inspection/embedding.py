@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from mvad.data.manifest import evenly_spaced
+from mvad.data.sampling import evenly_spaced
 from mvad.inspection.table import by_category
 
 POINTS = 6000  # of all maps together

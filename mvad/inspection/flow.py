@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from mvad.console import Stage
 from mvad.data.images import Batch
-from mvad.features.extractor import feature_shapes, pack
+from mvad.features.extractor import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.fitting.by_category import PREFIX
 from mvad.inspection.measure import measure_batch, photo_batch
 from mvad.options import InspectOptions
 from mvad.pipeline.actors import Extractor
 from mvad.pipeline.flow import in_blocks
-from mvad.runtime.session import Pool
+from mvad.runtime.session import ActorPool
 
 DIMENSIONS = 64  # of the random projection that features come back in
 KIND = "pooled"
@@ -54,7 +54,7 @@ def projection(channels: int) -> NDArray[np.float32]:
 
 
 def measured(
-    images: pa.Table, network: Network | None, options: InspectOptions, pool: Pool, stage: Stage
+    images: pa.Table, network: Network | None, options: InspectOptions, pool: ActorPool, stage: Stage
 ) -> dict[str, NDArray[Any]]:
     """Measure all images: the columns of `measure.Measured`, and ``features`` if there is a network, row by row.
 
@@ -68,11 +68,11 @@ def measured(
     dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
         shapes = feature_shapes([KIND], network.spec, options.size)
-        package = ray.put(pack([KIND], network, options.size, options.engine, pool.gpus))
+        package = ray.put(prepare([KIND], network, options.size, options.engine, pool.gpus))
         constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
         dataset = dataset.map_batches(
             Examiner,
-            batch_size=options.room.beside(network.nbytes).batch_size(options.batch_size, shapes),
+            batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
             fn_constructor_kwargs=constructor,
             **pool.arguments,
         )
@@ -88,7 +88,7 @@ def measured(
 
 
 def photos(
-    images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool, stage: Stage
+    images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool, stage: Stage
 ) -> dict[int, bytes]:
     """Small JPEG pictures of some rows, by row; those that cannot be read any more are left out."""
     found: dict[int, bytes] = {}
@@ -101,7 +101,7 @@ def photos(
     return found
 
 
-def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: Pool) -> ray.data.Dataset:
+def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool) -> ray.data.Dataset:
     chosen = pa.array(rows, pa.int64())
     table = pa.table({"row": chosen, "uri": images["uri"].take(chosen)})
     return ray.data.from_arrow(in_blocks(table, options.image_size, pool))

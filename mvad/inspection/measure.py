@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad import storage
+from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, Batch, centre, decode
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 
 THUMBNAIL = 24  # side of the grey square that images are compared by
 SHARPNESS_SIDE = 1024  # pixels; blur that is gone at this size is none for a model either

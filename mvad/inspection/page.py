@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import html as pages
-from mvad.data.manifest import evenly_spaced
+from mvad.data.sampling import evenly_spaced
 from mvad.inspection import charts
 from mvad.inspection.findings import Finding
 from mvad.inspection.table import by_category, category_rows, kinds

@@ -33,7 +33,7 @@ def show(result: Inspection, manifest: Manifest, options: InspectOptions, report
     """Print what was found; warnings are printed even if ``quiet``."""
     n_images, n_categories = len(result.images), len(result.summary)
     kinds = "category" if n_categories == 1 else "categories"
-    report.print(f"{n_images:,} images of {n_categories:,} {kinds} in {storage.display(manifest.root)}")
+    report.print(f"{n_images:,} images of {n_categories:,} {kinds} in {storage.readable(manifest.root)}")
     columns = {
         name: title
         for name, title in COUNTS.items()

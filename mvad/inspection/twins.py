@@ -29,7 +29,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import betaincinv
 
-from mvad.data.manifest import evenly_spaced
+from mvad.data.sampling import evenly_spaced
 from mvad.inspection.measure import THUMBNAIL
 
 NEAR = 0.90

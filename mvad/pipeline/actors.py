@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch, decode_batch
 from mvad.detectors import METHODS, Detector, Scores, State
 from mvad.fitting.by_category import PREFIX
 from mvad.model_store import ModelInfo
-from mvad.options import FitOptions, ImageSize
+from mvad.options import FitOptions
 from mvad.runtime import telemetry
 from mvad.runtime.tensors import as_tensor
 from mvad.scoring.model_sharing import Broadcast
@@ -79,11 +80,11 @@ class Extractor:
     shapes
         Of an image's features, by kind.
     package
-        Reference to the `engines.Package` of them.
+        Reference to the `engines.ExtractorSpec` of them.
     """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], package: ray.ObjectRef, threads: int) -> None:
-        self.extract = ray.get(package).open(_device())
+        self.extract = ray.get(package).load(_device())
         self.shapes, self.threads, self.name = shapes, Threads(threads), telemetry.new_name()
 
     def __call__(self, batch: Batch) -> Batch:
@@ -138,7 +139,7 @@ def fit_detector(
         detector.start_from(prior.settings, prior.arrays, device)
     chosen = features if rows is None or np.array_equal(rows, np.arange(len(features))) else features[rows]
     detector.fit(as_tensor(chosen, device))
-    return State(detector.settings, detector.arrays, time.perf_counter() - started, detector.own_scores)
+    return State(detector.settings, detector.arrays, time.perf_counter() - started, detector.loo_scores)
 
 
 def score_held_out(
@@ -181,7 +182,7 @@ def extend_detector(
     detector.extend(as_tensor(features[rows], device))
     after = detector.image_scores(wanted) if len(others) else np.empty(0, np.float32)
     seconds = time.perf_counter() - started
-    return Extension(State(detector.settings, detector.arrays, seconds, detector.own_scores), after, before)
+    return Extension(State(detector.settings, detector.arrays, seconds, detector.loo_scores), after, before)
 
 
 def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]]) -> State:
@@ -208,7 +209,7 @@ class Scorer:
     Parameters
     ----------
     package
-        Reference to the `engines.Package` of the features.
+        Reference to the `engines.ExtractorSpec` of the features.
     models
         By entry and category; of one backbone and image size.
     broadcast
@@ -228,7 +229,7 @@ class Scorer:
         map_above: Mapping[tuple[str, str], float],
         keep_going: bool,
     ) -> None:
-        self.extract = ray.get(package).open(_device())
+        self.extract = ray.get(package).load(_device())
         self.threads, self.name = Threads(threads), telemetry.new_name()
         self.models, self.broadcast, self.map_above, self.keep_going = models, broadcast, map_above, keep_going
         self.maps = min(map_above.values()) < np.inf

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from mvad import calibration, results, storage
 from mvad.console import Reporter, Stage
 from mvad.data.few_shot import TrainingSet
+from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
 from mvad.data.listing import Listing
 from mvad.data.manifest import Manifest, read_manifest
@@ -38,20 +39,20 @@ from mvad.detectors import Detector, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 from mvad.features.backbones import describe
-from mvad.features.extractor import feature_shapes, pack
+from mvad.features.extractor import feature_shapes, prepare
 from mvad.features.weights import Network
-from mvad.fitting.by_category import collect
+from mvad.fitting.by_category import group_by_category
 from mvad.fitting.fitter import Entry, Fitted, Fitter
 from mvad.fitting.sharding import Shards, most_images, thin
 from mvad.memory import block_rows
 from mvad.model_store import ModelInfo, find_models, read_calibration
-from mvad.options import CommonOptions, FitOptions, ImageSize, ModelOptions, RunOptions, ScoreOptions
+from mvad.options import CommonOptions, FitOptions, ModelOptions, RunOptions, ScoreOptions
 from mvad.pipeline.actors import Extractor, Scorer, decode_task
-from mvad.results import Destination, ScoredBy, WriteResults, write_rows
+from mvad.results import DecisionRule, Destination, WriteResults, write_rows
 from mvad.results.run_record import EXIT_DONE, Result, RunRecord, exit_code
 from mvad.results.summary import summarise
-from mvad.runtime.session import Pool, actor_pool, ray_session
-from mvad.runtime.watchdog import while_nodes_last
+from mvad.runtime.session import ActorPool, actor_pool, ray_session
+from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring import resume
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.resume import KeptRows
@@ -78,14 +79,14 @@ def run(data: str, out: str, **options: Any) -> Result:
     chosen = RunOptions(**options)
     report = Reporter(chosen.quiet)
     target = storage.to_uri(out)
-    spec = backbone_of(chosen)
+    spec = resolve_backbone(chosen)
     manifest = checked_for_fit(read_manifest(data, chosen), find_method(chosen.method))
     images = manifest.split("test")
     if not len(images):
-        raise UsageError(f"no test images under {storage.display(manifest.root)}; to fit models alone use mvad fit.")
+        raise UsageError(f"no test images under {storage.readable(manifest.root)}; to fit models alone use mvad fit.")
     results.check_free(target, replace=chosen.new_run)
     network = Network.load(spec, chosen.weights)
-    chosen.room.beside(network.nbytes)  # too little is said before earlier results are gone
+    chosen.budget.after_weights(network.nbytes)  # too little is said before earlier results are gone
     results.clear(target)
     record = RunRecord("run", target, manifest, chosen)
     announce(manifest, report)
@@ -112,13 +113,13 @@ def fit(data: str, models: str, **options: Any) -> Result:
     chosen = FitOptions(**options)
     report = Reporter(chosen.quiet)
     folder = storage.to_uri(models)
-    spec, method = backbone_of(chosen), chosen.method
+    spec, method = resolve_backbone(chosen), chosen.method
     manifest = checked_for_fit(read_manifest(data, chosen), find_method(method))
     present = storage.list_folder(storage.join(folder, method))
     clash = [name for name in manifest.categories if storage.folder_name(name) in present]
     if clash and not chosen.new_run:
         raise UsageError(
-            f"{storage.display(folder)} has a {method} model of {clash[0]!r} already; add --new-run to replace it."
+            f"{storage.readable(folder)} has a {method} model of {clash[0]!r} already; add --new-run to replace it."
         )
     network = Network.load(spec, chosen.weights)
     started = time.monotonic()
@@ -132,7 +133,7 @@ def fit(data: str, models: str, **options: Any) -> Result:
         for row in fitted.unreadable(manifest).to_pylist()
     ]
     report.errors(errors)
-    report.print(f"{len(fitted.models)} models in {storage.display(folder)}")
+    report.print(f"{len(fitted.models)} models in {storage.readable(folder)}")
     code = exit_code(chosen, len(errors), len(manifest.split("train")))
     return Result(code, errors=errors, seconds={"fit": time.monotonic() - started})
 
@@ -149,11 +150,11 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     report = Reporter(chosen.quiet)
     target, folder = storage.to_uri(out), storage.to_uri(models)
     if f"{folder}/".startswith(f"{target}/"):
-        raise UsageError(f"the models lie inside {storage.display(target)}; give --out another folder.")
+        raise UsageError(f"the models lie inside {storage.readable(target)}; give --out another folder.")
     found = find_models(folder, chosen.method)
     listing = Listing(data, chosen)
     if listing.ended and not listing.n_test:
-        raise UsageError(f"no test images under {storage.display(listing.root)}.")
+        raise UsageError(f"no test images under {storage.readable(listing.root)}.")
     wanted = {name: found[name] for name in listing.categories if name in found}
     if not wanted:
         asked = ", ".join(listing.categories[:5])
@@ -162,9 +163,9 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     earlier = None if chosen.new_run else resume.earlier_run(target, own)
     if earlier is None:
         results.check_free(target, replace=chosen.new_run)
-    networks = networks_of(wanted, chosen.weights)
+    networks = load_networks(wanted, chosen.weights)
     for network in networks.values():
-        chosen.room.beside(network.nbytes)
+        chosen.budget.after_weights(network.nbytes)
     kept = None
     if earlier is None:
         results.clear(target)
@@ -175,7 +176,7 @@ def score(data: str, models: str, out: str, **options: Any) -> Result:
     before = earlier or {}
     if first is None and before.get("status") == "done" and before.get("exit_code") == EXIT_DONE:
         storage.write(storage.join(target, "_SUCCESS"), b"")  # in case the run was ended just before
-        report.print(f"nothing new: every image has its row in {storage.display(target)}")
+        report.print(f"nothing new: every image has its row in {storage.readable(target)}")
         return Result(summary=results.read_summary(target), errors=results.read_errors(target))
     record = RunRecord("score", target, listing, chosen, identity=own, earlier=earlier)
     n_scored = 0
@@ -196,7 +197,7 @@ def _to_score(listing: Listing, kept: KeptRows | None, report: Reporter) -> Iter
         if listing.ended:
             announce(listing, report)
         else:
-            where = storage.display(listing.root)
+            where = storage.readable(listing.root)
             report.line(f"{listing.n_images:,} images so far in {where}, and the listing goes on")
         if kept is not None:
             asked, images = len(images), kept.without(images)
@@ -216,13 +217,13 @@ def evaluate(out: str, *, quiet: bool = False) -> Result:
     target = storage.to_uri(out)
     content = results.read_run(target)
     if content.get("status") != "done":
-        raise UsageError(f"the run in {storage.display(target)} has not ended; wait for it or run it again.")
+        raise UsageError(f"the run in {storage.readable(target)} has not ended; wait for it or run it again.")
     summary = results.write_summary(target, summarise(target, content))
     Reporter(quiet).summary(summary)
     return Result(summary=summary)
 
 
-def networks_of(models: Mapping[str, ModelInfo], weights: str | None) -> dict[BackboneSpec, Network]:
+def load_networks(models: Mapping[str, ModelInfo], weights: str | None) -> dict[BackboneSpec, Network]:
     """The networks that models need, by backbone.
 
     Raises
@@ -242,13 +243,13 @@ def networks_of(models: Mapping[str, ModelInfo], weights: str | None) -> dict[Ba
 
 def announce(found: Manifest | Listing, report: Reporter) -> None:
     """Say what was found under DATA."""
-    where = storage.display(found.root)
+    where = storage.readable(found.root)
     report.line(f"{found.n_images:,} images of {len(found.categories)} categories in {where}")
     if found.ignored:
         report.warn(f"{found.ignored:,} image files lie where the layout has no place for them; they are left out")
 
 
-def backbone_of(options: FitOptions) -> BackboneSpec:
+def resolve_backbone(options: FitOptions) -> BackboneSpec:
     """The backbone of a fit, and a check that method, backbone and image size go together."""
     method = find_method(options.method)
     spec = describe(options.backbone or method.default_backbone)
@@ -266,7 +267,7 @@ def checked_for_fit(manifest: Manifest, method: type[Detector] | None = None) ->
     UsageError
         It has not; the message says what is missing.
     """
-    where = storage.display(manifest.root)
+    where = storage.readable(manifest.root)
     trained = set(manifest.split("train")["category"].to_pylist())
     without = [name for name in manifest.categories if name not in trained]
     if not trained:
@@ -289,7 +290,7 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
     train = manifest.split("train")
     fitted = fit_entries(train, [Entry("", options, folder, network)], options, report)[""]
     if not fitted.models:
-        raise UsageError(f"none of the {len(train)} training images under {storage.display(manifest.root)} is usable.")
+        raise UsageError(f"none of the {len(train)} training images under {storage.readable(manifest.root)} is usable.")
     return fitted
 
 
@@ -297,7 +298,7 @@ def _fit(manifest: Manifest, network: Network, folder: str, options: FitOptions,
 
 
 def decoded_images(
-    images: pa.Table, size: ImageSize, options: CommonOptions, pool: Pool, flips: str = "none"
+    images: pa.Table, size: ImageSize, options: CommonOptions, pool: ActorPool, flips: str = "none"
 ) -> ray.data.Dataset:
     """A data set of decoded images: the manifest's columns, ``row``, ``pixels``, ``width``, ``height``, ``error``."""
     plain = _without_nulls(images).append_column("row", pa.array(range(len(images)), pa.int64()))
@@ -306,7 +307,7 @@ def decoded_images(
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
 
 
-def in_blocks(images: pa.Table, side: int, pool: Pool) -> list[pa.Table]:
+def in_blocks(images: pa.Table, side: int, pool: ActorPool) -> list[pa.Table]:
     """Rows of images that travel together: few at first, so that results come soon, and at the end, so that no actor
     is left with many when the others are done.
     """
@@ -358,13 +359,15 @@ def fit_entries(
     fits = [entry.options for entry in entries]
     network = max((entry.network for entry in entries), key=lambda network: len(network.weights))
     shapes = feature_shapes(sorted({method.feature for method in methods}), network.spec, options.size)
-    room = options.room.beside(network.nbytes)
-    most = min(most_images(shapes, fit, room) for fit in fits)
+    budget = options.budget.after_weights(network.nbytes)
+    most = min(most_images(shapes, fit, budget) for fit in fits)
     sizes = dict(zip(*np.unique(np.array(train["category"].to_pylist()), return_counts=True), strict=True))
     shards: dict[str, Shards] = {}
     if len(entries) == 1 and methods[0].merges and fits[0].copies == 1 and fits[0].shots is None:
         shape = shapes[methods[0].feature]
-        shards = {name: Shards.plan(int(count), shape, fits[0], room) for name, count in sizes.items() if count > most}
+        shards = {
+            name: Shards.plan(int(count), shape, fits[0], budget) for name, count in sizes.items() if count > most
+        }
     else:
         train, thinned = thin(train, most)
         for name in thinned:
@@ -373,9 +376,9 @@ def fit_entries(
     count = len(images.table)
     pool = actor_pool(options.actors, count)
     with report.stage("fit", count) as stage:
-        fitter = Fitter(entries, images, shards, room, pool, stage, keep_going)
+        fitter = Fitter(entries, images, shards, budget, pool, stage, keep_going)
         batches = extracted(images.table, shapes, network, options.size, options, pool, stage, options.flips)
-        for category in collect(batches, images.table, _shard_of_rows(images, shards)):
+        for category in group_by_category(batches, images.table, _shard_of_rows(images, shards)):
             fitter.add(category)
             del category
         fitter.finish()
@@ -402,7 +405,7 @@ def extracted(
     network: Network,
     size: ImageSize,
     options: CommonOptions,
-    pool: Pool,
+    pool: ActorPool,
     stage: Stage,
     flips: str = "none",
 ) -> Iterator[Batch]:
@@ -415,11 +418,11 @@ def extracted(
     shapes
         Of an image's features, by the kinds that are wanted: `features.feature_shapes`.
     """
-    package = ray.put(pack(list(shapes), network, size, options.engine, pool.gpus))
+    package = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
     constructor = {"shapes": shapes, "package": package, "threads": pool.threads}
     dataset = decoded_images(images, size, options, pool, flips).map_batches(
         Extractor,
-        batch_size=options.room.beside(network.nbytes).batch_size(options.batch_size, shapes),
+        batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs=constructor,
         **pool.arguments,
     )
@@ -428,7 +431,7 @@ def extracted(
     dataset.set_name(f"mvad_{stage.name}")
     stage.actors += pool.actors
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-    for batch in while_nodes_last(batches, pool.claim, stage.report.warn):
+    for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
         read, retries = int(batch["bytes"].sum()), int(batch["retries"].sum())
         stage.advance(len(batch["row"]), read, retries, int(batch["memory"].max()), batch["actor"][0])
         yield batch
@@ -464,7 +467,7 @@ def score_entries(
     The number of images.
     """
     pairs = [(entry, model) for entry, own in models.items() for model in own.values()]
-    found = storage.side_by_side(lambda pair: judge_of(pair[1], options), pairs)
+    found = storage.parallel_map(lambda pair: decision_rule(pair[1], options), pairs)
     judges = {(entry, model.category): judge for (entry, model), judge in zip(pairs, found, strict=True)}
     groups: dict[tuple[BackboneSpec, ImageSize], dict[str, dict[str, ModelInfo]]] = defaultdict(
         lambda: defaultdict(dict)
@@ -503,7 +506,7 @@ class _Scoring:
     def __init__(
         self,
         group: Mapping[str, Mapping[str, ModelInfo]],
-        judges: Mapping[tuple[str, str], ScoredBy],
+        judges: Mapping[tuple[str, str], DecisionRule],
         network: Network,
         size: ImageSize,
         options: ScoreOptions,
@@ -514,7 +517,7 @@ class _Scoring:
         models = [(entry, model) for entry, own in group.items() for model in own.values()]
         self._categories = pa.array(sorted({model.category for _, model in models}), pa.string())
         self._kinds = sorted({find_method(model.method).feature for _, model in models})
-        self._batch_size = options.room.beside(network.nbytes).batch_size(
+        self._batch_size = options.budget.after_weights(network.nbytes).batch_size(
             options.batch_size, feature_shapes(self._kinds, network.spec, size)
         )
         self._destinations = {
@@ -534,7 +537,7 @@ class _Scoring:
 
     def _package(self, gpus: bool) -> ray.ObjectRef:
         if gpus not in self._packages:
-            package = pack(self._kinds, self._network, self._size, self._options.engine, gpus)
+            package = prepare(self._kinds, self._network, self._size, self._options.engine, gpus)
             self._packages[gpus] = ray.put(package)
         return self._packages[gpus]
 
@@ -553,13 +556,13 @@ class _Scoring:
         )
         receipts.set_name(f"mvad_{stage.name}")
         stage.actors += pool.actors
-        for receipt in while_nodes_last(receipts.iter_rows(), pool.claim, stage.report.warn):
+        for receipt in watch_nodes(receipts.iter_rows(), pool.actor_resources, stage.report.warn):
             facts = self._records[receipt["entry"]].categories[receipt["category"]]
             facts["score_seconds"] = facts.get("score_seconds", 0.0) + receipt["seconds"] / pool.actors
             stage.advance(*(receipt[name] for name in ("rows", "bytes", "retries", "memory", "actor")))
 
 
-def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
+def decision_rule(model: ModelInfo, options: ScoreOptions) -> DecisionRule:
     """The threshold that a model's calibration sets; without calibration scores there is none.
 
     Raises
@@ -569,19 +572,19 @@ def judge_of(model: ModelInfo, options: ScoreOptions) -> ScoredBy:
     """
     scores = read_calibration(model)
     if scores is None or len(scores) < LEAST_CALIBRATION:
-        return ScoredBy(model.model_id)
+        return DecisionRule(model.model_id)
     rule, rate = options.threshold_rule or find_method(model.method).default_rule, options.false_alarm_rate
-    return ScoredBy(
+    return DecisionRule(
         model.model_id,
         scores,
         rule,
         calibration.threshold(scores, rule, rate),
-        calibration.promise(rule, rate, len(scores)),
+        calibration.guarantee(rule, rate, len(scores)),
         len(scores) < calibration.least_images(rule, rate),
     )
 
 
-def _map_above(maps: str, judge: ScoredBy) -> float:
+def _map_above(maps: str, judge: DecisionRule) -> float:
     """The score above which an image keeps its grid; without a threshold none is known to be anomalous."""
     if maps == "anomalous" and judge.threshold is not None:
         return judge.threshold

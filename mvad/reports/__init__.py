@@ -13,8 +13,9 @@ from typing import Any
 
 from mvad import results, storage
 from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.options import ImageSize, ReportOptions
+from mvad.options import ReportOptions
 from mvad.reports.category import Category, read_category
 from mvad.reports.page import Overview, file_name, render_category, render_page, section
 from mvad.reports.pictures import Picture, pictures
@@ -53,8 +54,8 @@ def report(out: str, **options: Any) -> Result:
         for name in _names(source, chosen.category_names)
     ]
     mean = rows.get(MEAN) if len(categories) > 1 and chosen.categories is None else None
-    overview = Overview(storage.display(source), run, categories, mean)
-    file = storage.display(target).rpartition("/")[2]
+    overview = Overview(storage.readable(source), run, categories, mean)
+    file = storage.readable(target).rpartition("/")[2]
     stem = file.removesuffix(".html")
     errors: list[dict[str, str]] = []
     size = 0
@@ -67,7 +68,7 @@ def report(out: str, **options: Any) -> Result:
 
     many = sum(len(category.shown) for category in categories) > ONE_PAGE or len(categories) > ONE_PAGE_CATEGORIES
     if many:
-        inside = storage.beside(target, stem)
+        inside = storage.sibling(target, stem)
         for category, shown in sections():
             page = render_category(overview, category, shown, back=f"../{file}")
             storage.write(storage.join(inside, file_name(category)), page)
@@ -81,7 +82,7 @@ def report(out: str, **options: Any) -> Result:
     reporter.errors(errors, "the report")
     pages = f"{len(categories) + 1} pages" if many else "a page"
     amount = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
-    reporter.print(f"{pages} of {amount} with {n_pictures:,} images: {storage.display(target)}")
+    reporter.print(f"{pages} of {amount} with {n_pictures:,} images: {storage.readable(target)}")
     return Result(exit_code(chosen, len(errors), n_pictures), summary, errors)
 
 
@@ -89,7 +90,7 @@ def _names(out: str, wanted: list[str] | None) -> list[str]:
     names = sorted({category for category, _ in results.parts(out)})
     unknown = [name for name in wanted or [] if name not in names]
     if unknown:
-        raise UsageError(f"unknown category {unknown[0]!r}; {storage.display(out)} has: {', '.join(names)}.")
+        raise UsageError(f"unknown category {unknown[0]!r}; {storage.readable(out)} has: {', '.join(names)}.")
     return names if wanted is None else [name for name in names if name in wanted]
 
 

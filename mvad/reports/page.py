@@ -92,7 +92,7 @@ def _option(name: str, value: Any) -> str:
     if value is None:
         return "default"
     if name in URI_OPTIONS and "://" in str(value):
-        return storage.display(str(value))
+        return storage.readable(str(value))
     return str(value)
 
 

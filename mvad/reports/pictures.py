@@ -14,9 +14,9 @@ from PIL import Image
 
 from mvad import results
 from mvad.anomaly_maps.colours import Scale, mark, overlay
+from mvad.data.image_size import ImageSize
 from mvad.data.images import read_image, read_mask
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 from mvad.results.stored_maps import stored_map
 
 SIDE = 208  # pixels, of the longer side

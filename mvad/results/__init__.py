@@ -3,8 +3,8 @@
 from mvad.results.store import (
     SCORES,
     SUMMARY,
+    DecisionRule,
     Destination,
-    ScoredBy,
     WriteResults,
     check_beside,
     check_free,
@@ -34,8 +34,8 @@ from mvad.results.store import (
 __all__ = [
     "SCORES",
     "SUMMARY",
+    "DecisionRule",
     "Destination",
-    "ScoredBy",
     "WriteResults",
     "check_beside",
     "check_free",

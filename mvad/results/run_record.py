@@ -92,14 +92,14 @@ class RunRecord:
         self.out, self.options = out, options
         self.seconds: dict[str, float] = {}
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict)
-        self._judges: dict[str, results.ScoredBy] = {}
+        self._judges: dict[str, results.DecisionRule] = {}
         self._started = time.monotonic()
         self._content: dict[str, Any] = {
             "run_id": self.run_id,
             "command": command,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
-            "data": storage.display(found.root),
+            "data": storage.readable(found.root),
             "options": as_json(options),
             "versions": versions(),
             "ignored_files": found.ignored,
@@ -137,14 +137,14 @@ class RunRecord:
             self._judges.pop(name, None)
         self._content["ignored_files"] = listing.ignored
 
-    def add_model(self, model: ModelInfo, judge: results.ScoredBy) -> None:
+    def add_model(self, model: ModelInfo, judge: results.DecisionRule) -> None:
         """Note the model a category is scored with."""
         self._judges[model.category] = judge
         self.categories[model.category] |= {
             "method": model.method,
             "backbone": model.backbone.name,
             "model_id": model.model_id,
-            "model": storage.display(model.uri),
+            "model": storage.readable(model.uri),
             "size": asdict(model.size),
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
@@ -181,7 +181,7 @@ class RunRecord:
         found = results.count_scores(self.out)
         if found != n_rows:
             raise RuntimeError(
-                f"{storage.display(self.out)} holds {found:,} score rows where {n_rows:,} were written; "
+                f"{storage.readable(self.out)} holds {found:,} score rows where {n_rows:,} were written; "
                 "OUT must be a place that all machines of the cluster share."
             )
         errors = results.read_errors(self.out)
@@ -226,8 +226,8 @@ class RunRecord:
             good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
             drift = calibration.drift(good["score"].to_numpy(), judges[category])
             facts = self.categories[category]
-            facts["drift"] = None if drift is None else drift._asdict()
-            facts["warning"] = calibration.describe_drift(category, drift) if drift and drift.moved else None
+            facts["drift"] = None if drift is None else {**drift._asdict(), "moved": drift.drifted}
+            facts["warning"] = calibration.describe_drift(category, drift) if drift and drift.drifted else None
 
     def show(self, result: Result, report: Reporter) -> Result:
         """Print what came out, and give it back."""
@@ -237,5 +237,5 @@ class RunRecord:
         report.errors(result.errors)
         if result.exit_code == EXIT_TOO_MANY_ERRORS:
             report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")
-        report.print(f"results in {storage.display(self.out)}")
+        report.print(f"results in {storage.readable(self.out)}")
         return result

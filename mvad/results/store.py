@@ -104,7 +104,7 @@ def check_free(out: str, *, replace: bool) -> None:
         It holds another run's results and ``replace`` is false, or files that are not results.
     """
     present = storage.list_folder(out)
-    where = storage.display(out)
+    where = storage.readable(out)
     # Every run begins with its run.json: without one, even folders with our names are somebody else's.
     foreign = [name for name in present if name not in _OURS or "run.json" not in present]
     if foreign:
@@ -151,7 +151,7 @@ def _dataset(out: str, category: str | None = None) -> pads.Dataset:
     except OSError as error:
         if category is not None and storage.exists(root):
             return pads.FileSystemDataset([], SCORES, pads.ParquetFileFormat(), filesystem)
-        raise UsageError(f"no results in {storage.display(out)}; make some with mvad run or mvad score.") from error
+        raise UsageError(f"no results in {storage.readable(out)}; make some with mvad run or mvad score.") from error
 
 
 def _folder(out: str, category: str) -> str:
@@ -190,7 +190,7 @@ def read_by_category(out: str, categories: Sequence[str], columns: Sequence[str]
     """Each category and its score rows, of which some are read ahead side by side."""
     for start in range(0, len(categories), storage.THREADS):
         some = categories[start : start + storage.THREADS]
-        tables = storage.side_by_side(lambda category: read_scores(out, columns, category), some)
+        tables = storage.parallel_map(lambda category: read_scores(out, columns, category), some)
         yield from zip(some, tables, strict=True)
 
 
@@ -341,12 +341,12 @@ def read_run(out: str) -> dict[str, Any]:
     try:
         return json.loads(storage.read(place))
     except (OSError, ValueError) as error:
-        raise UsageError(f"no results in {storage.display(out)}: {storage.display(place)} cannot be read.") from error
+        raise UsageError(f"no results in {storage.readable(out)}: {storage.readable(place)} cannot be read.") from error
 
 
 def read_finished_run(out: str) -> dict[str, Any]:
     """``run.json`` of a run that has ended; UsageError if there is none in OUT (a URI)."""
-    content, where = read_run(out), storage.display(out)
+    content, where = read_run(out), storage.readable(out)
     if content.get("command") == "compare":
         runs = ", ".join(storage.list_folder(storage.join(out, "runs")))
         raise UsageError(f"{where} holds a comparison; name one of its runs, in {where}/runs: {runs}.")
@@ -367,12 +367,12 @@ def check_beside(out: str, target: str, ours: Sequence[str]) -> None:
     inside = place == folder or place.startswith(f"{folder}/")
     if inside and not any(f"{place}/".startswith(f"{folder}/{name}/") for name in ours):
         raise UsageError(
-            f"{storage.display(target)} lies in the folder of the results; give --to another place, or "
-            f"{storage.display(storage.join(out, ours[0]))}."
+            f"{storage.readable(target)} lies in the folder of the results; give --to another place, or "
+            f"{storage.readable(storage.join(out, ours[0]))}."
         )
 
 
-class ScoredBy(NamedTuple):
+class DecisionRule(NamedTuple):
     """What is behind the verdict of a score row: the model, its calibration scores, and the threshold they set.
 
     A model that was not calibrated has neither, and its rows no verdict.
@@ -391,7 +391,7 @@ class Destination(NamedTuple):
 
     out: str
     run_id: str
-    models: Mapping[str, ScoredBy]
+    models: Mapping[str, DecisionRule]
 
 
 @dataclass(frozen=True)
@@ -440,12 +440,12 @@ def score_rows(batch: Batch, destination: Destination) -> pa.Table:
     columns |= {name: column(name, batch[name] == "") for name in ("defect", "mask_uri", "error")}
     columns |= {name: column(name, bad) for name in ("score", "width", "height")}
     columns["status"] = pa.array(np.where(bad, "error", "ok"))
-    by = [destination.models.get(name, ScoredBy()) for name in batch["category"]]
+    by = [destination.models.get(name, DecisionRule()) for name in batch["category"]]
     columns["model_id"] = pa.array([model.model_id for model in by], pa.string())
     columns["run_id"] = pa.array([destination.run_id] * count)
     p_values, judged = np.zeros(count), np.zeros(count, bool)
     for name in np.unique(batch["category"]):
-        scores = destination.models.get(name, ScoredBy()).calibration
+        scores = destination.models.get(name, DecisionRule()).calibration
         if scores is not None:
             rows = (batch["category"] == name) & ~bad
             p_values[rows], judged[rows] = calibration.p_values(batch["score"][rows], scores), True

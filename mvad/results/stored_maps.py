@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mvad import results
 from mvad.anomaly_maps.colours import SCALE_IMAGES, Scale, colour_scale
 from mvad.anomaly_maps.geometry import anomaly_map
-from mvad.data.manifest import evenly_spaced
+from mvad.data.image_size import ImageSize
+from mvad.data.sampling import evenly_spaced
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 
 
 def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | None:

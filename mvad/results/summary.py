@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from mvad import results, storage
 from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.data.image_size import ImageSize
 from mvad.data.images import load_mask
 from mvad.errors import ImageError
-from mvad.options import ImageSize
 from mvad.results.metrics import image_metrics, pixel_metrics
 
 MEAN = "mean"
@@ -112,7 +112,7 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
             try:
                 masks[number] = load_mask(uri, size)
             except ImageError as error:
-                return {}, f"no pixel metrics: mask {storage.display(uri)}: {error}"
+                return {}, f"no pixel metrics: mask {storage.readable(uri)}: {error}"
     if not masks.any() or masks.all():
         return {}, "no pixel metrics: the masks mark no pixel, or all"
     return pixel_metrics(masks, maps), None

@@ -29,31 +29,31 @@ LEAST_IMAGES = 8  # an actor: it takes seconds to start
 MOST_THREADS = 4  # of an actor: with more, they would wait for each other in Python
 
 
-class Pool(NamedTuple):
+class ActorPool(NamedTuple):
     """The actors that run a backbone: how many, what each claims of Ray's resources, and tasks beside them.
 
     A CPU actor works with several ``threads``, each on images of its own: what an actor takes to start and to hold, a
     second of a core and half a gigabyte, is there once for all of them.
 
-    A task that fits a detector has ``share``. It runs beside an actor, even on the same GPU: where actors held all of
-    them until their last image, they and a driver that waits for a fit before it takes more images would wait for ever.
+    A task that fits a detector claims ``task_resources``. It can share a GPU with an actor: if actors held all GPUs
+    until their last image, they would wait forever for a driver that takes no more images before a fit is done.
     """
 
     actors: int
-    claim: dict[str, float]
-    share: dict[str, float]
+    actor_resources: dict[str, float]
+    task_resources: dict[str, float]
     tasks: int = 1
     threads: int = 1
 
     @property
     def gpus(self) -> bool:
         """Whether the actors have GPUs."""
-        return "num_gpus" in self.claim
+        return "num_gpus" in self.actor_resources
 
     @property
     def arguments(self) -> dict[str, Any]:
         """For ``map_batches``."""
-        return {"compute": ActorPoolStrategy(size=self.actors), **self.claim}
+        return {"compute": ActorPoolStrategy(size=self.actors), **self.actor_resources}
 
     @property
     def task_arguments(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _quieten() -> None:
     context.print_on_execution_start = False
 
 
-def actor_pool(actors: int | None, images: int) -> Pool:
+def actor_pool(actors: int | None, images: int) -> ActorPool:
     """One actor a GPU, or as many threads in actors as there are CPU cores; fewer for a handful of images.
 
     CPU actors together claim at most half of Ray's CPUs, however many they are, and the share of each is such that no
@@ -158,4 +158,4 @@ def actor_pool(actors: int | None, images: int) -> Pool:
         part = _share(cpus / (count * threads), {*nodes} - {0.0})
         claim, share = {"num_cpus": round(threads * part, 3)}, {"num_cpus": part}
     count = min(count, max(1, images // LEAST_IMAGES))
-    return Pool(count, claim, share, max(1, int(cpus)), threads)
+    return ActorPool(count, claim, share, max(1, int(cpus)), threads)

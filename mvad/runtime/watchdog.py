@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def while_nodes_last(
+def watch_nodes(
     items: Iterable[Item],
     claim: Mapping[str, float],
     say: Callable[[str], None],

@@ -38,7 +38,7 @@ class Broadcast:
                 break
             shared.append(model)
         small = bisect.bisect_right(shared, SMALL, key=lambda model: model.record["bytes"])
-        put = storage.side_by_side(_put, shared[:small]) + [_put(model) for model in shared[small:]]
+        put = storage.parallel_map(_put, shared[:small]) + [_put(model) for model in shared[small:]]
         self._references = {model.model_id: reference for model, reference in zip(shared, put, strict=True)}
 
     @property

@@ -48,7 +48,7 @@ def earlier_run(out: str, own: Mapping[str, Any]) -> dict[str, Any] | None:
     if not storage.list_folder(out):
         return None
     results.check_free(out, replace=True)  # refuses files that are not results
-    content, where = results.read_run(out), storage.display(out)
+    content, where = results.read_run(out), storage.readable(out)
     theirs = content.get("identity")
     if content.get("command") != "score" or theirs is None:
         results.check_free(out, replace=False)

@@ -111,7 +111,7 @@ def _update(distances: Tensor, points: Tensor, norms: Tensor, new: Tensor) -> No
 
 
 @dataclass
-class Condensed:
+class ShardCoreset:
     """What a shard of the training patches is condensed to.
 
     Attributes

@@ -43,7 +43,7 @@ def principal_axes(vectors: Tensor, count: int) -> Tensor:
     return torch.linalg.qr(centred.T @ weights).Q.T.contiguous()
 
 
-class PrunedSearch:
+class ExactSearch:
     """Exact search of a bank.
 
     Parameters

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvad.search.exact_search import TIES, PrunedSearch
+from mvad.search.exact_search import TIES, ExactSearch
 
 
-class Farthest(NamedTuple):
+class WorstPatch(NamedTuple):
     """Of each image, its farthest patch, that patch's distance to the bank and the nearest vector there: (n,) each."""
 
     patch: Tensor
@@ -24,7 +24,7 @@ class Farthest(NamedTuple):
     nearest: Tensor
 
 
-def farthest_patches(search: PrunedSearch, patches: Tensor) -> Farthest:
+def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
     """The farthest patch of each image, the first of several; whichever images come together, the answer is the same.
 
     Parameters
@@ -39,7 +39,7 @@ def farthest_patches(search: PrunedSearch, patches: Tensor) -> Farthest:
     reach = bounds * (1 + TIES)
     left = torch.ones_like(bounds, dtype=torch.bool)
     patch = torch.full((images,), per_image, device=rows.device)
-    farthest = Farthest(patch, torch.full((images,), -torch.inf, device=rows.device), torch.zeros_like(patch))
+    farthest = WorstPatch(patch, torch.full((images,), -torch.inf, device=rows.device), torch.zeros_like(patch))
     at_once = 1
     while left.any():
         highest = torch.where(left, reach, -torch.inf).topk(min(at_once, per_image), dim=1).indices
@@ -56,7 +56,7 @@ def farthest_patches(search: PrunedSearch, patches: Tensor) -> Farthest:
     return farthest
 
 
-def _take(farthest: Farthest, of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
+def _take(farthest: WorstPatch, of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
     """Take over the patches, each of one image, that are farther than all others and before, or as far and first."""
     best = torch.full_like(farthest.distance, -torch.inf).scatter_reduce_(0, of, distances, "amax")
     best = torch.maximum(best, farthest.distance)

@@ -61,7 +61,7 @@ def join(uri: str, *names: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def beside(uri: str, name: str) -> str:
+def sibling(uri: str, name: str) -> str:
     """The URI of a file or folder in the same folder as ``uri``; ``name`` is plain text."""
     parts = urlsplit(uri)
     return join(urlunsplit(parts._replace(path=parts.path.rpartition("/")[0])), name)
@@ -72,7 +72,7 @@ def folder_name(name: str) -> str:
     return quote(name, safe=" ") if name.strip(".") else name.replace(".", "%2E")
 
 
-def display(uri: str) -> str:
+def readable(uri: str) -> str:
     """A URI as a person would write it: local files as plain paths, others without keys and connection options."""
     if is_local(uri):
         return _readable(local_path(uri))
@@ -132,7 +132,7 @@ def _patient(found: pafs.S3FileSystem, netloc: str, query: str) -> pafs.S3FileSy
     return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS))
 
 
-def side_by_side(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+def parallel_map(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """What a function that waits for files gives for each item, in their order; the first exception is raised."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, items))
@@ -208,7 +208,7 @@ def _folders_among(infos: Iterable[pafs.FileInfo]) -> list[pafs.FileInfo]:
 
 def _unlisted(root: str, error: OSError) -> UsageError:
     return UsageError(
-        f"{display(root)} cannot be listed ({error}); see that there is such a folder and who may read it."
+        f"{readable(root)} cannot be listed ({error}); see that there is such a folder and who may read it."
     )
 
 

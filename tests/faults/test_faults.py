@@ -2,7 +2,7 @@
 
 import shutil
 
-from harness import Running, campaign
+from helpers.harness import Running, campaign
 
 
 def test_rows_after_kills_are_those_of_an_undisturbed_run(base_run, tiles, tmp_path):

@@ -1,0 +1,11 @@
+"""Which of many."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of the numbers below ``count``, evenly spaced, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)

@@ -1,0 +1,310 @@
+"""Whatever lies in a folder of images, listing and decoding it ends: in pixels, or in a reason on one line."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from helpers import corpus
+from helpers.corpus import ABSENT, MAX_PIXELS, OK, WHOLE
+from mvad.data.image_size import ImageSize
+from mvad.data.images import FORMATS, decode, decode_batch
+from mvad.data.manifest import SUFFIXES, read_manifest
+from mvad.errors import ImageError, UsageError
+from mvad.options import CommonOptions
+from mvad.storage import local_path
+
+SIZE = ImageSize(resize=32, crop=32)
+MEMORY = 1_500_000_000
+SECONDS = 300  # for one that waits; what works in circles runs into `corpus.CPU_SECONDS`
+
+
+class Examined(NamedTuple):
+    root: Path
+    kinds: list[corpus.Kind]
+    rows: dict[str, dict]  # by URI
+    opened: list[str]  # paths of files
+    memory: int  # bytes that the peak grew by
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    """The corpus, and what became of it in a process of its own."""
+    folder = tmp_path_factory.mktemp("corpus")
+    kinds = corpus.make(folder)
+    root = folder / corpus.DATA
+    command = [sys.executable, corpus.__file__, str(root), str(MAX_PIXELS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return Examined(root, kinds, {row["uri"]: row for row in found["rows"]}, found["opened"], found["memory"])
+
+
+def test_the_listing_has_every_image_and_nothing_else(examined):
+    root, kinds, rows, *_ = examined
+    assert len(kinds) == len({kind.name for kind in kinds}) > 150
+    assert set(rows) == {(root / kind.path).as_uri() for kind in kinds if kind.expected != ABSENT}
+    assert len({row["image_id"] for row in rows.values()}) == len(rows)
+
+
+def test_every_kind_is_pixels_or_the_expected_reason(examined):
+    root, kinds, rows, *_ = examined
+    row_of = {kind.path: rows.get((root / kind.path).as_uri()) for kind in kinds}
+    wrong = []
+    for kind in kinds:
+        if kind.expected == ABSENT:
+            continue
+        row = row_of[kind.path]
+        if kind.expected == OK:
+            right = not row["error"] and row["width"] > 0 and row["height"] > 0
+        else:
+            right = re.search(kind.expected, row["error"]) and row["width"] == row["height"] == 0
+        if kind.like:
+            right = right and row["pixels"] == row_of[kind.like]["pixels"]
+        if not right:
+            wrong.append((kind.name, kind.expected, row["error"]))
+    assert not wrong
+
+
+def test_reasons_are_one_line(examined):
+    for row in examined.rows.values():
+        assert row["error"].isprintable()
+        assert row["error"] == row["error"].strip()
+
+
+def test_no_image_takes_more_memory_than_its_pixels_explain(examined):
+    assert examined.memory < MEMORY
+
+
+def test_nothing_is_read_but_what_is_listed_and_only_links_lead_out(examined):
+    read = {path for path in examined.opened if not path.endswith((".py", ".pyc"))}  # a decoder's own modules
+    assert read == {os.fsdecode(local_path(uri)) for uri in examined.rows}
+    root = examined.root
+    real = os.path.realpath(root)
+    out = {os.path.relpath(path, root) for path in read if not os.path.realpath(path).startswith(real + os.sep)}
+    assert out == {"special/outside.png", "special/zero.png", "linked/secret.png"}
+
+
+@pytest.mark.parametrize("suffix", WHOLE)
+def test_no_truncation_passes_for_other_pixels(suffix):
+    data = WHOLE[suffix]
+    whole = np.asarray(decode(data, MAX_PIXELS))
+    for length in [*range(0, len(data), 41), *range(len(data) - 40, len(data))]:
+        try:
+            pixels = np.asarray(decode(data[:length], MAX_PIXELS))
+        except ImageError as error:
+            assert str(error)  # noqa: PT017
+        else:
+            np.testing.assert_array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///a%00b.png",
+        "file:///" + "a" * 5000,
+        "file:///proc/self/mem",
+        "file:///",
+        "s3://[x/a.png",
+        "ftp://host/a.png",
+        "nothing",
+        "",
+    ],
+)
+def test_a_uri_that_leads_nowhere_is_a_reason(uri):
+    (reason,) = decode_batch({"uri": np.array([uri], object)}, SIZE, MAX_PIXELS)["error"]
+    assert reason
+    assert reason.isprintable()
+
+
+def test_a_reason_of_several_lines_becomes_one(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(WHOLE["png"])
+
+    def fail(*_, **__):
+        raise ValueError("first line\n  and\r\nsecond\n")
+
+    monkeypatch.setattr(Image, "open", fail)
+    batch = decode_batch({"uri": np.array([(tmp_path / "a.png").as_uri()], object)}, SIZE, MAX_PIXELS)
+    assert batch["error"].tolist() == ["cannot be decoded: first line and second"]
+
+
+def write(root, *paths):
+    for path in paths:
+        place = root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+
+
+def listed(root, **options):
+    manifest = read_manifest(os.fspath(root), CommonOptions(**options))
+    return [row["image_id"] for row in manifest.table.to_pylist()], manifest
+
+
+def test_folders_may_be_nested_deeper_than_python_recurses(tmp_path):
+    root = tmp_path / "deep"
+    place = root
+    try:
+        for _ in range(1200):
+            place.mkdir()
+            place = place / "d"
+        (place.parent / "a.png").touch()
+        assert listed(root)[0] == ["d/" * 1199 + "a.png"]
+    finally:
+        subprocess.run(["rm", "-rf", root], check=True)  # pytest's own way recurses
+
+
+def test_a_category_as_root_may_have_any_name(tmp_path):
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n")
+    write(Path(root), "test/good/a.png")
+    _, manifest = listed(root)
+    assert manifest.categories == ["\\xff\n"]
+
+
+def test_odd_masks(tmp_path):
+    write(
+        tmp_path,
+        "c/test/cut/a.png",
+        "c/test/cut/a.jpg",
+        "c/ground_truth/cut/a_mask.png",
+        "c/ground_truth/cut/_mask.png",
+    )
+    ids, manifest = listed(tmp_path)
+    assert ids == ["c/test/cut/a.jpg", "c/test/cut/a.png"]
+    assert manifest.ignored == 1  # the mask of no image; that of two is used
+    assert all(uri.endswith("/a_mask.png") for uri in manifest.table["mask_uri"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("candle,train,normal,", "row 2: object or image is empty"),
+        (",train,normal,a.png", "row 2: object or image is empty"),
+        ("01,train,normal,0.png", "more than once"),
+    ],
+)
+def test_wrong_rows_of_a_visa_split(tmp_path, row, message):
+    write(tmp_path, "0.png", "split_csv/1cls.csv")
+    lines = ["object,split,label,image", "01,train,normal,0.png"]
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(lines))
+    assert listed(tmp_path)[1].categories == ["01"]
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join([*lines, row]))
+    with pytest.raises(UsageError, match=message):
+        listed(tmp_path)
+
+
+def check_decoding(data):
+    """The image that ``data`` says it is, or an error; nothing else."""
+    limit = 100_000
+    try:
+        image = decode(data, limit)
+    except ImageError as error:
+        assert str(error)  # noqa: PT017
+        return
+    with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        assert sorted(image.size) == sorted(header.size)  # it may lie on its side
+    assert image.mode == "RGB"
+    assert 0 < image.width * image.height <= limit
+    assert np.asarray(image).shape == (image.height, image.width, 3)
+
+
+PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (9, 13, 4), np.uint8))
+SEEDS = [
+    *(corpus.encoded(PICTURE, kind) for kind in ("PNG", "WEBP", "TIFF", "BMP")),
+    *(corpus.encoded(PICTURE.convert("CMYK"), kind) for kind in ("JPEG", "TIFF")),
+    *(corpus.encoded(PICTURE.quantize(9), kind) for kind in ("PNG", "BMP", "TIFF")),
+    corpus.encoded(PICTURE.convert("RGB"), "JPEG", progressive=True, exif=corpus.exif(corpus.TURNED)),
+    corpus.encoded(PICTURE.convert("RGB"), "TIFF", compression="tiff_lzw"),
+    corpus.encoded(PICTURE.convert("I;16"), "PNG"),
+    corpus.encoded(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]),
+    corpus.encoded(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
+]
+SOON = settings(max_examples=200, deadline=timedelta(seconds=10))  # a machine may be busy, an endless loop is longer
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@SOON
+@given(data=st.binary(max_size=300), start=st.sampled_from([b"", *(seed[:20] for seed in SEEDS)]))
+def test_arbitrary_bytes_are_an_image_or_an_error(data, start):
+    check_decoding(start + data)
+
+
+@st.composite
+def mutated(draw):
+    """The bytes of an image, of which some are changed, left out, repeated or cut off."""
+    data = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 5))):
+        place = draw(st.integers(0, 60) | st.integers(0, len(data)))  # most goes wrong in headers
+        length = draw(st.integers(0, 4))
+        data[place : place + length] = draw(st.binary(max_size=4) | st.just(bytes(data[:length])))
+    return bytes(data[: draw(st.just(len(data)) | st.integers(0, len(data)))])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # where the test itself reads the header
+@SOON
+@given(data=mutated())
+def test_a_mutated_image_is_an_image_or_an_error(data):
+    check_decoding(data)
+
+
+NAMES = st.sampled_from(["train", "test", "ground_truth", "good", "ok", "cut", "a", "b", ".b", "__MACOSX", "a.png"]) | (
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6)
+)
+STEMS = NAMES | st.sampled_from(["\udcff", "\\xff", "\\\\xff", "\\\udcff", "_mask", "a_mask", "-", "%2e"])
+FILES = st.tuples(STEMS, st.sampled_from([*SUFFIXES, ".PNG", ".Tiff", ".txt", "", ".png.gz"])).map("".join)
+PATHS = st.lists(NAMES, max_size=4).flatmap(lambda folders: FILES.map(lambda name: "/".join([*folders, name])))
+PLACES = {  # of images, as documented
+    "plain": r"[^/]+/.+",
+    "mvtec": r"(?:(?!(?:train|test|ground_truth)/)[^/]+/)?(?:test/[^/]+|train/(?:good|ok))/.+",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(paths=st.lists(PATHS, min_size=1, max_size=8), layout=st.sampled_from(list(PLACES)))
+def test_every_image_of_a_tree_is_listed_once(paths, layout):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        made = set()
+        for path in paths:
+            names = path.split("/")
+            try:
+                if not {".", ".."} & set(names):
+                    write(root, path)
+                    made.add(path)
+            except (FileExistsError, NotADirectoryError):
+                continue  # there is a file where this has a folder
+        expected = {
+            (root / path).as_uri()
+            for path in made
+            if path.lower().endswith(SUFFIXES)
+            and not any(name.startswith(".") or name == "__MACOSX" for name in path.split("/"))
+            and re.fullmatch(PLACES[layout], path, re.DOTALL)
+        }
+        if not expected:
+            with pytest.raises(UsageError):
+                listed(root, layout=layout)
+            return
+        ids, manifest = listed(root, layout=layout)
+        table = manifest.table.to_pylist()
+        uris = [row["uri"] for row in table]
+        assert sorted(uris) == sorted(expected)
+        assert len(set(ids)) == len(ids)
+        assert not any(PurePosixPath(name).is_absolute() or ".." in name.split("/") for name in ids)
+        order = [(row["category"], row["split"], row["image_id"]) for row in table]
+        assert order == sorted(order)
+        for name, uri in zip(ids, uris, strict=True):
+            path = os.fsdecode(os.path.relpath(local_path(uri), os.fsencode(root)))
+            assert name.count("/") == path.count("/")
+            if path.isprintable() and "\\" not in path:
+                assert name == path

@@ -1,0 +1,516 @@
+"""The demo: the scores of the other commands, a sentence for whatever is uploaded, and a page that shows both."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.testclient import TestClient
+
+import mvad
+from helpers.browser import drop, visit
+from helpers.tiles import EMBEDDED, paint
+from mvad import results
+from mvad.anomaly_maps.colours import MIDDLE
+from mvad.demo import _is_loopback, serving
+from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app, fit
+from mvad.demo.bench import Bench, Sample, guess
+from mvad.demo.catalogue import Offer, read_catalogue
+from mvad.demo.guard import HEADERS
+from mvad.demo.pictures import LONGEST, map_picture, shown_size
+from mvad.demo.uploads import Limits
+from mvad.errors import UsageError
+from mvad.features.backbones import describe
+from mvad.features.extractor import prepare
+from mvad.features.weights import Network
+from mvad.options import ServeOptions
+from mvad.results import DecisionRule
+
+LIMITS = Limits(upload_bytes=300_000, files=3, pixels=40_000)
+ROOM = 1 << 30
+DONE = ".result:not([aria-busy])"
+HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"
+
+
+@pytest.fixture(scope="module")
+def folder(base_run):
+    return str(base_run[0] / "models")
+
+
+@pytest.fixture(scope="module")
+def catalogue(folder):
+    return read_catalogue(folder, ServeOptions())
+
+
+@pytest.fixture(scope="module")
+def packages(catalogue):
+    network = Network.load(describe(EMBEDDED["backbone"]), None)
+    (group,) = {offer.group for offer in catalogue.values()}
+    return {group: prepare(["patches"], network, group[1], "auto")}
+
+
+@pytest.fixture(scope="module")
+def bench(catalogue, packages):
+    return Bench(catalogue, packages, ROOM)
+
+
+def application(bench):
+    async def score(sample):
+        return bench.score([sample])[0]
+
+    return demo_app(bench.catalogue, LIMITS, score)
+
+
+@pytest.fixture(scope="module")
+def client(bench):
+    return TestClient(application(bench))
+
+
+@pytest.fixture(scope="module")
+def rows(base_run):
+    table = results.read_scores(base_run[0].as_uri(), ["image_id", "score", "threshold", "p_value", "is_anomaly"])
+    return {row["image_id"]: row for row in table.to_pylist()}
+
+
+def png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+GOOD = png(Image.fromarray(paint(np.random.default_rng(1))[0]))
+DEFECTIVE = png(Image.fromarray(paint(np.random.default_rng(2), defect=True)[0]))
+
+
+def post(client, *files, **fields):
+    """POST /score of (name, content) each."""
+    return client.post("/score", files=[("images", file) for file in files], data=fields)
+
+
+def decoded(uri):
+    head, _, data = uri.partition(",")
+    assert head == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_scores_are_those_of_the_main_job(client, tiles, rows):
+    for image_id in ("alpha/test/good/000.png", "alpha/test/spot/001.png", "beta/test/spot/000.png"):
+        answer = post(client, ("a.png", (tiles / image_id).read_bytes()), category=image_id.split("/")[0])
+        assert answer.status_code == 200
+        (image,) = answer.json()["images"]
+        row = rows[image_id]
+        assert image["score"] == pytest.approx(row["score"], rel=1e-5)
+        assert (image["threshold"], image["is_anomaly"]) == (pytest.approx(row["threshold"]), row["is_anomaly"])
+        assert image["p_value"] == pytest.approx(row["p_value"])
+        assert (image["status"], image["error"], image["guessed"]) == ("ok", None, False)
+        assert image["picture"] is None is image["map"]
+
+
+def test_company_changes_no_score(bench, tiles):
+    paths = sorted((tiles / "alpha/test").rglob("*.png"))
+    (size,) = {offer.model.size for offer in bench.catalogue.values()}
+    pixels = [{size: fit(Image.open(path).convert("RGB"), size)} for path in paths]
+    samples = [Sample(own, ("alpha", "beta", None)[row % 3], row % 2 == 0) for row, own in enumerate(pixels)]
+    for sample, finding in zip(samples, bench.score(samples), strict=True):
+        (alone,) = bench.score([sample])
+        assert alone.scores == finding.scores
+        assert alone.category == finding.category
+        assert (alone.grid is None) == (finding.grid is None) == (not sample.grid)
+        assert not sample.grid or np.array_equal(alone.grid, finding.grid)
+
+
+def calibrated(scores, threshold=None):
+    scores = np.array(scores, np.float32)
+    return Offer(None, DecisionRule("id", scores, "conformal", scores.max() if threshold is None else threshold))
+
+
+def test_the_guess_is_the_least_strange():
+    offers = {
+        "fine": calibrated(np.linspace(1.0, 1.2, 50)),
+        "coarse": calibrated(np.linspace(10.0, 14.0, 50)),
+        "bare": Offer(None, DecisionRule("id")),
+        "flat": calibrated([5.0, 5.0, 5.0]),
+    }
+    assert guess({"fine": 2.0, "coarse": 13.0, "bare": 0.1}, offers) == "coarse"
+    assert guess({"fine": 1.15, "coarse": 60.0, "bare": 0.1}, offers) == "fine"
+    assert guess({"fine": 1.3, "flat": 4.9}, offers) == "flat"
+    assert guess({"bare": 3.0}, offers) == "bare"
+    # both are beyond all good images, so that p-values could not tell
+    assert offers["fine"].p_value(2.0) == offers["coarse"].p_value(20.0)
+    assert guess({"fine": 2.0, "coarse": 20.0}, offers) == "coarse"
+    assert offers["bare"].p_value(1.0) is None is offers["bare"].is_anomaly(1.0)
+
+
+def test_a_guess_names_its_candidates(client):
+    (image,) = post(client, ("a.png", GOOD)).json()["images"]
+    assert image["guessed"]
+    near = [candidate["strangeness"] for candidate in image["candidates"]]
+    assert image["candidates"][0]["category"] == image["category"]
+    assert len(near) == 2
+    assert near == sorted(near)
+    assert post(client, ("a.png", GOOD), category=image["category"]).json()["images"][0]["score"] == image["score"]
+
+
+def test_several_images_have_a_result_or_an_error_each(client):
+    answer = post(client, ("a.png", GOOD), ("notes.txt", b"no image"), ("c.png", DEFECTIVE), category="alpha")
+    assert answer.status_code == 200
+    first, second, third = answer.json()["images"]
+    assert (first["name"], first["is_anomaly"], third["is_anomaly"]) == ("a.png", False, True)
+    assert (second["status"], second["score"], second["name"]) == ("error", None, "notes.txt")
+    assert second["error"].startswith("not an image of a known kind")
+
+
+BOMB = png(Image.new("1", (9000, 9000)))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<svg onload='alert(1)'/>", "not an image of a known kind"),
+        (GOOD[:200], "cannot be decoded"),
+        (BOMB, "decodes to 9000 x 9000 pixels"),
+    ],
+)
+def test_an_unusable_image_gets_a_sentence(client, content, reason):
+    answer = post(client, ("x.png", content))
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(f"x.png: {reason}")
+    assert answer.json()["images"][0]["status"] == "error"
+    several = post(client, ("x.png", content), ("y.png", content))
+    assert several.json()["error"].startswith("none of the 2 images could be scored; x.png:")
+    assert several.status_code == 422
+
+
+def form(*parts, kind='multipart/form-data; boundary="b"'):
+    """A request of raw parts, (headers, content) each."""
+    body = b"".join(b"--b\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--b--\r\n"
+    return {"content": body, "headers": {"content-type": kind}}
+
+
+FILE = b'content-disposition: form-data; name="images"; filename="%s"'
+CATEGORY = b'content-disposition: form-data; name="category"'
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "words"),
+    [
+        ({"json": {"images": []}}, 415, "multipart/form-data"),
+        ({}, 415, "multipart/form-data"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, "cannot be read"),
+        (form(), 422, "no image was sent"),
+        (form((CATEGORY, b"alpha")), 422, "no image was sent"),
+        (form((b'content-disposition: form-data; name="images"', GOOD[:9])), 422, "holds text"),
+        (form((FILE % b"a", GOOD), (CATEGORY, b"gamma")), 422, "no category 'gamma'; choose one of: alpha, beta"),
+        (form((FILE % b"a", GOOD), (CATEGORY, b"alpha"), (CATEGORY, b"beta")), 422, "not several"),
+        (form((FILE % b"a", GOOD), (CATEGORY + b'; filename="a"', b"alpha")), 422, "no file"),
+        (form((FILE % b"a", GOOD), (b'content-disposition: form-data; name="gategory"', b"")), 422, "'gategory'"),
+        (form((FILE % b"a", GOOD), (b'content-disposition: form-data; name="pictures"', b"1")), 422, "true or false"),
+        (form((FILE % b"a", GOOD), (CATEGORY, b"x" * 9000)), 400, "maximum size"),
+        (form(*[(FILE % b"a", b"x")] * 4), 400, "Maximum number of files is 3"),
+        (form((FILE % b"a", GOOD), kind="multipart/form-data; boundary=b; charset=undefined"), 400, "cannot be read"),
+    ],
+)
+def test_an_unusable_form_gets_a_sentence(client, request_, status, words):
+    answer = client.post("/score", **request_)
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "x" * 2000, "../../etc/passwd", "ü\u0000\n.png"])
+def test_names_come_back_as_text(client, name):
+    answer = post(client, (name, b"no image"))
+    assert answer.status_code == 422
+    assert len(answer.json()["images"][0]["name"]) <= 255
+
+
+def test_a_name_that_is_no_unicode(client):
+    kind = "multipart/form-data; boundary=b; charset=utf-7"
+    answer = client.post("/score", **form((FILE % b"+2AA-.png", b"x"), kind=kind))
+    assert answer.status_code == 422
+    assert answer.json()["images"][0]["name"] == "?.png"
+
+
+def test_an_upload_is_bounded(client):
+    large = post(client, ("a.png", b"x" * 400_000))
+    assert large.status_code == 413
+    assert "300,000 bytes" in large.json()["error"]
+
+    # without a length, it is stopped on the way
+    def chunks():
+        yield b"--b\r\n" + FILE % b"a" + b"\r\n\r\n"
+        for _ in range(1000):
+            yield b"x" * 10_000
+
+    stopped = client.post("/score", content=chunks(), headers={"content-type": "multipart/form-data; boundary=b"})
+    assert stopped.status_code == 413
+    assert stopped.json() == large.json()
+    for answer in (large, stopped):
+        assert answer.headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+
+
+def test_every_answer_keeps_to_itself(client):
+    for path, status in [
+        ("/", 200),
+        ("/static/demo.js", 200),
+        ("/categories", 200),
+        ("/nowhere", 404),
+        ("/score", 405),
+    ]:
+        answer = client.get(path)
+        assert answer.status_code == status
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value
+        assert status == 200 or set(answer.json()) == {"error"}
+    assert client.head("/").status_code == 200
+    assert client.get("/score").headers["allow"] == "POST"
+    assert client.get("/static/..%2fapp.py").status_code == 404
+    assert client.get("/docs").status_code == 404
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    page = (STATIC / "index.html").read_text()
+    named = set(re.findall(r'(?:href|src)="static/([^"]+)"', page))
+    assert named == set(ASSETS)
+    text = page + "".join((STATIC / name).read_text() for name in ("demo.css", "demo.js"))
+    assert not re.search(r"https?:|innerHTML|insertAdjacentHTML|document\.write|eval\(|@import|url\(", text)
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)", page)
+
+
+def test_categories_and_limits(client, catalogue, base_run):
+    answer = client.get("/categories").json()
+    assert [category["category"] for category in answer["categories"]] == ["alpha", "beta"]
+    for category in answer["categories"]:
+        assert category["n_calibration"] == 8
+        assert category["threshold"] == pytest.approx(catalogue[category["category"]].judge.threshold)
+        assert "calibration" in category["promise"]
+    assert answer["limits"] == {"upload_bytes": 300_000, "files": 3, "pixels": 40_000}
+
+
+def test_pictures(client):
+    turned = Image.open(io.BytesIO(DEFECTIVE)).convert("RGB").crop((0, 0, 96, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    turned.save(buffer, "TIFF", exif=exif)
+    (image,) = post(client, ("a.tif", buffer.getvalue()), category="alpha", pictures="true").json()["images"]
+    assert (image["width"], image["height"]) == (80, 96)
+    shown, over = decoded(image["picture"]), decoded(image["map"])
+    assert shown.size == over.size == (80, 96)
+    assert (shown.mode, over.mode) == ("RGB", "RGBA")
+    assert shown_size(100_000, 50_000) == (LONGEST, LONGEST // 2)
+    assert shown_size(100_000, 3) == (LONGEST, 1)
+
+
+def test_a_map_is_warm_just_where_its_image_is_flagged(catalogue, rows, monkeypatch):
+    """The peak of the drawn map is past the middle of the colours if, and only if, the score is past the threshold."""
+    offer = catalogue["alpha"]
+    threshold, drawn = offer.judge.threshold, []
+    monkeypatch.setattr(
+        "mvad.demo.pictures.layer", lambda square, *rest: drawn.append(square) or Image.new("RGBA", (1, 1))
+    )
+    grid = np.ones((8, 8), np.float32)
+    grid[2, 3] = 9.0
+    scale = offer.scale()
+    for score in (0.5 * threshold, 0.99 * threshold, 1.01 * threshold, 3 * threshold):
+        map_picture(grid, score, offer, 96, 96)
+        levels = scale.levels(drawn[-1])
+        assert (levels.max() >= MIDDLE) == (score > threshold)
+        assert np.median(drawn[-1]) == pytest.approx(1.0, abs=1e-3)
+    assert scale.levels(np.array([np.median(offer.judge.calibration)])) == 0
+    map_picture(np.zeros((8, 8), np.float32), 1.0, offer, 96, 96)  # flat
+    map_picture(grid, 1.0, Offer(offer.model, DecisionRule("id")), 96, 96)  # not calibrated
+
+
+def test_the_bench_holds_what_memory_allows(catalogue, packages, bench):
+    (size,) = {offer.model.size for offer in catalogue.values()}
+    black = {size: np.zeros((size.crop, size.crop, 3), np.uint8)}
+    small = Bench(catalogue, packages, 1)  # room for none: one is held all the same
+    (finding,) = small.score([Sample(black, None)])
+    assert finding.scores == bench.score([Sample(black, None)])[0].scores
+    assert small.shelf.categories == ["beta"]
+    assert bench.shelf.categories == ["alpha", "beta"]
+
+
+def test_a_damaged_model_is_named(base_run, packages, tmp_path, caplog):
+    shutil.copytree(base_run[0] / "models", tmp_path / "models")
+    (tmp_path / "models/patchcore/alpha/bank.npy").write_bytes(b"x")
+    damaged = read_catalogue(str(tmp_path / "models"), ServeOptions())
+    client = TestClient(application(Bench(damaged, packages, ROOM)))
+    answer = post(client, ("a.png", GOOD), category="alpha")
+    assert answer.status_code == 503
+    assert "is damaged" in answer.json()["error"]
+    assert post(client, ("a.png", GOOD)).json()["images"][0]["category"] == "beta"
+    (tmp_path / "models/patchcore/beta/model.json").write_text("{}")
+    with pytest.raises(UsageError, match="beta is damaged"):
+        read_catalogue(str(tmp_path / "models"), ServeOptions())
+
+
+def test_too_many_requests(catalogue):
+    async def score(sample):
+        raise BusyError("too many images are waiting; try again in a moment.")
+
+    answer = post(TestClient(demo_app(catalogue, LIMITS, score)), ("a.png", GOOD))
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "too many images are waiting; try again in a moment."}
+    assert answer.headers["retry-after"]
+
+
+@pytest.fixture(scope="module")
+def description(bench):
+    return schemathesis.openapi.from_asgi("/openapi.json", application(bench))
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("path", "method"), [("/score", "POST"), ("/categories", "GET")])
+def test_whatever_is_sent_is_answered_as_described(description, path, method, mode):
+    operation = description[path][method]
+    if mode is GenerationMode.NEGATIVE and method == "GET":
+        pytest.skip("it takes nothing that could be wrong")
+    statuses = set()
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def send(case):
+        # No schema can say what bytes are an image: what fits it may well be refused, with a sentence.
+        statuses.add(case.call_and_validate(excluded_checks=[positive_data_acceptance]).status_code)
+
+    send()
+    assert statuses <= ({200, 422} if mode is GenerationMode.POSITIVE else {400, 413, 415, 422, 405}), statuses
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"port": 70_000}, "--port 70000"),
+        ({"max_upload": "much"}, "'much' is not a size"),
+        ({"max_upload": "0"}, "--max-upload 0"),
+        ({"max_files": 0}, "--max-files 0"),
+        ({"false_alarm_rate": 2}, "--false-alarm-rate 2"),
+        ({"threshold_rule": "guess"}, "'guess' is unknown"),
+        ({"categories": "gamma"}, "no model for gamma; it has models for: alpha, beta"),
+        ({"method": "knn"}, "no models in"),
+        ({"host": "256.1.1.1"}, "cannot listen on port"),
+    ],
+)
+def test_wrong_use(folder, options, words):
+    with pytest.raises(UsageError, match=re.escape(words)), serving(folder, **options):
+        pass
+
+
+def test_a_port_that_is_taken(folder):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} of '127.0.0.1'"), serving(folder, port=port):
+            pass
+    assert _is_loopback("127.0.0.1") and _is_loopback("::1") and _is_loopback("localhost")  # noqa: PT018
+    assert not _is_loopback("0.0.0.0") and not _is_loopback("example.org")  # noqa: PT018
+
+
+@pytest.fixture(scope="module")
+def served(folder, ray_local):
+    with serving(folder, port=0, quiet=True) as address:
+        yield address
+
+
+def test_programs_get_the_same_scores(served, tiles, rows):
+    """Served, batched and sent at once, scores are those of the main job bit for bit."""
+
+    def ask(image_id):
+        files = {"images": (image_id, (tiles / image_id).read_bytes())}
+        return requests.post(f"{served}score", files=files, data={"category": image_id.split("/")[0]}, timeout=60)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, rows))
+    for image_id, answer in zip(rows, answers, strict=True):
+        (image,) = answer.json()["images"]
+        assert (image["name"], image["score"]) == (image_id, rows[image_id]["score"])
+    assert requests.get(f"{served}openapi.json", timeout=60).json()["paths"].keys() == {"/categories", "/score"}
+    assert requests.post(f"{served}score", data=b"x", timeout=60).status_code == 415
+
+
+def test_two_demos_on_one_ray(served, folder):
+    with pytest.raises(UsageError, match="serves something already"), serving(folder, port=0, quiet=True):
+        pass
+
+
+def test_the_page(served, browser, tiles):
+    files = [
+        ("defective.png", (tiles / "alpha/test/spot/000.png").read_bytes()),
+        (HOSTILE, (tiles / "alpha/test/good/000.png").read_bytes()),
+        ("notes.txt", b"no image at all"),
+    ]
+    with visit(browser, served, viewport={"width": 390, "height": 800}) as seen:
+        page = seen.page
+        page.wait_for_selector("#category option[value=beta]", state="attached")
+        page.select_option("#category", "alpha")
+        assert "learnt from 8 good images" in page.inner_text("#about")
+        drop(page, "#drop", files)
+        page.locator(DONE).nth(2).wait_for()
+        assert page.locator(".name").all_text_contents() == [name for name, _ in files]
+        assert page.locator(".badge").all_text_contents() == ["Anomalous", "Looks good", "Not scored"]
+        assert "Not an image of a known kind" in page.locator(".why").nth(2).inner_text()
+        assert page.inner_text("#progress") == "3 of 3 images done."
+        first = page.locator(".result").first
+        assert "none of 8 good images scored as high" in first.inner_text()
+        # the map lies over the image, and its slider works by keyboard
+        boxes = [first.locator(name).bounding_box() for name in (".image", ".map")]
+        assert boxes[0] == boxes[1]
+        assert boxes[0]["width"] > 200
+        slider = first.locator("input[type=range]")
+        slider.focus()
+        page.keyboard.press("Home")
+        assert first.locator(".map").evaluate("map => getComputedStyle(map).opacity") == "0"
+        page.keyboard.press("End")
+        assert first.locator(".map").evaluate("map => getComputedStyle(map).opacity") == "1"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        # by the file button, guessed
+        page.select_option("#category", "")
+        page.set_input_files("#files", {"name": "chosen.png", "mimeType": "image/png", "buffer": GOOD})
+        page.locator(DONE).nth(3).wait_for()
+        assert ", guessed (next:" in page.locator(".result").first.inner_text()
+        page.click("#clear")
+        assert page.locator(".result").count() == 0
+    # the browser notes an answer of 422 by itself
+    assert [message for message in seen.messages if "422" not in message] == []
+    assert all(url.startswith((served, "data:")) for url in seen.requests)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_by_a_signal(number, monkeypatch, capsys):
+    """All that was started is ended, and signals are left as they were."""
+    events = []
+
+    @contextmanager
+    def pretended(models, **options):
+        yield "http://127.0.0.1:1/"
+        events.append("ended")
+
+    monkeypatch.setattr("mvad.demo.serving", pretended)
+    before = signal.getsignal(number)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), number))
+    timer.start()
+    mvad.serve("models")
+    timer.join()
+    assert events == ["ended"]
+    assert signal.getsignal(number) is before
+    assert "http://127.0.0.1:1/" in capsys.readouterr().out

@@ -1,0 +1,435 @@
+"""What is found in a folder before any model."""
+
+import io
+import json
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
+
+import mvad
+from helpers.browser import visit
+from helpers.tiles import paint
+from mvad.data.image_size import ImageSize
+from mvad.data.manifest import SCHEMA, Manifest
+from mvad.errors import UsageError
+from mvad.inspection import charts, embedding, findings, outliers, page, table, twins
+from mvad.inspection.flow import projection
+from mvad.inspection.measure import THUMBNAIL, measure, measure_batch, photo, sharpness
+from mvad.options import InspectOptions
+
+LIMIT = 10**7
+
+
+def scene(seed, side=120):
+    """A smooth random picture on a frame that all have in common, (side, side) float."""
+    random = np.random.default_rng(seed)
+    rough = gaussian_filter(random.normal(size=(side, side)), side / 24)
+    common = 60 * np.sin(np.arange(side) / 9)[:, None] * np.ones(side)
+    return 128 + common + 25 * rough / rough.std()
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, **options)
+    return path
+
+
+def measured(paths):
+    uris = np.array([path.as_uri() for path in paths], object)
+    return measure_batch({"row": np.arange(len(uris)), "uri": uris}, None, LIMIT)
+
+
+def test_what_is_measured(tmp_path):
+    grey = np.zeros((20, 30), np.uint8)
+    grey[:, 15:] = 200
+    path = save(tmp_path / "half.png", grey)
+    found, image = measure(path.as_uri(), LIMIT)
+    assert (found.format, found.mode, found.width, found.height) == ("PNG", "L", 30, 20)
+    assert found.bytes == path.stat().st_size
+    assert (found.brightness, found.contrast) == (100, 100)
+    # Of 30 columns two are beside the step, where the Laplacian is -200 and 200.
+    assert found.sharpness == pytest.approx(np.sqrt(2 / 30 * 200**2) / 100, rel=1e-5)
+    assert image.size == (30, 20)
+    assert found.thumbnail.shape == (THUMBNAIL, THUMBNAIL)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(path.read_bytes()[:60])
+    bad, image = measure(broken.as_uri(), LIMIT)
+    assert image is None
+    assert bad.error
+    assert (bad.bytes, bad.format) == (60, "")
+    assert measure((tmp_path / "none.png").as_uri(), LIMIT)[0].bytes == -1
+    assert "max-pixels" in measure(path.as_uri(), 100)[0].error
+    assert photo(broken.as_uri(), LIMIT) == b""
+    small = Image.open(io.BytesIO(photo(save(tmp_path / "long.png", np.zeros((50, 400))).as_uri(), LIMIT)))
+    assert small.size == (128, 16)
+
+
+def test_sharpness_falls_with_blur_and_not_with_light():
+    picture = Image.fromarray(paint(np.random.default_rng(0))[0])
+    sharp = sharpness(np.asarray(picture))
+    assert sharpness(np.asarray(picture.filter(ImageFilter.GaussianBlur(2)))) < 0.5 * sharp
+    assert sharpness((np.asarray(picture) * 0.5).round().astype(np.uint8)) == pytest.approx(sharp, rel=0.05)
+    assert sharpness(np.full((1, 1), 7, np.uint8)) == 0
+
+
+def test_pixels_for_the_backbone_are_those_of_scoring(tmp_path):
+    from mvad.data.images import load_image
+
+    path = save(tmp_path / "a.png", scene(0))
+    size = ImageSize(resize=64, crop=48)
+    batch = {"row": np.arange(1), "uri": np.array([path.as_uri()], object)}
+    np.testing.assert_array_equal(
+        measure_batch(batch, size, LIMIT)["pixels"][0], load_image(path.as_uri(), size, LIMIT)[0]
+    )
+
+
+def test_the_same_pixels_in_other_files(tmp_path):
+    first = save(tmp_path / "a.png", scene(0))
+    copy = tmp_path / "b.png"
+    copy.write_bytes(first.read_bytes())
+    paths = [save(tmp_path / "x.png", scene(1)), first, copy, save(tmp_path / "c.bmp", scene(0))]
+    found = measured(paths)
+    np.testing.assert_array_equal(twins.same(found["pixel_digest"]), [-1, 0, 0, 0])
+    np.testing.assert_array_equal(twins.same(found["file_digest"]), [-1, 0, 0, -1])
+    # The same values in another shape are another picture.
+    flat = measured([save(tmp_path / "d.png", np.zeros((4, 6))), save(tmp_path / "e.png", np.zeros((6, 4)))])
+    np.testing.assert_array_equal(twins.same(flat["pixel_digest"]), [-1, -1])
+
+
+def variants(tmp_path):
+    """Copies of scene 0 that a person would call the same picture."""
+    light = np.linspace(0.75, 1.15, 120)
+    yield save(tmp_path / "bright.png", scene(0) * 1.2)
+    yield save(tmp_path / "dark.png", scene(0) * 0.6)
+    yield save(tmp_path / "side.png", scene(0) * light)
+    yield save(tmp_path / "again.jpg", scene(0), quality=50)
+    small = tmp_path / "small.png"
+    Image.open(tmp_path / "again.jpg").resize((60, 60)).save(small)
+    yield small
+
+
+def test_near_duplicates_under_another_light_size_and_compression(tmp_path):
+    others = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(30)]
+    copies = list(variants(tmp_path))
+    found = twins.near(measured([*others, *copies])["thumbnail"])
+    np.testing.assert_array_equal(found.group, [0, *[-1] * 29, *[0] * len(copies)])
+    assert (found.similarity[found.group == 0] > twins.NEAR).all()
+    assert np.isnan(found.similarity[1:30]).all()
+    members = np.flatnonzero(found.group == 0)
+    assert set(found.nearest[members]) <= set(members)
+    assert all(found.nearest[member] != member for member in members)
+
+
+def test_near_duplicates_where_there_are_few_images_or_one_picture_alone(tmp_path):
+    few = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(3)]
+    copy = tmp_path / "copy.jpg"
+    Image.open(few[0]).save(copy, quality=95)
+    found = twins.near(measured([*few, copy])["thumbnail"])
+    np.testing.assert_array_equal(found.group, [0, -1, -1, 0])
+    one = twins.near(np.repeat(measured(few[:1])["thumbnail"], 20, axis=0))
+    assert set(one.group) == {0}
+    black = twins.near(np.zeros((20, THUMBNAIL, THUMBNAIL), np.uint8))
+    assert set(black.group) == {-1}
+    assert len(twins.near(np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8)).group) == 0
+
+
+def test_the_search_in_cells_finds_what_the_exact_one_finds(monkeypatch):
+    random = np.random.default_rng(0)
+    thumbnails = random.integers(0, 256, (600, THUMBNAIL, THUMBNAIL)).astype(np.uint8)
+    thumbnails[1::2] = np.clip(thumbnails[::2] * 0.9 + 5, 0, 255)
+    exact = twins.near(thumbnails)
+    assert len(set(exact.group)) == 300
+    monkeypatch.setattr(twins, "EXACT_UP_TO", 100)
+    np.testing.assert_array_equal(twins.near(thumbnails).group, exact.group)
+
+
+def test_what_differs_in_few_ways_is_not_taken_for_the_same():
+    random = np.random.default_rng(0)
+    places = np.arange(THUMBNAIL) * 2 * np.pi / 8
+    grids = []
+    for x, y in random.uniform(0, 2 * np.pi, (90, 2)):
+        holes = 60 * (np.sin(places + x)[:, None] + np.sin(places + y)) + random.normal(0, 12, (THUMBNAIL, THUMBNAIL))
+        grids.append(np.clip(128 + holes, 0, 255).astype(np.uint8))
+    thumbnails = np.stack([*grids, *grids[:5]])
+    thumbnails[90:] = thumbnails[90:] * 0.9
+    found = twins.near(thumbnails)
+    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(found.group >= 0))
+    assert (found.group[5:90] < 0).mean() > 0.8
+    vectors, _ = twins._without_light(thumbnails[:90])
+    own = twins._unit(vectors - vectors.mean(axis=0))
+    products = (own @ own.T)[np.triu_indices(90, 1)]
+    assert (products > twins.NEAR).sum() > 20  # so many would be taken for the same without the level
+    assert twins.level(own) > 0.95
+
+
+def test_the_level_is_what_chance_reaches():
+    random = np.random.default_rng(0)
+    for dimensions in (4, 10, 40):
+        vectors = random.normal(size=(400, dimensions)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        products = (vectors @ vectors.T)[np.triu_indices(400, 1)]
+        # Half a pair is expected above the level; a fifth of the way further down there are many.
+        assert (products > twins.level(vectors)).sum() <= 4
+        assert (products > 0.8 * twins.level(vectors)).sum() > 10
+
+
+def test_what_stands_out():
+    random = np.random.default_rng(0)
+    brightness = random.normal(120, 5, 40).astype(np.float32)
+    contrast = np.full(40, 30, np.float32)
+    sharp = random.normal(0.5, 0.02, 40).astype(np.float32)
+    features = random.normal(size=(40, 16)).astype(np.float32) * 0.1
+    brightness[3], brightness[4], sharp[5], contrast[6] = 20, 230, 0.1, 0.5
+    features[7] += 5
+    train = np.arange(40) < 30
+    found = outliers.stand_out(brightness, contrast, sharp, features, train)
+    named = {row: reason for row, reason in enumerate(found.reasons) if reason}
+    assert named == {
+        3: "much darker",
+        4: "much brighter",
+        5: "blurred",
+        6: "nearly one colour",
+        7: "looks unlike the others",
+    }
+    expected = 0.6745 * (brightness - np.median(brightness[train]))
+    expected /= np.median(np.abs(brightness[train] - np.median(brightness[train])))
+    np.testing.assert_allclose(found.brightness, expected, rtol=1e-5)
+    few = outliers.stand_out(brightness[:5], contrast[:5], sharp[:5], None, train[:5])
+    assert np.isnan(few.brightness).all()
+    assert few.reasons == [""] * 5
+
+
+def test_maps_are_the_same_each_time_and_keep_apart_what_is():
+    random = np.random.default_rng(0)
+    features = np.concatenate([random.normal(0, 1, (12, 8)), random.normal(9, 1, (12, 8))]).astype(np.float32)
+    for method in ("pca", "tsne"):
+        flat = embedding.plane(features, method)
+        left, right = flat[:12], flat[12:]
+        assert np.linalg.norm(left.mean(axis=0) - right.mean(axis=0)) > 2 * left.std()
+    np.testing.assert_array_equal(embedding.plane(features, "pca"), embedding.plane(features, "pca"))
+
+
+def test_maps_are_bounded(monkeypatch):
+    monkeypatch.setattr(embedding, "POINTS_MOST", 10)
+    images = rows(image_id=[f"{number:03}" for number in range(40)], error=["bad"] + [None] * 39)
+    features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float16)
+    drawn = embedding.add_maps(images, features, "pca")["map_x"].to_pylist()
+    assert [number for number, x in enumerate(drawn) if x is not None] == [1, 5, 9, 14, 18, 22, 26, 31, 35, 39]
+
+
+def test_a_projection_keeps_lengths():
+    random = np.random.default_rng(0)
+    assert projection(20).shape == (20, 20)
+    wide = projection(1280)
+    lengths = np.linalg.norm(random.normal(size=(50, 1280)) @ wide, axis=1) / np.sqrt(1280)
+    assert abs(lengths.mean() - 1) < 0.1
+
+
+def rows(**columns):
+    """An image table with some columns set."""
+    count = len(columns["image_id"])
+    values = {"uri": ["file:///x"] * count, "category": ["c"] * count, "split": ["train"] * count} | columns
+    width = {"width": [10] * count, "height": [10] * count, "format": ["PNG"] * count, "mode": ["RGB"] * count}
+    plain = {"brightness": [100.0] * count, "contrast": [30.0] * count, "sharpness": [1.0] * count}
+    values = width | plain | values
+    return pa.table({name: values.get(name, [None] * count) for name in table.IMAGES.names}, schema=table.IMAGES)
+
+
+def found_in(images, ignored=0):
+    return findings.find(Manifest("file:///x", images.select(SCHEMA.names), ignored), images)
+
+
+def test_findings_of_twins_name_the_leak():
+    images = rows(
+        image_id=list("abcdefgh"),
+        split=["train"] * 4 + ["test"] * 4,
+        label=[0, 0, 0, 0, 0, 0, 1, 1],
+        defect=["good"] * 6 + ["dent"] * 2,
+        mask_uri=[None] * 7 + ["file:///m"],
+        duplicate_group=[0, 0, None, None, 0, 1, 1, None],
+        near_group=[None, None, 0, 0, None, 0, None, None],
+    )
+    levels = {finding.text.split(":")[0]: finding.level for finding in found_in(images)}
+    assert levels["1 of 2 good test images has the same pixels as a training image"] == "warning"
+    assert levels["1 of 2 good test images has a near duplicate among the training images"] == "warning"
+    assert levels["1 training image has the same pixels as others"] == "note"
+    assert levels["1 training image nearly repeats others"] == "note"
+    assert levels["1 good test image has the same pixels as a defective one"] == "warning"
+    assert levels["1 of 2 defective images have no mask"] == "note"
+    assert levels["4 training images are few; see --shots."] == "note"
+
+
+def test_findings_of_light_format_and_absence():
+    train, test = 20, 10
+    images = rows(
+        image_id=[f"{number:03}" for number in range(train + test)],
+        split=["train"] * train + ["test"] * test,
+        label=[0] * (train + test),
+        brightness=[100.0 + number % 5 for number in range(train)] + [80.0] * test,
+        format=["PNG"] * train + ["JPEG"] * test,
+        width=[10] * train + [30] * test,
+        outlier=["blurred"] + [None] * (train + test - 1),
+    )
+    texts = [finding.text for finding in found_in(images, ignored=3)]
+    assert any("good test images are darker than the training images" in text for text in texts)
+    assert any("training images are PNG RGB and good test ones JPEG RGB" in text for text in texts)
+    assert any("from 1.00 times to 3.00 times as wide as high" in text for text in texts)
+    assert any("no defective test images" in text for text in texts)
+    assert any("1 training image stands out: '000' (blurred)" in text for text in texts)
+    assert any("3 files with an image's name" in text for text in texts)
+    assert not found_in(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
+
+
+def test_a_histogram_keeps_its_shares():
+    values = np.float32([0] * 10 + [100] * 5)
+    chart = charts.histogram("x", values, ["train"] * 10 + ["good"] * 5)
+    assert [curve.series.images for curve in chart.curves] == [10, 5]
+    assert all(0 <= position <= chart.width for position, _ in chart.ticks)
+    assert len(charts.histogram("x", np.float32([7]), ["train"]).ticks) >= 2
+    series = charts.series_of(["train", "good", *map(str, range(9))])
+    assert len({(one.colour, one.shape) for one in series.values()}) == 11
+
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
+
+
+def test_names_are_escaped_and_nothing_is_cut_from_the_page():
+    images = rows(
+        image_id=[f"{HOSTILE}{number}" for number in range(12)],
+        category=[HOSTILE] * 12,
+        split=["train"] * 6 + ["test"] * 6,
+        label=[0] * 9 + [1] * 3,
+        defect=["good"] * 9 + [f"{HOSTILE}dent"] * 3,
+        near_group=[0, 0] + [None] * 10,
+        outlier=["blurred"] + [None] * 11,
+        map_x=[float(number) for number in range(12)],
+        map_y=[0.0] * 12,
+        error=[None] * 11 + [f"{HOSTILE} is damaged"],
+    )
+    facts = {"data": HOSTILE, "made": "now", "seconds": 1.0, "n_images": 12, "versions": {"mvad": "1"}}
+    summary = table.category_rows(images)
+    html = page.Page(facts, summary, found_in(images), images, {0: b"jpeg"}, InspectOptions()).render()
+    assert "<script" not in html.lower()
+    assert "7 * 7" in html
+    assert html.count("&lt;script&gt;") > 20
+    assert "javascript" not in html.lower()
+    assert "http://" not in html.replace("http-equiv", "")
+    assert "https://" not in html
+    assert "not readable any more" in html
+
+
+def test_the_page_is_bounded_however_many_categories_there_are():
+    count = 60
+    names = [f"{number:03}" for number in range(count)]
+    images = rows(
+        image_id=[f"{a}/{b}" for a in names for b in range(10)], category=[a for a in names for _ in range(10)]
+    )
+    shown = page.sections(images)
+    assert len(shown) == page.SECTIONS
+    assert len(page.shown_rows(images)) <= page.PICTURES
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two categories with one of everything that can be wrong."""
+    root = tmp_path_factory.mktemp("inspected") / "data"
+    for number in range(33):
+        name = "alpha" if number < 21 else "beta"
+        part = ("train/good", "train/good", "train/good", "train/good", "test/good", "test/good", "test/dent")[
+            number % 7
+        ]
+        random = np.random.default_rng(number)
+        save(root / name / part / f"{number:03}.png", scene(number, 96) + random.normal(0, 3, (96, 96)))
+    alpha = root / "alpha"
+    (alpha / "test/good/copy.png").write_bytes((alpha / "train/good/000.png").read_bytes())
+    (alpha / "train/good/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    picture = Image.open(alpha / "train/good/001.png")
+    picture.save(alpha / "test/good/near.jpg", quality=70)
+    picture.point(lambda value: value * 0.1).save(alpha / "train/good/dark.png")
+    picture.filter(ImageFilter.GaussianBlur(6)).save(alpha / "train/good/out_of_focus.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def inspected(folder, ray_local):
+    out = folder.parent / "page.html"
+    return out, mvad.inspect(str(folder), str(out), image_size=64, actors=1, quiet=True)
+
+
+def test_inspect_end_to_end(folder, inspected, capsys):
+    out, result = inspected
+    assert result.exit_code == 0
+    images = {row["image_id"]: row for row in result.images.to_pylist()}
+    assert len(images) == 33 + 5
+    broken = images["alpha/train/good/broken.png"]
+    assert broken["error"]
+    assert (broken["bytes"], broken["brightness"], broken["width"]) == (8, None, None)
+    assert [row["image_id"] for row in result.errors] == ["alpha/train/good/broken.png"]
+    copy, original = images["alpha/test/good/copy.png"], images["alpha/train/good/000.png"]
+    assert copy["duplicate_group"] == original["duplicate_group"] is not None
+    assert copy["sha256"] == original["sha256"]
+    near = images["alpha/test/good/near.jpg"]
+    assert near["near_group"] == images["alpha/train/good/001.png"]["near_group"] is not None
+    assert near["near_similarity"] > 0.9
+    assert "much darker" in images["alpha/train/good/dark.png"]["outlier"]
+    assert "blurred" in images["alpha/train/good/out_of_focus.png"]["outlier"]
+    assert all(row["map_x"] is not None for row in images.values() if row["error"] is None)
+    warnings = [finding.text for finding in result.findings if finding.level == "warning"]
+    assert any("1 image cannot be read" in text for text in warnings)
+    assert any(text.startswith("1 of 8 good test images has the same pixels as a training image") for text in warnings)
+    assert any(text.startswith("1 of 8 good test images has a near duplicate among") for text in warnings)
+    assert any("training images stand out" in text for text in warnings)
+    stored = pq.read_table(out.with_suffix(".parquet"))
+    assert stored.equals(result.images)
+    counted = duckdb.sql(f"select count(*) from read_parquet('{out.with_suffix('.parquet')}') where error is not null")
+    assert counted.fetchall() == [(1,)]
+    summary = json.loads(out.with_suffix(".json").read_text())
+    assert [row["category"] for row in summary["categories"]] == ["alpha", "beta"]
+    assert (summary["n_errors"], summary["categories"][0]["n_train"]) == (1, 15)
+    assert summary["errors"] == result.errors
+    html = out.read_text()
+    assert html.count("data:image/jpeg;base64,") > 20
+    assert "broken.png" in html
+    with pytest.raises(UsageError, match="exists; choose another --out"):
+        mvad.inspect(str(folder), str(out))
+    with pytest.raises(UsageError, match=r"ends in \.html"):
+        mvad.inspect(str(folder), str(out.with_suffix(".txt")))
+
+
+def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, inspected, capsys):
+    before = sorted(folder.parent.iterdir())
+    result = mvad.inspect(str(folder), features=False, max_errors="0")
+    assert result.exit_code == 3
+    assert sorted(folder.parent.iterdir()) == before
+    dropped = ["unusual_z", "outlier", "map_x", "map_y"]
+    assert result.images.drop_columns(dropped).equals(inspected[1].images.drop_columns(dropped))
+    assert result.images["unusual_z"].null_count == len(result.images)
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[1].split()[:4] == ["category", "train", "good", "defect"]
+    assert max(len(line) for line in lines if not line.startswith("note: ")) <= 100
+    assert "warning: alpha: " in captured.err
+    assert "exit code 3" in captured.err
+
+
+def test_the_page_in_a_browser(inspected, browser):
+    out, result = inspected
+    for scheme, width in (("light", 1200), ("dark", 390)):
+        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as found:
+            tab = found.page
+            assert found.messages == []
+            assert [url for url in found.requests if not url.startswith("data:")] == [out.as_uri()]
+            # The style sheet is let through, nothing overflows, every picture is decoded.
+            assert tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            assert tab.evaluate("[...document.images].every(image => image.alt)")
+            assert tab.locator("section.category").count() == 2
+            assert tab.locator(".map > svg > g").count() == len(result.images) - len(result.errors)
+            tab.keyboard.press("Tab")
+            assert tab.evaluate("document.activeElement.className") == "skip"

@@ -1,0 +1,364 @@
+"""The report: complete on any results, hostile names included, self-contained, and usable in a browser."""
+
+import itertools
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mvad
+from helpers.browser import visit
+from helpers.synthetic import draw, finish, write_category
+from mvad import results
+from mvad.commands.nightly import nightly
+from mvad.errors import UsageError
+from mvad.html import visible
+from mvad.reports.charts import histogram, precision_recall, roc
+from mvad.reports.page import duration
+
+HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read(path):
+    return Reader(path.read_text())
+
+
+def unlabelled(data, count, seed=0):
+    random = np.random.default_rng(seed)
+    return [
+        {"image_id": f"x/{number}.png", "uri": (data / f"{number}.png").as_uri(), "score": score}
+        for number, score in enumerate(random.gamma(4, 1, count))
+    ]
+
+
+def test_the_report_of_a_run(base_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(base_run[0], out)
+    result = mvad.report(str(out))
+    assert result.exit_code == 0
+    assert "with 16 images" in capsys.readouterr().out
+    page = read(out / "report.html")
+    for row in base_run[1].summary[:2]:
+        assert f"{row['image_auroc']:.3f}" in page.text
+    assert page.text.count("Missed defects") == 2
+    assert "calibration (8)" in page.text
+    pictures = [image for image in page.all("img") if "anomaly" in image["alt"].lower() or "/test/" in image["alt"]]
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in pictures)
+    assert any("its marked defect outlined" in image["alt"] for image in pictures)
+    assert any(re.match(r"Anomaly map of alpha/test/spot/\d+.png: highest \d+% from", i["alt"]) for i in pictures)
+    # a report keeps nobody from the results: they can be replaced, and the report goes with them
+    results.check_free(out.as_uri(), replace=True)
+    results.clear(out.as_uri())
+    assert not (out / "report.html").exists()
+
+
+def test_a_night_without_labels(base_run, tiles, tmp_path):
+    shutil.copytree(tiles / "alpha/test", tmp_path / "dump/alpha")
+    (tmp_path / "dump/alpha/broken.png").write_bytes(b"")
+    nightly(str(tmp_path / "dump"), str(base_run[0] / "models"), str(tmp_path), "2026-11-23", actors=1, quiet=True)
+    out = tmp_path / "date=2026-11-23"
+    result = mvad.report(str(out), quiet=True)
+    page = read(out / "report.html")
+    assert "unlabelled (8)" in page.text
+    assert "calibration (8)" in page.text  # found where the models were used from
+    assert "ROC" not in page.text
+    assert "the file is empty" in page.text
+    assert "kept its map" in page.text
+    assert not result.errors
+    again = nightly(str(tmp_path / "dump"), str(base_run[0] / "models"), str(tmp_path), "2026-11-23", quiet=True)
+    assert len(again.errors) == 1  # the report in its folder does not keep the night from being taken up
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Results all of whose names are hostile; some images are missing, one is all there."""
+    out = tmp_path / "out"
+    rows = [
+        {"image_id": f"{HOSTILE}{number}", "uri": f"file:///nowhere/{number}", "label": number % 2, "score": number}
+        for number in range(6)
+    ]
+    for row in rows:
+        row |= {"defect": HOSTILE if row["label"] else "good", "grid": np.arange(16, dtype=np.float32).reshape(4, 4)}
+    rows[5]["uri"] = draw(tmp_path / "fine.png", defect=True)
+    rows[5]["mask_uri"] = (tmp_path / "no_mask.png").as_uri()
+    rows.append({"image_id": f"{HOSTILE}x", "uri": "s3://key:secret@b/x", "error": HOSTILE})
+    facts = write_category(out, HOSTILE, rows, calibration=[0, 1, 2], threshold=2.0, warning=HOSTILE, note=HOSTILE)
+    run = {"data": HOSTILE, "run_id": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    options = {"weights": "s3://key:secret@bucket/weights.pth", HOSTILE: HOSTILE}
+    finish(out, {HOSTILE: facts}, **run, options=options)
+    return out
+
+
+def test_hostile_names_are_text(hostile, tmp_path):
+    result = mvad.report(str(hostile), to=str(tmp_path / "elsewhere/page.html"), quiet=True)
+    text = (tmp_path / "elsewhere/page.html").read_text()
+    page = Reader(text)
+    assert not page.all("script")
+    assert "<script" not in text
+    assert "secret" not in text
+    assert "49" not in page.text.replace("\\u202e{{ 7 * 7 }}", "").split()
+    assert page.text.count("<script>alert(1)</script>\"'&\\n\\u202e{{ 7 * 7 }}") > 20
+    assert "\u202e" not in text
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+    assert {error["error"].split(":")[0] for error in result.errors} == {"source image", "mask"}
+    assert len(result.errors) == 6
+    assert page.text.count("The source image cannot be shown.") == 7  # five are missing, two of them in two galleries
+    assert len([image for image in page.all("img") if image["alt"].startswith("Anomaly map")]) >= 6
+
+
+def test_the_page_may_load_and_run_nothing(hostile):
+    mvad.report(str(hostile), quiet=True)
+    page = read(hostile / "report.html")
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), tag
+
+
+def test_the_page_is_structured(hostile):
+    mvad.report(str(hostile), quiet=True)
+    page = read(hostile / "report.html")
+    assert [page.tags[0][0], page.all("html")[0]["lang"]] == ["html", "en"]
+    assert all(len(page.all(landmark)) == 1 for landmark in ("main", "nav", "h1", "footer"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(image["alt"] for image in page.all("img"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    linked = [link["href"][1:] for link in page.all("a")]
+    assert set(linked) <= set(ids)
+    named = [value for _, found in page.tags for key, value in found.items() if key == "aria-labelledby"]
+    assert set(named) <= set(ids)
+
+
+def test_results_of_all_kinds(tmp_path):
+    """Two models, one without maps or threshold; a category whose images carry labels of one kind; one not scored."""
+    out = tmp_path / "out"
+    plain = unlabelled(tmp_path, 5)
+    good = [{**row, "image_id": f"g{row['image_id']}", "label": 0} for row in unlabelled(tmp_path, 5, seed=1)]
+    mixed = [{**row, "image_id": f"m{row['image_id']}"} for row in unlabelled(tmp_path, 6, seed=2)]
+    for number, row in enumerate(mixed):
+        row |= {"label": number % 2, "defect": ["good", "scratch"][number % 2]}
+    failed = [{"image_id": "f/0.png", "uri": "file:///x", "error": "no model of category 'failed'"}]
+    categories = {
+        "failed": write_category(out, "failed", failed, note="the fit failed: too few images"),
+        "good": write_category(out, "good", good, calibration=[1, 2, 3], threshold=3.0),
+        "mixed": write_category(out, "mixed", mixed, method="vae"),
+        "plain": write_category(out, "plain", plain, method="knn", backbone="resnet50"),
+    }
+    finish(out, categories)
+    mvad.report(str(out), quiet=True)
+    text = read(out / "report.html").text
+    for words in (
+        "No image was scored: the fit failed: too few images.",
+        "the images carry no labels",
+        "no defective test images",
+        "False alarms",
+        "Defective images that score lowest",
+        "Good images that score highest",
+        "none, so no image is flagged: the model is not calibrated",
+        "Calibration scores are not shown: its model is not at hand; say where the models are with --models.",
+        "no model of category 'failed'",
+        "knn on resnet50",
+    ):
+        assert words in text
+    assert text.count("Missed defects") == 0
+
+    mvad.report(str(out), categories="failed", pictures=0, quiet=True)
+    assert "mixed" not in read(out / "report.html").text
+
+
+def test_many_categories_have_pages_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    names = [f"part {number:02}%#?" for number in range(41)]
+    facts = {name: write_category(out, name, unlabelled(tmp_path, 2, 1)[:1]) for name in names}
+    finish(out, facts)
+    mvad.report(str(out), to=str(out / "report.html"), quiet=True)
+    links = [link["href"] for link in read(out / "report.html").all("a")]
+    assert "report/part%252000%2525%2523%253F.html" not in links
+    assert len({link for link in links if link.startswith("report/")}) == 41
+    assert len(list((out / "report").iterdir())) == 41
+    results.check_free(out.as_uri(), replace=True)
+
+
+@pytest.fixture(scope="module")
+def thousands(tmp_path_factory):
+    """The page on 5,000 labelled images of ten categories with maps; they are of noise, which compresses worst."""
+    folder = tmp_path_factory.mktemp("thousands")
+    random, places = np.random.default_rng(0), []
+    for number in range(40):
+        places.append((folder / f"{number}.png").as_uri())
+        Image.fromarray(random.integers(0, 256, (400, 400, 3), np.uint8)).save(folder / f"{number}.png")
+    facts = {}
+    for name in (f"part {number}" for number in range(10)):
+        rows = []
+        for number in range(500):
+            label = int(number % 5 == 0)
+            row = {"image_id": f"{name}/{number:04}.png", "uri": places[number % 40], "width": 400, "height": 400}
+            row |= {"label": label, "defect": "dent" if label else "good", "score": random.normal(label, 0.6)}
+            rows.append(row | {"grid": random.random((28, 28), np.float32)})
+        calibration = random.normal(0, 0.6, 200)
+        facts[name] = write_category(folder / "out", name, rows, calibration=calibration, threshold=1.0)
+    finish(folder / "out", facts)
+    mvad.report(str(folder / "out"), quiet=True)
+    return folder / "out/report.html"
+
+
+def test_a_report_of_thousands_of_images_is_a_few_megabytes(thousands):
+    assert len(read(thousands).all("section")) > 10
+    assert not (thousands.parent / "report").exists()
+    assert 2e6 < thousands.stat().st_size < 10e6
+
+
+def test_a_report_of_thousands_of_images_in_a_browser(browser, thousands):
+    with visit(browser, thousands) as visited:
+        pictures = visited.page.evaluate("document.images.length")
+        assert pictures > 200
+        assert visited.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert visited.messages == []
+
+
+def test_grids_are_read_of_shown_images_alone(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    rows = unlabelled(tmp_path, 60)
+    for row in rows:
+        row["grid"] = np.ones((4, 4), np.float32)
+    finish(out, {"c": write_category(out, "c", rows)})
+    asked = []
+    genuine = results.read_images
+    monkeypatch.setattr(results, "read_images", lambda *a: asked.append(len(a[2])) or genuine(*a))
+    monkeypatch.setattr(results, "read_part", lambda *a: pytest.fail("a file was read in full"))
+    mvad.report(str(out), pictures=7, quiet=True)
+    assert asked == [60, 7]  # a sample for the colours, and those shown
+    with pytest.raises(UsageError, match="pictures -1 is too small"):
+        mvad.report(str(out), pictures=-1)
+
+
+def test_wrong_uses(tmp_path, hostile):
+    with pytest.raises(UsageError, match=r"does not end in \.html"):
+        mvad.report(str(hostile), to=str(tmp_path / "page.pdf"))
+    with pytest.raises(UsageError, match="lies in the folder of the results"):
+        mvad.report(str(hostile), to=str(hostile / "page.html"))
+    with pytest.raises(UsageError, match="unknown category 'lid'"):
+        mvad.report(str(hostile), categories="lid")
+    with pytest.raises(UsageError, match="no results in"):
+        mvad.report(str(tmp_path))
+    finish(hostile, {}, command="compare")
+    with pytest.raises(UsageError, match="holds a comparison"):
+        mvad.report(str(hostile))
+
+
+def test_histograms_count_every_score():
+    groups = {"good": np.array([1.0, 2, 2, 3]), "defective": np.array([2.5, 1000.0]), "unlabelled": np.array([])}
+    chart = histogram(groups, 2.2)
+    assert chart.columns == ["score", "good", "defective"]
+    counts = [[int(cell) for cell in row[1:]] for row in chart.rows]
+    assert np.sum(counts, axis=0).tolist() == [4, 2]
+    assert "Defective: 2, median 501.2, from 2.5 to 1000, 2 above the threshold." in chart.text
+    assert histogram({"good": np.array([])}, None) is None
+    assert "Good: 1" in histogram({"good": np.array([5.0])}, None).text
+    crowd = histogram({"good": np.append(np.linspace(1, 2, 100), 1e6)}, None)
+    assert "The last bar holds all scores" in crowd.text
+    assert sum(int(row[1]) for row in crowd.rows) == 101
+
+
+def test_curves_agree_with_the_metrics():
+    random = np.random.default_rng(0)
+    labels = (random.random(5000) < 0.3).astype(np.int8)
+    scores = (random.normal(size=5000) + labels).astype(np.float32)
+    from mvad.results.metrics import image_metrics
+
+    metrics = image_metrics(labels, scores)
+    assert f"Area {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text
+    chart = precision_recall(labels, scores)
+    assert f"{metrics['image_ap']:.3f}" in chart.text
+    assert len(chart.svg) < 8000
+    ends = re.search(r'points="([^ ]+) [^"]* ([^ "]+)"', roc(labels, scores).svg).groups()
+    assert ends == ("44.0,240.0", "274.0,10.0")
+
+
+def test_names_and_times_for_people():
+    assert visible("a\tb\0c\u200b ü 漢") == "a\\tb\\x00c\\u200b ü 漢"
+    assert [duration(value) for value in (3.26, 125, 7322)] == ["3.3 s", "2 min 05 s", "2 h 02 min"]
+
+
+def test_in_a_browser(browser, hostile, tmp_path):
+    """Nothing is said on the console, nothing asked of the network; links lead somewhere; a phone needs no sideways."""
+    mvad.report(str(hostile), quiet=True)
+    for context in (
+        {"color_scheme": "light", "viewport": {"width": 1200, "height": 900}},
+        {"color_scheme": "dark", "viewport": {"width": 360, "height": 700}},
+    ):
+        with visit(browser, hostile / "report.html", **context, reduced_motion="reduce") as visited:
+            page = visited.page
+            assert page.title().startswith("Anomaly report: <script>alert(1)</script>")
+            wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            assert wide[0] <= wide[1]
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert background == {"light": "rgb(246, 246, 244)", "dark": "rgb(20, 22, 25)"}[context["color_scheme"]]
+            assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement.className") == "skip"
+            for link in page.query_selector_all("nav a"):
+                link.click()
+                target = page.url.partition("#")[2]
+                assert page.evaluate(f"document.getElementById('{target}').getBoundingClientRect().top < innerHeight")
+            details = page.query_selector("details summary")
+            details.click()
+            assert page.evaluate("document.querySelector('details').open")
+            assert visited.messages == []
+            assert [request for request in visited.requests if not request.startswith(("file:", "data:"))] == []
+
+
+def test_pages_of_categories_in_a_browser(browser, tmp_path):
+    out = tmp_path / "out"
+    names = [f"part {number:02}%#?é" for number in range(41)]
+    finish(out, {name: write_category(out, name, unlabelled(tmp_path, 1)) for name in names})
+    mvad.report(str(out), quiet=True)
+    with visit(browser, out / "report.html") as visited:
+        visited.page.click("tbody a >> nth=3")
+        assert visited.page.inner_text("h1") == names[3]
+        visited.page.click("main p a")
+        assert visited.page.inner_text("h1") == "Anomaly report"
+        assert visited.messages == []
+
+
+def test_thumbnails_of_large_and_long_images(tmp_path):
+    out = tmp_path / "out"
+    Image.new("RGB", (4000, 10), (200, 10, 10)).save(tmp_path / "long.png")
+    row = {"image_id": "long.png", "uri": (tmp_path / "long.png").as_uri(), "score": 1.0, "width": 4000, "height": 10}
+    row["grid"] = np.eye(4, dtype=np.float32)
+    finish(out, {"c": write_category(out, "c", [row])})
+    result = mvad.report(str(out), quiet=True)
+    assert not result.errors
+    sizes = {(image["width"], image["height"]) for image in read(out / "report.html").all("img")}
+    assert ("208", "10") in sizes

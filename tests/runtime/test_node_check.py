@@ -1,0 +1,221 @@
+"""The nodes of a cluster, a real one on loopback: their token, their software, their end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from helpers.nodes import free_port
+from helpers.tiles import ROOT
+from mvad.errors import UsageError
+from mvad.runtime import node_check as preflight
+
+RAY = Path(sys.executable).with_name("ray")
+CHECK = """
+import logging, subprocess, sys, time
+import ray
+from mvad.runtime import node_check as preflight
+from mvad.errors import UsageError
+
+address, odd = sys.argv[1:]
+
+def wait_for(count):
+    for _ in range(240):
+        if sum(node["Alive"] for node in ray.nodes()) == count:
+            return
+        time.sleep(0.25)
+    sys.exit("nodes: " + str(len(ray.nodes())))
+
+def check(**limits):
+    try:
+        preflight.check_cluster(**limits)
+        print("the same")
+    except UsageError as error:
+        print(error)
+
+ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+wait_for(2)
+check()
+check(answer_seconds=0)
+open(odd, "w").close()
+wait_for(3)
+check()
+"""
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ended(process, seconds=30):
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """``cluster/local.sh`` with one worker: (process, port, environment)."""
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "token").write_text("0123456789abcdef" * 4)
+    port = free_port()
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ours |= {"RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY": str(RAY), "PYTHONPATH": str(ROOT)}
+    ours |= {"MVAD_PORT": str(port), "MVAD_DASHBOARD_PORT": str(free_port())}
+    log = folder / "log"
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            [ROOT / "cluster/local.sh", "1"],
+            env=ours,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            # Ctrl-C is ignored by what is started in the background, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
+        while "Ctrl-C ends them" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield process, port, {**ours, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            ended(process)
+
+
+def test_nodes_are_compared_before_the_first_image(local, tmp_path):
+    _, port, variables = local
+    other = tmp_path / "other"
+    (other / "mvad").mkdir(parents=True)
+    (other / "mvad/__init__.py").write_text('__version__ = "0.0.1"\n')
+    (other / "torch-1.0.0.dist-info").mkdir()
+    (other / "torch-1.0.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0.0\n")
+    check = tmp_path / "check.py"
+    check.write_text(CHECK)
+    wanted = tmp_path / "wanted"
+    driver = subprocess.Popen(
+        [sys.executable, check, f"127.0.0.1:{port}", wanted],
+        cwd=tmp_path,  # Ray lets all workers look into the driver's folder
+        env=variables,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not wanted.exists() and driver.poll() is None:
+        time.sleep(0.1)
+    start = [RAY, "start", f"--address=127.0.0.1:{port}", "--block", "--num-cpus=1"]
+    start += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+    start += [f"--object-store-memory={2**27}"]
+    odd = subprocess.Popen(
+        start,
+        env={**variables, "PYTHONPATH": str(other)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        out, _ = driver.communicate(timeout=100)
+    finally:
+        driver.kill()
+        os.killpg(odd.pid, signal.SIGKILL)
+        odd.wait()
+    assert driver.returncode == 0, out
+    same, silent, named = out.splitlines()
+    assert same == "the same"
+    assert "did not answer within 0 s" in silent
+    assert re.search(rf"node {re.escape(socket.gethostname())} \([\d.]+\) has mvad 0\.0\.1 \(code \w+\)", named)
+    assert "but this job runs with mvad 0." in named
+    assert "(also another torch)" in named
+
+
+def test_only_the_right_token_is_let_in(local):
+    _, _, variables = local
+
+    def nodes(token):
+        address = f"http://127.0.0.1:{variables['MVAD_DASHBOARD_PORT']}/api/v0/nodes"
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]["result"]["result"]
+
+    found = nodes(Path(variables["RAY_AUTH_TOKEN_PATH"]).read_text())
+    assert sum(node["is_head_node"] for node in found) == 1
+    assert len(found) >= 2
+    for wrong in ("f" * 64, ""):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[13]"):
+            nodes(wrong)
+
+
+def test_ctrl_c_ends_all_of_it(local):
+    process, port, _ = local
+    nodes = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    assert len(nodes) == 2
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == 0
+    assert not is_open(port)
+    for _ in range(50):
+        left = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+        left = [group for group, state in map(str.split, left.splitlines()) if group in nodes and "Z" not in state]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == []
+
+
+def test_a_single_machine_is_not_asked(ray_local, monkeypatch):
+    monkeypatch.setattr(preflight, "_compare", lambda nodes, seconds: pytest.fail("the only node was asked"))
+    preflight.check_cluster()
+
+
+def test_differences():
+    expected = {"mvad": "1.0 (code a)", "Python": "3.12.1", "torch": "2.9.1+cpu", "timm": "1.0.20"}
+    assert preflight.differences(expected, {**expected, "Python": "3.12.9", "torch": "2.9.0+cu128"}) == []
+    assert preflight.differences(expected, {**expected, "mvad": "1.0 (code b)", "torch": "2.8.1"}) == ["mvad", "torch"]
+    assert preflight.differences(expected, {**expected, "timm": preflight.ABSENT}) == ["timm"]
+
+
+def test_versions_are_those_installed():
+    import timm
+    import torch
+
+    import mvad
+
+    found = preflight.versions_here()
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["timm"] == timm.__version__
+    assert found["mvad"].startswith(f"{mvad.__version__} (code ")
+
+
+def test_no_worker_joins(ray_local, monkeypatch):
+    said = []
+    head = {"head": {"Alive": True, "Resources": {}}}
+    monkeypatch.setattr(preflight, "_alive", lambda: head)
+    with pytest.raises(UsageError, match=r"no worker of the cluster was ready within 0 s.*ray status"):
+        preflight.check_cluster(say=said.append, join_seconds=0)
+    assert said == ["waiting for a first worker to join the cluster"]
+
+
+def test_gpus_are_asked_for_by_the_job_and_no_longer(ray_local, monkeypatch):
+    from ray.util import placement_group_table
+
+    said = []
+    nodes = {"head": {"Resources": {}}, "worker": {"Resources": {"CPU": 8.0, "GPU": 1.0}}}
+    monkeypatch.setattr(preflight, "_alive", lambda: nodes)
+    preflight._await_workers(nodes, 1, said.append, 0.1)
+    preflight._await_workers(nodes, None, said.append, 0.1)
+    assert said == []
+    preflight._await_workers(nodes, 3, said.append, 0.1)
+    assert said == ["waiting for 3 GPUs; 1 are there"]
+    states = {group["state"] for group in placement_group_table().values()}
+    assert states == {"REMOVED"}
