@@ -13,9 +13,9 @@ from mvad.calibration import (
     describe_drift,
     drift,
     folds,
+    guarantee,
     least_images,
     p_values,
-    promise,
     threshold,
 )
 
@@ -104,7 +104,7 @@ def test_conformal_false_alarms(n, rate):
     assert stats.kstest(rates, expected.cdf).pvalue > 1e-6
     low, high = expected.ppf([0.05, 0.95])
     assert ((rates >= low) & (rates <= high)).mean() == pytest.approx(0.9, abs=0.03)
-    said = promise("conformal", rate, n)
+    said = guarantee("conformal", rate, n)
     assert f"between {100 * low:.1f} % and {100 * high:.1f} %" in said
 
 
@@ -154,7 +154,7 @@ def test_unknown_rules_are_named():
     for call in (
         lambda: threshold([1.0], "iqr", 0.1),
         lambda: least_images("iqr", 0.1),
-        lambda: promise("iqr", 0.1, 5),
+        lambda: guarantee("iqr", 0.1, 5),
     ):
         with pytest.raises(ValueError, match=r"'iqr'.*conformal, tolerance, sigma"):
             call()
@@ -164,16 +164,16 @@ def test_unknown_rules_are_named():
 
 
 def test_promises():
-    said = promise("conformal", 0.01, 209)
+    said = guarantee("conformal", 0.01, 209)
     assert said.startswith("of good images, 1.0 % are flagged on average over calibration sets; with these 209, ")
-    said = promise("conformal", 0.01, 40)
+    said = guarantee("conformal", 0.01, 40)
     assert "least rate that can be promised is 2.4 %, not 1.0 % (that takes 99)" in said
-    assert "least rate" not in promise("conformal", 0.01, 99)
-    assert "0.01 % are flagged" in promise("conformal", 0.0001, 20000)
-    assert "95 % confidence if their scores are normal" in promise("tolerance", 0.01, 40)
-    assert "promises no rate" in promise("sigma", 0.01, 40)
+    assert "least rate" not in guarantee("conformal", 0.01, 99)
+    assert "0.01 % are flagged" in guarantee("conformal", 0.0001, 20000)
+    assert "95 % confidence if their scores are normal" in guarantee("tolerance", 0.01, 40)
+    assert "promises no rate" in guarantee("sigma", 0.01, 40)
     for rule in RULES:
-        assert "nothing can be promised" in promise(rule, 0.01, 0)
+        assert "nothing can be promised" in guarantee(rule, 0.01, 0)
 
 
 def test_benjamini_hochberg_by_hand():
