@@ -1,4 +1,4 @@
-"""What fits into the memory that a process may use."""
+"""Memory budget of a process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from mvad.errors import UsageError
 
-BASE = 700 << 20  # private memory of a process that holds no images yet: interpreter, torch, Ray and Arrow
-WEIGHTS_HELD = 2  # times: as they were read, and on their way into an engine
-LEAST = 1 << 30
-BATCH_SHARE = 16  # of the room: features of the images that an actor handles at once; it holds them several times over
-BLOCK_BYTES = 64 << 20  # of decoded pixels that travel together
+PROCESS_BYTES = 700 << 20  # private memory of a process without images: interpreter, PyTorch, Ray and Arrow
+MIN_LIMIT_BYTES = 1 << 30
+BLOCK_BYTES = 64 << 20  # decoded pixels that travel together
+WEIGHT_COPIES = 2  # the weights as they were read, and on their way into an engine
+BATCH_FRACTION = 1 / 16  # of the budget, for the features of a batch; an actor holds them several times over
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def parse_bytes(text: str) -> int:
-    """A size such as 2GiB, 1500M or 3000000000 in bytes; UsageError if it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+def parse_bytes(text: str | int) -> int:
+    """A size such as 2GiB, 1500M or 3000000000 in bytes; UsageError if it is not a size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"{text!r} is not a size in memory such as 2GiB or 1500MiB.")
     return int(float(match[1]) * UNITS[match[2].upper()])
@@ -27,54 +27,54 @@ def parse_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Memory for images and what is made of them, in bytes, beside what a process takes in any case.
+    """Bytes left for images and features after the process itself and the backbone's weights.
 
     Parameters
     ----------
     limit
-        Of the process, in bytes.
+        Memory of the process, in bytes.
     weights
         Size of the backbone's weights, in bytes.
 
     Raises
     ------
     UsageError
-        The limit is less than a process takes that does anything useful.
+        The limit is too small for a process that does anything useful.
     """
 
     limit: int
     weights: int = 0
 
     def __post_init__(self) -> None:
-        least = LEAST + WEIGHTS_HELD * self.weights
-        if self.limit < least:
-            what = "with this backbone" if self.weights else "to start with"
+        minimum = MIN_LIMIT_BYTES + WEIGHT_COPIES * self.weights
+        if self.limit < minimum:
+            purpose = "with this backbone" if self.weights else "to start with"
             raise UsageError(
-                f"--memory-limit is less than {math.ceil(least / (1 << 20))} MiB, which a process needs {what}."
+                f"--memory-limit is less than {math.ceil(minimum / (1 << 20))} MiB, which a process needs {purpose}."
             )
 
     def after_weights(self, weights: int) -> MemoryBudget:
-        """What is left beside a backbone with so many bytes of weights; UsageError if that is too little."""
+        """The budget of a process that holds so many bytes of weights; UsageError if that is too little."""
         return MemoryBudget(self.limit, weights)
 
     @property
     def bytes(self) -> int:
-        return self.limit - BASE - WEIGHTS_HELD * self.weights
+        return self.limit - PROCESS_BYTES - WEIGHT_COPIES * self.weights
 
     def batch_size(self, asked: int, shapes: Mapping[str, Sequence[int]]) -> int:
-        """How many images an actor handles at once, given the shapes of an image's features by kind."""
-        image = 4 * sum(math.prod(shape) for shape in shapes.values())
-        return max(1, min(asked, self.bytes // BATCH_SHARE // image))
+        """Images per actor call, at most ``asked``, given the shapes of one image's features by kind."""
+        image_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+        return max(1, min(asked, int(self.bytes * BATCH_FRACTION) // image_bytes))
 
-    def patches(self, width: int, projected: int, ratio: float) -> int:
+    def max_patches(self, width: int, projected: int, ratio: float) -> int:
         """How many patches of ``width`` channels a coreset can be chosen from.
 
-        Beside them lie their projection to ``projected`` dimensions (0: none), a distance each, and the coreset.
+        Besides the patches, memory holds their projection to ``projected`` dimensions (0: none), a distance for each,
+        and the coreset.
         """
-        beside = (projected or width) + ratio * width + 4
-        return int(self.bytes / 4 / (width + beside))
+        return int(self.bytes / 4 / (width + (projected or width) + ratio * width + 4))
 
 
-def block_rows(side: int, most: int) -> int:
-    """How many decoded images of this side travel together, ``most`` at most."""
-    return max(1, min(most, BLOCK_BYTES // (3 * side * side)))
+def block_rows(side: int, max_rows: int) -> int:
+    """How many decoded images of this side travel together, at most ``max_rows``."""
+    return max(1, min(max_rows, BLOCK_BYTES // (3 * side * side)))

@@ -1,4 +1,4 @@
-"""Fitted models on disk: ``<models>/<method>/<category>/`` with arrays and ``model.json``; nothing is pickled."""
+"""Fitted models on disk: arrays and ``model.json`` in ``<models>/<method>/<category>/``; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.detectors import METHODS, Detector, State
+from mvad.detectors import METHODS, Detector, State, TrainedDetector
 from mvad.errors import UsageError
+from mvad.memory import MemoryBudget
 from mvad.features.backbone_spec import BackboneSpec
 
+if TYPE_CHECKING:
+    from mvad.features.weights import Network
+
 FORMAT = 2
-CALIBRATION = "calibration"  # the name of the array of calibration scores
-HASHED_AT_ONCE = 1 << 24  # bytes
+CALIBRATION = "calibration"  # name of the array of calibration scores
+HASH_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,17 @@ class ModelInfo:
     Attributes
     ----------
     model_id
-        SHA-256 of everything below it but ``record``: equal only for models that score alike.
+        SHA-256 of all that follows except ``record``: equal only for models that give equal scores.
     settings
         The detector's parameters.
     backbone, weights_sha256
-        The network, and `backbones.fingerprint` of its weights.
+        The network, and `weights.fingerprint` of its weights.
     size
         Image geometry in pixels.
     files
-        SHA-256 of each file of arrays.
+        SHA-256 of each array file.
     record
-        How it came to be: counts, unreadable training files, versions, seconds; and the bytes of its arrays.
+        How it was made: counts, unreadable training files, versions, seconds; and the size of its arrays in bytes.
     """
 
     model_id: str
@@ -62,25 +66,29 @@ class ModelInfo:
         return f"{CALIBRATION}.npy" in self.files
 
 
-def save_model(
-    folder: str,
-    category: str,
-    method: type[Detector],
-    state: State,
-    backbone: BackboneSpec,
-    weights_sha256: str,
-    size: ImageSize,
-    record: dict[str, Any],
-    calibration: NDArray[np.float32] | None = None,
-) -> ModelInfo:
-    """Write a model, and its calibration scores if there are any, below the URI ``folder``.
+@dataclass(frozen=True)
+class FittedModel:
+    """A model on its way to disk: what `ModelInfo` says, with the state and the calibration scores themselves."""
+
+    category: str
+    method: type[Detector]
+    state: State
+    backbone: BackboneSpec
+    weights_sha256: str
+    size: ImageSize
+    record: dict[str, Any]
+    calibration: NDArray[np.float32] | None = None
+
+
+def save_model(folder: str, model: FittedModel) -> ModelInfo:
+    """Write a model below the URI ``folder``.
 
     ``model.json`` comes last, so that a folder with one is complete.
     """
-    place = storage.join(folder, method.method, storage.folder_name(category))
+    place = storage.join(folder, model.method.method, storage.folder_name(model.category))
     storage.remove(storage.join(place, "model.json"))
     files, size_bytes = {}, 0
-    for file, parts in _files(method, state.arrays, calibration):
+    for file, parts in _files(model):
         storage.write(storage.join(place, file), *parts)
         digest = hashlib.sha256()
         for part in parts:
@@ -89,31 +97,30 @@ def save_model(
         files[file] = digest.hexdigest()
     content = {
         "format": FORMAT,
-        "method": method.method,
-        "category": category,
-        "settings": state.settings,
-        "backbone": asdict(backbone),
-        "weights_sha256": weights_sha256,
-        "size": asdict(size),
+        "method": model.method.method,
+        "category": model.category,
+        "settings": model.state.settings,
+        "backbone": asdict(model.backbone),
+        "weights_sha256": model.weights_sha256,
+        "size": asdict(model.size),
         "files": files,
     }
-    model_id = _content_id(content)
-    text = json.dumps({"model_id": model_id, **content, "record": {**record, "bytes": size_bytes}}, indent=2)
+    record = {**model.record, "bytes": size_bytes}
+    text = json.dumps({"model_id": _content_id(content), **content, "record": record}, indent=2)
     storage.write(storage.join(place, "model.json"), text.encode())
     return read_model(place)
 
 
-def _files(
-    method: type[Detector], arrays: dict[str, NDArray[Any]], calibration: NDArray[np.float32] | None
-) -> Iterator[tuple[str, list[bytes | memoryview]]]:
-    """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
-    plain = {} if method.trained else dict(arrays)
-    if method.trained:
-        yield "network.safetensors", [safetensors.numpy.save(arrays)]
-    if calibration is not None:
-        plain[CALIBRATION] = calibration
+def _files(model: FittedModel) -> Iterator[tuple[str, list[bytes | memoryview]]]:
+    """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as one ``.npy`` each."""
+    trained = issubclass(model.method, TrainedDetector)
+    plain = {} if trained else dict(model.state.arrays)
+    if trained:
+        yield "network.safetensors", [safetensors.numpy.save(model.state.arrays)]
+    if model.calibration is not None:
+        plain[CALIBRATION] = model.calibration
     for name, array in plain.items():
-        # What np.save writes, without a copy of the array, which may be much of the memory.
+        # What np.save writes, but without a copy of the array, which may take much of the memory.
         array, header = np.ascontiguousarray(array), io.BytesIO()
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
         yield f"{name}.npy", [header.getvalue(), array.reshape(-1).view(np.uint8).data]
@@ -166,9 +173,9 @@ def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
 
 
 def map_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
-    """As `read_arrays`, but ``.npy`` files stay on disk and are looked at where they lie, however large they are.
+    """Like `read_arrays`, but ``.npy`` files are memory-mapped, however large they are.
 
-    Those of object storage are copied to a file of this machine first, which goes with the last who looks at it.
+    Files in object storage are copied to this machine first; the copy is removed when nothing maps it any more.
     """
     return _arrays(model, _map_array)
 
@@ -189,7 +196,7 @@ def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
         with storage.local_copy(place) as path:
             with open(path, "rb") as stream:
                 digest = hashlib.sha256()
-                while part := stream.read(HASHED_AT_ONCE):
+                while part := stream.read(HASH_CHUNK_BYTES):
                     digest.update(part)
             _check(model, file, digest.hexdigest())
             return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -231,7 +238,7 @@ def keep_previous(model: ModelInfo) -> None:
 
 
 def list_models(folder: str) -> list[dict[str, Any]]:
-    """What is below the URI ``folder``: a row a model, with ``damage`` if it cannot be read; UsageError if none is."""
+    """One row per model below the URI ``folder``, with ``damage`` if it cannot be read; UsageError if there is none."""
     rows = []
     for method in (name for name in storage.list_folder(folder) if name in METHODS):
         for child in storage.list_folder(storage.join(folder, method)):
@@ -251,6 +258,57 @@ def list_models(folder: str) -> list[dict[str, Any]]:
     if not rows:
         raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")
     return rows
+
+
+def ensure_outside_models(out: str, folder: str) -> None:
+    """Make sure that the models' folder (a URI) does not lie in the folder of results ``out``; else UsageError."""
+    if f"{folder}/".startswith(f"{out}/"):
+        raise UsageError(f"the models lie inside {storage.readable(out)}; give --out another folder.")
+
+
+def ensure_no_models(folder: str, method: str, categories: Sequence[str]) -> None:
+    """Make sure that the URI ``folder`` has no model of a method and any of the categories; else UsageError."""
+    names = storage.list_folder(storage.join(folder, method))
+    for category in categories:
+        if storage.folder_name(category) in names:
+            raise UsageError(
+                f"{storage.readable(folder)} has a {method} model of {category!r} already; add --new-run to replace it."
+            )
+
+
+def models_for(categories: Sequence[str], models: Mapping[str, ModelInfo], folder: str) -> dict[str, ModelInfo]:
+    """Those of the models in ``folder`` (a URI) that are of one of the categories; UsageError if none is."""
+    chosen = {name: models[name] for name in categories if name in models}
+    if not chosen:
+        names, known = ", ".join(categories[:5]), ", ".join(sorted(models))
+        raise UsageError(f"{storage.readable(folder)} has no model for {names}; it has models for: {known}.")
+    return chosen
+
+
+def load_networks(
+    models: Iterable[ModelInfo], weights: str | None, budget: MemoryBudget | None = None
+) -> dict[BackboneSpec, Network]:
+    """The networks that models need, by backbone.
+
+    Raises
+    ------
+    UsageError
+        The weights cannot be had, are not those that a model was fitted with, or leave nothing of the budget.
+    """
+    from mvad.features.weights import Network
+
+    models = list(models)
+    networks = {spec: Network.load(spec, weights) for spec in dict.fromkeys(model.backbone for model in models)}
+    for model in models:
+        if model.weights_sha256 != networks[model.backbone].sha256:
+            raise UsageError(
+                f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
+                "hand; give the same ones with --weights, or fit it again."
+            )
+    for network in networks.values():
+        if budget is not None:
+            budget.after_weights(network.nbytes)
+    return networks
 
 
 def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:

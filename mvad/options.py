@@ -1,154 +1,156 @@
-"""Every option of every command: its name, default and one line of help, written once.
+"""Every option of every command: its type, default and one line of help, written once.
 
-The command line, the ``jobs/`` entry points and the Python functions all read these classes.
+Options come in groups. A command's options are a sum of groups, and nothing that the command would ignore. The command
+line and the Python functions read the same classes; a detector's parameters are its own (`detectors.base.Detector`).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from typer import Option
+import click
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from typer import Argument, Option
 
+from mvad.calibration import RULES
+from mvad.data.few_shot import N_VARIANTS
 from mvad.data.image_size import ImageSize
+from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
 
-MAPS = ("none", "anomalous", "all")
-MAP_FORMATS = ("overlay", "png16", "npy")
-MAP_CHOICES = ("all", "anomalous", "mistakes")
-RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
-FLIPS = ("none", "horizontal", "vertical", "both")
-ENGINES = ("auto", "onnx", "torch")
-LAYOUTS = ("auto", "mvtec", "visa", "plain")
-EMBEDDINGS = ("pca", "tsne")
-PARTS = ("jobs", "peer", "algorithms", "forward", "plan", "growth")  # of a benchmark
-
-LAST_PORT = 65_535
-VARIANTS = 8  # of an image, beside itself
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
 
+Options = TypeVar("Options")
 
-Address = Annotated[
-    str | None,
-    Option(help="The Ray cluster to use; default: the one a job runs in, or else this machine alone."),
-]
-Weights = Annotated[
-    str | None,
-    Option(help="A copy of the backbone's weights: .safetensors, or .pth holding only tensors."),
-]
-Engine = Annotated[
-    str,
-    Option(
-        help="What runs the backbone on CPUs: torch, onnx (about twice as fast; pip install 'mvad[onnx]'), or auto: "
-        "onnx where it is installed. On GPUs it is torch."
-    ),
-]
-ScoreMethod = Annotated[
-    str | None, Option(help="Score with the models of this method; needed where there are several.")
-]
-FalseAlarmRate = Annotated[
-    float, Option(help="Share of good images that may be flagged; see the README for what it promises.")
-]
-ThresholdRule = Annotated[
-    str | None,
-    Option(
-        help="How the threshold follows from calibration: conformal, tolerance or sigma (mean + 3 deviations).",
-        show_default="conformal; sigma for knn and vit-knn",
-    ),
-]
+
+def split_commas(value: Any) -> Any:
+    """Split ``"a,b"``, or each string of a list, at its commas; None and an empty list are None."""
+    words = [value] if isinstance(value, str | int | float) else list(value or ())
+    parts = [part.strip() for word in words for part in str(word).split(",")]
+    if words and not any(parts):
+        raise ValueError("the list is empty")
+    return [part for part in parts if part] or None
+
+
+def _check_limit(value: str) -> str:
+    if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value.strip()):
+        raise ValueError("give a count (20) or a share (5%)")
+    return value.strip()
+
+
+Names = Annotated[list[str] | None, BeforeValidator(split_commas)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=32)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+MethodName = Annotated[str, AfterValidator(lambda name: find_method(name).method)]
+Rule = Literal[RULES]  # type: ignore[valid-type]
+
+Data = Annotated[str, Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
+Out = Annotated[str, Option(help="New folder for the results; a path or a URI.")]
+Models = Annotated[str, Option(help="Folder of fitted models; a path or a URI.")]
+Results = Annotated[str, Argument(help="Folder of results; a path or a URI.")]
+_METHODS = click.Choice(list(METHODS))
+
+
+def _bytes(help: str, default: str) -> Any:
+    return Option(help=help, parser=parse_bytes, metavar="SIZE", show_default=default)
+
+
+def _commas(help: str, example: str) -> Any:
+    return Option(help=f"{help}, comma-separated.", click_type=click.STRING, metavar=example)
+
+
+class Group:
+    """A group of options; its docstring is the title of its panel in ``--help``."""
+
+    def __post_init__(self) -> None:
+        """Check what no single option can: each group calls the check of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """Options of every command that looks at images, wherever they come from."""
+class OutputOptions(Group):
+    """Output"""
 
-    categories: Annotated[str | None, Option(help="Only these categories, comma separated.")] = None
-    max_pixels: Annotated[int, Option(help="An image that decodes to more pixels than this is an error.")] = 100_000_000
     quiet: Annotated[bool, Option("--quiet", help="Print errors and warnings only.")] = False
 
-    def __post_init__(self) -> None:
-        _at_least(self, "max_pixels", 1)
+
+@dataclass(frozen=True, kw_only=True)
+class NewRunOptions(Group):
+    """Output"""
+
+    new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryOptions(Group):
+    """Images"""
+
+    categories: Annotated[Names, _commas("Use these categories only", "A,B")] = None
 
     @property
     def category_names(self) -> list[str] | None:
         """The categories asked for, or None for all."""
-        if self.categories is None:
-            return None
-        names = [name.strip() for name in self.categories.split(",") if name.strip()]
-        if not names:
-            raise UsageError("--categories names no category; give some, such as --categories bottle,cable.")
-        return names
+        return self.categories
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobOptions(ImageOptions):
-    """Options of every command that opens image files."""
+class FileOptions(Group):
+    """Images"""
 
+    max_pixels: Annotated[Positive, Option(help="Treat an image with more pixels than this as an error.")] = 100_000_000
     max_errors: Annotated[
         str,
+        AfterValidator(_check_limit),
         Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
     ] = "100%"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.allowed_errors(0)
-
     def allowed_errors(self, n_images: int) -> int:
         """How many of ``n_images`` files may be unreadable before the exit code is 3."""
-        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", self.max_errors.strip())
-        if not match:
-            raise UsageError(f"--max-errors {self.max_errors!r} is neither a count (20) nor a share (5%).")
-        count, share = match.groups()
-        return int(count) if count is not None else int(float(share) / 100 * n_images)
+        if self.max_errors.endswith("%"):
+            return int(float(self.max_errors[:-1]) / 100 * n_images)
+        return int(self.max_errors)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonOptions(JobOptions):
-    """Options of every command that reads images of a data set."""
+class DataOptions(CategoryOptions, FileOptions):
+    """Images"""
 
-    weights: Weights = None
     category: Annotated[
-        str | None,
-        Option(help="Name of the one category of a plain folder of images, instead of its sub-folders."),
+        str | None, Option(help="Name of the only category of a plain folder, instead of its sub-folders' names.")
     ] = None
-    layout: Annotated[str, Option(help="How DATA is laid out: auto, mvtec (BTAD too), visa or plain.")] = "auto"
+    layout: Annotated[
+        Literal["auto", "mvtec", "visa", "plain"], Option(help="How DATA is laid out; mvtec includes BTAD.")
+    ] = "auto"
     limit: Annotated[
-        int | None,
-        Option(help="At most this many images of a category and split, evenly spaced: for a quick try."),
+        Positive | None, Option(help="Use at most N images per category and split, evenly spaced.", metavar="N")
     ] = None
-    actors: Annotated[
-        int | None, Option(help="Actors that run the backbone; default: one a GPU, or else one every four CPU cores.")
-    ] = None
-    batch_size: Annotated[int, Option(help="Images handed to an actor at a time; never changes a score.")] = 32
-    engine: Engine = "auto"
-    memory_limit: Annotated[
-        str,
-        Option(
-            help="Memory that the driver and each actor may use; beyond it, a bank is merged from coresets of shards."
-        ),
-    ] = "2GiB"
-    address: Address = None
-    new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("limit", 1), ("actors", 1), ("batch_size", 1)):
-            _at_least(self, name, least)
-        _one_of("engine", self.engine, ENGINES)
-        _one_of("layout", self.layout, LAYOUTS)
-        _ = self.budget
-
-    @property
-    def budget(self) -> MemoryBudget:
-        """What ``memory_limit`` leaves for images."""
-        return MemoryBudget(parse_bytes(self.memory_limit))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(CommonOptions):
-    """What models are made of, whatever the method; the defaults are those of the PatchCore paper."""
+class NetworkOptions(Group):
+    """Backbone"""
+
+    weights: Annotated[
+        str | None, Option(help="Your own copy of the backbone's weights: .safetensors, or .pth with tensors only.")
+    ] = None
+    engine: Annotated[
+        Literal["auto", "onnx", "torch"],
+        Option(help="What runs the backbone on CPUs; onnx is about twice as fast as torch. GPUs use torch."),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(NetworkOptions):
+    """Backbone"""
 
     backbone: Annotated[
         str | None,
@@ -158,407 +160,377 @@ class ModelOptions(CommonOptions):
         ),
     ] = None
     image_size: Annotated[
-        int | None,
-        Option(help="Side in pixels of the square the model sees; default: 256, cropped to its centre 224."),
+        Side | None,
+        Option(help="Resize images to this side, in pixels.", show_default="256, cropped to the centre 224"),
     ] = None
     crop: Annotated[
-        int | None,
-        Option(help="Keep only the centre of this side after resizing; default: all of --image-size."),
+        Side | None, Option(help="Crop to a centred square of this side after resizing.", show_default="no crop")
     ] = None
-    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
-    projection: Annotated[
-        int, Option(help="Dimensions of the random projection that the coreset is chosen in; 0: none.")
-    ] = 128
-    reweight: Annotated[
-        int, Option(help="Neighbours b in the paper's re-weighting of the image score; 0 turns it off.")
-    ] = 9
-    neighbours: Annotated[int, Option(help="Neighbours k of knn and vit-knn, cut to the number of good images.")] = 50
-    top_features: Annotated[
-        int, Option(help="Features that knn and vit-knn keep: those that vary most among good images; 0: all.")
-    ] = 500
-    epochs: Annotated[
-        int | None, Option(help="Epochs at most of methods that train; fewer when held-out images gain no more.")
-    ] = None
-    learning_rate: Annotated[float | None, Option(help="Learning rate of methods that train.")] = None
-    shot_seed: Annotated[int, Option(help="Seed of which training images --shots picks.")] = 0
-    augment: Annotated[
-        bool,
-        Option("--augment/--no-augment", help="With --shots, learn from rotated, shifted and flipped copies too."),
-    ] = True
-    flips: Annotated[
-        str,
-        Option(help="Flips among those copies: none, horizontal, vertical, both, or auto (those that change little)."),
-    ] = "auto"
-    seed: Annotated[int, Option(help="Seed of everything else that is random.")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("flips", self.flips, ("auto", *FLIPS))
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise UsageError(f"--learning-rate {self.learning_rate} is not above 0.")
-        for name, least in (
-            ("epochs", 1),
-            ("image_size", 32),
-            ("crop", 32),
-            ("projection", 0),
-            ("reweight", 0),
-            ("neighbours", 1),
-            ("top_features", 0),
-            ("shot_seed", 0),
-            ("seed", 0),
-        ):
-            _at_least(self, name, least)
-        if not 0 < self.coreset_ratio <= 1:
-            raise UsageError(f"--coreset-ratio {self.coreset_ratio} is not in the range above 0 up to 1.")
-        size = self.size
-        if size.crop > size.resize:
-            raise UsageError(f"--crop {size.crop} is larger than the image size {size.resize}.")
+        if self.size.crop > self.size.resize:
+            raise UsageError(f"--crop {self.size.crop} is larger than the image size {self.size.resize}.")
 
     @property
     def size(self) -> ImageSize:
+        """The geometry of the model's input."""
         if self.image_size is None:
             return ImageSize(resize=PUBLISHED_RESIZE, crop=self.crop or PUBLISHED_CROP)
         return ImageSize(resize=self.image_size, crop=self.crop or self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions(ModelOptions):
-    """Options of fitting."""
+class ClusterOptions(Group):
+    """Cluster"""
 
-    method: Annotated[
-        str,
-        Option(help="The detector: patchcore, knn, vit-knn, autoencoder, feature-autoencoder, vae or vae-fewshot."),
-    ] = "patchcore"
-    shots: Annotated[
-        int | None, Option(help="Learn from so many training images of each category, picked by --shot-seed.")
+    address: Annotated[
+        str | None, Option(help="Ray cluster to use.", show_default="the one a job runs in, else this machine")
     ] = None
+    actors: Annotated[
+        Positive | None,
+        Option(help="Number of actors that run the backbone.", show_default="one per GPU, or per four CPU cores"),
+    ] = None
+    batch_size: Annotated[Positive, Option(help="Images per actor call; never changes a score.")] = 32
+    memory_limit: Annotated[
+        Bytes, _bytes("Memory of the driver and of each actor; larger memory banks are built piecewise.", "2GiB")
+    ] = 2 << 30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        MemoryBudget(self.memory_limit)  # raises if that is too little
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """What ``memory_limit`` leaves for images and features."""
+        return MemoryBudget(self.memory_limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(DataOptions, NetworkOptions, ClusterOptions, OutputOptions):
+    """The options of every job that runs a backbone on images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions(Group):
+    """Method"""
+
+    seed: Annotated[Natural, Option(help="Seed of everything that is random.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(*dict.fromkeys(method.Params for method in METHODS.values())):  # type: ignore[misc]
+    """The parameters of all detectors; each reads its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantOptions(Group):
+    """Few-shot"""
+
+    shot_seed: Annotated[Natural, Option(help="Seed of which training images --shots picks.")] = 0
+    augment: Annotated[
+        bool,
+        Option("--augment/--no-augment", help="With --shots, also learn from rotated, shifted and flipped variants."),
+    ] = True
+    flips: Annotated[
+        Literal["auto", "none", "horizontal", "vertical", "both"],
+        Option(help="Flips among the variants; auto uses those that change the image little."),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldOptions(Group):
+    """Decisions"""
 
     folds: Annotated[
-        int,
-        Option(
-            help="Calibrate on good images by so many folds, each scored by a model that never saw it; 0: no threshold."
-        ),
+        Natural,
+        Option(help="Calibrate by K folds of the good images, each scored by a model that never saw it; 0: none."),
     ] = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, "shots", 1)
-        _at_least(self, "folds", 0)
         if self.folds == 1:
             raise UsageError("--folds 1 leaves nothing to learn from; give 2 or more, or 0 for no calibration.")
 
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
+    """Method"""
+
+    method: Annotated[MethodName, Option(help="The detector.", click_type=_METHODS)] = "patchcore"
+
     @property
-    def copies(self) -> int:
-        """Images that a detector gets for each training image: itself, and its variants right behind it."""
-        return 1 + VARIANTS if self.shots is not None and self.augment else 1
+    def rows_per_image(self) -> int:
+        """Rows that a detector gets for each training image."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(CommonOptions):
-    """Options of scoring; what the model was fitted with is read from the model."""
+class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
+    """Few-shot"""
 
-    method: ScoreMethod = None
-    maps: Annotated[
-        str, Option(help="Which images keep their grid of patch scores in the results: none, anomalous or all.")
-    ] = "none"
-    false_alarm_rate: FalseAlarmRate = 0.01
-    threshold_rule: ThresholdRule = None
-    fdr: Annotated[
-        float | None,
-        Option(help="Flag by Benjamini-Hochberg instead: the share of false alarms among a category's flagged images."),
+    shots: Annotated[
+        Positive | None, Option(help="Learn from N training images per category, picked by --shot-seed.", metavar="N")
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _one_of("maps", self.maps, MAPS)
-        if self.threshold_rule is not None:
-            _one_of("threshold-rule", self.threshold_rule, RULES)
-        for name in ("false_alarm_rate", "fdr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is not between 0 and 1.")
+    @property
+    def rows_per_image(self) -> int:
+        """Rows that a detector gets for each training image: the image, then its variants."""
+        return 1 + N_VARIANTS if self.shots is not None and self.augment else 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(JobOptions):
-    """Options of the report."""
+class ModelChoice(Group):
+    """Models"""
 
-    to: Annotated[
-        str | None,
-        Option(help="File to write; a path or a URI.", show_default="OUT/report.html"),
+    method: Annotated[
+        MethodName | None,
+        Option(help="Use the models of this method; needed if there are several.", click_type=_METHODS),
     ] = None
-    models: Annotated[
-        str | None,
-        Option(help="Folder of the models, for their calibration scores.", show_default="where they were used from"),
-    ] = None
-    pictures: Annotated[int, Option(help="Images shown of a category, at most; 0: none.")] = 24
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self, "pictures", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions(JobOptions):
-    """Options of making pictures of anomaly maps."""
+class RuleOptions(Group):
+    """Decisions"""
 
-    format: Annotated[
-        str,
-        Option(help="overlay: the image with its map in colours; png16 or npy: the map alone, for other programs."),
-    ] = "overlay"
-    only: Annotated[
-        str, Option(help="Of the images that kept their map: all, anomalous (flagged), or mistakes (where labelled).")
-    ] = "all"
-    address: Address = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _one_of("format", self.format, MAP_FORMATS)
-        _one_of("only", self.only, MAP_CHOICES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FalseAlarmOptions(FitOptions):
-    """Options of measuring achieved false-alarm rates."""
-
-    splits: Annotated[int, Option(help="Random splits.")] = 20
-    fresh: Annotated[float, Option(help="Share of the good images that are not fitted to, but counted.")] = 1 / 3
-    rates: Annotated[str, Option(help="The false-alarm rates asked for, comma separated.")] = "0.01,0.05"
     threshold_rule: Annotated[
-        str | None, Option(help="The rule: conformal, tolerance or sigma.", show_default="that of the method")
+        Rule | None,
+        Option(
+            help="How the threshold follows from calibration; sigma is mean + 3 standard deviations.",
+            show_default="conformal; sigma for knn and vit-knn",
+        ),
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self, "splits", 1)
-        if self.threshold_rule is not None:
-            _one_of("threshold-rule", self.threshold_rule, RULES)
-        if not 0 < self.fresh < 1 or not all(0 < rate < 1 for rate in self.rates_asked):
-            raise UsageError("--fresh and --rates are shares between 0 and 1.")
 
-    @property
-    def rates_asked(self) -> list[float]:
-        """The numbers of ``rates``."""
-        try:
-            return [float(word) for word in self.rates.split(",")]
-        except ValueError:
-            raise UsageError(f"--rates {self.rates!r} is not a list of shares such as 0.01,0.05.") from None
+@dataclass(frozen=True, kw_only=True)
+class DecisionOptions(RuleOptions):
+    """Decisions"""
+
+    false_alarm_rate: Annotated[Share, Option(help="Share of good images that may be flagged.")] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateOptions(CommonOptions):
-    """Options of adding images to models."""
+class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, NewRunOptions):
+    """Decisions"""
 
-    method: Annotated[str | None, Option(help="Update the models of this method; needed where there are several.")] = (
-        None
-    )
-    folds: Annotated[int, Option(help="Calibrate on the new images by so many folds; 0: leave the calibration.")] = 5
-    reference: Annotated[
-        int, Option(help="At most so many test images of a category are scored before and after, to show the change.")
-    ] = 64
-    seed: Annotated[int, Option(help="Seed of the folds.")] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self, "folds", 0)
-        _at_least(self, "reference", 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectOptions(CommonOptions):
-    """Options of looking at images before any model."""
-
-    backbone: Annotated[str, Option(help="The network whose features show what is unusual, as for mvad fit.")] = (
-        "efficientnet_lite0"
-    )
-    image_size: Annotated[int, Option(help="Side in pixels of the square that the backbone sees.")] = 224
-    features: Annotated[
-        bool,
-        Option(
-            "--features/--no-features", help="Without: no backbone, no map, and nothing that looks unlike the rest."
-        ),
-    ] = True
-    embedding: Annotated[
-        str, Option(help="How the map of the features is drawn: pca, or tsne (of at most 1,000 images a category).")
-    ] = "pca"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self, "image_size", 32)
-        _one_of("embedding", self.embedding, EMBEDDINGS)
-
-    @property
-    def size(self) -> ImageSize:
-        return ImageSize(resize=self.image_size, crop=self.image_size)
+    fdr: Annotated[
+        Share | None,
+        Option(help="Flag by Benjamini-Hochberg instead, with this share of false alarms among flagged images."),
+    ] = None
+    maps: Annotated[
+        Literal["none", "anomalous", "all"], Option(help="Images that keep their patch scores in the results.")
+    ] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(FitOptions, ScoreOptions):
-    """Options of the main job: those of fitting and of scoring."""
+    """Method"""
+
+    method: Annotated[MethodName, Option(help="The detector.", click_type=_METHODS)] = "patchcore"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(ModelOptions):
-    """Options of comparing methods."""
+class CompareOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, VariantOptions, NewRunOptions):
+    """Method"""
 
-    methods: Annotated[str, Option(help="The methods, comma separated, or all.")] = "all"
+    methods: Annotated[Names, _commas("Compare these methods, or all", "A,B")] = None
     shots: Annotated[
-        str | None,
-        Option(help="Besides all training images, learn from so few: numbers, comma separated, such as 1,5,16."),
+        list[Positive] | None,
+        BeforeValidator(split_commas),
+        _commas("In addition to all training images, learn from N per category", "1,5,16"),
     ] = None
     shot_repeats: Annotated[
-        int, Option(help="Picks for each number of shots, seeded --shot-seed and the next; the table has their mean.")
+        Positive, Option(help="Picks per number of shots, seeded --shot-seed and up; the table has their mean.")
     ] = 3
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self, "shot_repeats", 1)
-        if any(shots < 1 for shots in self.shot_counts):
-            raise UsageError(f"--shots {self.shots!r} asks for less than one image.")
-
     @property
-    def shot_counts(self) -> list[int]:
-        """The numbers of ``shots``, in rising order."""
-        try:
-            return sorted({int(word) for word in (self.shots or "").split(",") if word.strip()})
-        except ValueError:
-            raise UsageError(f"--shots {self.shots!r} is not a list of numbers such as 1,5,16.") from None
+    def method_names(self) -> list[str]:
+        """The methods asked for, each once."""
+        names = list(METHODS) if self.methods in (None, ["all"]) else self.methods
+        return [find_method(name).method for name in dict.fromkeys(names)]
 
-    def of_fit(self, method: str, shots: int | None = None, repeat: int = 0) -> FitOptions:
+    def fit_options(self, method: str, shots: int | None = None, repeat: int = 0) -> RunOptions:
         """The options of fitting one method to all training images, or to the ``repeat``-th pick of a few."""
-        common = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
-        return FitOptions(**{**common, "shot_seed": self.shot_seed + repeat}, method=method, shots=shots, folds=0)
+        names = {field.name for field in fields(self)} & {field.name for field in fields(RunOptions)}
+        common = {name: getattr(self, name) for name in names}
+        common |= {"method": method, "shots": shots, "shot_seed": self.shot_seed + repeat}
+        return RunOptions(**common, folds=0, maps="all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(JobOptions):
-    """Options of measuring speed and memory."""
+class FalseAlarmOptions(MethodOptions, RuleOptions):
+    """Splits"""
 
-    backbones: Annotated[
-        str, Option(help="Backbones, comma separated; all but the embedded one with random weights.")
-    ] = "efficientnet_lite0"
-    engine: Engine = "auto"
-    image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
-    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
-    images: Annotated[int, Option(help="Images that are scored: the test images, over and over.")] = 2000
-    repeats: Annotated[int, Option(help="Measurements of scoring, after a warm-up.")] = 3
-    fit_repeats: Annotated[int, Option(help="Measurements of fitting, after a warm-up.")] = 3
-    parts: Annotated[
-        str,
-        Option(
-            help="What is measured, comma separated: jobs (fit and score beside the floor), peer (anomalib, installed "
-            "on first use), algorithms, forward (ways of running the network), plan (needs jobs), growth."
-        ),
-    ] = "jobs,peer,algorithms,forward,plan"
-    peer_fit: Annotated[
-        bool, Option("--peer-fit/--no-peer-fit", help="Measure anomalib's fit too, which may take long.")
+    splits: Annotated[Positive, Option(help="Random splits of the good images.")] = 20
+    fresh: Annotated[Share, Option(help="Share of the good images that are held out to count false alarms.")] = 1 / 3
+    rates: Annotated[
+        list[Share], BeforeValidator(split_commas), _commas("False-alarm rates to ask for", "0.01,0.05")
+    ] = (0.01, 0.05)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
+    """Update"""
+
+    reference: Annotated[
+        Natural,
+        Option(help="Score up to N test images per category before and after, to show the change.", metavar="N"),
+    ] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(JobOptions, NewRunOptions):
+    """Features"""
+
+    backbone: Annotated[str, Option(help="The network whose features show what is unusual.")] = "efficientnet_lite0"
+    image_size: Annotated[Side, Option(help="Resize images to this side, in pixels, for the backbone.")] = 224
+    features: Annotated[
+        bool, Option("--features/--no-features", help="Without features there is no feature map and no outliers.")
     ] = True
-    peer_folder: Annotated[str, Option(help="Where anomalib's environment is kept.")] = "~/.cache/mvad/anomalib"
-    growth: Annotated[str, Option(help="Numbers of images, comma separated, of the table of seconds and memory.")] = (
-        "1000,2000,4000,8000,16000"
-    )
-    memory_limit: Annotated[str, Option(help="Memory limit of that table's runs.")] = "2GiB"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("image_size", "images", "repeats", "fit_repeats"):
-            _at_least(self, name, 1)
-        _one_of("engine", self.engine, ENGINES)
-        for part in self.part_names:
-            _one_of("parts", part, PARTS)
-        _ = self.growth_sizes
+    embedding: Annotated[
+        Literal["pca", "tsne"], Option(help="Projection of the feature map; tsne of up to 1,000 images per category.")
+    ] = "pca"
 
     @property
-    def part_names(self) -> list[str]:
-        return [name.strip() for name in self.parts.split(",") if name.strip()]
-
-    @property
-    def backbone_names(self) -> list[str]:
-        return [name.strip() for name in self.backbones.split(",") if name.strip()]
-
-    @property
-    def growth_sizes(self) -> list[int]:
-        try:
-            return [int(word) for word in self.growth.split(",") if word.strip()]
-        except ValueError:
-            raise UsageError(f"--growth {self.growth!r} is not a list of numbers such as 1000,2000.") from None
+    def size(self) -> ImageSize:
+        """The geometry of the backbone's input."""
+        return ImageSize(resize=self.image_size, crop=self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(JobOptions):
-    """Options of saying what a cluster would do."""
+class ReportOptions(CategoryOptions, FileOptions, OutputOptions):
+    """Report"""
 
-    images: Annotated[float, Option(help="Images to score; 1e8 is understood.")] = 1e6
-    gpus: Annotated[int, Option(help="GPUs of the cluster.")] = 0
-    cores: Annotated[int, Option(help="CPU cores of the cluster.")] = 1
-    data: Annotated[str | None, Option(help="Images to measure with; default: the generated sample.")] = None
+    to: Annotated[str | None, Option(help="File to write; a path or a URI.", show_default="OUT/report.html")] = None
+    models: Annotated[
+        str | None, Option(help="Folder of the models, for their calibration scores.", show_default="as in run.json")
+    ] = None
+    pictures: Annotated[Natural, Option(help="Show at most N images per category.", metavar="N")] = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions(CategoryOptions, FileOptions, OutputOptions):
+    """Maps"""
+
+    format: Annotated[
+        Literal["overlay", "png16", "npy"],
+        Option(help="overlay: the image with its map in colours; png16, npy: the map alone, for other programs."),
+    ] = "overlay"
+    only: Annotated[
+        Literal["all", "anomalous", "mistakes"], Option(help="Which of the images that kept their map.")
+    ] = "all"
+    address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(NetworkOptions, OutputOptions):
+    """Plan"""
+
+    images: Annotated[float, Field(ge=1), Option(help="Images to score; 1e8 is understood.")] = 1e6
+    gpus: Annotated[Natural, Option(help="GPUs of the cluster.")] = 0
+    cores: Annotated[Positive, Option(help="CPU cores of the cluster.")] = 1
+    data: Annotated[str | None, Option(help="Images to measure with.", show_default="the generated sample")] = None
     backbone: Annotated[str, Option(help="The backbone to measure with.")] = "efficientnet_lite0"
-    weights: Annotated[str | None, Option(help="A copy of its weights.")] = None
-    engine: Engine = "auto"
-    image_size: Annotated[int, Option(help="Side in pixels of the square the model sees.")] = 224
-    coreset_ratio: Annotated[float, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
+    image_size: Annotated[Side, Option(help="Side of the model's input, in pixels.")] = 224
+    coreset_ratio: Annotated[Share, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
     gpu_speedup: Annotated[
-        float, Option(help="Where no GPU is here to measure: how many cores one is taken to be worth.")
+        float, Field(gt=0), Option(help="Without a GPU here to measure: the cores that one is worth.")
     ] = 50.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("images", 1), ("gpus", 0), ("cores", 1), ("image_size", 32)):
-            _at_least(self, name, least)
-        _one_of("engine", self.engine, ENGINES)
-        if self.gpu_speedup <= 0:
-            raise UsageError(f"--gpu-speedup {self.gpu_speedup} is not above 0.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(ImageOptions):
-    """Options of the demo page."""
+class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions, OutputOptions):
+    """Server"""
 
-    method: ScoreMethod = None
-    host: Annotated[
-        str, Option(help="Address to listen on; 0.0.0.0: every network of this machine, and without a password.")
-    ] = "127.0.0.1"
-    port: Annotated[int, Option(help="Port to listen on; 0: any that is free.")] = 8000
-    weights: Weights = None
-    engine: Engine = "auto"
-    false_alarm_rate: FalseAlarmRate = 0.01
-    threshold_rule: ThresholdRule = None
-    max_upload: Annotated[str, Option(help="The most that one request may upload.")] = "32MB"
-    max_files: Annotated[int, Option(help="Images that one request may upload; the page sends them one by one.")] = 16
-    memory_limit: Annotated[
-        str, Option(help="Memory for models; those used longest ago make budget, and are read anew when needed.")
-    ] = "2GiB"
-    address: Address = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("max_files", 1), ("port", 0)):
-            _at_least(self, name, least)
-        if self.port > LAST_PORT:
-            raise UsageError(f"--port {self.port} is no port; the greatest is {LAST_PORT}.")
-        _one_of("engine", self.engine, ENGINES)
-        _ = self.judging
-        for name in ("max_upload", "memory_limit"):
-            if not parse_bytes(getattr(self, name)):
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} leaves room for nothing.")
-
-    @property
-    def judging(self) -> ScoreOptions:
-        """The options of scoring that decide what is anomalous."""
-        return ScoreOptions(false_alarm_rate=self.false_alarm_rate, threshold_rule=self.threshold_rule)
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 serves every network, without a password.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Field(ge=0, le=65_535), Option(help="Port to listen on; 0: any that is free.")] = 8000
+    max_pixels: Annotated[Positive, Option(help="Refuse images with more pixels than this.")] = 100_000_000
+    max_upload: Annotated[Bytes, _bytes("Maximum size of one request.", "32MB")] = 32 << 20
+    max_files: Annotated[Positive, Option(help="Maximum number of images per request.")] = 16
+    memory_limit: Annotated[Bytes, _bytes("Memory for models; the least recently used are dropped.", "2GiB")] = 2 << 30
+    address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
 
 
-def as_json(options: JobOptions) -> dict[str, Any]:
+def as_json(options: Any) -> dict[str, Any]:
     """The options as plain values for ``run.json``."""
     return asdict(options)
 
 
-def _at_least(options: object, name: str, least: int) -> None:
-    value = getattr(options, name)
-    if value is not None and value < least:
-        raise UsageError(f"--{name.replace('_', '-')} {value} is too small; the least is {least}.")
+def build(kind: type[Options], values: dict[str, Any]) -> Options:
+    """Make options of the given kind; UsageError, in one sentence, if a value is wrong."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UsageError(_sentence(error)) from None
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"--{name} {value!r} is unknown; choose one of: {', '.join(allowed)}.")
+def takes(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a command take its options as an object, as keywords, or as both, where keywords win.
+
+    The command itself is written with one parameter ``options`` of the given kind.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*arguments: Any, options: Any = None, **keywords: Any) -> Any:
+            positional = [name for name in keywords if name in own]
+            values = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
+            values |= {name: value for name, value in keywords.items() if name not in own}
+            return command(*arguments, **{name: keywords[name] for name in positional}, options=build(kind, values))
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [name for name in signature.parameters if name != "options"]
+        parameters = [signature.parameters[name] for name in own]
+        whole = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None)
+        call.__signature__ = inspect.Signature([*parameters, whole, *keywords_of(kind)])  # type: ignore[attr-defined]
+        call.options = kind  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def keywords_of(kind: type) -> list[inspect.Parameter]:
+    """The options of a kind as keyword parameters, those of its first group first."""
+    hints, defaults = get_type_hints(kind, include_extras=True), {field.name: field.default for field in fields(kind)}
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
+        for names in panels(kind).values()
+        for name in names
+    ]
+
+
+def panels(kind: type) -> dict[str, list[str]]:
+    """The names of a kind's options by the title of their panel in ``--help``: the docstring of their group."""
+    found: dict[str, list[str]] = {}
+    for group in kind.__mro__:
+        title = (group.__doc__ or "").strip()
+        for name in vars(group).get("__annotations__", {}):
+            if not any(name in names for names in found.values()):
+                found.setdefault(title, []).append(name)
+    return found
+
+
+def _sentence(error: ValidationError) -> str:
+    """What is wrong with the first wrong option."""
+    first = error.errors()[0]
+    name, value = str(first["loc"][0]).replace("_", "-") if first["loc"] else "option", first["input"]
+    limits = {
+        "greater_than_equal": "is too small; the minimum is {ge}",
+        "greater_than": "must be above {gt}",
+        "less_than_equal": "is too large; the maximum is {le}",
+        "less_than": "must be below {lt}",
+        "literal_error": "is unknown; choose one of: {expected}",
+        "unexpected_keyword_argument": "is no option of this command",
+        "value_error": "is wrong: {error}",
+    }
+    text = limits.get(first["type"], "is wrong: " + first["msg"][:1].lower() + first["msg"][1:])
+    shown = (
+        ""
+        if first["type"] == "unexpected_keyword_argument"
+        else f" {value!r}"
+        if isinstance(value, str)
+        else f" {value}"
+    )
+    return f"--{name}{shown} {text.format(**first.get('ctx', {}))}."

@@ -1,1 +1,22 @@
-"""What each command does, one recipe per file."""
+"""What each command does, one recipe per file.
+
+The name of a file is that of its function; `COMMANDS` is the one list of them, with an example for ``--help``.
+"""
+
+COMMANDS = {
+    "run": "mvad run mvtec --out results",
+    "fit": "mvad fit mvtec --models models",
+    "score": "mvad score dump --models models --out results",
+    "nightly": "mvad nightly --dump incoming --models models --out nights",
+    "evaluate": "mvad evaluate results",
+    "report": "mvad report results",
+    "inspect": "mvad inspect mvtec --out inspect.html",
+    "compare": "mvad compare mvtec --out compared --methods patchcore,knn",
+    "update": "mvad update new --models models",
+    "models": "mvad models models",
+    "maps": "mvad maps results --to maps",
+    "serve": "mvad serve --models models",
+    "false_alarms": "mvad false-alarms mvtec --splits 20",
+    "plan": "mvad plan --images 1e8 --gpus 64 --cores 512",
+    "sample": "mvad sample sample",
+}

@@ -1,9 +1,9 @@
-"""Comparing methods: every one on every category, from features that are extracted once, in one table.
+"""Compare methods: each on every category, from features that are extracted once per backbone, in one table.
 
 ::
 
     OUT/runs/<method>[-<n>shot-<seed>]/    the results and models of one fit of a method, as `mvad run` leaves them
-    OUT/compare.parquet, compare.json      a row a method, number of shots and category, then the mean of its categories
+    OUT/compare.parquet, compare.json      see `results.comparison`
     OUT/run.json, OUT/_SUCCESS             as of a run
 """
 
@@ -11,56 +11,45 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from mvad import results, storage
+from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.manifest import Manifest, read_manifest
-from mvad.detectors import METHODS, find_method
+from mvad.data.manifest import read_manifest
+from mvad.data.requirements import log_image_count, require_test_images, require_training_images
+from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
-from mvad.features.backbones import describe
-from mvad.features.weights import Network
-from mvad.fitting.fitter import Entry
-from mvad.options import CompareOptions, FitOptions, RunOptions, as_json
-from mvad.pipeline import flow as pipeline
-from mvad.pipeline.actors import SCORING_FAILED
-from mvad.results.run_record import EXIT_DONE, Result, RunRecord, exit_code, versions
+from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, takes
+from mvad.results import store
+from mvad.results.comparison import comparison_table, show_comparison
+from mvad.results.result import EXIT_DONE, Result, exit_code
+from mvad.results.run_record import Run
 from mvad.results.summary import MEAN
-from mvad.runtime.session import ray_session
-from mvad.scoring.resume import NO_MODEL
+from mvad.runtime.versions import versions
 
-MODEL_FAULTS = (NO_MODEL, SCORING_FAILED)  # errors that are not the image's own
-SCHEMA = pa.schema(
-    [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("shots", pa.int64()),  # training images a category; null: all
-        pa.field("backbone", pa.string()),
-        pa.field("category", pa.string(), nullable=False),  # the last row of a method is the mean
-        pa.field("repeats", pa.int64()),  # fits that the numbers are means of
-        pa.field("n_train", pa.float64()),
-        pa.field("image_auroc", pa.float64()),
-        pa.field("image_auroc_sd", pa.float64()),  # over the repeats; null where there is one
-        pa.field("pixel_auroc", pa.float64()),
-        pa.field("pixel_aupro", pa.float64()),
-        pa.field("fit_seconds", pa.float64()),  # of the actors' time, extraction included, and of the fit itself
-        pa.field("score_seconds", pa.float64()),  # of the actors' time, with the extraction that methods share
-        pa.field("model_bytes", pa.float64()),
-        pa.field("note", pa.string()),  # why there is no number
-    ]
-)
-_SUMMED = ("n_train", "fit_seconds", "score_seconds", "model_bytes")
-_AVERAGED = ("image_auroc", "pixel_auroc", "pixel_aupro", *_SUMMED)
-
-Cell = tuple[str, str]  # an entry's name and a category
+if TYPE_CHECKING:
+    from mvad.data.manifest import Manifest
+    from mvad.features.weights import Network
 
 
-def compare(data: str, out: str, **options: Any) -> Result:
-    """Fit, score and evaluate methods on every category under DATA; options as in `options.CompareOptions`.
+MODEL_FAULTS = ("no model", "scoring failed")  # prefixes of errors that are not the image's own
+
+
+class MethodRun(NamedTuple):
+    """One fit of one method to all categories: its name, options, and the folder (a URI) of its results."""
+
+    name: str
+    options: RunOptions
+    out: str
+
+
+@takes(CompareOptions)
+def compare(data: Data, out: Out, options: CompareOptions) -> Result:
+    """Fit and score every method on every category under DATA, and print one table.
 
     A method that cannot run, as a whole or on one category, has its reason in the table, and the others go on.
 
@@ -73,180 +62,127 @@ def compare(data: str, out: str, **options: Any) -> Result:
     UsageError
         Unusable input, an unknown name, or an OUT that is in use.
     """
-    started = time.monotonic()
-    chosen = CompareOptions(**options)
-    report = Reporter(chosen.quiet)
-    target = storage.to_uri(out)
-    methods = _methods(chosen.methods)
-    chosen_backbone = describe(chosen.backbone) if chosen.backbone else None  # a wrong name is nobody's cell
-    manifest = pipeline.checked_for_fit(read_manifest(data, chosen))
-    images = manifest.split("test")
-    if not len(images):
-        raise UsageError(f"no test images under {storage.readable(manifest.root)}: there is nothing to compare by.")
-    results.check_free(target, replace=chosen.new_run)
-    results.clear(target)
-    fits = [fit for method in methods for fit in _fits(chosen, method)]
-    content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(chosen)}
+    started, report, target = time.monotonic(), Reporter(options.quiet), storage.to_uri(out)
+    method_runs = _method_runs(target, options)
+    manifest = read_manifest(data, options)
+    train = require_training_images(manifest)
+    images = require_test_images(manifest, ": there is nothing to compare by.")
+    store.ensure_writable(target, replace=options.new_run)
+    store.clear(target)
+    content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
-    results.write_json(storage.join(target, "run.json"), content)
-    pipeline.announce(manifest, report)
-    groups, reasons = _entries(target, fits, chosen_backbone, chosen)
-    for name, why in reasons.items():
-        report.warn(f"{name}: {why}")
-    cells: dict[Cell, dict[str, Any]] = {}
-    errors: list[dict[str, str]] = []
-    with ray_session(chosen.address, chosen.actors, report.line):
-        for entries in groups:
-            more_cells, more_errors = _compare(target, manifest, entries, chosen, report)
-            cells |= more_cells
-            known = {row["image_id"] for row in errors}
-            errors += [row for row in more_errors if row["image_id"] not in known]
-    table = pa.Table.from_pylist(_table(fits, cells, reasons, manifest.categories), SCHEMA)
-    rows = results.write_table(target, "compare", table)
-    code = exit_code(chosen, len(errors), len(manifest.table))
+    store.write_json(storage.join(target, "run.json"), content)
+    log_image_count(manifest, report)
+
+    groups, reasons = _by_network(method_runs, options, report)
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    errors: dict[str, dict[str, str]] = {}
+    with pipeline.job_session(options, report):
+        for network, group in groups:
+            for name, result in _fit_and_score(group, network, manifest, train, images, report).items():
+                cells |= {(name, row["category"]): row for row in result.summary}
+                errors |= {row["image_id"]: row for row in result.errors}
+
+    repeats: dict[tuple[str, int | None], list[str]] = defaultdict(list)
+    for one in method_runs:
+        repeats[one.options.method, one.options.shots].append(one.name)
+    table = comparison_table(repeats, cells, reasons, manifest.categories)
+    rows = store.write_table(target, "compare", table)
+    code = exit_code(options, len(errors), len(manifest.table))
     seconds = {"total": time.monotonic() - started}
     content |= {"status": "done", "exit_code": code, "n_errors": len(errors), "seconds": seconds}
-    results.write_json(storage.join(target, "run.json"), content)
+    store.write_json(storage.join(target, "run.json"), content)
     if code == EXIT_DONE:
         storage.write(storage.join(target, "_SUCCESS"), b"")
-    report.comparison(rows, manifest.categories, MEAN)
-    report.errors(errors)
-    report.print(f"results in {storage.readable(target)}, {seconds['total']:.0f} s")
-    return Result(code, rows, errors, seconds)
+    show_comparison(rows, manifest.categories, report)
+    unreadable = [errors[name] for name in sorted(errors)]
+    report.errors(unreadable)
+    report.result(f"results in {storage.readable(target)}, {seconds['total']:.0f} s")
+    return Result(code, rows, unreadable, seconds)
 
 
-def _methods(names: str) -> list[str]:
-    if names.strip() == "all":
-        return list(METHODS)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if not chosen:
-        raise UsageError("--methods names no method; give some, such as --methods patchcore,knn, or all.")
-    return [find_method(name).method for name in dict.fromkeys(chosen)]
+def _method_runs(target: str, options: CompareOptions) -> list[MethodRun]:
+    """All training images first, then few of them, each number of shots as often as asked for."""
+    runs = []
+    for method in options.method_names:
+        shots = [
+            (count, repeat) for count in sorted(set(options.shots or ())) for repeat in range(options.shot_repeats)
+        ]
+        for fit in [options.fit_options(method), *(options.fit_options(method, *one) for one in shots)]:
+            name = method if fit.shots is None else f"{method}-{fit.shots}shot-{fit.shot_seed}"
+            runs.append(MethodRun(name, fit, storage.join(target, "runs", name)))
+    return runs
 
 
-def _fits(options: CompareOptions, method: str) -> list[FitOptions]:
-    """All images first, then few of them, each number of shots as often as asked for."""
-    few = [(shots, repeat) for shots in options.shot_counts for repeat in range(options.shot_repeats)]
-    return [options.of_fit(method)] + [options.of_fit(method, *one) for one in few]
+def _by_network(
+    runs: Sequence[MethodRun], options: CompareOptions, report: Reporter
+) -> tuple[list[tuple[Network, list[MethodRun]]], dict[str, str]]:
+    """The runs by the network they share, and why some methods cannot run.
 
-
-def _name(fit: FitOptions) -> str:
-    return fit.method if fit.shots is None else f"{fit.method}-{fit.shots}shot-{fit.shot_seed}"
-
-
-def _folder(out: str, fit: FitOptions) -> str:
-    """Where the results of one fit go."""
-    return storage.join(out, "runs", _name(fit))
-
-
-def _entries(
-    target: str, fits: Sequence[FitOptions], chosen: BackboneSpec | None, options: CompareOptions
-) -> tuple[list[list[Entry]], dict[str, str]]:
-    """The entries by the network they share, and why some methods have none.
-
-    ``--backbone`` is for the methods that can use it: one that needs a Vision Transformer takes its own default if the
-    backbone is none; one that needs no backbone goes along with the first others.
+    ``--backbone`` is for the methods that can use it; a method that needs a Vision Transformer takes its own default if
+    the backbone is none.
     """
-    wanted: dict[BackboneSpec, list[FitOptions]] = defaultdict(list)
-    for fit in fits:
-        method = find_method(fit.method)
-        usable = chosen is not None and method.can_use(chosen)
-        wanted[chosen if chosen is not None and usable else describe(method.default_backbone)].append(fit)
-    groups: dict[str, list[Entry]] = {}
-    reasons: dict[str, str] = {}
-    for spec, own in wanted.items():
+    from mvad.features.backbones import describe
+    from mvad.features.weights import Network
+
+    asked = describe(options.backbone) if options.backbone else None  # a wrong name is no method's fault
+    of_backbone = defaultdict(list)
+    for run in runs:
+        method = find_method(run.options.method)
+        usable = asked is not None and method.can_use(asked)
+        of_backbone[asked if usable else describe(method.default_backbone)].append(run)
+    groups, reasons = [], {}
+    for spec, group in of_backbone.items():
         try:
             spec.check_size(options.size)
-            # A site's own weights are those of the backbone that was named.
-            network = Network.load(spec, options.weights if chosen in (None, spec) else None)
+            # Your own weights are those of the backbone that you named.
+            network = Network.load(spec, options.weights if asked in (None, spec) else None)
             options.budget.after_weights(network.nbytes)
+            groups.append((network, group))
         except UsageError as error:
-            reasons |= {fit.method: str(error) for fit in own}
-            continue
-        groups[spec.name] = [
-            Entry(_name(fit), fit, storage.join(_folder(target, fit), "models"), network) for fit in own
-        ]
-    alone = groups.pop(NO_BACKBONE, [])
-    first, *others = list(groups.values()) or [[]]
-    return [group for group in ([*first, *alone], *others) if group], reasons
+            for run in group:
+                if run.options.method not in reasons:
+                    report.warn(f"{run.options.method}: {error}")
+                reasons[run.options.method] = str(error)
+    return groups, reasons
 
 
-def _compare(
-    target: str, manifest: Manifest, entries: Sequence[Entry], options: CompareOptions, report: Reporter
-) -> tuple[dict[Cell, dict[str, Any]], list[dict[str, str]]]:
-    """Fit and score entries that share a backbone; gives what each cell shows, and the unreadable files."""
-    images = manifest.split("test")
-    fitted = pipeline.fit_entries(manifest.split("train"), entries, options, report, keep_going=True)
-    unreadable = {name: own.unreadable(manifest) for name, own in fitted.items()}
-    records: dict[str, RunRecord] = {}
-    for name, fit, _, network in entries:
-        own = RunOptions(**{**as_json(fit), "maps": "all", "backbone": network.spec.name})
-        records[name] = record = RunRecord("run", _folder(target, fit), manifest, own)
-        record.add_failures(fitted[name].failures)
-        pipeline.write_error_rows(unreadable[name], fitted[name].errors, record)
-    models = {name: own.models for name, own in fitted.items()}
-    networks = {entry.network.spec: entry.network for entry in entries}
-    scoring = RunOptions(**{**as_json(entries[0].options), "maps": "all"})
-    pipeline.score_entries([images], models, networks, scoring, records, report, keep_going=True)
-    cells: dict[Cell, dict[str, Any]] = {}
-    errors: dict[str, dict[str, str]] = {}
-    with report.stage("evaluate", len(entries), unit="runs") as stage:
-        for name, record in records.items():
-            outcome = record.finish(
-                len(manifest.table), n_rows=len(images) + len(unreadable[name]), stages=report.stages
-            )
-            errors |= {row["image_id"]: row for row in outcome.errors if not row["error"].startswith(MODEL_FAULTS)}
-            for row in outcome.summary[:-1]:
-                model = fitted[name].models.get(row["category"])
-                cells[name, row["category"]] = {**row, "model_bytes": model and model.record["bytes"]}
+def _fit_and_score(
+    group: Sequence[MethodRun],
+    network: Network,
+    manifest: Manifest,
+    train: pa.Table,
+    images: pa.Table,
+    report: Reporter,
+) -> dict[str, Result]:
+    """Fit and score runs that share a backbone: results by name, without errors that are not the image's own."""
+    records = [
+        Run.open("run", run.out, manifest, replace(run.options, backbone=network.spec.name, new_run=False))
+        for run in group
+    ]
+    jobs = [
+        fitting.FitJob(category, run.options, network, storage.join(run.out, "models"))
+        for run in group
+        for category in manifest.categories
+    ]
+    outcomes = fitting.fit_models(train, jobs, report, keep_going=True)
+    scoring_jobs, sizes = [], {}
+    for number, (run, record) in enumerate(zip(group, records, strict=True)):
+        of_run = outcomes[number * len(manifest.categories) :][: len(manifest.categories)]
+        record.add_training(*fitting.failures_and_errors(of_run), train)
+        models = [outcome.model for outcome in of_run if outcome.model is not None]
+        scoring_jobs += scoring.scoring_jobs(models, record, run.options)
+        sizes |= {(run.name, model.category): model.record["bytes"] for model in models}
+    networks = {network.spec: network}
+    scoring.score_images([images], scoring_jobs, records, networks, group[0].options, report, keep_going=True)
+
+    results = {}
+    with report.stage("evaluate", len(group), unit="runs") as stage:
+        for run, record in zip(group, records, strict=True):
+            result = record.finish(len(manifest.table), report.stages)
+            result.errors = [row for row in result.errors if not row["error"].startswith(MODEL_FAULTS)]
+            rows = [row for row in result.summary if row["category"] != MEAN]
+            result.summary = [{**row, "model_bytes": sizes.get((run.name, row["category"]))} for row in rows]
+            results[run.name] = result
             stage.advance(1)
-    return cells, [errors[name] for name in sorted(errors)]
-
-
-def _table(
-    fits: Sequence[FitOptions],
-    cells: Mapping[Cell, Mapping[str, Any]],
-    reasons: Mapping[str, str],
-    categories: Sequence[str],
-) -> list[dict[str, Any]]:
-    """The rows of the table: of every method and number of shots its categories, then their mean."""
-    lines: dict[tuple[str, int | None], list[str]] = defaultdict(list)
-    for fit in fits:
-        lines[fit.method, fit.shots].append(_name(fit))
-    rows = []
-    for (method, shots), repeats in lines.items():
-        line = {"method": method, "shots": shots}
-        own = []
-        for category in categories:
-            found = [cells[name, category] for name in repeats if (name, category) in cells]
-            own.append({**line, "category": category, **_over_repeats(found), "note": reasons.get(method)})
-            notes = [cell["note"] for cell in found if cell["image_auroc"] is None and cell["note"]]
-            if notes:
-                own[-1]["note"] = "; ".join(dict.fromkeys(notes))
-        rows += [*own, {**line, **_mean_row(own)}]
-    return rows
-
-
-def _over_repeats(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    scores = [cell["image_auroc"] for cell in cells if cell["image_auroc"] is not None]
-    row: dict[str, Any] = {name: _mean(cell[name] for cell in cells) for name in _AVERAGED}
-    row |= {"repeats": len(scores), "backbone": cells[0]["backbone"] if cells else None}
-    row["image_auroc_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
-    return row
-
-
-def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means of the metrics over the categories that have them, sums of the rest; none without all categories."""
-    row: dict[str, Any] = {"category": MEAN, "backbone": rows[0]["backbone"]}
-    for name in _AVERAGED:
-        known = [one[name] for one in rows if one[name] is not None]
-        row[name] = None if not known else sum(known) if name in _SUMMED else _mean(known)
-    without = [one["category"] for one in rows if one["image_auroc"] is None]
-    if without:
-        row["note"] = f"without {', '.join(without)}"
-    return row
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return results

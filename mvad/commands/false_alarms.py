@@ -1,42 +1,35 @@
-"""What thresholds keep of their promise: the false-alarm rates they achieve, over random splits of good images."""
+"""Measure the false-alarm rates that thresholds achieve, over random splits of good images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import ray
 from numpy.typing import NDArray
-from scipy import stats
 
-from mvad import calibration, storage
+from mvad import calibration, fitting, pipeline, storage
 from mvad.console import Reporter
 from mvad.data.manifest import read_manifest
-from mvad.detectors import find_method
+from mvad.detectors import Pretrained, find_method
 from mvad.errors import UsageError
-from mvad.features.extractor import feature_shapes
-from mvad.features.weights import Network
-from mvad.fitting.by_category import CategoryFeatures, group_by_category
-from mvad.options import FalseAlarmOptions
-from mvad.pipeline import flow as pipeline
-from mvad.pipeline.actors import score_held_out
-from mvad.runtime.session import ActorPool, actor_pool, ray_session
+from mvad.options import Data, FalseAlarmOptions, takes
 
 
-def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
-    """Fit and calibrate on a random part of the good images, count false alarms in the rest; again and again.
+@takes(FalseAlarmOptions)
+def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]:
+    """Measure the false-alarm rates that thresholds achieve, over random splits of the good images in DATA.
 
-    Options as in `options.FalseAlarmOptions`. Good images are those of train/good and test/good; defective ones have
-    no part in it.
+    Each split fits and calibrates on a part of the good images, and counts false alarms in the others. Good images are
+    those of train/good and test/good; defective ones play no part.
 
     Returns
     -------
-    A row a category and rate: ``rate`` asked for, ``n`` calibration and ``n_fresh`` other images of a split. Of the
+    One row per category and rate: ``rate`` asked for, ``n`` calibration and ``n_fresh`` other images of a split. Of the
     achieved rates their ``mean`` and its 95 % interval, ``low`` to ``high`` (Student's t over the splits, which share
     images and so are not quite independent), the ``smallest`` and the ``largest``. For the conformal rule, the rate it
-    promises (``expected``), and ``expected_low`` to ``expected_high``, within which 90 % of the splits should lie:
+    guarantees (``expected``), and ``expected_low`` to ``expected_high``, within which 90 % of the splits should lie:
     beta-binomial, of calibration sets and fresh images of these sizes.
 
     Raises
@@ -44,80 +37,69 @@ def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
     UsageError
         Unusable input or an unknown name.
     """
-    chosen = FalseAlarmOptions(**options)
-    report = Reporter(chosen.quiet)
-    method, spec = find_method(chosen.method), pipeline.resolve_backbone(chosen)
-    if method.transfers or chosen.folds < 2:
+    report = Reporter(options.quiet)
+    if issubclass(find_method(options.method), Pretrained) or options.folds < 2:
         raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
-    manifest = read_manifest(data, chosen)
+    manifest = read_manifest(data, options)
     images = manifest.table.filter(pc.equal(manifest.table["label"], 0))
     if not len(images):
         raise UsageError(f"no good images under {storage.readable(manifest.root)}.")
-    network = Network.load(spec, chosen.weights)
-    shapes = feature_shapes([method.feature], spec, chosen.size)
-    rows = []
-    with ray_session(chosen.address, chosen.actors, report.line), report.stage("split", len(images)) as stage:
-        pool = actor_pool(chosen.actors, len(images))
-        batches = pipeline.extracted(images, shapes, network, chosen.size, chosen, pool, stage)
-        for category in group_by_category(batches, images):
-            stage.busy_with(f"{category.name}: {chosen.splits} splits of {len(category.kept)} images")
-            rows += _achieved(category, chosen, pool)
-    report.false_alarms(rows)
+    network = fitting.load_network(options)
+    with pipeline.job_session(options, report):
+        scores = fitting.score_splits(images, network, options, report)
+    rows = [
+        {"category": category, **achieved(held_out, fresh, rate, options)}
+        for category, held_out, fresh in scores
+        for rate in options.rates
+    ]
+    _show(rows, report)
     return rows
 
 
-def _achieved(category: CategoryFeatures, options: FalseAlarmOptions, pool: ActorPool) -> list[dict[str, Any]]:
-    features = ray.put(category.features[find_method(options.method).feature])
-    count = len(category.kept)
-    n_fresh = max(1, round(options.fresh * count))
-    task = ray.remote(score_held_out).options(**pool.task_resources)
-    waiting: dict[ray.ObjectRef, tuple[int, NDArray[np.int64] | None]] = {}
-    own = np.empty((options.splits, count - n_fresh), np.float32)  # calibration scores
-    fresh = np.empty((options.splits, n_fresh), np.float32)
-    for split in range(options.splits):
-        order = np.random.default_rng([options.seed, split]).permutation(count)
-        others, known = order[:n_fresh], np.sort(order[n_fresh:])
-        waiting[task.remote(options, features, known, others)] = split, None
-        for rest, held_out in calibration.fold_splits(len(known), options.folds, options.seed):
-            waiting[task.remote(options, features, known[rest], known[held_out])] = split, held_out
-    while waiting:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
-        split, places = waiting.pop(done)
-        scores, _ = ray.get(done)
-        if places is None:
-            fresh[split] = scores
-        else:
-            own[split, places] = scores
-    return [{"category": category.name, **achieved(own, fresh, rate, options)} for rate in options.rates_asked]
-
-
 def achieved(
-    own: NDArray[np.float32], fresh: NDArray[np.float32], rate: float, options: FalseAlarmOptions
+    calibration_scores: NDArray[np.float32], fresh: NDArray[np.float32], rate: float, options: FalseAlarmOptions
 ) -> dict[str, Any]:
     """Achieved rates of one threshold rule.
 
     Parameters
     ----------
-    own : (splits, n) calibration scores
-    fresh : (splits, m) scores of good images that no model has seen
+    calibration_scores : (splits, n)
+    fresh : (splits, m)
+        Scores of good images that no model has seen.
     """
+    from scipy import stats
+
     rule = options.threshold_rule or find_method(options.method).default_rule
-    thresholds = [calibration.threshold(scores, rule, rate) for scores in own]
+    thresholds = [calibration.threshold(scores, rule, rate) for scores in calibration_scores]
     rates = np.array([(scores > limit).mean() for scores, limit in zip(fresh, thresholds, strict=True)])
-    row: dict[str, Any] = {"rule": rule, "rate": rate, "n": own.shape[1], "n_fresh": fresh.shape[1]}
-    row |= {"splits": len(rates), "mean": float(rates.mean())}
-    half = (
-        float(stats.t.ppf(0.975, len(rates) - 1) * rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else 0.0
-    )
-    row |= {"low": max(0.0, row["mean"] - half), "high": row["mean"] + half}
+    n_splits, mean, half = len(rates), float(rates.mean()), 0.0
+    if n_splits > 1:
+        half = float(stats.t.ppf(0.975, n_splits - 1) * rates.std(ddof=1) / np.sqrt(n_splits))
+    row = {"rule": rule, "rate": rate, "n": calibration_scores.shape[1], "n_fresh": fresh.shape[1]}
+    row |= {"splits": n_splits, "mean": mean, "low": max(0.0, mean - half), "high": mean + half}
     row |= {"smallest": float(rates.min()), "largest": float(rates.max())}
     return row | (_expected(row) if rule == "conformal" else {})
 
 
 def _expected(row: Mapping[str, Any]) -> dict[str, float]:
-    """Between which rates 90 % of the splits should lie, and their mean, if all good images are exchangeable."""
+    """The mean rate if all good images are exchangeable, and between which rates 90 % of the splits should lie."""
+    from scipy import stats
+
     n, m = row["n"], row["n_fresh"]
-    flagged = n + 1 - calibration.rank(n, row["rate"])  # calibration scores at or above the threshold
-    law = stats.betabinom(m, flagged, n + 1 - flagged)
+    n_above = n + 1 - calibration.rank(n, row["rate"])  # calibration scores at or above the threshold
+    law = stats.betabinom(m, n_above, n + 1 - n_above)
     low, high = (float(law.ppf(share) / m) for share in (0.05, 0.95))
-    return {"expected": flagged / (n + 1), "expected_low": low, "expected_high": high}
+    return {"expected": n_above / (n + 1), "expected_low": low, "expected_high": high}
+
+
+def _show(rows: Sequence[Mapping[str, Any]], report: Reporter) -> None:
+    cells = []
+    for row in rows:
+        guaranteed = f"{row['expected']:.2%}" if "expected" in row else "-"
+        expected = f"{row['expected_low']:.1%} to {row['expected_high']:.1%}" if "expected" in row else "-"
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
+        splits = f"{row['smallest']:.1%} to {row['largest']:.1%}"
+        line = [row["category"], row["rule"], f"{row['rate']:.2%}", f"{row['n']:,}", guaranteed, f"{row['mean']:.2%}"]
+        cells.append([*line, interval, splits, expected])
+    titles = ("rule", "asked", "calibration", "guaranteed", "achieved", "95 % interval", "splits", "expected")
+    report.table(["category"], titles, cells)

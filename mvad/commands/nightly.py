@@ -1,65 +1,67 @@
-"""The night's run: score a dump into a folder of its date, and say in one line a category what came of it."""
+"""Score a night's images into a folder of its date."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Option
 
 from mvad import storage
-from mvad.console import Reporter
+from mvad.commands import score as scoring
+from mvad.console import Reporter, plural
 from mvad.errors import UsageError
-from mvad.pipeline import flow as pipeline
-from mvad.results.run_record import EXIT_DONE, Result
+from mvad.options import Models, ScoreOptions, takes
+from mvad.results.result import EXIT_DONE, EXIT_DRIFTED, Result
 from mvad.results.summary import MEAN
 
-EXIT_DRIFTED = 4
 
-
-def nightly(dump: str, models: str, out: str, date: str | None = None, **options: Any) -> Result:
-    """Score the images under ``dump`` into ``OUT/date=<date>``; options as in `options.ScoreOptions`.
-
-    Run again, it takes up what is missing, as `pipeline.score` does; so a scheduler may repeat it.
-
-    Parameters
-    ----------
-    date
-        As 2026-11-23; default: today's.
+@takes(ScoreOptions)
+def nightly(
+    dump: Annotated[str, Option(help="The night's folder of images; a path or a URI.")],
+    models: Models,
+    out: Annotated[str, Option(help="Folder of all nights' results; a path or a URI.")],
+    date: Annotated[str | None, Option(help="The night's date, as 2026-11-23.", show_default="today")] = None,
+    *,
+    options: ScoreOptions,
+) -> Result:
+    """Score a night's images into OUT/date=DATE and print one line per category; safe to repeat.
 
     Returns
     -------
-    A result whose exit code is that of `pipeline.score`; or, where that is 0, 4 if the scores of a category as a whole
-    have moved, so that its verdicts should not be believed before somebody has looked.
+    The result of `score`; its exit code is 4 instead of 0 if the scores of a whole category have drifted, so that its
+    verdicts should not be believed before somebody has looked.
 
     Raises
     ------
     UsageError
-        As for `pipeline.score`; or the date is none.
+        As for `score`; or ``date`` is not a date.
     """
     try:
         day = datetime.date.fromisoformat(date) if date else datetime.date.today()
     except ValueError:
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
-    report = Reporter(options.get("quiet", False))
-    place = storage.join(storage.to_uri(out), f"date={day.isoformat()}")
-    result = pipeline.score(dump, models, place, **options)
+    report = Reporter(options.quiet)
+    target = storage.join(storage.to_uri(out), f"date={day.isoformat()}")
+    result = scoring.score(dump, models, target, options=options)
     rows = [row for row in result.summary if row["category"] != MEAN]
     for row in rows:
-        report.print(verdict(day, row))
+        report.result(verdict(day, row))
     if result.exit_code == EXIT_DONE and any(row["drifted"] for row in rows):
         result.exit_code = EXIT_DRIFTED
     return result
 
 
 def verdict(day: datetime.date, row: Mapping[str, Any]) -> str:
-    """One line on a category, from its row of the summary."""
-    begin = f"{day.isoformat()} {row['category']}:"
-    scored, errors = row["n_scored"], f", {row['n_error']:,} unreadable" if row["n_error"] else ""
-    if not scored:
-        return f"{begin} NOT SCORED ({row['note']}){errors}"
+    """One line about a category, from its row of the summary."""
+    start, n_scored = f"{day.isoformat()} {row['category']}:", row["n_scored"]
+    errors = f", {row['n_error']:,} unreadable" if row["n_error"] else ""
+    if not n_scored:
+        return f"{start} NOT SCORED ({row['note']}){errors}"
     if row["threshold"] is None:
-        return f"{begin} {scored:,} images scored, no verdicts (the model is not calibrated){errors}"
-    flagged = f"{row['n_flagged']:,} of {scored:,} images flagged ({row['n_flagged'] / scored:.1%}){errors}"
+        return f"{start} {plural(n_scored, 'image')} scored, no verdicts: the model is not calibrated{errors}"
+    flagged = f"{row['n_flagged']:,} of {plural(n_scored, 'image')} flagged ({row['n_flagged'] / n_scored:.1%}){errors}"
     if row["drifted"]:
-        return f"{begin} MOVED, look at camera and light first; {flagged}"
-    return f"{begin} {'OK' if not row['n_flagged'] else 'LOOK'}, {flagged}"
+        return f"{start} DRIFT: the whole batch scores differently; check camera and light first; {flagged}"
+    return f"{start} {'LOOK' if row['n_flagged'] else 'OK'}, {flagged}"

@@ -1,73 +1,65 @@
-"""Few shots: which training images a model learns from, and how many variants of each (see `augmentation`)."""
+"""Which training images a model learns from, and how many variants of each (see `augmentation`)."""
 
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from mvad.options import VARIANTS, FitOptions
+if TYPE_CHECKING:
+    from mvad.options import FitOptions
 
-
-def pick(count: int, options: FitOptions, category: str) -> NDArray[np.int64]:
-    """Which of the ``count`` training images of a category a fit uses, ascending; of one seed, fewer are among more."""
-    if options.shots is None or options.shots >= count:
-        return np.arange(count)
-    random = np.random.default_rng([options.shot_seed, zlib.crc32(category.encode())])
-    return np.sort(random.permutation(count)[: options.shots])
+N_VARIANTS = 8  # variants of an image, besides the image itself
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images that one or more fits learn from, each once, with the variants they need.
+def pick(image_ids: Sequence[str], options: FitOptions, category: str) -> list[str]:
+    """The training images of a category that a fit uses, in their order.
 
-    Attributes
-    ----------
-    table
-        Rows of the manifest, those of a category next to each other: its images in the manifest's order, then their
-        variants. Column ``variant`` is the seed of a variant, or 0 for the image itself.
-    places
-        By category and number of the image in it: where among the category's rows are the image and its variants.
+    With one ``--shot-seed``, the images for a small number of shots are among those for a larger number.
     """
+    if options.shots is None or options.shots >= len(image_ids):
+        return list(image_ids)
+    random = np.random.default_rng([options.shot_seed, zlib.crc32(category.encode())])
+    return [image_ids[number] for number in np.sort(random.permutation(len(image_ids))[: options.shots])]
 
-    table: pa.Table
-    places: dict[str, dict[int, list[int]]]
 
-    @classmethod
-    def of(cls, train: pa.Table, fits: Sequence[FitOptions], *, whole: bool = False) -> TrainingSet:
-        """What ``fits`` need of the training images ``train``, sorted by category; all of them if ``whole``."""
-        names = np.array(train["category"].to_pylist(), object)
-        ids = train["image_id"].to_pylist()
-        taken: list[int] = []
-        seeds: list[int] = []
-        places: dict[str, dict[int, list[int]]] = {}
-        for name in dict.fromkeys(names):
-            (rows,) = np.nonzero(names == name)
-            picks = [(pick(len(rows), fit, name), fit) for fit in fits]
-            images = range(len(rows)) if whole else np.unique(np.concatenate([chosen for chosen, _ in picks])).tolist()
-            wanted = [(image, 0) for image in images]
-            for image in sorted({int(image) for chosen, fit in picks if fit.copies > 1 for image in chosen}):
-                wanted += [(image, seed) for seed in variant_seeds(ids[rows[image]], fits[0].seed)]
-            places[name] = defaultdict(list)
-            for place, (image, seed) in enumerate(wanted):
-                places[name][image].append(place)
-                taken.append(rows[image])
-                seeds.append(seed)
-        table = train.take(pa.array(taken, pa.int64())).append_column("variant", pa.array(seeds, pa.int64()))
-        return cls(table, places)
+def training_rows(train: pa.Table, fits: Mapping[str, Sequence[FitOptions]], *, all_images: bool = False) -> pa.Table:
+    """The rows that the fits of each category need: an image, then its variants.
 
-    def places_of(self, fit: FitOptions, category: str) -> NDArray[np.int64]:
-        """Where among the category's rows are those that a fit uses: each image with its variants right behind it."""
-        found, copies = self.places[category], fit.copies
-        chosen = [found[image][:copies] for image in pick(len(found), fit, category).tolist()]
-        return np.concatenate(chosen).astype(np.int64)
+    Parameters
+    ----------
+    train
+        Rows of the manifest, sorted by category.
+    fits
+        The options of the fits by category.
+    all_images
+        Whether to keep images that no fit picks.
+
+    Returns
+    -------
+    The manifest's columns and ``variant``: the seed of a variant, or 0 for the image itself.
+    """
+    categories, image_ids = np.array(train["category"].to_pylist(), object), train["image_id"].to_pylist()
+    numbers: list[int] = []
+    seeds: list[int] = []
+    for category in dict.fromkeys(categories):
+        rows = np.flatnonzero(categories == category).tolist()
+        picks = [(set(pick([image_ids[row] for row in rows], fit, category)), fit) for fit in fits[category]]
+        varied = set().union(*(images for images, fit in picks if fit.rows_per_image > 1))
+        used = set().union(*(images for images, _ in picks))
+        for row in rows:
+            image_id = image_ids[row]
+            if not all_images and image_id not in used:
+                continue
+            variants = variant_seeds(image_id, fits[category][0].seed) if image_id in varied else []
+            numbers += [row] * (1 + len(variants))
+            seeds += [0, *variants]
+    return train.take(pa.array(numbers, pa.int64())).append_column("variant", pa.array(seeds, pa.int64()))
 
 
 def variant_seeds(image_id: str, seed: int) -> list[int]:
     """Seeds of the variants of an image, none of them 0."""
-    return [1 + zlib.crc32(f"{seed}/{number}/{image_id}".encode()) for number in range(VARIANTS)]
+    return [1 + zlib.crc32(f"{seed}/{number}/{image_id}".encode()) for number in range(N_VARIANTS)]

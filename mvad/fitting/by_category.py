@@ -1,123 +1,121 @@
-"""Features of training images merged on the driver: every image at its own place, whatever order they arrive in."""
+"""Regroup features by category on the driver, in manifest order, whatever order they arrive in."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mvad.data.images import Batch
-
-PREFIX = "features_"  # of the columns that hold features, one a kind
+from mvad.pipeline.columns import FEATURES, Batch
 
 
 @dataclass
 class CategoryFeatures:
-    """The training features of one category, or of one shard of it: some rows that follow each other.
+    """The training features of one category, or of one shard of it: consecutive rows of the table of images.
 
     Attributes
     ----------
     features : by kind, (n, ...) float32
-        Of the usable images, in the table's order.
-    kept : (n,) int64
-        Their places among all these rows of the table.
-    image_ids
-        Of all these rows.
+        Of the usable rows, in the table's order.
+    image_ids : (n,) object
+    variants : (n,) int64
+        Together they say what each row of the features is: 0 is the image itself.
+    all_image_ids
+        Ids of all images, also of those that cannot be used.
     errors
-        Why the others are not usable, by image id.
-    seconds
-        Spent by actors on its images.
+        Why the others cannot be used, by image id.
     shard
-        Its number, from 0.
+        Number of the shard, from 0.
     """
 
-    name: str
+    category: str
     features: dict[str, NDArray[np.float32]]
-    kept: NDArray[np.int64]
-    image_ids: list[str]
+    image_ids: NDArray[np.object_]
+    variants: NDArray[np.int64]
+    all_image_ids: list[str]
     errors: dict[str, str]
-    seconds: float
     shard: int = 0
 
-    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of ``features`` of the usable ones among some places, in their order."""
-        usable = places[np.isin(places, self.kept)]
-        return np.searchsorted(self.kept, usable)
+    def rows_of(self, image_ids: Collection[str], *, variants: bool = False) -> NDArray[np.int64]:
+        """Rows of the features of some images, in their order; with ``variants``, each followed by its variants."""
+        chosen = np.isin(self.image_ids, list(image_ids))
+        return np.flatnonzero(chosen if variants else chosen & (self.variants == 0))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the features in bytes."""
+        return sum(rows.nbytes for rows in self.features.values())
 
 
 @dataclass
 class _Incomplete:
-    """A category, or shard, some of whose images have not arrived; ``ids`` are those of all, in the table's order."""
+    """A category, or shard, of which some rows have not arrived yet; ``images`` are all of its rows."""
 
     first: int
-    ids: list[str] = field(default_factory=list)
+    images: pa.Table
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    arrived: int = 0
+    n_arrived: int = 0
 
-    def add(
-        self,
-        places: NDArray[np.int64],
-        features: Mapping[str, NDArray[np.float32]],
-        errors: list[str],
-        seconds: float,
-    ) -> None:
-        for kind, rows in features.items():
-            if kind not in self.features:
-                self.features[kind] = np.empty((len(self.ids), *rows.shape[1:]), np.float32)
-            self.features[kind][places] = rows
-        self.errors |= {int(place): error for place, error in zip(places, errors, strict=True) if error}
-        self.seconds += seconds
-        self.arrived += len(places)
+    def add(self, batch: Batch) -> None:
+        positions = batch["row"] - self.first
+        for name in batch:
+            if name.startswith(FEATURES):
+                kind, rows = name.removeprefix(FEATURES), batch[name]
+                if kind not in self.features:
+                    self.features[kind] = np.empty((len(self.images), *rows.shape[1:]), np.float32)
+                self.features[kind][positions] = rows
+        self.errors |= {int(row): error for row, error in zip(positions, batch["error"], strict=True) if error}
+        self.n_arrived += len(positions)
 
-    def finish(self, name: str, shard: int) -> CategoryFeatures:
-        bad = sorted(self.errors)
-        kept = np.delete(np.arange(len(self.ids)), bad)
-        if bad:
+    def finish(self, category: str, shard: int) -> CategoryFeatures:
+        image_ids = np.array(self.images["image_id"].to_pylist(), object)
+        variants = np.zeros(len(image_ids), np.int64)
+        if "variant" in self.images.column_names:
+            variants = self.images["variant"].to_numpy()
+        usable = np.delete(np.arange(len(image_ids)), sorted(self.errors))
+        if self.errors:
             for rows in self.features.values():
-                for place, old in enumerate(kept):
-                    rows[place] = rows[old]  # where they lie: a copy might not fit in memory beside them
-        features = {kind: rows[: len(kept)] for kind, rows in self.features.items()}
-        errors = {self.ids[place]: self.errors[place] for place in bad}
-        return CategoryFeatures(name, features, kept, self.ids, errors, self.seconds, shard)
+                for row, old in enumerate(usable):
+                    rows[row] = rows[old]  # in place: memory might not hold a copy
+        features = {kind: rows[: len(usable)] for kind, rows in self.features.items()}
+        errors = {image_ids[row]: self.errors[row] for row in sorted(self.errors)}
+        all_ids = list(dict.fromkeys(image_ids))
+        return CategoryFeatures(category, features, image_ids[usable], variants[usable], all_ids, errors, shard)
 
 
 def group_by_category(
     batches: Iterable[Batch], images: pa.Table, shards: NDArray[np.int64] | None = None
 ) -> Iterator[CategoryFeatures]:
-    """Give out each category, or shard, as soon as the last of its images has arrived, and forget it.
+    """Yield each category, or shard, as soon as its last image has arrived, and forget it.
 
     Parameters
     ----------
     batches
-        With columns ``row`` (in ``images``), ``features_<kind>`` for each kind, ``error`` ("" if there is none) and
-        ``seconds``.
+        With columns ``row`` (in ``images``), ``error`` and ``features_<kind>`` for each kind.
     images
-        The rows of the training images, those of a category next to each other.
+        Rows of the training images, those of a category next to each other; ``variant`` as in `few_shot`.
     shards : (n,) int64
-        The shard of each row in its category; default: a category is one.
+        The shard of each row within its category; default: a category is one shard.
     """
-    waiting: dict[tuple[str, int], _Incomplete] = {}
-    names = images["category"].to_pylist()
-    units = list(zip(names, [0] * len(names) if shards is None else shards.tolist(), strict=True))
-    for row, (unit, image_id) in enumerate(zip(units, images["image_id"].to_pylist(), strict=True)):
-        waiting.setdefault(unit, _Incomplete(row)).ids.append(image_id)
+    numbers = np.zeros(len(images), np.int64) if shards is None else shards
+    units = list(zip(images["category"].to_pylist(), numbers.tolist(), strict=True))
+    incomplete: dict[tuple[str, int], _Incomplete] = {}
+    first = 0
+    for unit, group in itertools.groupby(units):
+        n_rows = len(list(group))
+        incomplete[unit] = _Incomplete(first, images.slice(first, n_rows))
+        first += n_rows
     for batch in batches:
-        first = 0
-        for unit, rows in itertools.groupby(batch["row"], key=units.__getitem__):
-            own = slice(first, first := first + len(list(rows)))
-            category = waiting[unit]
-            category.add(
-                batch["row"][own] - category.first,
-                {name.removeprefix(PREFIX): batch[name][own] for name in batch if name.startswith(PREFIX)},
-                batch["error"][own].tolist(),
-                float(batch["seconds"][own].sum()),
-            )
-            if category.arrived == len(category.ids):
-                yield waiting.pop(unit).finish(*unit)
+        start = 0
+        for unit, group in itertools.groupby(batch["row"], key=units.__getitem__):
+            rows = slice(start, start := start + len(list(group)))
+            category = incomplete[unit]
+            category.add({name: column[rows] for name, column in batch.items()})
+            if category.n_arrived == len(category.images):
+                yield incomplete.pop(unit).finish(*unit)
                 del category

@@ -1,145 +1,180 @@
-"""The record of a run: what was asked, what happened, how long it took; becomes ``run.json``."""
+"""One run and its folder: what was asked, what is missing, what happened; becomes ``run.json``.
+
+What is missing is found by an anti-join of the listing with the ids in OUT. Ray Data's own checkpointing (beta in Ray
+2.60) was tested and rejected: it filters nothing if a data set is not read from files, so that a resumed run doubles its
+rows; it keeps a record of its own next to the rows, which can disagree with them; and on two processors its filter actor
+once left a resumed run without progress. The ids in OUT are the rows themselves.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from mvad import __version__, calibration, results, storage
-from mvad.console import Reporter
-from mvad.data.listing import Listing
-from mvad.data.manifest import Manifest
-from mvad.model_store import ModelInfo
-from mvad.options import JobOptions, ScoreOptions, as_json
-from mvad.results.summary import summarise
+from mvad import calibration, storage
+from mvad.calibration import DecisionRule
+from mvad.data.requirements import log_image_count
+from mvad.errors import UsageError
+from mvad.results import store
+from mvad.results.rows import write_error_rows
+from mvad.results.repair import drop_duplicates, drop_rows
+from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, exit_code
+from mvad.results.summary import evaluate
+from mvad.runtime.versions import versions
 
-EXIT_DONE, EXIT_TOO_MANY_ERRORS = 0, 3
-LISTED_ERRORS = 1000
-PACKAGES = (
-    "ray",
-    "torch",
-    "torchvision",
-    "timm",
-    "faiss-cpu",
-    "numpy",
-    "pyarrow",
-    "pillow",
-    "scikit-learn",
-)
+if TYPE_CHECKING:
+    from mvad.console import Reporter
+    from mvad.data.listing import Listing
+    from mvad.data.manifest import Manifest
+    from mvad.model_store import ModelInfo
+    from mvad.options import ScoreOptions
+
+MAX_LISTED_ERRORS = 1000
+IDENTITY = ("maps", "max_pixels", "threshold_rule", "false_alarm_rate", "fdr")  # options that all rows share
 
 
-@dataclass
-class Result:
-    """What a command did.
+class Run:
+    """A run that writes to the folder ``out`` (a URI).
 
     Attributes
     ----------
-    exit_code
-        0, or 3 if more files were unreadable than ``max_errors`` allows.
-    summary
-        The rows of ``summary.parquet``; empty after `pipeline.fit`.
-    errors
-        The unreadable files: image_id, category, split and error.
+    categories
+        Facts by category, for ``run.json``.
     seconds
-        Wall-clock seconds a stage.
+        Wall-clock seconds per stage.
     """
 
-    exit_code: int = EXIT_DONE
-    summary: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, str]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def document(self) -> dict[str, Any]:
-        """All of it as plain values, for ``--json``."""
-        return {name: getattr(self, name) for name in ("exit_code", "summary", "errors", "seconds")}
-
-
-def exit_code(options: JobOptions, n_errors: int, n_images: int) -> int:
-    """That of a command which met so many unreadable files among those it was asked for."""
-    return EXIT_TOO_MANY_ERRORS if n_errors > options.allowed_errors(n_images) else EXIT_DONE
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the scores depend on."""
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"mvad": __version__, "python": platform.python_version(), **packages}
-
-
-class RunRecord:
-    """Collects the facts of one run that writes to ``out`` (a URI)."""
-
-    def __init__(
-        self,
-        command: str,
-        out: str,
-        found: Manifest | Listing,
-        options: ScoreOptions,
-        identity: Mapping[str, Any] | None = None,
-        earlier: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> None:
         now = datetime.now(timezone.utc)
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self.out, self.options = out, options
         self.seconds: dict[str, float] = {}
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict)
-        self._judges: dict[str, results.DecisionRule] = {}
+        self._images = images
+        self._rules: dict[str, DecisionRule] = {}
         self._started = time.monotonic()
+        self._n_rows = 0  # rows that must be in OUT in the end
+        self._status: pa.Table | None = None  # of the rows of earlier runs
+        self._earlier: dict[str, Any] = {}
+        self._new_categories = set(images.categories)
         self._content: dict[str, Any] = {
             "run_id": self.run_id,
             "command": command,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
-            "data": storage.readable(found.root),
-            "options": as_json(options),
+            "data": storage.readable(images.root),
+            "options": asdict(options),
             "versions": versions(),
-            "ignored_files": found.ignored,
+            "ignored_files": images.ignored,
         }
-        if identity is not None:
-            self._content["identity"] = identity
-        if earlier is not None:
-            kept = ("run_id", "status", "started", "seconds", "n_rows")
-            runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
-            self._content["earlier_runs"] = runs
-            self._content["identity"] = {
-                **self._content["identity"],
-                "models": earlier["identity"]["models"] | self._content["identity"]["models"],
-            }
-        before = (earlier or {}).get("categories", {})
-        self._new = set(found.categories) - before.keys()
-        for name in self._new:
+
+    @classmethod
+    def open(cls, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> Run:
+        """Begin a run in an empty folder, or in place of an earlier run.
+
+        Raises
+        ------
+        UsageError
+            The folder is in use.
+        """
+        run = cls(command, out, images, options)
+        store.ensure_writable(out, replace=options.new_run)
+        store.clear(out)
+        run._begin()
+        run.record()
+        return run
+
+    @classmethod
+    def resume(
+        cls, out: str, images: Manifest | Listing, models: Mapping[str, ModelInfo], options: ScoreOptions
+    ) -> Run:
+        """Begin a run that scores with these models, or go on with one that an earlier run has begun.
+
+        Raises
+        ------
+        UsageError
+            The folder holds something else, or rows of other models or options.
+        """
+        run = cls("score", out, images, options)
+        identity: dict[str, Any] = {name: getattr(options, name) for name in IDENTITY}
+        identity["models"] = {name: model.model_id for name, model in sorted(models.items())}
+        earlier = None if options.new_run else resumable_run(out, identity)
+        if earlier is None:
+            store.ensure_writable(out, replace=options.new_run)
+            store.clear(out)
+        else:
+            run._take_over(earlier)
+            identity["models"] = earlier["identity"]["models"] | identity["models"]
+        run._content["identity"] = identity
+        run._begin()
+        return run
+
+    def _take_over(self, earlier: dict[str, Any]) -> None:
+        self._earlier, self._status = earlier, drop_duplicates(self.out)
+        kept = ("run_id", "status", "started", "seconds", "n_rows")
+        runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
+        self._content["earlier_runs"] = runs
+        before = earlier.get("categories", {})
+        self._new_categories -= before.keys()
+        self.categories |= {name: dict(facts) for name, facts in before.items()}
+        self._n_rows = len(self._status)
+
+    def _begin(self) -> None:
+        for name in self._new_categories:
             self.categories[name] = {}
-        for name, facts in before.items():
-            self.categories[name] = dict(facts)
-        results.write_json(storage.join(out, "run.json"), self._content)
+
+    def record(self) -> None:
+        """Write ``run.json``: the run has begun."""
+        store.write_json(storage.join(self.out, "run.json"), self._content)
+
+    def missing(self, images: Listing, report: Reporter) -> Iterator[pa.Table]:
+        """The images that have no row yet, or one that names an error: those are scored again.
+
+        A file that could not be read may have been half written, or on a disk that was away. Rows of images that are
+        not listed any more stay.
+        """
+        for portion in images:
+            if images.ended:
+                log_image_count(images, report)
+            else:
+                report.info(f"{images.n_images:,} images so far; still listing {storage.readable(images.root)}")
+            if self._status is not None:
+                n_listed = len(portion)
+                done = self._status.filter(pc.equal(self._status["status"], "ok"))["image_id"]
+                portion = portion.filter(pc.invert(pc.is_in(portion["image_id"], done)))
+                failed = self._status.filter(pc.is_in(self._status["image_id"], portion["image_id"]))["image_id"]
+                drop_rows(self.out, failed.to_pylist())
+                self._n_rows -= len(failed)
+                report.info(f"{n_listed - len(portion):,} rows are there already, {len(portion):,} images are left")
+            if len(portion):
+                yield portion
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier run has ended well, so that nothing is left to do if nothing is missing."""
+        return self._earlier.get("status") == "done" and self._earlier.get("exit_code") == EXIT_DONE
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of a block to those of a stage."""
         started = time.monotonic()
         try:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
 
-    def note_listing(self, listing: Listing) -> None:
-        """Note what a listing has found that had not ended when the run began."""
-        for name in self._new - {*listing.categories}:  # folders without images
-            self.categories.pop(name, None)
-            self._judges.pop(name, None)
-        self._content["ignored_files"] = listing.ignored
-
-    def add_model(self, model: ModelInfo, judge: results.DecisionRule) -> None:
+    def add_model(self, model: ModelInfo, rule: DecisionRule) -> None:
         """Note the model a category is scored with."""
-        self._judges[model.category] = judge
+        self._rules[model.category] = rule
         self.categories[model.category] |= {
             "method": model.method,
             "backbone": model.backbone.name,
@@ -149,26 +184,56 @@ class RunRecord:
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
-            "threshold": judge.threshold,
-            "threshold_rule": judge.rule,
-            "n_calibration": 0 if judge.calibration is None else len(judge.calibration),
-            "promise": judge.promise,
+            "threshold": rule.threshold,
+            "threshold_rule": rule.rule,
+            "n_calibration": 0 if rule.calibration is None else len(rule.calibration),
+            "promise": rule.guarantee,
         }
 
-    def add_failures(self, reasons: Mapping[str, str]) -> None:
-        """Note why categories have no model."""
-        for category, reason in reasons.items():
-            self.categories[category]["note"] = reason
+    def add_training(self, failures: Mapping[str, str], errors: Mapping[str, str], train: pa.Table) -> None:
+        """Note why categories have no model, and write rows for the training images that could not be used.
 
-    def finish(self, n_images: int, n_rows: int, stages: Mapping[str, Any]) -> Result:
+        Parameters
+        ----------
+        failures
+            By category.
+        errors
+            By image id.
+        train
+            The manifest's rows of the training images.
+        """
+        for category, reason in failures.items():
+            self.categories[category]["note"] = reason
+        unusable = train.filter(pc.is_in(train["image_id"], pa.array(list(errors), pa.string())))
+        self.write_errors(unusable, errors)
+
+    def nothing_to_do(self, report: Reporter) -> Result:
+        """The result of an earlier run that has ended, and of which nothing is missing."""
+        self.mark_done()  # in case that run was ended just before
+        report.result(f"Nothing to do: {storage.readable(self.out)} already has a row for every image.")
+        return Result(summary=store.read_summary(self.out), errors=store.read_errors(self.out))
+
+    def add_scored(self, category: str, n_rows: int) -> None:
+        """Note that rows have been written."""
+        self._n_rows += n_rows
+
+    def add_seconds(self, category: str, seconds: float) -> None:
+        """Add to the seconds that actors have spent scoring a category."""
+        facts = self.categories[category]
+        facts["score_seconds"] = facts.get("score_seconds", 0.0) + seconds
+
+    def write_errors(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
+        """Write rows for images that never reached an actor, or did so in training."""
+        write_error_rows(self.out, images, reasons, self.run_id)
+        self._n_rows += len(images)
+
+    def finish(self, n_images: int, stages: Mapping[str, Any]) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
 
         Parameters
         ----------
         n_images
             Images asked for, the base of ``--max-errors`` in percent.
-        n_rows
-            Score rows there must be.
         stages
             What each stage did, `console.Reporter.stages`.
 
@@ -177,65 +242,103 @@ class RunRecord:
         RuntimeError
             Rows are missing: OUT is not the same folder on every machine.
         """
-        results.repair(self.out)
-        found = results.count_scores(self.out)
-        if found != n_rows:
+        n_rows = len(drop_duplicates(self.out))
+        if n_rows != self._n_rows:
             raise RuntimeError(
-                f"{storage.readable(self.out)} holds {found:,} score rows where {n_rows:,} were written; "
+                f"{storage.readable(self.out)} holds {n_rows:,} score rows where {self._n_rows:,} were written; "
                 "OUT must be a place that all machines of the cluster share."
             )
-        errors = results.read_errors(self.out)
-        code = exit_code(self.options, len(errors), n_images)
-        self._compare_with_calibration()
-        self._content |= {"categories": dict(self.categories)}
+        self._note_listing()
         with self.timed("evaluate"):
-            summary = results.write_summary(self.out, summarise(self.out, self._content))
+            rows, errors = evaluate(self.out, self.categories, self._rules, self.options.fdr)
+            summary = store.write_summary(self.out, rows)
+        code = exit_code(self.options, len(errors), n_images)
         self.seconds["total"] = time.monotonic() - self._started
         self._content |= {
+            "categories": dict(self.categories),
             "status": "done",
             "exit_code": code,
             "n_rows": n_rows,
             "n_errors": len(errors),
-            "errors": errors[:LISTED_ERRORS],
+            "errors": errors[:MAX_LISTED_ERRORS],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "stages": dict(stages),
             "images_per_second": n_images / self.seconds["total"],
         }
-        results.write_json(storage.join(self.out, "run.json"), self._content)
+        self.record()
         if code == EXIT_DONE:
-            storage.write(storage.join(self.out, "_SUCCESS"), b"")
+            self.mark_done()
         return Result(code, summary, errors, dict(self.seconds))
 
-    def _warnings(self) -> list[str]:
-        """What a person should know before believing the verdicts."""
-        warnings = [facts["warning"] for facts in self.categories.values() if facts.get("warning")]
-        few = [name for name in sorted(self._judges) if self._judges[name].too_few]
-        if few:
-            others = f"; the same goes for {len(few) - 1} more" if len(few) > 1 else ""
-            warnings.append(f"{few[0]}: {self._judges[few[0]].promise}{others}")
-        return warnings
+    def mark_done(self) -> None:
+        """Write ``_SUCCESS``."""
+        storage.write(storage.join(self.out, "_SUCCESS"), b"")
 
-    def _compare_with_calibration(self) -> None:
-        """Decide on each category as a whole if that was asked for, and note how its scores have moved."""
-        judges = {name: judge.calibration for name, judge in self._judges.items() if judge.calibration is not None}
-        if self.options.fdr is not None:
-            for category in judges:
-                results.control_fdr(self.out, category, self.options.fdr)
-        for category, rows in results.read_by_category(self.out, [*judges], ["split", "label", "score", "status"]):
-            rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
-            good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
-            drift = calibration.drift(good["score"].to_numpy(), judges[category])
-            facts = self.categories[category]
-            facts["drift"] = None if drift is None else {**drift._asdict(), "moved": drift.drifted}
-            facts["warning"] = calibration.describe_drift(category, drift) if drift and drift.drifted else None
+    def _note_listing(self) -> None:
+        """Forget the folders of a listing that turned out to hold no images."""
+        for name in self._new_categories - {*self._images.categories}:
+            self.categories.pop(name, None)
+            self._rules.pop(name, None)
+        self._content["ignored_files"] = self._images.ignored
 
     def show(self, result: Result, report: Reporter) -> Result:
-        """Print what came out, and give it back."""
+        """Print the result, and return it."""
         report.summary(result.summary)
         for text in self._warnings():
             report.warn(text)
         report.errors(result.errors)
         if result.exit_code == EXIT_TOO_MANY_ERRORS:
             report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")
-        report.print(f"results in {storage.readable(self.out)}")
+        report.result(f"results in {storage.readable(self.out)}")
         return result
+
+    def _warnings(self) -> list[str]:
+        """What a person should know before believing the verdicts."""
+        drifts = {name: facts["drift"] for name, facts in self.categories.items() if facts.get("drift")}
+        warnings = [
+            calibration.drift_warning(name, calibration.Drift(**{key: drift[key] for key in calibration.Drift._fields}))
+            for name, drift in drifts.items()
+            if drift.get("drifted")
+        ]
+        few: dict[int, list[str]] = defaultdict(list)
+        for name, rule in sorted(self._rules.items()):
+            if rule.too_few and rule.calibration is not None:
+                few[len(rule.calibration)].append(name)
+        rate = self.options.false_alarm_rate
+        return warnings + [calibration.too_few_warning(names, n, rate) for n, names in few.items()]
+
+
+def resumable_run(out: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``run.json`` of the score run in OUT (a URI) that may be resumed; None if OUT is empty.
+
+    Parameters
+    ----------
+    identity
+        What all rows of the run have in common: options, and models by category. It may have models of more categories.
+
+    Raises
+    ------
+    UsageError
+        OUT holds something else, or rows of other models or options.
+    """
+    if not storage.list_folder(out):
+        return None
+    store.ensure_writable(out, replace=True)  # refuses files that are not results
+    content, folder = store.read_run(out), storage.readable(out)
+    theirs = content.get("identity")
+    if content.get("command") != "score" or theirs is None:
+        store.ensure_writable(out, replace=False)
+        return None
+    for name in IDENTITY:
+        if theirs.get(name) != identity[name]:
+            raise UsageError(
+                f"{folder} was begun with --{name.replace('_', '-')} {theirs.get(name)}, not {identity[name]}; choose "
+                "another --out, or --new-run to replace its rows."
+            )
+    for category, model_id in identity["models"].items():
+        if theirs["models"].get(category, model_id) != model_id:
+            raise UsageError(
+                f"{folder} was begun with another model of {category!r}; choose another --out, or --new-run to replace "
+                "its rows."
+            )
+    return content

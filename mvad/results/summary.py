@@ -1,8 +1,8 @@
-"""The summary of a run: one row a category, then the mean; a missing number has its reason in ``note``."""
+"""The summary of a run: one row per category, then the mean; ``note`` says why a number is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from mvad import results, storage
+from mvad import calibration, storage
 from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_mask
 from mvad.errors import ImageError
 from mvad.results.metrics import image_metrics, pixel_metrics
+from mvad.results.store import read_by_category, read_scores
+from mvad.results.verdicts import decide_together
 
 MEAN = "mean"
 _AVERAGED = (
@@ -30,13 +33,50 @@ _AVERAGED = (
 )
 
 
-def summarise(out: str, run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Compute the summary rows of the results in ``out`` (a URI), whose ``run.json`` says ``run``."""
-    facts = run["categories"]
-    columns = ["split", "label", "score", "is_anomaly", "status", "error"]
-    tables = results.read_by_category(out, sorted(facts), columns)
-    rows = [_category_row(out, category, table, facts[category]) for category, table in tables]
-    return [*rows, _mean_row(rows)]
+def evaluate(
+    out: str,
+    facts: Mapping[str, dict[str, Any]],
+    rules: Mapping[str, DecisionRule] | None = None,
+    fdr: float | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Read each category's score rows once, and say what they show.
+
+    Parameters
+    ----------
+    out
+        Folder of the results, a URI.
+    facts
+        What ``run.json`` says of each category; ``drift`` is added where ``rules`` has calibration scores.
+    rules
+        How each category was decided on; default: verdicts and drift stay as they are.
+    fdr
+        Decide on each category's images together, at this rate.
+
+    Returns
+    -------
+    The rows of the summary, and the unreadable images: image_id, category, split and error, sorted by image id.
+    """
+    calibrations = {name: rule.calibration for name, rule in (rules or {}).items() if rule.calibration is not None}
+    if fdr is not None:
+        for category in calibrations:
+            decide_together(out, category, fdr)
+    summary, errors = [], []
+    columns = ["image_id", "split", "label", "score", "is_anomaly", "status", "error"]
+    for category, rows in read_by_category(out, sorted(facts), columns):
+        if category in calibrations:
+            facts[category]["drift"] = _drift(rows, calibrations[category])
+        failed = rows.filter(pc.equal(rows["status"], "error")).select(["image_id", "split", "error"])
+        errors += [{**row, "category": category} for row in failed.to_pylist()]
+        summary.append(_category_row(out, category, rows, facts[category]))
+    return [*summary, _mean_row(summary)], sorted(errors, key=lambda row: row["image_id"])
+
+
+def _drift(rows: pa.Table, scores: NDArray[np.float32]) -> dict[str, Any] | None:
+    """How the scores of images that are not known to be defective lie against the calibration scores."""
+    rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
+    good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
+    drift = calibration.drift(good["score"].to_numpy(), scores)
+    return None if drift is None else {**drift._asdict(), "moved": drift.drifted}
 
 
 def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +106,7 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     if drift:
         row |= {"drift_p_value": drift["ks_p_value"], "drift_share_below": drift["share_below"]}
         row |= {"drift_median_shift": drift["median_shift"], "drifted": drift["moved"]}
-    reason = _why_not(table, len(scored), labels)
+    reason = _reason(table, len(scored), labels)
     if reason:
         return {**row, "note": facts.get("note") or reason}
     row |= image_metrics(labels, labelled["score"].to_numpy())
@@ -80,11 +120,11 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     return row | pixels
 
 
-def _why_not(asked: pa.Table, scored: int, labels: NDArray[np.int8]) -> str | None:
-    if not len(asked):
+def _reason(images: pa.Table, n_scored: int, labels: NDArray[np.int8]) -> str | None:
+    if not len(images):
         return "no test images"
-    if not scored:
-        return f"no test image could be scored; the first: {asked['error'][0].as_py()}"
+    if not n_scored:
+        return f"no test image could be scored; the first: {images['error'][0].as_py()}"
     if not len(labels):
         return "the images carry no labels"
     if not (labels == 1).any():
@@ -95,11 +135,11 @@ def _why_not(asked: pa.Table, scored: int, labels: NDArray[np.int8]) -> str | No
 
 
 def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
-    """Metrics of the test images whose truth is known to the pixel: good ones, and defective ones with a mask."""
+    """Pixel metrics of the test images whose truth is known per pixel: good ones, and defective ones with a mask."""
     field = pads.field
     known = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
     known &= (field("split") == "test") & field("patch_scores").is_valid()
-    rows = results.read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, known)
+    rows = read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, known)
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None

@@ -1,4 +1,4 @@
-"""Models on their way to scoring actors: one shared copy a node, or, of more than memory holds, read when needed."""
+"""Share models with scoring actors: one copy per node, or, of more than memory holds, files that are read when needed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.model_store import ModelInfo, map_arrays, read_arrays
 
-STORE_SHARE = 0.4  # of a node's object store; images on their way need the rest
-SMALL = 4 << 20  # bytes of a model; such ones are read side by side, others one by one, for want of memory
+STORE_FRACTION = 0.4  # of a node's object store, for models; images need the rest
+SMALL_MODEL_BYTES = 4 << 20  # smaller models are read in parallel, larger ones one at a time, to save memory
 
 
 class Broadcast:
-    """The arrays of models, for actors on all nodes; keep it until the last of them has ended.
+    """The arrays of models, for actors on all nodes; keep it until the last actor has ended.
 
-    Those that fit into `STORE_SHARE` of the smallest object store are put there, once: all actors of a node look at one
-    read-only copy. The others, of hundreds of categories or of one huge bank, stay in files, which actors look at as
-    they need them, so that memory grows neither with the number of models nor with their size.
+    Models that fit into `STORE_FRACTION` of the smallest object store are put there once: all actors of a node share
+    one read-only copy. The others, of hundreds of categories or with one huge bank, stay in files that actors map into
+    memory as they need them, so that memory grows neither with the number of models nor with their size.
 
     Raises
     ------
@@ -30,24 +30,19 @@ class Broadcast:
     """
 
     def __init__(self, models: Iterable[ModelInfo]) -> None:
-        left = STORE_SHARE * min(_stores(), default=0.0)
+        free_bytes = STORE_FRACTION * min(_stores(), default=0.0)
         shared = []
         for model in sorted(models, key=lambda model: (model.record["bytes"], model.model_id)):
-            left -= model.record["bytes"]
-            if left < 0:
+            free_bytes -= model.record["bytes"]
+            if free_bytes < 0:
                 break
             shared.append(model)
-        small = bisect.bisect_right(shared, SMALL, key=lambda model: model.record["bytes"])
+        small = bisect.bisect_right(shared, SMALL_MODEL_BYTES, key=lambda model: model.record["bytes"])
         put = storage.parallel_map(_put, shared[:small]) + [_put(model) for model in shared[small:]]
         self._references = {model.model_id: reference for model, reference in zip(shared, put, strict=True)}
 
-    @property
-    def shared(self) -> frozenset[str]:
-        """The ids of the models that are in the object store."""
-        return frozenset(self._references)
-
     def arrays(self, model: ModelInfo) -> dict[str, NDArray[Any]]:
-        """The arrays of a model's detector, read-only; UsageError if they are read here and damaged."""
+        """The arrays of a model's detector, read-only; UsageError if they are read from files and damaged."""
         reference = self._references.get(model.model_id)
         return map_arrays(model) if reference is None else ray.get(reference)
 
@@ -57,6 +52,6 @@ def _put(model: ModelInfo) -> ray.ObjectRef:
 
 
 def _stores() -> list[float]:
-    """Bytes of the object store of each node that works."""
+    """Size in bytes of the object store of each live node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [own["object_store_memory"] for own in nodes if "object_store_memory" in own]
+    return [resources["object_store_memory"] for resources in nodes if "object_store_memory" in resources]

@@ -1,0 +1,48 @@
+"""Fit one model per category."""
+
+from __future__ import annotations
+
+import time
+
+from mvad import fitting, pipeline, storage
+from mvad.console import Reporter, plural
+from mvad.data.manifest import read_manifest
+from mvad.data.requirements import log_image_count, require_training_images
+from mvad.model_store import ensure_no_models
+from mvad.options import Data, FitOptions, Models, takes
+from mvad.results.result import Result, exit_code
+
+
+@takes(FitOptions)
+def fit(data: Data, models: Models, options: FitOptions) -> Result:
+    """Fit one model per category from the good images in DATA.
+
+    Raises
+    ------
+    UsageError
+        As for `run`; or there are such models already.
+
+    Examples
+    --------
+    >>> mvad.fit("sample", "models", backbone="efficientnet_lite0", categories="weave", limit=4, quiet=True).exit_code
+    0
+    """
+    report, folder = Reporter(options.quiet), storage.to_uri(models)
+    manifest = read_manifest(data, options)
+    train = require_training_images(manifest)
+    if not options.new_run:
+        ensure_no_models(folder, options.method, manifest.categories)
+    network = fitting.load_network(options)
+    jobs = fitting.fit_jobs(manifest.categories, network, folder, options)
+    log_image_count(manifest, report)
+
+    started = time.monotonic()
+    with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
+        outcomes = fitting.fit_models(train, jobs, report)
+    n_models = len(fitting.require_models(outcomes, train))
+    errors = fitting.training_errors(outcomes, train)
+    report.errors(errors)
+    report.result(f"{plural(n_models, 'model')} in {storage.readable(folder)}")
+    return Result(
+        exit_code(options, len(errors), len(train)), errors=errors, seconds={"fit": time.monotonic() - started}
+    )

@@ -1,0 +1,46 @@
+"""The main job: fit, score and evaluate every category under DATA."""
+
+from __future__ import annotations
+
+from mvad import fitting, pipeline, scoring, storage
+from mvad.console import Reporter
+from mvad.data.manifest import read_manifest
+from mvad.data.requirements import log_image_count, require_test_images, require_training_images
+from mvad.options import Data, Out, RunOptions, takes
+from mvad.results.result import Result
+from mvad.results.run_record import Run
+
+
+@takes(RunOptions)
+def run(data: Data, out: Out, options: RunOptions) -> Result:
+    """Fit, score and evaluate every category under DATA in one job.
+
+    Raises
+    ------
+    UsageError
+        Unusable input, an unknown name, an OUT that is in use, or weights that cannot be had.
+
+    Examples
+    --------
+    >>> result = mvad.run("sample", "results", backbone="efficientnet_lite0", categories="weave", limit=4, quiet=True)
+    >>> result.exit_code
+    0
+    """
+    report, target = Reporter(options.quiet), storage.to_uri(out)
+    manifest = read_manifest(data, options)
+    train = require_training_images(manifest)
+    images = require_test_images(manifest, "; to fit models alone use mvad fit.")
+    network = fitting.load_network(options)
+    jobs = fitting.fit_jobs(manifest.categories, network, storage.join(target, "models"), options)
+    run = Run.open("run", target, manifest, options)
+    log_image_count(manifest, report)
+
+    with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
+        with run.timed("fit"):
+            outcomes = fitting.fit_models(train, jobs, report)
+        models = fitting.require_models(outcomes, train)
+        run.add_training(*fitting.failures_and_errors(outcomes), train)
+        with run.timed("score"):
+            scoring_jobs = scoring.scoring_jobs(models, run, options)
+            scoring.score_images([images], scoring_jobs, [run], {network.spec: network}, options, report)
+    return run.show(run.finish(len(manifest.table), report.stages), report)

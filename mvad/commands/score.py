@@ -1,0 +1,53 @@
+"""Score images with fitted models, or go on with a run that was interrupted."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+from mvad import pipeline, scoring, storage
+from mvad.console import Reporter
+from mvad.data.listing import Listing
+from mvad.data.requirements import require_images
+from mvad.model_store import ensure_outside_models, find_models, load_networks, models_for
+from mvad.options import Data, Models, Out, ScoreOptions, takes
+from mvad.results.result import Result
+from mvad.results.run_record import Run
+
+
+@takes(ScoreOptions)
+def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result:
+    """Score the test images of DATA, or all images of an unlabelled folder; one row per image in OUT.
+
+    Safe to repeat: images that have a row already are skipped, those that failed are tried again.
+
+    Raises
+    ------
+    UsageError
+        As for `run`; or there is no model for any category of DATA.
+
+    Examples
+    --------
+    >>> result = mvad.score("sample", "models", "scores", categories="weave", limit=4, maps="all", quiet=True)
+    >>> len(result.errors)
+    0
+    """
+    report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
+    ensure_outside_models(target, folder)
+    fitted = find_models(folder, options.method)
+    images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
+    chosen = models_for(images.categories, fitted, folder)
+    networks = load_networks(chosen.values(), options.weights, options.budget)
+    run = Run.resume(target, images, chosen, options)  # a new run, or one that was interrupted
+
+    missing = run.missing(images, report)  # what has no row yet
+    first = next(missing, None)
+    if first is None and run.is_done:
+        return run.nothing_to_do(report)
+    run.record()
+    jobs = scoring.scoring_jobs(chosen.values(), run, options)
+    if first is not None:
+        prepare = functools.partial(scoring.prepare_networks, chosen.values(), networks, options)
+        with run.timed("score"), pipeline.job_session(options, report, prepare):
+            scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
+    return run.show(run.finish(images.n_test, report.stages), report)

@@ -1,0 +1,97 @@
+"""Fit models: plan memory, extract features once, fit every job to its category as it completes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mvad.console import Reporter
+from mvad.data.few_shot import training_rows
+from mvad.detectors import Pretrained, Shardable
+from mvad.features.extractor import feature_shapes
+from mvad.fitting.by_category import group_by_category
+from mvad.fitting.scheduler import FitJob, FitOutcome, FitScheduler
+from mvad.fitting.sharding import Shards, max_images, subsample_categories
+from mvad.memory import MemoryBudget
+from mvad.options import FitOptions
+from mvad.pipeline.dataset import extract_features
+from mvad.runtime.resources import actor_pool
+
+
+def fit_models(
+    train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_going: bool = False
+) -> list[FitOutcome]:
+    """Extract the features of training images once, and fit every job to its category as soon as that is complete.
+
+    Parameters
+    ----------
+    train
+        The manifest's rows of the training images, sorted by category.
+    jobs
+        Of one backbone, image size and seed.
+    keep_going
+        Whether a fit that fails becomes a failure of its job, or an exception.
+
+    Returns
+    -------
+    The outcome of each job, in the jobs' order.
+    """
+    options, network = jobs[0].options, jobs[0].network
+    fits: dict[str, list[FitOptions]] = defaultdict(list)
+    for job in jobs:
+        fits[job.category].append(job.options)
+    shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, options.size)
+    budget = options.budget.after_weights(network.nbytes)
+    shards, train = _plan(train, jobs, fits, shapes, budget, report)
+    all_images = any(issubclass(job.method, Pretrained) for job in jobs)
+    images = training_rows(train, fits, all_images=all_images)
+    pool = actor_pool(options.actors, len(images))
+    with report.stage("fit", len(images)) as stage:
+        scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
+        batches = extract_features(images, shapes, network, options.size, options, pool, stage, options.flips)
+        for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
+            scheduler.add(category)
+            del category
+        outcomes = scheduler.finish()
+    for outcome in outcomes:
+        for text in (outcome.failure, outcome.note):
+            if text is not None:
+                report.warn(f"{outcome.job.title}: {text}")
+    return outcomes
+
+
+def _plan(
+    train: pa.Table,
+    jobs: Sequence[FitJob],
+    fits: Mapping[str, Sequence[FitOptions]],
+    shapes: Mapping[str, Sequence[int]],
+    budget: MemoryBudget,
+    report: Reporter,
+) -> tuple[dict[str, Shards], pa.Table]:
+    """What memory holds: shards of large categories, or if their jobs cannot be sharded, fewer of their images."""
+    largest = min(max_images(shapes, job.options, budget) for job in jobs)
+    sizes = Counter(train["category"].to_pylist())
+    shardable = all(
+        issubclass(job.method, Shardable) and job.options.shots is None and len(fits[job.category]) == 1 for job in jobs
+    )
+    if shardable:
+        options, shape = jobs[0].options, shapes[jobs[0].method.feature]
+        return {name: Shards.plan(n, shape, options, budget) for name, n in sizes.items() if n > largest}, train
+    train, large = subsample_categories(train, largest)
+    for name in large:
+        report.warn(f"{name}: fitted to {largest:,} of its {sizes[name]:,} images: --memory-limit holds no more")
+    return {}, train
+
+
+def _shard_of_rows(images: pa.Table, shards: Mapping[str, Shards]) -> NDArray[np.int64]:
+    """The number of each row's shard within its category."""
+    numbers = np.zeros(len(images), np.int64)
+    categories = np.array(images["category"].to_pylist(), object)
+    for name, plan in shards.items():
+        rows = np.flatnonzero(categories == name)
+        numbers[rows] = np.arange(len(rows)) // plan.shard_images
+    return numbers

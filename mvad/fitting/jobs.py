@@ -1,0 +1,111 @@
+"""Fit jobs: one model each, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
+from mvad.errors import UsageError
+from mvad.features.extractor import prepare
+from mvad.features.weights import Network
+from mvad.model_store import ModelInfo
+from mvad.options import FitOptions
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """One model to fit: a method, on one category.
+
+    Attributes
+    ----------
+    models
+        URI of the folder of models.
+    """
+
+    category: str
+    options: FitOptions
+    network: Network
+    models: str
+
+    @property
+    def method(self) -> type[Detector]:
+        return find_method(self.options.method)
+
+    @property
+    def title(self) -> str:
+        shots = "" if self.options.shots is None else f" {self.options.shots} shots"
+        return f"{self.category}: {self.options.method}{shots}"
+
+    @property
+    def calibrates_by_folds(self) -> bool:
+        return self.options.folds > 0 and not issubclass(self.method, LeaveOneOut)
+
+
+@dataclass
+class FitOutcome:
+    """What became of a job.
+
+    Attributes
+    ----------
+    model
+        None if there is none; then ``failure`` says why.
+    errors
+        Why training images could not be used, by image id.
+    note
+        What else a user should know.
+    """
+
+    job: FitJob
+    model: ModelInfo | None = None
+    failure: str | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+def fit_jobs(categories: Sequence[str], network: Network, models: str, options: FitOptions) -> list[FitJob]:
+    """One job per category, whose models go to the folder ``models`` (a URI).
+
+    Raises
+    ------
+    UsageError
+        The method learns from other categories first, and there are none.
+    """
+    if issubclass(find_method(options.method), Pretrained) and len(categories) < 2:
+        raise UsageError(
+            f"--method {options.method} learns from other categories first, and there is one alone; add some, or "
+            "choose another method."
+        )
+    return [FitJob(category, options, network, models) for category in categories]
+
+
+def prepare_network(jobs: Sequence[FitJob]) -> None:
+    """Prepare the network of jobs for CPU actors ahead of time; the outcome is cached."""
+    options, kinds = jobs[0].options, sorted({job.method.feature for job in jobs})
+    prepare(kinds, jobs[0].network, options.size, options.engine)
+
+
+def require_models(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[ModelInfo]:
+    """The models of jobs; UsageError if there is none."""
+    models = [outcome.model for outcome in outcomes if outcome.model is not None]
+    if not models:
+        raise UsageError(f"none of the {len(train):,} training images is usable.")
+    return models
+
+
+def failures_and_errors(outcomes: Sequence[FitOutcome]) -> tuple[dict[str, str], dict[str, str]]:
+    """Why categories have no model, by category, and why training images could not be used, by image id."""
+    failures = {outcome.job.category: outcome.failure for outcome in outcomes if outcome.failure is not None}
+    errors: dict[str, str] = {}
+    for outcome in outcomes:
+        errors |= outcome.errors
+    return failures, errors
+
+
+def training_errors(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[dict[str, str]]:
+    """The training images that could not be used: image_id, category, split and error, in the manifest's order."""
+    _, reasons = failures_and_errors(outcomes)
+    rows = train.select(["image_id", "category", "split"]).to_pylist()
+    return [{**row, "error": reasons[row["image_id"]]} for row in rows if row["image_id"] in reasons]

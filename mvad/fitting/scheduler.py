@@ -1,0 +1,311 @@
+"""Schedule fits and folds as tasks, calibrate, and save the models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from mvad.calibration import fold_splits
+from mvad.console import Stage
+from mvad.data.few_shot import pick
+from mvad.data.sampling import evenly_spaced
+from mvad.detectors import Pretrained, State
+from mvad.errors import one_line
+from mvad.fitting.by_category import CategoryFeatures
+from mvad.fitting.jobs import FitJob, FitOutcome
+from mvad.fitting.sharding import Shards
+from mvad.fitting.tasks import fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
+from mvad.memory import MemoryBudget
+from mvad.model_store import FittedModel, save_model
+from mvad.options import as_json
+from mvad.runtime.resources import ActorPool
+from mvad.runtime.versions import versions
+
+MIN_CALIBRATION_IMAGES = 4
+PRIOR_IMAGES = 12  # images of each other category that a `Pretrained` method learns from first
+MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever one ends
+
+
+@dataclass
+class _Fit:
+    """A job in progress: the model, and the scores that calibrate it.
+
+    Attributes
+    ----------
+    rows
+        Rows of the category's features: each image, then its variants.
+    seconds
+        Of actors' time, for extraction.
+    pending
+        Tasks that have not come back.
+    """
+
+    outcome: FitOutcome
+    rows: NDArray[np.int64]
+    n_images: int
+    digest: str
+    seconds: float
+    state: State | None = None
+    calibration: NDArray[np.float32] | None = None
+    calibration_seconds: float = 0.0
+    pending: int = 0
+
+    def take_state(self, state: State) -> None:
+        self.state = state
+        if state.loo_scores is not None:
+            self.calibration = state.loo_scores
+
+    def take_fold(self, held_out: NDArray[np.int64], outcome: tuple[NDArray[np.float32], float]) -> None:
+        assert self.calibration is not None
+        self.calibration[held_out], seconds = outcome
+        self.calibration_seconds += seconds
+
+
+@dataclass
+class _ShardedFit:
+    """A fit whose shards are on their way, by number: references to coresets, and to features that calibrate."""
+
+    fit: _Fit
+    image_ids: dict[int, list[str]] = field(default_factory=dict)
+    coresets: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    n_patches: int = 0
+    n_fitted: int = 0
+    n_subsampled: int = 0
+    subsample_seconds: float = 0.0
+
+
+class _Task(NamedTuple):
+    """A task that has not come back, and the features in Ray's object store that it reads."""
+
+    fit: _Fit
+    take: Callable[[Any], None]
+    features: ray.ObjectRef | None
+    n_bytes: int
+
+
+class FitScheduler:
+    """Fits jobs as their categories arrive.
+
+    Parameters
+    ----------
+    shards
+        By category: how it is divided if it is too large to be fitted at once. Such a category has one job.
+    budget
+        Memory for features that tasks still need.
+    pool
+        The actors that extract; tasks reserve what is left next to them.
+    keep_going
+        Whether a fit that fails becomes a failure of its job, or an exception.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[FitJob],
+        shards: Mapping[str, Shards],
+        budget: MemoryBudget,
+        pool: ActorPool,
+        stage: Stage,
+        keep_going: bool,
+    ) -> None:
+        self.outcomes = [FitOutcome(job) for job in jobs]
+        self._of_category: dict[str, list[FitOutcome]] = defaultdict(list)
+        for outcome in self.outcomes:
+            self._of_category[outcome.job.category].append(outcome)
+        self._shards, self._budget, self._pool = shards, budget, pool
+        self._stage, self._keep_going = stage, keep_going
+        self._tasks: dict[ray.ObjectRef, _Task] = {}
+        self._sharded: dict[str, _ShardedFit] = {}
+        self._pretrained: list[tuple[_Fit, ray.ObjectRef]] = []
+        self._samples: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)  # by kind and category
+
+    def add(self, category: CategoryFeatures) -> None:
+        """Start what can start now that a category, or a shard of it, is complete."""
+        self._wait_for_memory(category.nbytes)
+        references = {kind: ray.put(features) for kind, features in category.features.items()}
+        if category.category in self._shards:
+            self._add_shard(category, references)
+            return
+        for outcome in self._of_category[category.category]:
+            kind = outcome.job.method.feature
+            fit = self._begin(outcome, category)
+            if not fit.n_images:
+                outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
+            elif issubclass(outcome.job.method, Pretrained):
+                self._sample(category, kind)
+                self._pretrained.append((fit, references[kind]))
+            else:
+                self._start(fit, references[kind], category.nbytes)
+
+    def finish(self) -> list[FitOutcome]:
+        """Do what needs all categories, and wait for all tasks; outcomes in the jobs' order."""
+        priors: dict[tuple[str, str], ray.ObjectRef] = {}
+        for fit, features in self._pretrained:
+            job = fit.outcome.job
+            samples = self._samples[job.method.feature]
+            others = [samples[name] for name in sorted(samples) if name != job.category]
+            key = (job.options.method, job.category)
+            if key not in priors and others:
+                priors[key] = self._remote(pretrain_detector).remote(job.options, others)
+            if others:
+                self._start(fit, features, 0, priors[key])
+            else:
+                self._fail(fit, ValueError("it learns from other categories first, and there are none"))
+        while self._tasks:
+            self._take_one()
+        return self.outcomes
+
+    def _begin(self, outcome: FitOutcome, category: CategoryFeatures) -> _Fit:
+        options = outcome.job.options
+        image_ids = pick(category.all_image_ids, options, category.category)
+        outcome.errors = {name: category.errors[name] for name in image_ids if name in category.errors}
+        rows = category.rows_of(image_ids, variants=options.rows_per_image > 1)
+        share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
+        seconds = self._stage.totals.seconds(category.category) * share
+        return _Fit(outcome, rows, len(image_ids) - len(outcome.errors), _digest(image_ids), seconds)
+
+    def _start(self, fit: _Fit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None) -> None:
+        """Start the fit to all images, and one to the other images of each fold."""
+        job = fit.outcome.job
+        self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
+        whole = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, all_cores=not self._pool.gpus)
+        self._watch(whole, _Task(fit, fit.take_state, features, n_bytes))
+        if not job.calibrates_by_folds or fit.n_images < MIN_CALIBRATION_IMAGES:
+            return
+        rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
+        fit.calibration = np.full(fit.n_images, np.nan, np.float32)
+        for others, held_out in fold_splits(fit.n_images, job.options.folds, job.options.seed):
+            arguments = (job.options, features, rows[others].ravel(), rows[held_out, 0], prior)
+            fold = self._remote(score_held_out).remote(*arguments)
+            self._watch(fold, _Task(fit, lambda scores, at=held_out: fit.take_fold(at, scores), features, n_bytes))
+
+    def _sample(self, category: CategoryFeatures, kind: str) -> None:
+        """Keep features of a few images of a category, for methods that learn from other categories."""
+        rows = category.rows_of(category.all_image_ids)
+        sample = category.features[kind][rows[evenly_spaced(len(rows), PRIOR_IMAGES)]]
+        self._samples[kind][category.category] = sample
+
+    def _add_shard(self, shard: CategoryFeatures, references: Mapping[str, ray.ObjectRef]) -> None:
+        """Start the subsampling of a shard."""
+        (outcome,), plan = self._of_category[shard.category], self._shards[shard.category]
+        if shard.category not in self._sharded:
+            self._sharded[shard.category] = _ShardedFit(_Fit(outcome, np.empty(0, np.int64), 0, "", 0.0))
+        sharded, kind = self._sharded[shard.category], outcome.job.method.feature
+        held_out = plan.is_held_out(shard.shard, len(shard.all_image_ids))
+        held_out = held_out[np.isin(shard.all_image_ids, shard.image_ids)]
+        if held_out.any():
+            sharded.held_out[shard.shard] = ray.put(shard.features[kind][held_out])
+        sharded.image_ids[shard.shard] = shard.all_image_ids
+        sharded.n_fitted += int((~held_out).sum())
+        sharded.fit.n_images += len(held_out)
+        outcome.errors |= shard.errors
+
+        def take(subsampled: tuple[Any, float]) -> None:
+            coreset, seconds = subsampled
+            sharded.coresets[shard.shard] = ray.put(coreset)
+            sharded.n_patches += len(coreset.vectors)
+            sharded.subsample_seconds += seconds
+            self._end_shard(sharded, plan)
+
+        if held_out.all():
+            self._end_shard(sharded, plan)
+            return
+        rows = np.flatnonzero(~held_out)
+        task = self._remote(subsample_shard).remote(outcome.job.options, references[kind], rows, plan.share)
+        self._watch(task, _Task(sharded.fit, take, references[kind], shard.nbytes))
+
+    def _end_shard(self, sharded: _ShardedFit, plan: Shards) -> None:
+        """Fit to the coresets once the last shard has been subsampled."""
+        fit, sharded.n_subsampled = sharded.fit, sharded.n_subsampled + 1
+        outcome, options = fit.outcome, fit.outcome.job.options
+        progress = f"{sharded.n_subsampled} of {plan.count} shards subsampled"
+        self._stage.busy_with(f"{outcome.job.category}: {progress}", passing=True)
+        if sharded.n_subsampled < plan.count:
+            return
+        if not sharded.n_fitted:
+            outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
+            return
+        size = max(1, round(options.coreset_ratio * sharded.n_fitted * plan.patches))
+        if sharded.n_patches < size:
+            limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
+            outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
+        fit.digest = _digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
+        fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.subsample_seconds
+        fit.rows = np.arange(fit.n_images)
+
+        def take(fitted: tuple[State, NDArray[np.float32] | None]) -> None:
+            fit.state, fit.calibration = fitted
+
+        held_out, coresets = (
+            [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
+        )
+        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets)
+        self._watch(task, _Task(fit, take, None, 0))
+
+    def _remote(self, function: Callable[..., Any]) -> Any:
+        return ray.remote(function).options(**self._pool.task_resources)
+
+    def _watch(self, reference: ray.ObjectRef, task: _Task) -> None:
+        task.fit.pending += 1
+        self._tasks[reference] = task
+        while len(self._tasks) > MAX_TASKS_PER_CORE * self._pool.tasks:
+            self._take_one()
+
+    def _wait_for_memory(self, n_bytes: int) -> None:
+        """Wait until the budget has room for so many bytes of features in the object store."""
+        while self._tasks:
+            held = {task.features: task.n_bytes for task in self._tasks.values()}
+            if sum(held.values()) + n_bytes <= self._budget.bytes:
+                return
+            self._take_one()
+
+    def _take_one(self) -> None:
+        """Wait for a task, and take its outcome; save the model after its last."""
+        (reference,), _ = ray.wait(list(self._tasks), num_returns=1)
+        fit, take, *_ = self._tasks.pop(reference)
+        fit.pending -= 1
+        try:
+            take(ray.get(reference))
+        except Exception as error:
+            self._fail(fit, error)
+        if not fit.pending and fit.state is not None and fit.outcome.failure is None:
+            self._save(fit)
+
+    def _save(self, fit: _Fit) -> None:
+        job, state = fit.outcome.job, fit.state
+        assert state is not None
+        record = {
+            "n_train": fit.n_images,
+            "n_variants": len(fit.rows) - fit.n_images,
+            "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
+            "training_sha256": fit.digest,
+            "options": as_json(job.options),
+            "fit_seconds": round(fit.seconds + state.seconds, 3),
+            "calibration_seconds": round(fit.calibration_seconds, 3),
+            "versions": versions(),
+        }
+        network = job.network
+        model = FittedModel(
+            job.category, job.method, state, network.spec, network.sha256, job.options.size, record, fit.calibration
+        )
+        fit.outcome.model = save_model(job.models, model)
+        fit.state = None  # its arrays may be large
+        n_left = len({id(task.fit) for task in self._tasks.values()})
+        to_go = f", {n_left} to go" if n_left else ""
+        self._stage.busy_with(f"{job.title}: fitted{to_go}", passing=len(self.outcomes) > 1 and bool(n_left))
+
+    def _fail(self, fit: _Fit, error: Exception) -> None:
+        if not self._keep_going:
+            raise error
+        fit.outcome.failure = fit.outcome.failure or f"no model: {one_line(error)}"
+
+
+def _digest(image_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()

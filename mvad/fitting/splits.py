@@ -1,0 +1,71 @@
+"""Fit to many random splits of good images, for measuring what thresholds achieve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from mvad.calibration import fold_splits
+from mvad.console import Reporter
+from mvad.detectors import find_method
+from mvad.features.extractor import feature_shapes
+from mvad.features.weights import Network
+from mvad.fitting.by_category import CategoryFeatures, group_by_category
+from mvad.fitting.tasks import score_held_out
+from mvad.options import FalseAlarmOptions
+from mvad.pipeline.dataset import extract_features
+from mvad.runtime.resources import ActorPool, actor_pool
+
+
+class SplitScores(NamedTuple):
+    """Scores of a category's good images: of those that calibrate, (splits, n), and of fresh ones, (splits, m)."""
+
+    category: str
+    calibration: NDArray[np.float32]
+    fresh: NDArray[np.float32]
+
+
+def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions, report: Reporter) -> list[SplitScores]:
+    """Fit to a part of the good images, calibrate by folds, and score the others; once per split."""
+    shapes = feature_shapes([find_method(options.method).feature], network.spec, options.size)
+    with report.stage("split", len(images)) as stage:
+        pool = actor_pool(options.actors, len(images))
+        batches = extract_features(images, shapes, network, options.size, options, pool, stage)
+        scores = []
+        for category in group_by_category(batches, images):
+            stage.busy_with(f"{category.category}: {options.splits} splits of {len(category.image_ids)} images")
+            scores.append(_of_category(category, options, pool))
+    return scores
+
+
+def _of_category(category: CategoryFeatures, options: FalseAlarmOptions, pool: ActorPool) -> SplitScores:
+    features = ray.put(category.features[find_method(options.method).feature])
+    n_images = len(category.image_ids)
+    n_fresh = max(1, round(options.fresh * n_images))
+    held_out = np.empty((options.splits, n_images - n_fresh), np.float32)
+    fresh = np.empty((options.splits, n_fresh), np.float32)
+    task = ray.remote(score_held_out).options(**pool.task_resources)
+    targets: dict[ray.ObjectRef, tuple[NDArray[np.float32], int, NDArray[np.int64] | slice]] = {}
+    for split in range(options.splits):
+        order = np.random.default_rng([options.seed, split]).permutation(n_images)
+        others, fitted = order[:n_fresh], np.sort(order[n_fresh:])
+        targets[task.remote(options, features, fitted, others)] = fresh, split, slice(None)
+        for rest, fold in fold_splits(len(fitted), options.folds, options.seed):
+            targets[task.remote(options, features, fitted[rest], fitted[fold])] = held_out, split, fold
+    for reference in as_completed(targets):
+        array, split, rows = targets[reference]
+        array[split, rows], _ = ray.get(reference)
+    return SplitScores(category.category, held_out, fresh)
+
+
+def as_completed(references: dict[ray.ObjectRef, object]) -> Iterator[ray.ObjectRef]:
+    """The references of tasks as they end."""
+    waiting = list(references)
+    while waiting:
+        (done,), waiting = ray.wait(waiting, num_returns=1)
+        yield done

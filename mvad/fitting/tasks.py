@@ -1,0 +1,131 @@
+"""What runs in Ray tasks: fitting a detector, scoring held-out images, extending, pretraining, shards."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from mvad.detectors import Detector, Extendable, Pretrained, Shardable, State, TrainedDetector, find_method
+from mvad.options import MethodOptions
+from mvad.runtime.tensors import as_tensor
+from mvad.runtime.threads import worker_device
+from mvad.search.coreset import ShardCoreset
+
+Features = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+class Extension(NamedTuple):
+    """A detector that has learnt from more images, and scores of some images by it and by what it was before."""
+
+    state: State
+    scores: Features
+    scores_before: Features
+
+
+def fit_detector(
+    options: MethodOptions, features: Features, rows: Rows, prior: State | None = None, *, all_cores: bool = False
+) -> State:
+    """Fit a method to some rows of the features of good images.
+
+    Parameters
+    ----------
+    prior
+        What `pretrain_detector` learnt, for a `Pretrained` method.
+    all_cores
+        Compute on all cores of this node. Methods that train a network use one core whatever this says, because the
+        number of cores changes how their sums are rounded.
+    """
+    started = time.perf_counter()
+    method, device = find_method(options.method), worker_device()
+    if all_cores and not issubclass(method, TrainedDetector):
+        torch.set_num_threads(os.cpu_count() or 1)
+        faiss.omp_set_num_threads(os.cpu_count() or 1)
+    detector = method.from_options(options, options.rows_per_image)
+    if prior is not None:
+        assert isinstance(detector, Pretrained)
+        detector.start_from(prior, device)
+    everything = np.array_equal(rows, np.arange(len(features)))
+    detector.fit(as_tensor(features if everything else features[rows], device))
+    return detector.state._replace(seconds=time.perf_counter() - started)
+
+
+def score_held_out(
+    options: MethodOptions, features: Features, rows: Rows, held_out: Rows, prior: State | None = None
+) -> tuple[Features, float]:
+    """Fit a method to some rows of the features, and score others: scores and seconds."""
+    started = time.perf_counter()
+    state = fit_detector(options, features, rows, prior)
+    scores = _detector(options.method, state).image_scores(as_tensor(features[held_out], worker_device()))
+    return scores, time.perf_counter() - started
+
+
+def extend_detector(method: str, state: State, features: Features, rows: Rows, others: Rows) -> Extension:
+    """Extend a fitted detector by some rows of the features, and score others before and after."""
+    started = time.perf_counter()
+    detector, device = _detector(method, state), worker_device()
+    assert isinstance(detector, Extendable)
+    images = as_tensor(features[others], device)
+    before = detector.image_scores(images) if len(others) else np.empty(0, np.float32)
+    detector.extend(as_tensor(features[rows], device))
+    after = detector.image_scores(images) if len(others) else np.empty(0, np.float32)
+    return Extension(detector.state._replace(seconds=time.perf_counter() - started), after, before)
+
+
+def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:
+    """Learn from the good images of other categories what a `Pretrained` method can learn from them.
+
+    Parameters
+    ----------
+    samples
+        Features of some good images of each category, (n, ...).
+    """
+    started = time.perf_counter()
+    detector = find_method(options.method).from_options(options, options.rows_per_image)
+    assert isinstance(detector, Pretrained)
+    detector.pretrain([as_tensor(sample, worker_device()) for sample in samples])
+    return detector.state._replace(seconds=time.perf_counter() - started)
+
+
+def subsample_shard(options: MethodOptions, features: Features, rows: Rows, share: float) -> tuple[ShardCoreset, float]:
+    """Keep the share of a shard's features that represents the rest best: the coreset and seconds."""
+    started = time.perf_counter()
+    detector = find_method(options.method).from_options(options)
+    assert isinstance(detector, Shardable)
+    everything = len(rows) == len(features)
+    coreset = detector.subsample(as_tensor(features if everything else features[rows]), share)
+    return coreset, time.perf_counter() - started
+
+
+def fit_to_shards(
+    options: MethodOptions, size: int, held_out: Sequence[ray.ObjectRef], coresets: Sequence[ray.ObjectRef]
+) -> tuple[State, Features | None]:
+    """Fit a method to the coresets of all shards, and score the features of the images that were held out.
+
+    Parameters
+    ----------
+    size
+        Number of vectors that the method keeps.
+    held_out, coresets
+        References, in the shards' order.
+    """
+    started = time.perf_counter()
+    detector = find_method(options.method).from_options(options)
+    assert isinstance(detector, Shardable)
+    detector.fit_shards(ray.get(list(coresets)), size)
+    state = detector.state._replace(seconds=time.perf_counter() - started)
+    if not held_out:
+        return state, None
+    return state, np.concatenate([detector.image_scores(as_tensor(ray.get(features))) for features in held_out])
+
+
+def _detector(method: str, state: State) -> Detector:
+    return find_method(method).from_state(state, worker_device())

@@ -1,0 +1,163 @@
+"""Extend fitted models by new images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from mvad.calibration import fold_splits
+from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
+from mvad.data.sampling import evenly_spaced
+from mvad.detectors import Extendable, LeaveOneOut, State, find_method
+from mvad.errors import UsageError
+from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.extractor import feature_shapes
+from mvad.features.weights import Network
+from mvad.fitting.by_category import CategoryFeatures, group_by_category
+from mvad.fitting.tasks import Extension, extend_detector
+from mvad.model_store import FittedModel, ModelInfo, keep_previous, read_arrays, read_calibration, save_model
+from mvad.options import UpdateOptions
+from mvad.pipeline.dataset import extract_features
+from mvad.results.metrics import image_metrics
+from mvad.runtime.resources import ActorPool, actor_pool
+from mvad.runtime.versions import versions
+
+
+def ensure_extendable(models: Iterable[ModelInfo]) -> None:
+    """Make sure that all models can learn from more images without the old ones; else UsageError."""
+    for model in models:
+        if not issubclass(find_method(model.method), Extendable):
+            raise UsageError(f"a {model.method} model cannot learn more without its old images; fit it again to all.")
+        if model.settings.get("copies", 1) > 1:
+            raise UsageError(
+                f"the model of {model.category!r} was fitted with variants (--shots); fit it again to all."
+            )
+
+
+def update_models(
+    table: pa.Table,
+    models: Mapping[str, ModelInfo],
+    networks: Mapping[BackboneSpec, Network],
+    folder: str,
+    options: UpdateOptions,
+    report: Reporter,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Extend models by the training images of a manifest, or if it has none by its test images.
+
+    Parameters
+    ----------
+    table
+        The manifest's rows.
+    models
+        By category.
+    folder
+        URI of the folder of models.
+
+    Returns
+    -------
+    One row per category, and the images that could not be used: image_id, category, split and error.
+    """
+    split = "train" if pc.any(pc.equal(table["split"], "train")).as_py() else "test"
+    groups: dict[tuple[BackboneSpec, ImageSize], list[str]] = defaultdict(list)
+    for name, model in models.items():
+        groups[model.backbone, model.size].append(name)
+    rows, errors = [], []
+    with report.stage("update", len(table)) as stage:
+        for (spec, size), names in groups.items():
+            images = _images(table, names, split, options.reference)
+            shapes = feature_shapes(sorted({find_method(models[name].method).feature for name in names}), spec, size)
+            pool = actor_pool(options.actors, len(images))
+            batches = extract_features(images, shapes, networks[spec], size, options, pool, stage)
+            for category in group_by_category(batches, images):
+                model = models[category.category]
+                errors += [
+                    {"image_id": name, "category": category.category, "split": split, "error": error}
+                    for name, error in category.errors.items()
+                ]
+                stage.busy_with(f"{category.category}: updating {model.method}")
+                rows.append(_update(model, images, split, category, options, networks[spec], folder, pool))
+    return rows, errors
+
+
+def _images(table: pa.Table, categories: list[str], split: str, max_reference: int) -> pa.Table:
+    """The new images of some categories, and up to ``max_reference`` other images of each, evenly spaced."""
+    keep = np.array(table["split"].to_pylist()) == split
+    names = np.array(table["category"].to_pylist(), object)
+    for name in categories:
+        (others,) = np.nonzero((names == name) & ~keep)
+        keep[others[evenly_spaced(len(others), max_reference)]] = True
+    return table.filter(pa.array(keep & np.isin(names, categories)))
+
+
+def _update(
+    model: ModelInfo,
+    images: pa.Table,
+    split: str,
+    category: CategoryFeatures,
+    options: UpdateOptions,
+    network: Network,
+    folder: str,
+    pool: ActorPool,
+) -> dict[str, Any]:
+    """Extend one model, calibrate it on the new images, and save it."""
+    method = find_method(model.method)
+    usable = images.filter(pc.is_in(images["image_id"], pa.array(category.image_ids.tolist(), pa.string())))
+    usable = usable.filter(pc.equal(usable["category"], category.category))
+    is_new = np.array(usable["split"].to_pylist()) == split
+    new, reference = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+    row: dict[str, Any] = {"category": category.category, "method": model.method, "n_before": model.record["n_train"]}
+    row |= {"n_new": len(new), "n_reference": len(reference)}
+    if not len(new):
+        return {**row, "note": "not updated: none of its new images is usable"}
+    extend = ray.remote(extend_detector).options(**pool.task_resources)
+    features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, read_arrays(model)))
+    extended = extend.remote(model.method, state, features, new, reference)
+    folds = []
+    if not issubclass(method, LeaveOneOut) and options.folds and len(new) > 1:
+        for others, held_out in fold_splits(len(new), max(2, options.folds), options.seed):
+            folds.append(extend.remote(model.method, state, features, new[others], new[held_out]))
+    outcome: Extension = ray.get(extended)
+    calibration = outcome.state.loo_scores
+    if calibration is None:
+        old = read_calibration(model)
+        scores = [fold.scores for fold in ray.get(folds)]
+        calibration = np.concatenate([*([] if old is None else [old]), *scores]).astype(np.float32)
+    keep_previous(model)
+    record = {
+        **model.record,
+        "n_train": model.record["n_train"] + len(new),
+        "training_sha256": _digest([model.record["training_sha256"], *category.image_ids[new]]),
+        "versions": versions(),
+        "updated_from": [*model.record.get("updated_from", []), model.model_id],
+    }
+    updated = FittedModel(
+        model.category, method, outcome.state, model.backbone, network.sha256, model.size, record, calibration
+    )
+    saved = save_model(folder, updated)
+    row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
+    return row | _change(outcome, usable["label"].to_numpy(zero_copy_only=False)[reference])
+
+
+def _change(outcome: Extension, labels: np.ndarray) -> dict[str, float]:
+    """What the reference images, with these labels, scored before and after."""
+    before, after = outcome.scores_before, outcome.scores
+    if not len(after):
+        return {}
+    change = {"median_before": float(np.median(before)), "median_after": float(np.median(after))}
+    change["largest_change"] = float(np.abs(after - before).max())
+    if set(labels.tolist()) == {0, 1}:
+        change["image_auroc_before"] = image_metrics(labels.astype(np.int8), before)["image_auroc"]
+        change["image_auroc_after"] = image_metrics(labels.astype(np.int8), after)["image_auroc"]
+    return change
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Images to decoded batches, and those to features: the stages that fitting, scoring and inspection share."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from mvad.console import Stage
+from mvad.data.image_size import ImageSize
+from mvad.features.extractor import prepare
+from mvad.features.weights import Network
+from mvad.memory import block_rows
+from mvad.options import JobOptions
+from mvad.pipeline.columns import Batch
+from mvad.pipeline.decode import decode_images
+from mvad.pipeline.extractor_actor import Extractor
+from mvad.runtime.resources import ActorPool
+from mvad.runtime.stage_totals import StageTotals
+from mvad.runtime.watchdog import watch_nodes
+
+MAX_BLOCK_ROWS = 256  # of a decode task, and so of a result file
+MIN_BLOCK_ROWS = 8
+MIN_BLOCKS_PER_THREAD = 8
+RAMP_FRACTION = 1 / 8  # at most this part of all images is in the smaller first and last blocks
+FEATURE_BLOCK_BYTES = 32 << 20  # features that travel to the driver together; it holds several such blocks
+
+
+def decoded_images(
+    images: pa.Table, size: ImageSize, options: JobOptions, pool: ActorPool, totals: StageTotals, flips: str = "none"
+) -> ray.data.Dataset:
+    """A data set of decoded images: see `columns`."""
+    names = [name for name in ("uri", "category", "variant") if name in images.column_names]
+    rows = images.select(names).append_column("row", pa.array(range(len(images)), pa.int64()))
+    decode = functools.partial(decode_images, size=size, max_pixels=options.max_pixels, flips=flips, totals=totals)
+    blocks = split_into_blocks(rows, size.crop, pool)
+    return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
+
+
+def split_into_blocks(images: pa.Table, side: int, pool: ActorPool) -> list[pa.Table]:
+    """Divide images into blocks that travel together.
+
+    The first blocks are small, so that results come soon, and so are the last, so that no actor still has many images
+    when the others are done.
+    """
+    share = math.ceil(len(images) / (pool.actors * pool.threads * MIN_BLOCKS_PER_THREAD))
+    max_rows = min(block_rows(side, MAX_BLOCK_ROWS), max(MIN_BLOCK_ROWS, share))
+    ramp: list[int] = []
+    n_rows = MIN_BLOCK_ROWS
+    while n_rows < max_rows and sum(ramp) + pool.actors * n_rows < len(images) * RAMP_FRACTION:
+        ramp += [n_rows] * pool.actors
+        n_rows *= 2
+    full, remainder = divmod(len(images) - 2 * sum(ramp), max_rows)
+    sizes = [*ramp, *[max_rows] * full, *[remainder] * (remainder > 0), *reversed(ramp)]
+    ends = np.cumsum([0, *sizes])
+    return [images.slice(start, end - start).combine_chunks() for start, end in itertools.pairwise(ends.tolist())]
+
+
+def extract_features(
+    images: pa.Table,
+    shapes: Mapping[str, Sequence[int]],
+    network: Network,
+    size: ImageSize,
+    options: JobOptions,
+    pool: ActorPool,
+    stage: Stage,
+    flips: str = "none",
+) -> Iterator[Batch]:
+    """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
+
+    Batches come in the images' order, so no more than one category or shard is incomplete at a time.
+
+    Parameters
+    ----------
+    shapes
+        Shape of one image's features, by the kinds to extract: `extractor.feature_shapes`.
+    """
+    spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
+    dataset = decoded_images(images, size, options, pool, stage.totals, flips).map_batches(
+        Extractor,
+        batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
+        fn_constructor_kwargs={"spec": spec, "shapes": shapes, "threads": pool.threads, "totals": stage.totals},
+        **pool.arguments,
+    )
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.target_max_block_size = FEATURE_BLOCK_BYTES
+    dataset.set_name(f"mvad_{stage.name}")
+    stage.actors += pool.actors
+    batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+    for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
+        stage.advance(len(batch["row"]))
+        yield batch

@@ -1,0 +1,42 @@
+"""What a command returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvad.options import FileOptions
+
+EXIT_DONE, EXIT_TOO_MANY_ERRORS, EXIT_DRIFTED = 0, 3, 4
+
+
+@dataclass
+class Result:
+    """What a command did.
+
+    Attributes
+    ----------
+    exit_code
+        0; or 3 if more files were unreadable than ``max_errors`` allows; or 4 if a category has drifted (`nightly`).
+    summary
+        The rows of ``summary.parquet``; empty after `fit`.
+    errors
+        The unreadable files: image_id, category, split and error.
+    seconds
+        Wall-clock seconds per stage.
+    """
+
+    exit_code: int = EXIT_DONE
+    summary: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain values, for ``--json``."""
+        return {name: getattr(self, name) for name in ("exit_code", "summary", "errors", "seconds")}
+
+
+def exit_code(options: FileOptions, n_errors: int, n_images: int) -> int:
+    """The exit code of a command that met so many unreadable files among its images."""
+    return EXIT_TOO_MANY_ERRORS if n_errors > options.allowed_errors(n_images) else EXIT_DONE

@@ -1,0 +1,70 @@
+"""What the tables of results hold.
+
+::
+
+    OUT/scores/<safe name>/part-*.parquet    one row per image; one category per file, and ``category`` a column of it
+    OUT/summary.parquet, OUT/summary.json    one row per category, then, of several, their mean
+    OUT/run.json                             configuration, versions, models, counts, seconds
+    OUT/_SUCCESS                             written last, and only if the exit code is 0
+    OUT/report.html, OUT/report, OUT/maps    for people, by `mvad report` and `mvad maps`
+
+Columns are added at the end, never changed.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCORES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int8()),
+        pa.field("defect", pa.string()),
+        pa.field("mask_uri", pa.string()),
+        pa.field("score", pa.float32()),  # higher is more abnormal; never clamped or rescaled
+        pa.field("p_value", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("is_anomaly", pa.bool_()),  # null where there is no threshold
+        pa.field("status", pa.string(), nullable=False),  # ok | error
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("patch_scores", pa.list_(pa.float32())),  # row by row; patch_grid is [rows, columns]
+        pa.field("patch_grid", pa.list_(pa.int32())),
+        pa.field("model_id", pa.string()),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+SUMMARY = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),  # of several, the last row is their mean
+        pa.field("method", pa.string()),
+        pa.field("backbone", pa.string()),
+        pa.field("n_train", pa.int64()),  # good images the model was fitted on
+        pa.field("n_good", pa.int64()),
+        pa.field("n_defect", pa.int64()),
+        pa.field("n_error", pa.int64()),  # unreadable files, in training and test
+        pa.field("image_auroc", pa.float64()),
+        pa.field("image_ap", pa.float64()),
+        pa.field("image_f1_max", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("recall_at_threshold", pa.float64()),
+        pa.field("false_alarm_rate", pa.float64()),
+        pa.field("pixel_auroc", pa.float64()),
+        pa.field("pixel_aupro", pa.float64()),
+        pa.field("fit_seconds", pa.float64()),  # the category's share of the actors' time, and its coreset
+        pa.field("score_seconds", pa.float64()),  # the category's share of the actors' time
+        pa.field("images_per_second", pa.float64()),  # images scored / score_seconds
+        pa.field("n_calibration", pa.int64()),  # good images that set the threshold
+        pa.field("n_scored", pa.int64()),
+        pa.field("n_flagged", pa.int64()),
+        pa.field("drift_p_value", pa.float64()),  # of the scores against the calibration scores: Kolmogorov-Smirnov
+        pa.field("drift_share_below", pa.float64()),  # images with a p-value below 0.05
+        pa.field("drift_median_shift", pa.float64()),  # in robust deviations of the calibration scores
+        pa.field("drifted", pa.bool_()),  # the batch as a whole scores differently: see calibration.drift
+        pa.field("note", pa.string()),  # why a number is missing
+    ]
+)

@@ -1,0 +1,130 @@
+"""What a stage of a run has cost so far, added up over all actors and tasks.
+
+The numbers travel to one small actor, next to the data and not in it. They are for people: if they are lost, say
+because the driver's node is overloaded, the run goes on without them.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mvad.runtime import telemetry
+
+ANSWER_S = 60.0  # time within which the totals must answer the driver
+
+
+@dataclass
+class Totals:
+    """Totals of one stage.
+
+    Attributes
+    ----------
+    seconds
+        Of actors' time, by category or by number of the scoring job.
+    bytes_read
+        Size of the image files that could be decoded.
+    actor_memory
+        The largest resident memory of any one actor, in bytes.
+    tasks_retried
+        How often tasks were started again after a worker or node was lost.
+    actors
+        Names of the actors that computed something.
+    """
+
+    seconds: dict[Hashable, float] = field(default_factory=lambda: defaultdict(float))
+    bytes_read: int = 0
+    actor_memory: int = 0
+    tasks_retried: int = 0
+    actors: set[str] = field(default_factory=set)
+
+
+class _Ledger:
+    """The actor that holds the totals, by stage."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Totals] = defaultdict(Totals)
+
+    def add(
+        self, stage: str, seconds: Mapping[Any, float], bytes_read: int, memory: int, retries: int, actor: str | None
+    ) -> None:
+        totals = self._totals[stage]
+        for key, value in seconds.items():
+            totals.seconds[key] += value
+        totals.bytes_read += bytes_read
+        totals.actor_memory = max(totals.actor_memory, memory)
+        totals.tasks_retried += retries
+        totals.actors |= {actor} - {None}
+
+    def totals(self, stage: str) -> Totals:
+        return self._totals[stage]
+
+    def seconds(self, stage: str, category: str) -> float:
+        return self._totals[stage].seconds[category]
+
+
+@functools.lru_cache(maxsize=1)
+def _ledger(job: str) -> ray.actor.ActorHandle:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Ledger).remote()
+
+
+class StageTotals:
+    """The totals of one stage, for the driver and for its actors and tasks: travels between processes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._stage = uuid.uuid4().hex
+        self._ledger = _ledger(ray.get_runtime_context().get_job_id())
+
+    def add_batch(
+        self, seconds: Mapping[Any, float], n_images: int, n_errors: int, bytes_read: int, actor: str
+    ) -> None:
+        """Add what an actor has done, here and to Ray's metrics.
+
+        Parameters
+        ----------
+        seconds
+            Of the actor's time, by category or by number of the scoring job.
+        n_images, n_errors
+            Images of the batch, and those of them without a result.
+        bytes_read
+            Size of their files.
+        actor
+            The actor's name.
+        """
+        telemetry.count(self.name, n_images - n_errors, n_errors, bytes_read, sum(seconds.values()))
+        self._add(seconds, bytes_read, telemetry.peak_memory(), 0, actor)
+
+    def add_retries(self) -> None:
+        """Add how often Ray has started the current task before."""
+        if retries := telemetry.retries():
+            self._add({}, 0, 0, retries, None)
+
+    def _add(self, seconds: Mapping[Any, float], bytes_read: int, memory: int, retries: int, actor: str | None) -> None:
+        try:
+            ray.get(self._ledger.add.remote(self._stage, dict(seconds), bytes_read, memory, retries, actor))
+        except RayError:
+            pass  # the images matter, the numbers do not
+
+    def get(self) -> Totals:
+        """The totals so far."""
+        try:
+            return ray.get(self._ledger.totals.remote(self._stage), timeout=ANSWER_S)
+        except RayError:
+            return Totals()
+
+    def seconds(self, category: str) -> float:
+        """Seconds of actors' time for one category so far."""
+        try:
+            return ray.get(self._ledger.seconds.remote(self._stage, category), timeout=ANSWER_S)
+        except RayError:
+            return 0.0

@@ -1,0 +1,50 @@
+"""Where an actor or task computes: its device, and its threads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+IMAGES_PER_THREAD = 8  # that a thread of a CPU actor takes at a time
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+def use_one_thread() -> None:
+    """Compute in the current thread only: with more threads, sums are rounded differently."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+
+
+def worker_device() -> str:
+    """The device of this actor or task, depending on whether Ray gave it a GPU; on a CPU it uses one thread."""
+    if torch.cuda.is_available():
+        torch.backends.cudnn.deterministic = True
+        return "cuda"
+    use_one_thread()
+    return "cpu"
+
+
+class Threads:
+    """Threads of an actor, each with images of its own."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, initializer=use_one_thread) if count > 1 else None
+
+    def portions(self, rows: NDArray[np.int64], chunk: int) -> list[NDArray[np.int64]]:
+        """Divide rows among the threads; on a GPU, which has one thread and takes ``chunk`` images, into chunks."""
+        step = max(chunk, min(IMAGES_PER_THREAD, math.ceil(len(rows) / self._count)))
+        return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def map(self, function: Callable[[Item], Outcome], items: Iterable[Item]) -> list[Outcome]:
+        """Call a function for each item; its results in the items' order."""
+        return list(map(function, items) if self._pool is None else self._pool.map(function, items))

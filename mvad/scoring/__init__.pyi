@@ -1,0 +1,5 @@
+from .jobs import ScoringJob as ScoringJob
+from .jobs import decision_rule as decision_rule
+from .jobs import scoring_jobs as scoring_jobs
+from .score import prepare_networks as prepare_networks
+from .score import score_images as score_images

@@ -1,0 +1,88 @@
+"""Scoring jobs: one model each, how it decides, and where its rows go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mvad import calibration, storage
+from mvad.calibration import DecisionRule
+from mvad.detectors import find_method
+from mvad.model_store import ModelInfo, read_calibration
+from mvad.options import DecisionOptions, ScoreOptions
+
+if TYPE_CHECKING:
+    from mvad.results.run_record import Run
+
+MIN_CALIBRATION_SCORES = 2
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """One model to score the images of its category with.
+
+    Attributes
+    ----------
+    out, run_id
+        The folder (a URI) that score rows go to, and their run.
+    map_threshold
+        Images that score above this keep their patch scores.
+    """
+
+    model: ModelInfo
+    rule: DecisionRule
+    out: str
+    run_id: str
+    map_threshold: float
+
+    @property
+    def category(self) -> str:
+        return self.model.category
+
+
+def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -> list[ScoringJob]:
+    """One job per model, whose rows go to the folder of a run; the run takes note of the models.
+
+    Raises
+    ------
+    UsageError
+        Calibration scores are damaged.
+    """
+    models = list(models)
+    rules = storage.parallel_map(lambda model: decision_rule(model, options), models)
+    jobs = []
+    for model, rule in zip(models, rules, strict=True):
+        run.add_model(model, rule)
+        jobs.append(ScoringJob(model, rule, run.out, run.run_id, _map_threshold(options.maps, rule)))
+    return jobs
+
+
+def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
+    """How a model decides: the threshold that its calibration sets; without calibration scores there is none.
+
+    Raises
+    ------
+    UsageError
+        The calibration scores are damaged.
+    """
+    scores = read_calibration(model)
+    if scores is None or len(scores) < MIN_CALIBRATION_SCORES:
+        return DecisionRule(model.model_id)
+    rule, rate = options.threshold_rule or find_method(model.method).default_rule, options.false_alarm_rate
+    return DecisionRule(
+        model.model_id,
+        scores,
+        rule,
+        calibration.threshold(scores, rule, rate),
+        calibration.guarantee(rule, rate, len(scores)),
+        len(scores) < calibration.min_images(rule, rate),
+    )
+
+
+def _map_threshold(maps: str, rule: DecisionRule) -> float:
+    """The score above which an image keeps its map; without a threshold no image is known to be anomalous."""
+    if maps == "anomalous" and rule.threshold is not None:
+        return rule.threshold
+    return -math.inf if maps == "all" else math.inf

@@ -1,0 +1,156 @@
+"""Score images with many models: decode and extract once per backbone, score, write."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from mvad.console import Reporter, Stage
+from mvad.data.image_size import ImageSize
+from mvad.detectors import find_method
+from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.extractor import feature_shapes, prepare
+from mvad.features.weights import Network
+from mvad.model_store import ModelInfo
+from mvad.options import ScoreOptions
+from mvad.pipeline.dataset import decoded_images
+from mvad.results.run_record import Run
+from mvad.runtime.resources import actor_pool
+from mvad.runtime.watchdog import watch_nodes
+from mvad.scoring.jobs import ScoringJob
+from mvad.scoring.model_sharing import Broadcast
+from mvad.scoring.scorer_actor import Scorer
+from mvad.scoring.write import WriteScores
+
+NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
+
+
+def score_images(
+    portions: Iterable[pa.Table],
+    jobs: Sequence[ScoringJob],
+    runs: Sequence[Run],
+    networks: Mapping[BackboneSpec, Network],
+    options: ScoreOptions,
+    report: Reporter,
+    *,
+    keep_going: bool = False,
+) -> None:
+    """Decode and extract every image once per backbone, score it with every job of its category, write its rows.
+
+    Parameters
+    ----------
+    portions
+        The manifest's rows of the images; each portion when the one before has been scored.
+    runs
+        The runs that the jobs belong to. Images of a category without a job become error rows there.
+    keep_going
+        Whether images that a model cannot score become error rows, or an exception.
+    """
+    by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
+    for number, job in enumerate(jobs):
+        by_backbone[job.model.backbone, job.model.size][number] = job
+    groups = [
+        BackboneGroup(jobs, group, networks[spec], size, options, keep_going)
+        for (spec, size), group in by_backbone.items()
+    ]
+    by_run_id = {run.run_id: run for run in runs}
+    with report.stage("score", 0, unit="images" if len(runs) == 1 else "scores") as stage:
+        for images in portions:
+            for run in runs:
+                n_images = _write_images_without_model(images, jobs, run)
+                stage.expect(len(images) - n_images)
+            for group in groups:
+                for number, n_rows in group.score(images, stage):
+                    by_run_id[jobs[number].run_id].add_scored(jobs[number].category, n_rows)
+        for number, seconds in stage.totals.get().seconds.items():
+            by_run_id[jobs[number].run_id].add_seconds(jobs[number].category, seconds / stage.actors)
+
+
+def prepare_networks(
+    models: Iterable[ModelInfo], networks: Mapping[BackboneSpec, Network], options: ScoreOptions
+) -> None:
+    """Prepare the networks of models for CPU actors ahead of time; the outcome is cached."""
+    kinds: dict[tuple[BackboneSpec, ImageSize], set[str]] = defaultdict(set)
+    for model in models:
+        kinds[model.backbone, model.size].add(find_method(model.method).feature)
+    for (spec, size), names in kinds.items():
+        prepare(sorted(names), networks[spec], size, options.engine)
+
+
+def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], run: Run) -> int:
+    """Write error rows for images of categories that a run has no model of; returns how many."""
+    categories = pa.array([job.category for job in jobs if job.run_id == run.run_id], pa.string())
+    orphans = images.filter(pc.invert(pc.is_in(images["category"], categories)))
+    reasons = {row["image_id"]: f"{NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
+    run.write_errors(orphans, reasons)
+    return len(orphans)
+
+
+class BackboneGroup:
+    """Jobs that share a backbone and an image size.
+
+    What actors need is put into Ray's object store once for all portions of images. References are kept as long as the
+    group: Ray may drop what nobody refers to.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[ScoringJob],
+        group: Mapping[int, ScoringJob],
+        network: Network,
+        size: ImageSize,
+        options: ScoreOptions,
+        keep_going: bool,
+    ) -> None:
+        self._jobs, self._group, self._network, self._size = jobs, group, network, size
+        self._options, self._keep_going = options, keep_going
+        self._categories = pa.array(sorted({job.category for job in group.values()}), pa.string())
+        self._kinds = sorted({find_method(job.model.method).feature for job in group.values()})
+        shapes = feature_shapes(self._kinds, network.spec, size)
+        self._specs: dict[bool, ray.ObjectRef] = {}
+        self._batch_size = options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes)
+
+    @functools.cached_property
+    def _broadcast(self) -> Broadcast:
+        return Broadcast({job.model.model_id: job.model for job in self._group.values()}.values())
+
+    def _spec(self, gpus: bool) -> ray.ObjectRef:
+        if gpus not in self._specs:
+            spec = prepare(self._kinds, self._network, self._size, self._options.engine, gpus)
+            self._specs[gpus] = ray.put(spec)
+        return self._specs[gpus]
+
+    def score(self, images: pa.Table, stage: Stage) -> Iterable[tuple[int, int]]:
+        """Score the images that are of a category of these jobs; number of a job and rows, as they are written."""
+        images = images.filter(pc.is_in(images["category"], self._categories))
+        if not len(images):
+            return
+        pool = actor_pool(self._options.actors, len(images))
+        scorer = {
+            "spec": self._spec(pool.gpus),
+            "jobs": self._group,
+            "broadcast": self._broadcast,
+            "threads": pool.threads,
+            "keep_going": self._keep_going,
+            "totals": stage.totals,
+        }
+        receipts = (
+            decoded_images(images, self._size, self._options, pool, stage.totals)
+            .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=scorer, **pool.arguments)
+            .map_batches(
+                WriteScores(self._jobs, ray.put(images), stage.totals),
+                batch_format="pyarrow",
+                batch_size=None,
+                **pool.task_arguments,
+            )
+        )
+        receipts.set_name(f"mvad_{stage.name}")
+        stage.actors += pool.actors
+        for receipt in watch_nodes(receipts.iter_rows(), pool.actor_resources, stage.report.warn):
+            stage.advance(receipt["rows"])
+            yield receipt["job"], receipt["rows"]
