@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.detectors import METHODS, Detector, State
+from mvad.detectors import METHODS, Detector, State, TrainedDetector
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 
@@ -107,8 +107,8 @@ def _files(
     method: type[Detector], arrays: dict[str, NDArray[Any]], calibration: NDArray[np.float32] | None
 ) -> Iterator[tuple[str, list[bytes | memoryview]]]:
     """Names and contents of a model's files: a network in one ``.safetensors``, other arrays as ``.npy`` each."""
-    plain = {} if method.trained else dict(arrays)
-    if method.trained:
+    plain = {} if issubclass(method, TrainedDetector) else dict(arrays)
+    if issubclass(method, TrainedDetector):
         yield "network.safetensors", [safetensors.numpy.save(arrays)]
     if calibration is not None:
         plain[CALIBRATION] = calibration

@@ -14,7 +14,7 @@ from scipy import stats
 from mvad import calibration, storage
 from mvad.console import Reporter
 from mvad.data.manifest import read_manifest
-from mvad.detectors import find_method
+from mvad.detectors import Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
@@ -47,7 +47,7 @@ def false_alarms(data: str, **options: Any) -> list[dict[str, Any]]:
     chosen = FalseAlarmOptions(**options)
     report = Reporter(chosen.quiet)
     method, spec = find_method(chosen.method), pipeline.resolve_backbone(chosen)
-    if method.transfers or chosen.folds < 2:
+    if issubclass(method, Pretrained) or chosen.folds < 2:
         raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
     manifest = read_manifest(data, chosen)
     images = manifest.table.filter(pc.equal(manifest.table["label"], 0))

@@ -18,7 +18,7 @@ from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.manifest import read_manifest
 from mvad.data.sampling import evenly_spaced
-from mvad.detectors import METHODS, State
+from mvad.detectors import METHODS, Extendable, LeaveOneOut, State
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
@@ -83,7 +83,7 @@ def update(data: str, models: str, **options: Any) -> Result:
     if not wanted:
         raise UsageError(f"{models} has no model for {', '.join(manifest.categories[:5])}; fit some with mvad fit.")
     for model in wanted.values():
-        if not METHODS[model.method].extends:
+        if not issubclass(METHODS[model.method], Extendable):
             raise UsageError(f"a {model.method} model cannot learn more without its old images; fit it again to all.")
         if model.settings.get("copies", 1) > 1:
             raise UsageError(
@@ -149,10 +149,10 @@ def _update(
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
     extend = ray.remote(extend_detector).options(**pool.task_resources)
-    state = State(model.settings, arrays, 0.0)
+    state = State(model.settings, arrays)
     whole = extend.remote(model.method, state, features, new, reference)
     parts = []
-    if not method.scores_by_loo and options.folds and len(new) > 1:
+    if not issubclass(method, LeaveOneOut) and options.folds and len(new) > 1:
         for rest, held_out in fold_splits(len(new), max(2, options.folds), options.seed):
             parts.append(extend.remote(model.method, state, features, new[rest], new[held_out]))
     outcome: Extension = ray.get(whole)

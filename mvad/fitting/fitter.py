@@ -18,7 +18,7 @@ from mvad.console import Stage
 from mvad.data.few_shot import TrainingSet
 from mvad.data.manifest import Manifest
 from mvad.data.sampling import evenly_spaced
-from mvad.detectors import Detector, State, find_method
+from mvad.detectors import Detector, LeaveOneOut, Pretrained, State, TrainedDetector, find_method
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.sharding import ShardedFit, Shards
@@ -141,7 +141,7 @@ class Fitter:
             # The features move to the object store; what is kept here is a view of them.
             shared[kind] = ray.put(category.features[kind])
             category.features[kind] = ray.get(shared[kind])
-        for kind in {entry.method.feature for entry in self._entries if entry.method.transfers}:
+        for kind in {entry.method.feature for entry in self._entries if issubclass(entry.method, Pretrained)}:
             self._samples[kind, category.name] = self._sample(category, kind)
         # What runs in its own processes is started before this one is busy.
         for entry in sorted(self._entries, key=lambda entry: not self._in_task(entry)):
@@ -150,7 +150,7 @@ class Fitter:
             fitted.errors |= job.errors
             if not job.n_images:
                 fitted.failures[category.name] = f"no model: none of its {len(job.errors)} training images is usable"
-            elif entry.method.transfers:
+            elif issubclass(entry.method, Pretrained):
                 self._transfers.append((job, shared[kind]))
             else:
                 job.held_bytes = size
@@ -178,7 +178,7 @@ class Fitter:
 
     def _in_task(self, entry: Entry) -> bool:
         """Whether a category is fitted to in a task: the driver may have neither a GPU nor cores to spare."""
-        return entry.method.trained or self._pool.gpus
+        return issubclass(entry.method, TrainedDetector) or self._pool.gpus
 
     def _held_bytes(self) -> int:
         """Features that tasks still need."""
@@ -326,4 +326,4 @@ def _digest(image_ids: Sequence[str]) -> str:
 
 def _folds(entry: Entry) -> bool:
     """Whether an entry is calibrated by folds."""
-    return entry.options.folds > 0 and not entry.method.scores_by_loo
+    return entry.options.folds > 0 and not issubclass(entry.method, LeaveOneOut)

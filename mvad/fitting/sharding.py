@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad.data.sampling import evenly_spaced
-from mvad.detectors import METHODS, State, find_method
+from mvad.detectors import METHODS, Shardable, State, find_method
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.memory import MemoryBudget
 from mvad.options import FitOptions
@@ -128,7 +128,9 @@ class ShardedFit:
         held = np.isin(shard.kept + shard.shard * self.shards.images, self.shards.held)
         if len(features) and not held.all():
             rows = as_tensor(features[~held] if held.any() else features)
-            self.condensed[shard.shard] = method.from_options(self.options).subsample(rows, self.shards.kept)
+            detector = method.from_options(self.options, self.options.copies)
+            assert isinstance(detector, Shardable)
+            self.condensed[shard.shard] = detector.subsample(rows, self.shards.kept)
         if held.any():
             self.held[shard.shard] = features[held]
         self.ids[shard.shard], self._seen = shard.image_ids, self._seen + 1
@@ -156,7 +158,8 @@ class ShardedFit:
     def fit(self) -> State:
         """Fit to all shards, which are complete, and forget them."""
         started = time.perf_counter()
-        detector = METHODS[self.options.method].from_options(self.options)
+        detector = METHODS[self.options.method].from_options(self.options, self.options.copies)
+        assert isinstance(detector, Shardable)
         wanted = max(1, round(self.options.coreset_ratio * self.n_fitted * self.shards.patches))
         found = sum(len(shard.vectors) for shard in self.condensed.values())
         if found < wanted:
@@ -166,11 +169,11 @@ class ShardedFit:
             )
         detector.fit_shards([self.condensed.pop(shard) for shard in sorted(self.condensed)], wanted)
         seconds = self._seconds_here + time.perf_counter() - started
-        return State(detector.settings, detector.arrays, seconds, detector.loo_scores)
+        return detector.state._replace(seconds=seconds)
 
     def calibrate(self, state: State) -> NDArray[np.float32] | None:
         """Scores of the images that were held out, in their order; None if there are none."""
         if not self.held:
             return None
-        detector = METHODS[self.options.method].from_state(state.settings, state.arrays)
+        detector = METHODS[self.options.method].from_state(state)
         return np.concatenate([detector.image_scores(as_tensor(self.held[shard])) for shard in sorted(self.held)])

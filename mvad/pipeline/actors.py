@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch, decode_batch
-from mvad.detectors import METHODS, Detector, Scores, State
+from mvad.detectors import METHODS, Detector, Extendable, Pretrained, Scores, State
 from mvad.fitting.by_category import PREFIX
 from mvad.model_store import ModelInfo
 from mvad.options import FitOptions
@@ -133,13 +133,14 @@ def fit_detector(
         Default: the one that Ray has given to this task.
     """
     started = time.perf_counter()
-    detector = METHODS[options.method].from_options(options)
+    detector = METHODS[options.method].from_options(options, options.copies)
     device = device or _device()
     if prior is not None:
-        detector.start_from(prior.settings, prior.arrays, device)
+        assert isinstance(detector, Pretrained)
+        detector.start_from(prior, device)
     chosen = features if rows is None or np.array_equal(rows, np.arange(len(features))) else features[rows]
     detector.fit(as_tensor(chosen, device))
-    return State(detector.settings, detector.arrays, time.perf_counter() - started, detector.loo_scores)
+    return detector.state._replace(seconds=time.perf_counter() - started)
 
 
 def score_held_out(
@@ -153,7 +154,7 @@ def score_held_out(
     started = time.perf_counter()
     state = fit_detector(options, features, rows, prior)
     device = _device()
-    detector = METHODS[options.method].from_state(state.settings, state.arrays, device)
+    detector = METHODS[options.method].from_state(state, device)
     scores = detector.image_scores(as_tensor(features[held_out], device))
     return scores, time.perf_counter() - started
 
@@ -176,13 +177,14 @@ def extend_detector(
     """Extend a fitted detector by some rows of the features, and score others before and after."""
     started = time.perf_counter()
     device = _device()
-    detector = METHODS[method].from_state(state.settings, state.arrays, device)
+    detector = METHODS[method].from_state(state, device)
     wanted = as_tensor(features[others], device)
+    assert isinstance(detector, Extendable)
     before = detector.image_scores(wanted) if len(others) else np.empty(0, np.float32)
     detector.extend(as_tensor(features[rows], device))
     after = detector.image_scores(wanted) if len(others) else np.empty(0, np.float32)
     seconds = time.perf_counter() - started
-    return Extension(State(detector.settings, detector.arrays, seconds, detector.loo_scores), after, before)
+    return Extension(detector.state._replace(seconds=seconds), after, before)
 
 
 def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]]) -> State:
@@ -195,9 +197,10 @@ def pretrain_detector(options: FitOptions, samples: Sequence[NDArray[np.float32]
     """
     started = time.perf_counter()
     device = _device()
-    detector = METHODS[options.method].from_options(options)
+    detector = METHODS[options.method].from_options(options, options.copies)
+    assert isinstance(detector, Pretrained)
     detector.pretrain([as_tensor(sample, device) for sample in samples])
-    return State(detector.settings, detector.arrays, time.perf_counter() - started)
+    return detector.state._replace(seconds=time.perf_counter() - started)
 
 
 class Scorer:
@@ -242,7 +245,7 @@ class Scorer:
             if category in own:
                 model = own[category]
                 arrays = self.broadcast.arrays(model)
-                found[entry] = METHODS[model.method].from_state(model.settings, arrays, self.extract.device)
+                found[entry] = METHODS[model.method].from_state(State(model.settings, arrays), self.extract.device)
         return found
 
     def __call__(self, batch: Batch) -> Batch:

@@ -35,7 +35,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
 from mvad.data.listing import Listing
 from mvad.data.manifest import Manifest, read_manifest
-from mvad.detectors import Detector, find_method
+from mvad.detectors import Detector, Pretrained, Shardable, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 from mvad.features.backbones import describe
@@ -277,7 +277,7 @@ def checked_for_fit(manifest: Manifest, method: type[Detector] | None = None) ->
             f"category {without[0]!r} under {where} has no train/good images; add some, or leave it out "
             "with --categories."
         )
-    if method is not None and method.transfers and len(manifest.categories) < 2:
+    if method is not None and issubclass(method, Pretrained) and len(manifest.categories) < 2:
         raise UsageError(
             f"--method {method.method} learns from other categories first, and {where} has one alone; "
             "add some, or choose another method."
@@ -363,7 +363,7 @@ def fit_entries(
     most = min(most_images(shapes, fit, budget) for fit in fits)
     sizes = dict(zip(*np.unique(np.array(train["category"].to_pylist()), return_counts=True), strict=True))
     shards: dict[str, Shards] = {}
-    if len(entries) == 1 and methods[0].merges and fits[0].copies == 1 and fits[0].shots is None:
+    if len(entries) == 1 and issubclass(methods[0], Shardable) and fits[0].copies == 1 and fits[0].shots is None:
         shape = shapes[methods[0].feature]
         shards = {
             name: Shards.plan(int(count), shape, fits[0], budget) for name, count in sizes.items() if count > most
@@ -372,7 +372,7 @@ def fit_entries(
         train, thinned = thin(train, most)
         for name in thinned:
             report.warn(f"{name}: fitted to {most:,} of its {sizes[name]:,} images: --memory-limit holds no more")
-    images = TrainingSet.of(train, fits, whole=any(method.transfers for method in methods))
+    images = TrainingSet.of(train, fits, whole=any(issubclass(method, Pretrained) for method in methods))
     count = len(images.table)
     pool = actor_pool(options.actors, count)
     with report.stage("fit", count) as stage:

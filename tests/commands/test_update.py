@@ -71,14 +71,17 @@ def test_a_bank_that_has_learnt_more_covers_old_and_new():
     union = np.concatenate([first, (new + 3).reshape(-1, 6).numpy()])
     distances = np.linalg.norm(union[:, None] - detector.bank.vectors[None], axis=2)
     assert distances.min(axis=1).max() == pytest.approx(detector.coverage, rel=1e-4)
-    assert detector.score(new + 3).image.max() < PatchCore(0.25, 0).fit(old).score(new + 3).image.min()
+    assert (
+        detector.score(new + 3).image.max()
+        < PatchCore(coreset_ratio=0.25, projection=0).fit(old).score(new + 3).image.min()
+    )
 
 
 def test_neighbours_that_have_learnt_more_are_those_of_all_images():
     random = np.random.default_rng(1)
     images = torch.from_numpy(random.standard_normal((20, 7)).astype(np.float32))
-    whole = KNN(3, columns=0).fit(images)
-    grown = KNN(3, columns=0).fit(images[:12]).extend(images[12:])
+    whole = KNN(neighbours=3, top_features=0).fit(images)
+    grown = KNN(neighbours=3, top_features=0).fit(images[:12]).extend(images[12:])
     np.testing.assert_array_equal(grown.loo_scores, whole.loo_scores)
     np.testing.assert_array_equal(grown.score(images + 1).image, whole.score(images + 1).image)
     with pytest.raises(NotImplementedError):
