@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mvad.data.image_size import ImageSize
-from mvad.detectors import PatchCore, State
+from mvad.detectors import PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.model_store import find_models, read_arrays, save_model
@@ -22,7 +22,7 @@ def save(folder, category="cap", seed=0, record=RECORD):
         to_uri(folder),
         category,
         PatchCore,
-        State(fitted(seed).settings, fitted(seed).arrays, 0.0),
+        fitted(seed).state,
         describe("efficientnet_lite0"),
         "abc",
         ImageSize(resize=64, crop=64),

@@ -131,7 +131,7 @@ def measure(options: PlanOptions) -> Costs:
             decoding, pixels = _timed(lambda: [load_image(uri, size, 10**9)[0] for uri in uris])
             extract(np.stack(pixels[:2]))
             forward, features = _timed(lambda: extract(np.stack(pixels))[PATCHES])
-            detector = PatchCore(options.coreset_ratio).fit(features)
+            detector = PatchCore(coreset_ratio=options.coreset_ratio).fit(features)
             detector.image_scores(features[:2])
             search, _ = _timed(lambda: detector.image_scores(features))
         finally:

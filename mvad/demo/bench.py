@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mvad.data.image_size import ImageSize
 from mvad.demo.catalogue import Catalogue, Group, Offer
-from mvad.detectors import METHODS, Detector
+from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.features.extractor import ExtractorSpec
 from mvad.model_store import read_arrays
@@ -86,7 +86,7 @@ class Shelf:
             size = sum(array.nbytes for array in arrays.values())
             while self._ready and size + sum(held for _, held in self._ready.values()) > self._limit:
                 self._ready.popitem(last=False)
-            self._ready[category] = METHODS[model.method].from_state(model.settings, arrays, self._device), size
+            self._ready[category] = METHODS[model.method].from_state(State(model.settings, arrays), self._device), size
         self._ready.move_to_end(category)
         return self._ready[category][0]
 

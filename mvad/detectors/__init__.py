@@ -1,10 +1,14 @@
-"""The methods, by the name given to ``--method``."""
+"""The methods by name. Their parameters are options on the command line, so PyTorch loads only when one is used.
+
+A method of your own is one file in this folder, with a subclass of `Detector`, and one line in the list below.
+"""
 
 from mvad.detectors.autoencoder import Autoencoder
-from mvad.detectors.base import Detector, Scores, State
+from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Pretrained, Scores, Shardable, State
 from mvad.detectors.feature_autoencoder import FeatureAutoencoder
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
+from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.vae import VAE
 from mvad.detectors.vae_fewshot import VAEFewShot
 from mvad.errors import UsageError
@@ -18,11 +22,11 @@ _ALL: list[type[Detector]] = [
     VAE,
     VAEFewShot,
 ]
-METHODS = {kind.method: kind for kind in _ALL}
+METHODS = {detector.method: detector for detector in _ALL}
 
 
 def find_method(name: str) -> type[Detector]:
-    """The detector class called ``name``; UsageError if there is none."""
+    """Return the detector class called ``name``; UsageError if there is none."""
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; choose one of: {', '.join(METHODS)}.")
     return METHODS[name]
@@ -34,10 +38,15 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "Detector",
+    "Extendable",
     "FeatureAutoencoder",
+    "LeaveOneOut",
     "PatchCore",
+    "Pretrained",
     "Scores",
+    "Shardable",
     "State",
+    "TrainedDetector",
     "VAEFewShot",
     "ViTKNN",
     "find_method",

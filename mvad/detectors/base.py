@@ -1,19 +1,30 @@
-"""What every detector offers, in the manners of scikit-learn and PyOD: higher scores are more abnormal."""
+"""The interface of every detector, in the style of scikit-learn and PyOD: higher scores are more abnormal.
+
+A method is a subclass of `Detector`. What only some methods can do is a class of its own next to it, to inherit from
+and to test for: `issubclass(method, Extendable)`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic.dataclasses import dataclass
 
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
-from mvad.options import FitOptions
-from mvad.search.coreset import ShardCoreset
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from typing_extensions import Self
+
+    from mvad.search.coreset import ShardCoreset
+
+T = TypeVar("T")
 
 
 class Scores(NamedTuple):
@@ -22,9 +33,9 @@ class Scores(NamedTuple):
     Attributes
     ----------
     image : (n,) float32
-        One anomaly score an image, unbounded.
+        One anomaly score per image, unbounded.
     grid : (n, height, width) float32, or None
-        One anomaly score a patch, of methods that localise.
+        One anomaly score per patch, of methods that localise.
     """
 
     image: NDArray[np.float32]
@@ -32,116 +43,173 @@ class Scores(NamedTuple):
 
 
 class State(NamedTuple):
-    """What fitting leaves: JSON values, arrays, how many seconds it took, and calibration scores if it gives them."""
+    """The result of fitting, which is all that a model on disk holds of a detector.
+
+    Attributes
+    ----------
+    settings
+        JSON values.
+    arrays
+        What was learnt.
+    seconds
+        How long fitting took.
+    loo_scores : (n,) float32, or None
+        See `LeaveOneOut`.
+    """
 
     settings: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
-    seconds: float
+    seconds: float = 0.0
     loo_scores: NDArray[np.float32] | None = None
 
 
 class Detector(ABC):
-    """A method: fitted on the features of good images of one category, it scores features of others.
+    """A method: fitted to features of good images of one category, it scores the features of other images.
 
-    Its state is `settings` (JSON values) and `arrays`, nothing else.
+    Parameters
+    ----------
+    seed
+        Seed of everything that is random.
+    copies
+        Rows per training image in the features to fit to: the image, followed by its variants.
+    **params
+        Fields of `Params`.
 
     Attributes
     ----------
     method
-        Its name on the command line.
+        Name on the command line.
     feature
-        The kind of features it wants, one of `features.KINDS`.
+        Kind of features to extract, one of `features.kinds.KINDS`.
     default_backbone
-        The backbone it takes unless told otherwise.
-    trained
-        Whether fitting trains a network: such methods fit one category a task, in parallel, not on the driver, and
-        their arrays are saved as one ``.safetensors`` file.
-    transfers
-        Whether fitting begins from what `pretrain` learnt from the other categories; such a method is trained.
-    extends
-        Whether a fitted detector can learn from more images without the old ones, by `extend`.
-    merges
-        Whether it can be fitted shard by shard, by `condense` and `fit_shards`, where memory does not hold all
-        features.
+        Backbone, unless another one is given.
+    default_rule
+        Rule that sets the threshold unless another one is given, one of `calibration.RULES`.
     needs_transformer
         Whether the backbone must be a Vision Transformer.
-    default_rule
-        The rule that sets the threshold unless told otherwise, one of `calibration.RULES`.
-    scores_by_loo
-        Whether fitting leaves ``loo_scores``: those of the good images, each as if it had not been among them. For
-        other methods they are found by fitting to the rest, fold by fold.
+    Params
+        Parameters of the method, each of which is an option on the command line. The docstring is their title there.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        A parameter out of range or unknown.
     """
 
     method: ClassVar[str]
     feature: ClassVar[str]
     default_backbone: ClassVar[str] = "resnet50"
-    trained: ClassVar[bool] = False
-    transfers: ClassVar[bool] = False
-    extends: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
-    needs_transformer: ClassVar[bool] = False
     default_rule: ClassVar[str] = "conformal"
-    scores_by_loo: ClassVar[bool] = False
+    needs_transformer: ClassVar[bool] = False
     loo_scores: NDArray[np.float32] | None = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Params:
+        """No parameters"""
+
+    params: Params
+
+    def __init__(self, *, seed: int = 0, copies: int = 1, **params: Any) -> None:
+        self.seed, self.copies = seed, copies
+        self.params = self.Params(**params)
 
     @classmethod
     def can_use(cls, backbone: BackboneSpec) -> bool:
-        """Whether a backbone that was asked for is of use to this method."""
+        """Whether the method can use this backbone."""
         return cls.default_backbone != NO_BACKBONE and not (cls.needs_transformer and backbone.patch == 1)
 
     @classmethod
-    @abstractmethod
-    def from_options(cls, options: FitOptions) -> Detector:
-        """A detector that is not fitted yet."""
+    def from_options(cls, options: Any, copies: int = 1) -> Self:
+        """Build an unfitted detector from an object with the attribute ``seed`` and one for each field of `Params`."""
+        params = {field.name: getattr(options, field.name) for field in fields(cls.Params)}
+        return cls(seed=options.seed, copies=copies, **params)
 
     @classmethod
-    @abstractmethod
-    def from_state(
-        cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
-    ) -> Detector:
-        """A fitted detector; ``arrays`` may be read-only and shared between processes."""
+    def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
+        """Build a fitted detector.
+
+        Parameters
+        ----------
+        state
+            Its arrays may be read-only and shared between processes.
+        """
+        arguments = {"seed", "copies", *(field.name for field in fields(cls.Params))}
+        detector = cls(**{name: value for name, value in state.settings.items() if name in arguments})
+        detector.restore(state, device)
+        return detector
 
     @property
-    @abstractmethod
+    def state(self) -> State:
+        """All that was learnt, for `from_state`."""
+        return State(self.settings, self.arrays, loo_scores=self.loo_scores)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """What is not arrays, as JSON values."""
+        """The part of the state that is JSON values; by default the arguments of the constructor."""
+        return {**asdict(self.params), "seed": self.seed, "copies": self.copies}
 
     @property
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is learnt."""
+        """The part of the state that is arrays."""
 
     @abstractmethod
-    def fit(self, features: Tensor) -> Detector:
-        """Learn from good images: features of its kind. Returns the detector itself.
+    def restore(self, state: State, device: str | torch.device) -> None:
+        """Take over what was learnt: ``state.arrays``, and ``state.settings`` that the constructor does not take."""
 
-        Each image is followed by its variants, if there are any: ``options.copies`` rows an image.
-        """
+    @abstractmethod
+    def fit(self, features: Tensor) -> Self:
+        """Learn from features of good images, ``copies`` rows per image. Returns the detector itself."""
 
     @abstractmethod
     def score(self, features: Tensor) -> Scores:
-        """Score a batch of images: features of its kind, on the detector's device."""
+        """Score the features of a batch of images, on the detector's device."""
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
-        """The image scores that `score` gives, (n,) float32; methods that find them sooner without the grid do so."""
+        """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
         return self.score(features).image
 
-    def extend(self, features: Tensor) -> Detector:
-        """Learn from more good images, on top of what it has learnt; of methods that can."""
-        raise NotImplementedError(f"{self.method} cannot learn more without the old images")
+    def _require_fitted(self, learnt: T | None) -> T:
+        """Return something that fitting sets; RuntimeError if it is not set yet."""
+        if learnt is None:
+            raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
+        return learnt
 
+
+class LeaveOneOut:
+    """A method whose fitting sets ``loo_scores``: the score of each good image, as if it were not among them.
+
+    For other methods such scores are computed fold by fold, by fitting to the other images.
+    """
+
+
+class Extendable(ABC):
+    """A method that can learn from more images without the old ones."""
+
+    @abstractmethod
+    def extend(self, features: Tensor) -> Self:
+        """Learn from features of more good images, in addition to what was learnt. Returns the detector itself."""
+
+
+class Shardable(ABC):
+    """A method that can be fitted shard by shard, where all features together do not fit into memory."""
+
+    @abstractmethod
     def subsample(self, features: Tensor, share: float) -> ShardCoreset:
-        """Keep a share of what a shard of the good images offers, the part that stands for the rest best."""
-        raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
+        """Keep the given share of the patches of one shard of the good images: those that represent the others best."""
 
-    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Detector:
-        """Fit to what was kept of all shards, in their order; what is learnt holds ``size`` vectors."""
-        raise NotImplementedError(f"{self.method} cannot be fitted shard by shard")
+    @abstractmethod
+    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
+        """Fit to the coresets of all shards, in their order; the bank gets ``size`` vectors. Returns the detector."""
 
-    def pretrain(self, others: Sequence[Tensor]) -> Detector:
-        """Learn from good images of other categories, before `start_from` and `fit`; of methods that transfer."""
-        raise NotImplementedError(f"{self.method} does not transfer")
 
-    def start_from(self, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str) -> None:
-        """Take over the state that `pretrain` left; of methods that transfer."""
-        raise NotImplementedError(f"{self.method} does not transfer")
+class Pretrained(ABC):
+    """A method that learns from other categories before it is fitted to one: `pretrain`, `start_from`, then `fit`."""
+
+    @abstractmethod
+    def pretrain(self, others: Sequence[Tensor]) -> Self:
+        """Learn from features of good images of other categories, one tensor each. Returns the detector itself."""
+
+    @abstractmethod
+    def start_from(self, state: State, device: str | torch.device) -> None:
+        """Take over the state of a detector after `pretrain`."""

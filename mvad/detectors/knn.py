@@ -1,123 +1,135 @@
-"""Nearest neighbours of whole images: how far one is from the good ones in a memory bank."""
+"""Nearest neighbours of whole images: the distance of an image to the good ones in a memory bank."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from typer import Option
 
-from mvad.detectors.base import Detector, Scores
-from mvad.options import FitOptions
-from mvad.search.memory_bank import MemoryBank
+from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Scores, State
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from typing_extensions import Self
+
+    from mvad.search.memory_bank import MemoryBank
 
 
-class KNN(Detector):
-    """Mean Euclidean distance to the k nearest good images, in the features that vary most among them.
-
-    Parameters
-    ----------
-    neighbours
-        k, cut to the size of the bank.
-    columns
-        How many features are kept: those with the largest standard deviation over the bank; 0: all.
-    copies
-        Rows of the bank that are one image and its variants.
-    """
+class KNN(LeaveOneOut, Extendable, Detector):
+    """Mean Euclidean distance to the k nearest good images, in the features that vary most among them."""
 
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
     default_rule: ClassVar[str] = "sigma"
-    scores_by_loo: ClassVar[bool] = True
-    extends: ClassVar[bool] = True
 
-    def __init__(self, neighbours: int = 50, columns: int = 500, copies: int = 1) -> None:
-        self.neighbours, self.columns, self.copies = neighbours, columns, copies
-        self._kept = np.empty(0, np.int64)
+    @dataclass(frozen=True, kw_only=True)
+    class Params(Detector.Params):
+        """KNN and ViT-KNN"""
+
+        neighbours: Annotated[
+            int, Field(ge=1), Option(help="Number of neighbours k, capped at the number of good images.")
+        ] = 50
+        top_features: Annotated[
+            int, Field(ge=0), Option(help="Number of features to keep, those that vary most among good images; 0: all.")
+        ] = 500
+
+    params: Params
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._columns = np.empty(0, np.int64)
         self._bank: MemoryBank | None = None
 
     @classmethod
-    def from_options(cls, options: FitOptions) -> KNN:
-        return cls(options.neighbours, options.top_features, options.copies)
+    def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
+        settings = {**state.settings, "top_features": state.settings["columns"]}
+        return super().from_state(state._replace(settings=settings), device)
 
-    @classmethod
-    def from_state(
-        cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]], device: str | torch.device = "cpu"
-    ) -> KNN:
-        detector = cls(settings["neighbours"], settings["columns"], settings["copies"])
-        detector._kept = arrays["columns"]
-        detector._bank = MemoryBank(arrays["bank"], device)
-        return detector
+    def restore(self, state: State, device: str | torch.device) -> None:
+        self._columns = state.arrays["columns"]
+        self._fill_bank(state.arrays["bank"], device)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"neighbours": self.neighbours, "columns": self.columns, "copies": self.copies}
+        return {"neighbours": self.params.neighbours, "columns": self.params.top_features, "copies": self.copies}
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"bank": self.bank.vectors, "columns": self._kept}
+        """``bank``: the kept features of the good images, (m, c) float32; ``columns``: which are kept, (c,) int64."""
+        return {"bank": self.bank.vectors, "columns": self._columns}
 
     @property
     def bank(self) -> MemoryBank:
-        if self._bank is None:
-            raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
-        return self._bank
+        return self._require_fitted(self._bank)
 
-    def fit(self, features: Tensor) -> KNN:
+    def _fill_bank(self, vectors: NDArray[np.float32], device: str | torch.device) -> None:
+        from mvad.search.memory_bank import MemoryBank
+
+        self._bank = MemoryBank(vectors, device)
+
+    def fit(self, features: Tensor) -> Self:
         """Fill the bank with all good images, and score each of them without itself.
 
-        A single image has no score of its own; variants of an image are not scored, nor are they its neighbours.
+        A single image gets no such score. Variants of an image are not scored, and are not its neighbours.
 
         Parameters
         ----------
         features : (n, channels) float32
         """
         rows = features.cpu().numpy()
-        spread = rows.std(axis=0, dtype=np.float64)
-        kept = np.argsort(-spread, kind="stable")[: self.columns or None]
-        self._kept = np.sort(kept).astype(np.int64)
-        self._bank = MemoryBank(np.ascontiguousarray(rows[:, self._kept]), features.device)
-        self.loo_scores = self._loo_scores() if len(rows) > self.copies else np.empty(0, np.float32)
+        deviations = rows.std(axis=0, dtype=np.float64)
+        top_features = np.argsort(-deviations, kind="stable")[: self.params.top_features or None]
+        self._columns = np.sort(top_features).astype(np.int64)
+        self._fill_bank(np.ascontiguousarray(rows[:, self._columns]), features.device)
+        self.loo_scores = self._leave_one_out() if len(rows) > self.copies else np.empty(0, np.float32)
         return self
 
-    def extend(self, features: Tensor) -> KNN:
-        """Put more images into the bank, with the same columns; all images are scored anew, each without itself.
+    def extend(self, features: Tensor) -> Self:
+        """Add images to the bank, with the same columns, and score all images again, each without itself.
 
         Parameters
         ----------
         features : (n, channels) float32
         """
-        rows = np.ascontiguousarray(features.cpu().numpy()[:, self._kept])
-        self._bank = MemoryBank(np.concatenate([self.bank.vectors, rows]), features.device)
-        self.loo_scores = self._loo_scores()
+        rows = np.ascontiguousarray(features.cpu().numpy()[:, self._columns])
+        self._fill_bank(np.concatenate([self.bank.vectors, rows]), features.device)
+        self.loo_scores = self._leave_one_out()
         return self
 
-    def _loo_scores(self) -> NDArray[np.float32]:
-        """Scores of the bank's images, each from the others alone: (n,)."""
+    def _leave_one_out(self) -> NDArray[np.float32]:
+        """Score each of the bank's images by the others alone: (n,)."""
+        import torch
+
         queries = torch.tensor(self.bank.vectors[:: self.copies], device=self.bank.device)
-        neighbours = min(self.neighbours, len(self.bank) - self.copies)
+        neighbours = min(self.params.neighbours, len(self.bank) - self.copies)
         distances, indices = self.bank.search(queries, neighbours + self.copies)
-        own = indices // self.copies == np.arange(len(queries))[:, None]
-        others_first = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
+        is_itself = indices // self.copies == np.arange(len(queries))[:, None]
+        others_first = np.argsort(is_itself, axis=1, kind="stable")[:, :neighbours]
         return np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
 
     def score(self, features: Tensor) -> Scores:
-        """Score images; each on its own, so that its company in a batch changes nothing.
+        """Score each image by itself, so that the other images of a batch change nothing.
 
         Parameters
         ----------
-        features : (n, channels) float32 on the detector's device
+        features : (n, channels) float32, on the detector's device
         """
-        kept = torch.as_tensor(np.array(self._kept), device=features.device)
-        chosen = features[:, kept].contiguous()
-        image = [self.bank.search(row[None], self.neighbours)[0].mean(dtype=np.float64) for row in chosen]
+        import torch
+
+        columns = torch.as_tensor(np.array(self._columns), device=features.device)
+        queries = features[:, columns].contiguous()
+        neighbours = self.params.neighbours
+        image = [self.bank.search(query[None], neighbours)[0].mean(dtype=np.float64) for query in queries]
         return Scores(np.array(image, np.float32), None)
 
 
 class ViTKNN(KNN):
-    """The same with the [CLS] token of a Vision Transformer."""
+    """KNN on the [CLS] token of a Vision Transformer."""
 
     method: ClassVar[str] = "vit-knn"
     needs_transformer: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""How networks are trained on good images: Adam, early stopping on images held out, all from one seed."""
+"""How networks are trained on good images: Adam, with early stopping on held-out images, all from one seed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-HELD_OUT = 0.1  # share of the images
-LEAST_IMAGES = 5  # below that none is held out, and the training loss decides
-PATIENCE = 5  # epochs without progress
-STEPS = 32  # an epoch at least, if that leaves SMALL_BATCH rows for each
-SMALL_BATCH = 32
-PROGRESS = 1e-3  # relative fall of the loss that counts
+HELD_OUT_SHARE = 0.1
+MIN_IMAGES = 5  # with fewer images none is held out, and the training loss decides when to stop
+PATIENCE_EPOCHS = 5
+MIN_STEPS_PER_EPOCH = 32  # unless batches would get smaller than MIN_BATCH_SIZE
+MIN_BATCH_SIZE = 32
+MIN_IMPROVEMENT = 1e-3  # of the loss, relative to it
 
-Network = TypeVar("Network", bound=nn.Module)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How to train.
 
     Attributes
     ----------
     epochs
-        At most; the learning rate falls to nothing over them, along a cosine.
+        Maximum; the learning rate falls to zero over them, along a cosine.
     batch_size
-        Rows a step at most; fewer where there are few rows, so that an epoch has steps enough to learn in.
+        Maximum rows per step; smaller where there are few rows, so that an epoch has enough steps to learn in.
     copies
-        Images that are one training image and its variants; they are held out together.
+        Rows per training image, which are held out together: the image and its variants.
     epoch_rows
-        Rows an epoch at most, drawn anew each time; what is left over waits for another epoch.
+        Maximum rows per epoch, drawn again for each epoch.
     """
 
     epochs: int
@@ -52,60 +52,62 @@ class History(NamedTuple):
     loss: float
 
 
-def split(images: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Images to train on, and images held out: (n, ...) each; the latter are the former where there are too few."""
+def split(images: Tensor, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
+    """Split images into those to train on and those held out, (n, ...) each; both are all images if there are few."""
     originals = len(images) // plan.copies
-    if originals < LEAST_IMAGES:
+    if originals < MIN_IMAGES:
         return images, images
     order = torch.randperm(originals, generator=torch.Generator().manual_seed(plan.seed))
-    count = max(1, round(HELD_OUT * originals))
+    count = max(1, round(HELD_OUT_SHARE * originals))
     rows = (order[:, None] * plan.copies + torch.arange(plan.copies)).to(images.device)
     return images[rows[count:].ravel()], images[rows[:count].ravel()]
 
 
-def seeded(build: Callable[[], Network], seed: int) -> Network:
-    """A new network whose first weights follow from the seed alone."""
+def seeded(build: Callable[[], NetworkT], seed: int) -> NetworkT:
+    """Build a network whose initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
 
-def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: Plan) -> History:
-    """Train in place, and leave the network with the weights that did best on the rows held out.
+def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: TrainingPlan) -> History:
+    """Train a network in place; it ends with the weights that did best on the rows held out.
 
     Parameters
     ----------
-    rows, held_out : (n, ...) float32, of one shape but for n
+    rows, held_out : (n, ...) float32, of the same shape except for n
     loss
-        Of the network and some rows, a mean over them; its generator is for noise.
+        Mean loss of a network over some rows; its generator is for noise.
     """
     optimiser = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
     generator = torch.Generator().manual_seed(plan.seed)
-    batch_size = min(plan.batch_size, max(SMALL_BATCH, len(rows) // STEPS))
-    best, state, stale, epochs = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
-    while epochs < plan.epochs and stale < PATIENCE:
+    batch_size = min(plan.batch_size, max(MIN_BATCH_SIZE, len(rows) // MIN_STEPS_PER_EPOCH))
+    best_loss, best_weights = float("inf"), copy.deepcopy(network.state_dict())
+    epochs = epochs_without_improvement = 0
+    while epochs < plan.epochs and epochs_without_improvement < PATIENCE_EPOCHS:
         epochs += 1
         network.train()
-        for chosen in torch.randperm(len(rows), generator=generator)[: plan.epoch_rows].split(batch_size):
+        for batch in torch.randperm(len(rows), generator=generator)[: plan.epoch_rows].split(batch_size):
             optimiser.zero_grad()
-            loss(network, rows[chosen], generator).backward()
+            loss(network, rows[batch], generator).backward()
             optimiser.step()
         schedule.step()
-        found = _mean_loss(network, held_out, loss, plan)
-        if found < best - PROGRESS * abs(best) or best == float("inf"):
-            best, state, stale = found, copy.deepcopy(network.state_dict()), 0
+        held_out_loss = _mean_loss(network, held_out, loss, plan)
+        if held_out_loss < best_loss - MIN_IMPROVEMENT * abs(best_loss) or best_loss == float("inf"):
+            best_loss, best_weights = held_out_loss, copy.deepcopy(network.state_dict())
+            epochs_without_improvement = 0
         else:
-            stale += 1
-    network.load_state_dict(state)
+            epochs_without_improvement += 1
+    network.load_state_dict(best_weights)
     network.eval().requires_grad_(False)
-    return History(epochs, best)
+    return History(epochs, best_loss)
 
 
 @torch.no_grad()
-def _mean_loss(network: nn.Module, rows: Tensor, loss: Loss, plan: Plan) -> float:
+def _mean_loss(network: nn.Module, rows: Tensor, loss: Loss, plan: TrainingPlan) -> float:
     network.eval()
-    generator = torch.Generator().manual_seed(plan.seed)  # the same noise every time, so that epochs compare
-    parts = rows[: plan.epoch_rows].split(plan.batch_size)
-    total = sum(float(loss(network, part, generator)) * len(part) for part in parts)
-    return total / sum(len(part) for part in parts)
+    generator = torch.Generator().manual_seed(plan.seed)  # the same noise each time, so that epochs compare
+    batches = rows[: plan.epoch_rows].split(plan.batch_size)
+    total = sum(float(loss(network, batch, generator)) * len(batch) for batch in batches)
+    return total / sum(len(batch) for batch in batches)

@@ -1,1 +1,1 @@
-"""Nearest neighbours in a memory bank."""
+"""Nearest neighbours in a memory bank, and the coreset that fills it."""

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CANDIDATES = 128
-ROWS = 16_384
+ROWS_PER_CHUNK = 16_384
 
 
 def random_projection(features: Tensor, dimensions: int, seed: int) -> Tensor:
-    """Project features at random to fewer dimensions, distances kept on average (Johnson-Lindenstrauss).
+    """Project features at random to fewer dimensions; distances are kept on average (Johnson-Lindenstrauss).
 
     Parameters
     ----------
     features : (n, d) float32
     dimensions
-        0, or not fewer than d: the features are returned as they are.
+        If 0, or not less than d, the features are returned as they are.
 
     Returns
     -------
@@ -31,27 +31,33 @@ def random_projection(features: Tensor, dimensions: int, seed: int) -> Tensor:
         return features
     matrix = np.random.default_rng(seed).standard_normal((width, dimensions)) / np.sqrt(dimensions)
     projection = torch.from_numpy(matrix.astype(np.float32)).to(features.device)
-    found = features.new_empty((len(features), dimensions))
-    # A stretch of rows at a time: for one product of all, the library packs a copy of the features.
-    for rows, into in zip(features.split(ROWS), found.split(ROWS), strict=True):
-        torch.matmul(rows, projection, out=into)
-    return found
+    projected = features.new_empty((len(features), dimensions))
+    # In chunks: for a single product of all rows, the library would pack a copy of the features.
+    for rows, out in zip(features.split(ROWS_PER_CHUNK), projected.split(ROWS_PER_CHUNK), strict=True):
+        torch.matmul(rows, projection, out=out)
+    return projected
 
 
-def greedy_coreset(points: Tensor, size: int, candidates: int = CANDIDATES) -> tuple[NDArray[np.int64], float]:
-    """Choose the points that greedy k-centre chooses, many a step.
+def greedy_coreset(
+    points: Tensor, size: int, candidates: int = CANDIDATES, rows_per_chunk: int = ROWS_PER_CHUNK
+) -> tuple[NDArray[np.int64], float]:
+    """Choose the points that greedy k-centre chooses, many per step.
 
-    Greedy takes, again and again, the point farthest from all chosen ones; it starts with the one farthest from the
-    mean. Distances to the chosen set only ever fall, so among the ``candidates`` farthest points greedy can be run on
-    its own for as long as the next choice is not nearer than the farthest point outside: each of those choices is the
-    one that plain greedy makes, and all other points are then updated in one matrix product instead of one a choice.
-    The result is that of plain greedy up to ties between float distances.
+    Greedy k-centre starts with the point farthest from the mean, then repeatedly adds the point farthest from all
+    points chosen so far. Distances to the chosen points never grow. So greedy can run among the ``candidates`` farthest
+    points alone, as long as its next choice is at least as far as the farthest point outside of them: each such choice
+    is the one that plain greedy makes. All other points are then updated in one matrix product per step, instead of one
+    per choice. The result is that of plain greedy, up to ties between float distances.
 
     Parameters
     ----------
     points : (n, d) float32, on any device
     size
-        Number of points to choose; fewer are returned if every point is a copy of a chosen one before that.
+        Number of points to choose; fewer are returned once every remaining point is a copy of a chosen one.
+    candidates
+        Number of points considered per step; it affects speed only.
+    rows_per_chunk
+        Rows updated at a time, so that they stay in cache.
 
     Returns
     -------
@@ -64,62 +70,64 @@ def greedy_coreset(points: Tensor, size: int, candidates: int = CANDIDATES) -> t
     size = min(size, count)
     norms = torch.linalg.vector_norm(points, dim=1).square_()
     mean, from_mean = points.mean(dim=0), torch.empty_like(norms)
-    for rows, into in zip(points.split(ROWS), from_mean.split(ROWS), strict=True):
-        torch.linalg.vector_norm(rows - mean, dim=1, out=into)
-    start = int(torch.argmax(from_mean))
-    chosen = [start]
+    for rows, out in zip(points.split(rows_per_chunk), from_mean.split(rows_per_chunk), strict=True):
+        torch.linalg.vector_norm(rows - mean, dim=1, out=out)
+    first = torch.argmax(from_mean)[None]
+    chosen = first.tolist()
     distances = torch.full((count,), torch.inf, device=points.device)  # squared, to the nearest chosen point
-    _update(distances, points, norms, torch.tensor([start], device=points.device))
-    width = min(candidates, count)
+    _lower_distances(distances, points, norms, first, rows_per_chunk)
+    candidates = min(candidates, count)
     while len(chosen) < size:
-        values, places = torch.topk(distances, min(width + 1, count))
+        values, indices = torch.topk(distances, min(candidates + 1, count))
         if values[0] <= 0:
             break
-        bound = float(values[width]) if len(values) > width else 0.0
-        picks = _greedy_among(points[places[:width]], values[:width], bound, size - len(chosen))
-        new = places[torch.tensor(picks, device=points.device)]
+        farthest_outside = float(values[candidates]) if len(values) > candidates else 0.0
+        picks = _greedy_among(
+            points[indices[:candidates]], values[:candidates], farthest_outside, max_picks=size - len(chosen)
+        )
+        new = indices[torch.tensor(picks, device=points.device)]
         chosen.extend(new.tolist())
-        _update(distances, points, norms, new)
+        _lower_distances(distances, points, norms, new, rows_per_chunk)
     return np.array(chosen, dtype=np.int64), float(distances.max().clamp_min(0).sqrt())
 
 
-def _greedy_among(points: Tensor, distances: Tensor, bound: float, most: int) -> list[int]:
-    """Plain greedy among a few points, until the farthest is nearer than ``bound`` (squared) or none is left."""
+def _greedy_among(points: Tensor, distances: Tensor, lower_bound: float, max_picks: int) -> list[int]:
+    """Run plain greedy among a few points until the farthest is nearer than ``lower_bound`` (squared)."""
     between = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square_().cpu().numpy()
-    left = distances.cpu().numpy().copy()
+    remaining = distances.cpu().numpy().copy()
     picks: list[int] = []
-    while len(picks) < most:
-        farthest = int(left.argmax())
-        if left[farthest] <= 0 or (picks and left[farthest] < bound):
+    while len(picks) < max_picks:
+        farthest = int(remaining.argmax())
+        if remaining[farthest] <= 0 or (picks and remaining[farthest] < lower_bound):
             break
         picks.append(farthest)
-        np.minimum(left, between[farthest], out=left)
-        left[farthest] = 0
+        np.minimum(remaining, between[farthest], out=remaining)
+        remaining[farthest] = 0
     return picks
 
 
-def _update(distances: Tensor, points: Tensor, norms: Tensor, new: Tensor) -> None:
-    """Lower ``distances`` to those from the points ``new``, a stretch of rows at a time to stay in cache."""
+def _lower_distances(distances: Tensor, points: Tensor, norms: Tensor, new: Tensor, rows_per_chunk: int) -> None:
+    """Lower ``distances`` to those from the points ``new``."""
     centres = points[new].T.contiguous()
     centre_norms = norms[new]
-    for start in range(0, len(points), ROWS):
-        stretch = slice(start, start + ROWS)
-        # |x - c|^2 = |x|^2 + (|c|^2 - 2 x.c), the part without |x|^2 minimised over the centres.
-        nearest = torch.addmm(centre_norms, points[stretch], centres, alpha=-2).amin(dim=1)
-        torch.minimum(distances[stretch], nearest.add_(norms[stretch]), out=distances[stretch])
+    for start in range(0, len(points), rows_per_chunk):
+        chunk = slice(start, start + rows_per_chunk)
+        # |x - c|^2 = |x|^2 + (|c|^2 - 2 x.c); the bracket is minimised over the centres before |x|^2 is added.
+        nearest = torch.addmm(centre_norms, points[chunk], centres, alpha=-2).amin(dim=1)
+        torch.minimum(distances[chunk], nearest.add_(norms[chunk]), out=distances[chunk])
     distances[new] = 0
 
 
 @dataclass
 class ShardCoreset:
-    """What a shard of the training patches is condensed to.
+    """The coreset of one shard of the training patches.
 
     Attributes
     ----------
     vectors : (m, d) float32
-        A coreset of its patches.
+        The patches chosen.
     radius
-        Largest distance of one of its patches to the nearest of them, in the projected space.
+        Largest distance of a patch of the shard to the nearest of them, in the projected space.
     """
 
     vectors: NDArray[np.float32]

@@ -1,10 +1,10 @@
-"""Exact nearest neighbours in a memory bank, most of which is never looked at.
+"""Exact nearest neighbours in a memory bank, by comparing few of its vectors in full.
 
-The distance of two points along a few orthogonal axes is at most the distance they have. So a vector of the bank that
-is farther from a query along `AXES` principal axes than any one vector is in all dimensions is not the nearest, and
-only the others are compared in full. Which vector to begin with is guessed along the same axes, on a CPU by an inverted
-file whose cells are centred on the first vectors that greedy chose, which cover the bank. A guess never decides: it
-gives a bound, and what the bound leaves open is settled in double precision.
+The distance between two points in a subspace never exceeds their full distance. So if a bank vector is farther from the
+query in the first `N_AXES` principal axes than some candidate is in full, it cannot be the nearest; only the remaining
+vectors are compared in full. The candidate is an approximate nearest neighbour in the same axes. On a CPU an inverted
+file finds it, whose cells are centred on the first vectors that greedy k-centre chose, since those cover the bank. The
+approximation never decides: it only gives an upper bound, and the vectors within it are compared in double precision.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 
 from mvad.search.memory_bank import MemoryBank
 
-AXES = 48
-SAMPLE = 512  # vectors of the bank that the axes are found from
-CELLS = 2.0  # times the square root of the bank's size
-PROBED = 2  # cells of a guess
-ROUNDING = 1e-5  # of squared lengths: above what the expanded form of a squared distance can be wrong by
-TIES = 1e-6  # of a distance: above what rounding makes of a sum of squares
-PAIRS = 1 << 22  # of queries and vectors that are compared along the axes at a time
-NUMBERS = 1 << 18  # of vectors that are compared in full at a time: they stay in a processor's cache
-GPU_FACTOR = 1 << 5  # times as many on a GPU, which has no such cache, and takes a while to be told what to do
+N_AXES = 48
+PCA_SAMPLE = 512  # the axes are computed from this many vectors of the bank
+IVF_CELLS_PER_SQRT_N = 2.0  # cells of the inverted file, per square root of the bank's size
+NPROBE = 2  # cells of the inverted file that a query visits
+EXPANSION_ERROR = 1e-5  # above the error of an expanded squared distance, relative to the squared lengths
+TIE_TOLERANCE = 1e-6  # above the rounding error of a distance, relative to it
+PAIRS_PER_CHUNK = 1 << 22  # pairs of a query and a vector that are compared in the principal axes at a time
+FLOATS_PER_CHUNK = 1 << 18  # floats of vectors that are compared in full at a time, so that they stay in cache
+GPU_CHUNK_FACTOR = 1 << 5  # chunks are larger on a GPU, where each kernel launch costs time
 
 
 def principal_axes(vectors: Tensor, count: int) -> Tensor:
-    """Orthonormal directions in which vectors vary most: (count, d), fewer where d or their number is less.
+    """Compute orthonormal directions in which vectors vary most: (count, d), or fewer if d or n is smaller.
 
-    Found from the inner products of the vectors, which is fast for a few long ones.
+    They are computed from the inner products of the vectors, which is fast for a few long vectors.
 
     Parameters
     ----------
@@ -39,147 +39,182 @@ def principal_axes(vectors: Tensor, count: int) -> Tensor:
     """
     centred = vectors - vectors.mean(dim=0)
     weights = torch.linalg.eigh(centred @ centred.T).eigenvectors.flip(1)[:, : min(count, vectors.shape[1])]
-    # Where there is next to no variance, directions found so are not orthogonal; a bound needs that they are.
+    # Directions with almost no variance are not orthogonal yet, and the bound holds for orthogonal ones only.
     return torch.linalg.qr(centred.T @ weights).Q.T.contiguous()
 
 
 class ExactSearch:
-    """Exact search of a bank.
+    """Exact search of a memory bank.
 
     Parameters
     ----------
     bank
-        Its vectors in the order greedy chose them; any other order costs time alone.
+        Ideally with its vectors in the order that greedy k-centre chose them; any other order only costs time.
+    n_axes
+        Principal axes in which vectors are ruled out.
+    inverted_file
+        Whether an inverted file finds approximate neighbours, instead of a comparison with every vector in the
+        principal axes. Default: on a CPU only.
+    pairs_per_chunk, floats_per_chunk
+        Sizes of intermediate results on a CPU; `GPU_CHUNK_FACTOR` times as large on a GPU.
     """
 
-    def __init__(self, bank: MemoryBank) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        *,
+        n_axes: int = N_AXES,
+        inverted_file: bool | None = None,
+        pairs_per_chunk: int = PAIRS_PER_CHUNK,
+        floats_per_chunk: int = FLOATS_PER_CHUNK,
+    ) -> None:
         self.bank = bank
-        sample = bank.rows(torch.arange(min(SAMPLE, len(bank))))
-        self._axes = principal_axes(sample, AXES)
+        on_cpu = bank.device.type == "cpu"
+        sample = bank.rows(torch.arange(min(PCA_SAMPLE, len(bank))))
+        self._axes = principal_axes(sample, n_axes)
         self._origin = self._axes @ sample.mean(dim=0)
-        factor = 1 if bank.device.type == "cpu" else GPU_FACTOR
-        self._rows = max(1, factor * NUMBERS // bank.vectors.shape[1])
-        self._queries = max(1, factor * PAIRS // len(bank))
-        parts = [self.along_axes(rows.to(bank.device)) for rows in bank.tensor.split(self._rows)]
-        self._places = torch.cat(parts)
-        self._lengths = self._places.square().sum(dim=1)
-        self._largest = bank.squared_lengths.max()
-        self._cells = self._inverted_file() if bank.device.type == "cpu" else None
+        factor = 1 if on_cpu else GPU_CHUNK_FACTOR
+        self._rows_per_chunk = max(1, factor * floats_per_chunk // bank.vectors.shape[1])
+        self._queries_per_chunk = max(1, factor * pairs_per_chunk // len(bank))
+        chunks = [self.project(rows.to(bank.device)) for rows in bank.tensor.split(self._rows_per_chunk)]
+        self._projections = torch.cat(chunks)
+        self._squared_lengths = self._projections.square().sum(dim=1)  # of the projections
+        self._max_squared_length = bank.squared_lengths.max()  # of the vectors
+        self._index = self._inverted_file() if (on_cpu if inverted_file is None else inverted_file) else None
 
     def _inverted_file(self) -> faiss.IndexIVFScalarQuantizer:
-        places = self._places.numpy()
-        cells = min(len(places), max(1, round(CELLS * len(places) ** 0.5)))
-        centres = faiss.IndexFlatL2(places.shape[1])
-        centres.add(places[:cells])
-        half = faiss.ScalarQuantizer.QT_fp16  # enough for a guess, in half the memory
-        found = faiss.IndexIVFScalarQuantizer(centres, places.shape[1], cells, half, faiss.METRIC_L2, False)
-        found.is_trained = True  # the centres are given
-        found.add(places)
-        found.nprobe = PROBED
-        return found
+        projections = self._projections.numpy()
+        n_cells = min(len(projections), max(1, round(IVF_CELLS_PER_SQRT_N * len(projections) ** 0.5)))
+        centres = faiss.IndexFlatL2(projections.shape[1])
+        centres.add(projections[:n_cells])
+        half = faiss.ScalarQuantizer.QT_fp16  # precise enough for an approximation, in half the memory
+        index = faiss.IndexIVFScalarQuantizer(centres, projections.shape[1], n_cells, half, faiss.METRIC_L2, False)
+        index.is_trained = True  # because the centres are given
+        index.add(projections)
+        index.nprobe = NPROBE
+        return index
 
-    def along_axes(self, rows: Tensor) -> Tensor:
-        """Where rows lie along the axes: (n, d) to (n, at most `AXES`), on the bank's device."""
+    def project(self, rows: Tensor) -> Tensor:
+        """Project rows onto the principal axes: (n, d) to (n, n_axes or fewer), on the bank's device."""
         return (rows @ self._axes.T).sub_(self._origin)
 
-    def guess(self, places: Tensor) -> Tensor:
-        """A vector that is likely to be the nearest, for each place along the axes: (n,) int64."""
-        if self._cells is not None:
-            found = torch.from_numpy(self._cells.search(places.numpy(), 1)[1][:, 0])
-            return found.clamp_min_(0)  # the cells that were looked into may be empty
-        return torch.cat([self._ranks(part).argmin(dim=1) for part in places.split(self._queries)])
+    def approximate_nearest(self, projections: Tensor) -> Tensor:
+        """Find a vector that is likely the nearest of each projected row: (n,) int64."""
+        if self._index is not None:
+            nearest = torch.from_numpy(self._index.search(projections.numpy(), 1)[1][:, 0])
+            return nearest.clamp_min_(0)  # -1 if all visited cells are empty; any vector gives a bound
+        return torch.cat([self._ranks(chunk).argmin(dim=1) for chunk in projections.split(self._queries_per_chunk)])
 
-    def _ranks(self, places: Tensor) -> Tensor:
-        """Squared distances along the axes from each vector of the bank, less the squared length of the place."""
-        return torch.addmm(self._lengths, places, self._places.T, alpha=-2)
+    def _ranks(self, projections: Tensor) -> Tensor:
+        """Squared distances in the axes to each vector of the bank, minus the row's own squared length: (n, m)."""
+        return torch.addmm(self._squared_lengths, projections, self._projections.T, alpha=-2)
 
-    def distances(self, rows: Tensor, vectors: Tensor) -> Tensor:
-        """Distance of each row to one vector of the bank, given by number: (n,) float32."""
-        found = [
-            torch.linalg.vector_norm(self.bank.rows(numbers).sub_(part), dim=1)
-            for part, numbers in zip(rows.split(self._rows), vectors.split(self._rows), strict=True)
+    def distances(self, rows: Tensor, indices: Tensor) -> Tensor:
+        """Compute the distance of each row to one vector of the bank, given by index: (n,) float32."""
+        chunks = [
+            torch.linalg.vector_norm(self.bank.rows(vectors).sub_(chunk), dim=1)
+            for chunk, vectors in zip(
+                rows.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True
+            )
         ]
-        return torch.cat(found) if found else rows.new_empty(0)
+        return torch.cat(chunks) if chunks else rows.new_empty(0)
 
     def nearest(
-        self, rows: Tensor, places: Tensor | None = None, bounds: Tensor | None = None
+        self, rows: Tensor, projections: Tensor | None = None, upper_bounds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The nearest vector of each row; the first where several are equally near.
+        """Find the nearest vector of each row; the first one, if several are equally near.
 
-        The answer does not depend on what other rows come with one.
+        The result for a row does not depend on the other rows.
 
         Parameters
         ----------
-        rows : (n, d) float32 on the bank's device
-        places, bounds
-            `along_axes` of the rows, and the distance of each to any one vector of the bank, if they are known.
+        rows : (n, d) float32, on the bank's device
+        projections, upper_bounds
+            Those of the rows by `project`, and the distance of each row to any one vector of the bank; computed if not
+            given.
 
         Returns
         -------
         distances : (n,) float32
         indices : (n,) int64
         """
-        places = self.along_axes(rows) if places is None else places
-        if bounds is None:
-            bounds = self.distances(rows, self.guess(places))
-        parts = zip(*(column.split(self._queries) for column in (rows, places, bounds)), strict=True)
-        found = [self._nearest(*part) for part in parts]
-        distances, indices = zip(*found, strict=True) if found else ((rows.new_empty(0),), (places.new_empty(0),))
-        return torch.cat(distances), torch.cat(indices).long()
+        projections = self.project(rows) if projections is None else projections
+        if upper_bounds is None:
+            upper_bounds = self.distances(rows, self.approximate_nearest(projections))
+        columns = (rows, projections, upper_bounds)
+        chunks = [
+            self._nearest(*chunk)
+            for chunk in zip(*(column.split(self._queries_per_chunk) for column in columns), strict=True)
+        ]
+        if not chunks:
+            return rows.new_empty(0), torch.empty(0, dtype=torch.int64, device=rows.device)
+        distances, indices = zip(*chunks, strict=True)
+        return torch.cat(distances), torch.cat(indices)
 
-    def _nearest(self, rows: Tensor, places: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-        of, vectors = torch.nonzero(self._ranks(places) <= self._within(rows, places, bounds)[:, None]).unbind(1)
-        between = torch.cat(
+    def _nearest(self, rows: Tensor, projections: Tensor, upper_bounds: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the nearest vectors in three steps: rule out in the axes, compare in full, settle near ties exactly."""
+        rank_bound = self._rank_bound(rows, projections, upper_bounds)
+        row_of, indices = torch.nonzero(self._ranks(projections) <= rank_bound[:, None]).unbind(1)
+        distances = torch.cat(
             [
-                torch.linalg.vector_norm(self.bank.rows(numbers).sub_(rows[part]), dim=1)
-                for part, numbers in zip(of.split(self._rows), vectors.split(self._rows), strict=True)
+                torch.linalg.vector_norm(self.bank.rows(vectors).sub_(rows[row_numbers]), dim=1)
+                for row_numbers, vectors in self._pair_chunks(row_of, indices)
             ]
         )
-        least = _least(between, of, len(rows))
-        (close,) = torch.nonzero(between <= least[of] * (1 + TIES), as_tuple=True)
-        of, vectors = of[close], vectors[close]
-        exact = self._exact(rows, of, vectors)
-        distances = _least(exact, of, len(rows))
-        (ties,) = torch.nonzero(exact == distances[of], as_tuple=True)
-        return distances.float(), _least(vectors[ties], of[ties], len(rows))
+        smallest = _min_by_row(distances, row_of, len(rows))
+        (close,) = torch.nonzero(distances <= smallest[row_of] * (1 + TIE_TOLERANCE), as_tuple=True)
+        row_of, indices = row_of[close], indices[close]
+        exact = self._exact_distances(rows, row_of, indices)
+        nearest = _min_by_row(exact, row_of, len(rows))
+        (ties,) = torch.nonzero(exact == nearest[row_of], as_tuple=True)
+        return nearest.float(), _min_by_row(indices[ties], row_of[ties], len(rows))
 
-    def _within(self, rows: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
-        """The rank above which a vector of the bank is farther from a row than the row's bound: (n,)."""
-        slack = ROUNDING * (torch.linalg.vector_norm(rows, dim=1).square_() + self._largest)
-        return bounds.square() - places.square().sum(dim=1) + slack
+    def _rank_bound(self, rows: Tensor, projections: Tensor, upper_bounds: Tensor) -> Tensor:
+        """Bound the rank of each row's nearest vector: those ranked higher are farther than the upper bound. (n,)"""
+        slack = EXPANSION_ERROR * (torch.linalg.vector_norm(rows, dim=1).square_() + self._max_squared_length)
+        return upper_bounds.square() - projections.square().sum(dim=1) + slack
 
-    def _exact(self, rows: Tensor, of: Tensor, vectors: Tensor) -> Tensor:
-        parts = zip(of.split(self._rows), vectors.split(self._rows), strict=True)
-        differences = (rows[part].double() - self.bank.rows(numbers).double() for part, numbers in parts)
+    def _exact_distances(self, rows: Tensor, row_of: Tensor, indices: Tensor) -> Tensor:
+        """Compute distances of pairs of a row and a vector in double precision: (pairs,) float64."""
+        differences = (
+            rows[row_numbers].double() - self.bank.rows(vectors).double()
+            for row_numbers, vectors in self._pair_chunks(row_of, indices)
+        )
         return torch.cat([difference.square_().sum(dim=1).sqrt_() for difference in differences])
 
-    def around(self, vectors: Tensor, k: int) -> NDArray[np.int64]:
-        """The k vectors of the bank nearest to each of some of its vectors, that one first: (n, k) int64.
+    def _pair_chunks(self, row_of: Tensor, indices: Tensor) -> zip[tuple[Tensor, Tensor]]:
+        return zip(row_of.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True)
+
+    def bank_neighbours(self, indices: Tensor, k: int) -> NDArray[np.int64]:
+        """Find the k vectors of the bank nearest to each of some of its own vectors: (n, k) int64.
+
+        Each vector is the first of its own neighbours.
 
         Parameters
         ----------
-        vectors : (n,) int64
-            Numbers in the bank.
+        indices : (n,) int64
+            The vectors, by their index in the bank.
         k
-            Cut to the size of the bank.
+            Capped at the size of the bank.
         """
         k = min(k, len(self.bank))
-        rows, places = self.bank.rows(vectors), self._places[vectors]
-        ranks = self._ranks(places)
-        likely = ranks.topk(k, dim=1, largest=False).indices
-        of = torch.arange(len(rows), device=rows.device)
-        far = self._exact(rows, of.repeat_interleave(k), likely.flatten()).view(-1, k).amax(dim=1).float()
-        within = self._within(rows, places, far * (1 + TIES))
-        found = np.empty((len(rows), k), np.int64)
-        for number, own in enumerate(vectors.tolist()):
-            (close,) = torch.nonzero(ranks[number] <= within[number], as_tuple=True)
-            between = self._exact(rows[number : number + 1], torch.zeros_like(close), close).cpu().numpy()
+        rows, projections = self.bank.rows(indices), self._projections[indices]
+        ranks = self._ranks(projections)
+        approximate = ranks.topk(k, dim=1, largest=False).indices
+        row_of = torch.arange(len(rows), device=rows.device).repeat_interleave(k)
+        kth_distances = self._exact_distances(rows, row_of, approximate.flatten()).view(-1, k).amax(dim=1).float()
+        rank_bound = self._rank_bound(rows, projections, kth_distances * (1 + TIE_TOLERANCE))
+        neighbours = np.empty((len(rows), k), np.int64)
+        for row, index in enumerate(indices.tolist()):
+            (close,) = torch.nonzero(ranks[row] <= rank_bound[row], as_tuple=True)
+            distances = self._exact_distances(rows[row : row + 1], torch.zeros_like(close), close).cpu().numpy()
             candidates = close.cpu().numpy()
-            found[number] = candidates[np.lexsort((candidates, candidates != own, between))[:k]]
-        return found
+            order = np.lexsort((candidates, candidates != index, distances))
+            neighbours[row] = candidates[order[:k]]
+        return neighbours
 
 
-def _least(values: Tensor, of: Tensor, count: int) -> Tensor:
-    """The least of the values of each of ``count`` rows; every row has some."""
-    highest = torch.finfo(values.dtype).max if values.is_floating_point() else torch.iinfo(values.dtype).max
-    return values.new_full((count,), highest).scatter_reduce_(0, of, values, "amin")
+def _min_by_row(values: Tensor, row_of: Tensor, n_rows: int) -> Tensor:
+    """Compute the minimum of each row's values; every row has at least one."""
+    largest = torch.finfo(values.dtype).max if values.is_floating_point() else torch.iinfo(values.dtype).max
+    return values.new_full((n_rows,), largest).scatter_reduce_(0, row_of, values, "amin")

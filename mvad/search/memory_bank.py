@@ -1,4 +1,4 @@
-"""Nearest neighbours in a memory bank, by comparing every query with every vector."""
+"""A memory bank of feature vectors, and nearest neighbours by comparing every query with every vector."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mvad.runtime.tensors import as_tensor
 
-CENTRES = 16_384
-GPU_SHARE = 0.5  # of a GPU's free memory that a bank may take; a larger one stays in main memory
+VECTORS_PER_CHUNK = 16_384
+MAX_GPU_SHARE = 0.5  # a bank larger than this share of a GPU's free memory stays in main memory
 
 
 class MemoryBank:
@@ -22,46 +22,46 @@ class MemoryBank:
     Parameters
     ----------
     vectors : (m, d) float32
-        Used where it lies, without a copy, on a CPU; copied once to a GPU that has room for it.
+        Used in place, without a copy, on a CPU; copied once to a GPU with enough free memory.
     device
-        Of queries and answers.
+        Device of queries and results.
     """
 
     def __init__(self, vectors: NDArray[np.float32], device: str | torch.device = "cpu") -> None:
         self.vectors = vectors
         self.device = torch.device(device)
-        # Vectors that stay behind are moved as they are needed.
+        # Vectors that stay in main memory are moved to the device as they are needed.
         self.tensor = as_tensor(vectors, self.device if _fits(vectors.nbytes, self.device) else "cpu")
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def rows(self, indices: Tensor) -> Tensor:
-        """A copy of some of the vectors, on the bank's device."""
+        """Copy some of the vectors, given by index, to the bank's device."""
         return self.tensor[indices.to(self.tensor.device)].to(self.device)
 
     @functools.cached_property
     def squared_lengths(self) -> Tensor:
-        """(m,) float32, on the bank's device."""
-        parts = [torch.linalg.vector_norm(rows, dim=1).square_() for rows in self.tensor.split(CENTRES)]
-        return torch.cat(parts).to(self.device)
+        """Squared length of each vector: (m,) float32, on the bank's device."""
+        chunks = [torch.linalg.vector_norm(rows, dim=1).square_() for rows in self.tensor.split(VECTORS_PER_CHUNK)]
+        return torch.cat(chunks).to(self.device)
 
     def search(self, queries: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k nearest vectors of each query.
+        """Find the k nearest vectors of each query.
 
-        Candidates are ranked by the fast expanded form of the distance; the distances returned are computed anew from
-        the differences, which keeps small ones accurate.
+        Candidates are ranked by the fast expanded form of the distance. The distances returned are recomputed from the
+        differences, which keeps small ones accurate.
 
         Parameters
         ----------
-        queries : (n, d) float32 tensor on the bank's device
+        queries : (n, d) float32, on the bank's device
         k
-            Cut to the size of the bank.
+            Capped at the size of the bank.
 
         Returns
         -------
         distances : (n, k) float32
-            Euclidean, each row ascending up to rounding.
+            Euclidean; each row ascends, up to rounding.
         indices : (n, k) int64
         """
         k = min(k, len(self))
@@ -72,27 +72,37 @@ class MemoryBank:
             for column in range(k):
                 distances[:, column] = np.linalg.norm(rows - self.vectors[indices[:, column]], axis=1)
             return distances, indices
-        found = nearest_blocked(queries, self.tensor, self.squared_lengths, k)
-        differences = queries[:, None, :] - self.rows(found)
-        return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), found.cpu().numpy()
+        nearest = nearest_in_chunks(queries, self.tensor, self.squared_lengths, k)
+        differences = queries[:, None, :] - self.rows(nearest)
+        return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), nearest.cpu().numpy()
 
 
-def _fits(size: int, device: torch.device) -> bool:
-    return device.type != "cuda" or size <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+def _fits(size_bytes: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size_bytes <= MAX_GPU_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-def nearest_blocked(queries: Tensor, centres: Tensor, norms: Tensor, k: int) -> Tensor:
-    """Indices of the k nearest centres, (n, k) int64, a stretch of centres at a time: the search of GPUs.
+def nearest_in_chunks(
+    queries: Tensor, vectors: Tensor, squared_lengths: Tensor, k: int, vectors_per_chunk: int = VECTORS_PER_CHUNK
+) -> Tensor:
+    """Find the k nearest vectors of each query, one chunk of vectors at a time, as GPUs do: (n, k) int64.
 
-    ``norms`` are the squared lengths of the centres, which may lie on another device than the queries.
+    Parameters
+    ----------
+    queries : (n, d) float32
+    vectors : (m, d) float32
+        On any device; each chunk is moved to that of the queries.
+    squared_lengths : (m,) float32
+        Of the vectors, on the device of the queries.
+    k
+        At most m.
     """
-    best = torch.empty((len(queries), 0), device=queries.device)
-    where = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for start in range(0, len(centres), CENTRES):
-        stretch = slice(start, start + CENTRES)
-        ranks = torch.addmm(norms[stretch], queries, centres[stretch].to(queries.device).T, alpha=-2)
-        values, places = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
-        best, where = torch.cat([best, values], 1), torch.cat([where, places + start], 1)
-        best, order = torch.topk(best, min(k, best.shape[1]), dim=1, largest=False)
-        where = torch.gather(where, 1, order)
-    return where
+    best_ranks = torch.empty((len(queries), 0), device=queries.device)
+    best_indices = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for start in range(0, len(vectors), vectors_per_chunk):
+        chunk = slice(start, start + vectors_per_chunk)
+        ranks = torch.addmm(squared_lengths[chunk], queries, vectors[chunk].to(queries.device).T, alpha=-2)
+        values, indices = torch.topk(ranks, min(k, ranks.shape[1]), dim=1, largest=False)
+        best_ranks, best_indices = torch.cat([best_ranks, values], 1), torch.cat([best_indices, indices + start], 1)
+        best_ranks, order = torch.topk(best_ranks, min(k, best_ranks.shape[1]), dim=1, largest=False)
+        best_indices = torch.gather(best_indices, 1, order)
+    return best_indices

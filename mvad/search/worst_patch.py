@@ -1,9 +1,10 @@
-"""The patch of an image that is farthest from a memory bank, found without comparing every patch with every vector.
+"""The patch of an image that is farthest from a memory bank, without an exact search for every patch.
 
-PatchCore's image score (arXiv 2106.08265, section 3.3) needs one patch only: that whose nearest neighbour in the bank
-is farthest away. The distance of a patch to any vector of the bank bounds its nearest-neighbour distance from above, so
-a patch is out as soon as some vector is nearer to it than the farthest patch is to all of them. Vectors near to each
-patch are guessed, and then patches are settled by falling bound until no bound is left that could win.
+PatchCore's image score (arXiv 2106.08265, section 3.3) needs one patch only: the one whose nearest neighbour in the
+bank is farthest away. The distance of a patch to any vector of the bank is an upper bound of its nearest-neighbour
+distance. So a patch is ruled out as soon as some vector is nearer to it than the farthest patch found so far is to the
+whole bank. Upper bounds come from approximate neighbours. Patches are then searched exactly in the order of falling
+bounds, until no remaining bound exceeds the largest distance.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvad.search.exact_search import TIES, ExactSearch
+from mvad.search.exact_search import TIE_TOLERANCE, ExactSearch
 
 
 class WorstPatch(NamedTuple):
-    """Of each image, its farthest patch, that patch's distance to the bank and the nearest vector there: (n,) each."""
+    """The farthest patch of each image.
+
+    Attributes
+    ----------
+    patch : (n,) int64
+        Its index among the patches of the image.
+    distance : (n,) float32
+        Its distance to the bank.
+    nearest : (n,) int64
+        The index of its nearest vector in the bank.
+    """
 
     patch: Tensor
     distance: Tensor
@@ -25,48 +36,48 @@ class WorstPatch(NamedTuple):
 
 
 def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
-    """The farthest patch of each image, the first of several; whichever images come together, the answer is the same.
+    """Find the farthest patch of each image; the first one, if several are equally far.
+
+    The result for an image does not depend on the other images.
 
     Parameters
     ----------
-    patches : (n, p, d) float32 on the bank's device
+    patches : (n, p, d) float32, on the bank's device
     """
-    images, per_image, width = patches.shape
+    n_images, per_image, width = patches.shape
     rows = patches.reshape(-1, width)
-    places = search.along_axes(rows)
-    bounds = search.distances(rows, search.guess(places)).view(images, per_image)
-    # Rounding must not decide which of nearly tied patches are settled: the answer would depend on the company.
-    reach = bounds * (1 + TIES)
-    left = torch.ones_like(bounds, dtype=torch.bool)
-    patch = torch.full((images,), per_image, device=rows.device)
-    farthest = WorstPatch(patch, torch.full((images,), -torch.inf, device=rows.device), torch.zeros_like(patch))
-    at_once = 1
-    while left.any():
-        highest = torch.where(left, reach, -torch.inf).topk(min(at_once, per_image), dim=1).indices
-        of = torch.arange(images, device=rows.device).repeat_interleave(highest.shape[1])
-        chosen = highest.flatten()
-        (open_,) = torch.nonzero(left[of, chosen], as_tuple=True)
-        of, chosen = of[open_], chosen[open_]
-        left[of, chosen] = False
-        places_of = of * per_image + chosen
-        distances, nearest = search.nearest(rows[places_of], places[places_of], bounds[of, chosen])
-        _take(farthest, of, chosen, distances, nearest)
-        left &= reach >= farthest.distance[:, None]
-        at_once *= 2  # many that are nearly as far as each other are settled in few rounds
-    return farthest
+    projections = search.project(rows)
+    bounds = search.distances(rows, search.approximate_nearest(projections)).view(n_images, per_image)
+    # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which ones are.
+    upper_bound = bounds * (1 + TIE_TOLERANCE)
+    unsettled = torch.ones_like(bounds, dtype=torch.bool)
+    patch = torch.full((n_images,), per_image, device=rows.device)
+    worst = WorstPatch(patch, torch.full((n_images,), -torch.inf, device=rows.device), torch.zeros_like(patch))
+    patches_per_round = 1
+    while unsettled.any():
+        top_k = min(patches_per_round, per_image)
+        candidates = torch.where(unsettled, upper_bound, -torch.inf).topk(top_k, dim=1).indices.flatten()
+        image_of = torch.arange(n_images, device=rows.device).repeat_interleave(top_k)
+        (still_open,) = torch.nonzero(unsettled[image_of, candidates], as_tuple=True)
+        image_of, candidates = image_of[still_open], candidates[still_open]
+        unsettled[image_of, candidates] = False
+        row_of = image_of * per_image + candidates
+        distances, nearest = search.nearest(rows[row_of], projections[row_of], bounds[image_of, candidates])
+        _keep_better(worst, image_of, candidates, distances, nearest)
+        unsettled &= upper_bound >= worst.distance[:, None]
+        patches_per_round *= 2  # so that many nearly equal patches take few rounds
+    return worst
 
 
-def _take(farthest: WorstPatch, of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
-    """Take over the patches, each of one image, that are farther than all others and before, or as far and first."""
-    best = torch.full_like(farthest.distance, -torch.inf).scatter_reduce_(0, of, distances, "amax")
-    best = torch.maximum(best, farthest.distance)
-    (ahead,) = torch.nonzero(distances == best[of], as_tuple=True)
-    stays = torch.where(farthest.distance == best, farthest.patch, torch.iinfo(torch.int64).max)
-    first = stays.scatter_reduce(0, of[ahead], patches[ahead], "amin")
-    won = ahead[patches[ahead] == first[of[ahead]]]
-    images = of[won]
-    farthest.patch[images], farthest.distance[images], farthest.nearest[images] = (
-        patches[won],
-        distances[won],
-        nearest[won],
-    )
+def _keep_better(worst: WorstPatch, image_of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:
+    """Replace the worst patch of each image by a farther one, or by an earlier one that is as far."""
+    largest = torch.full_like(worst.distance, -torch.inf).scatter_reduce_(0, image_of, distances, "amax")
+    largest = torch.maximum(largest, worst.distance)
+    (contenders,) = torch.nonzero(distances == largest[image_of], as_tuple=True)
+    current = torch.where(worst.distance == largest, worst.patch, torch.iinfo(torch.int64).max)
+    first = current.scatter_reduce(0, image_of[contenders], patches[contenders], "amin")
+    better = contenders[patches[contenders] == first[image_of[contenders]]]
+    images = image_of[better]
+    worst.patch[images] = patches[better]
+    worst.distance[images] = distances[better]
+    worst.nearest[images] = nearest[better]

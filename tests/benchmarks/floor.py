@@ -79,7 +79,7 @@ def _start(opener: Opener, size: ImageSize, model: tuple[str, State] | None) -> 
     global _process
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    score = None if model is None else METHODS[model[0]].from_state(*model[1][:2]).image_scores
+    score = None if model is None else METHODS[model[0]].from_state(model[1]).image_scores
     _process = _Process(opener(), size, score)
 
 

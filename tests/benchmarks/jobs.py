@@ -33,7 +33,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
         fits = seconds_of(case.fit, options.fit_repeats)
     case.score("once")
     floor, work = floor_opener(case.network, case.size.crop, options.engine), _work_opener(case)
-    model = case.model.method, State(case.model.settings, read_arrays(case.model), 0.0)
+    model = case.model.method, State(case.model.settings, read_arrays(case.model))
     floors, begun, works, longs, shorts, firsts = [], [], [], [], [], []
     with peak_memory() as score_peak:
         for _ in range(options.repeats):

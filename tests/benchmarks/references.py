@@ -96,7 +96,7 @@ def compare_shards(features: Tensor, test: Tensor, labels: Sequence[int], ratio:
     patches = random_projection(features.flatten(0, 2), PROJECTION, 0)
     rows = []
     for count in (count for count in SHARDS if count <= len(features)):
-        detector = PatchCore(ratio)
+        detector = PatchCore(coreset_ratio=ratio)
         if count == 1:
             detector.fit(features)
         else:

@@ -13,7 +13,7 @@ from helpers.tiles import paint
 from mvad.calibration import folds, p_values
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
-from mvad.detectors import KNN, VAE, PatchCore
+from mvad.detectors import KNN, METHODS, VAE, Extendable, PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
@@ -71,18 +71,18 @@ def test_a_bank_that_has_learnt_more_covers_old_and_new():
     union = np.concatenate([first, (new + 3).reshape(-1, 6).numpy()])
     distances = np.linalg.norm(union[:, None] - detector.bank.vectors[None], axis=2)
     assert distances.min(axis=1).max() == pytest.approx(detector.coverage, rel=1e-4)
-    assert detector.score(new + 3).image.max() < PatchCore(0.25, 0).fit(old).score(new + 3).image.min()
+    not_extended = PatchCore(coreset_ratio=0.25, projection=0).fit(old)
+    assert detector.score(new + 3).image.max() < not_extended.score(new + 3).image.min()
 
 
 def test_neighbours_that_have_learnt_more_are_those_of_all_images():
     random = np.random.default_rng(1)
     images = torch.from_numpy(random.standard_normal((20, 7)).astype(np.float32))
-    whole = KNN(3, columns=0).fit(images)
-    grown = KNN(3, columns=0).fit(images[:12]).extend(images[12:])
+    whole = KNN(neighbours=3, top_features=0).fit(images)
+    grown = KNN(neighbours=3, top_features=0).fit(images[:12]).extend(images[12:])
     np.testing.assert_array_equal(grown.loo_scores, whole.loo_scores)
     np.testing.assert_array_equal(grown.score(images + 1).image, whole.score(images + 1).image)
-    with pytest.raises(NotImplementedError):
-        VAE().extend(images)
+    assert not issubclass(VAE, Extendable)
 
 
 def test_update(base_run, tiles, tmp_path, ray_local, monkeypatch):
@@ -114,6 +114,6 @@ def test_update(base_run, tiles, tmp_path, ray_local, monkeypatch):
     kept = place / "previous" / before["model_id"][:12]
     assert json.loads((kept / "model.json").read_text()) == before
     assert [row["updates"] for row in mvad.models(str(tmp_path / "models"), quiet=True)] == [1, 0]
-    monkeypatch.setattr(PatchCore, "extends", False)
+    monkeypatch.setitem(METHODS, "patchcore", VAE)  # a method that is not Extendable
     with pytest.raises(UsageError, match="cannot learn more without its old images"):
         mvad.update(str(data), str(tmp_path / "models"), quiet=True)

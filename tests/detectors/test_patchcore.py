@@ -1,12 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from helpers import reference
-from mvad.detectors import METHODS, PatchCore, find_method
-from mvad.errors import UsageError
+from helpers.detectors import through_disk
+from mvad.detectors import PatchCore
 
 
 def grids(seed, count=4, shift=0.0):
@@ -21,58 +19,52 @@ def test_scores_are_those_of_the_plain_reference(b):
     patches = train.reshape(-1, 10).numpy()
     bank = patches[reference.greedy_coreset(patches, 30)[0]]
     np.testing.assert_array_equal(detector.arrays["bank"], bank)
-    found = detector.score(test)
+    scores = detector.score(test)
     for number in range(len(test)):
-        score, patch_scores = reference.image_score(test[number].reshape(-1, 10).numpy(), bank, b)
-        assert found.image[number] == pytest.approx(score, rel=1e-5)
-        np.testing.assert_allclose(found.grid[number].ravel(), patch_scores, rtol=1e-5)
+        image_score, patch_scores = reference.image_score(test[number].reshape(-1, 10).numpy(), bank, b)
+        assert scores.image[number] == pytest.approx(image_score, rel=1e-5)
+        np.testing.assert_allclose(scores.grid[number].ravel(), patch_scores, rtol=1e-5)
 
 
 def test_a_planted_anomaly_scores_above_all_good_images():
     detector = PatchCore().fit(grids(0, count=12))
     test = grids(2, count=8)
     test[3, 2, 4] += 6
-    found = detector.score(test)
-    assert found.image.argmax() == 3
-    assert np.unravel_index(found.grid[3].argmax(), found.grid[3].shape) == (2, 4)
+    scores = detector.score(test)
+    assert scores.image.argmax() == 3
+    assert np.unravel_index(scores.grid[3].argmax(), scores.grid[3].shape) == (2, 4)
 
 
-def test_company_in_a_batch_changes_nothing():
+def test_the_other_images_of_a_batch_change_nothing():
     detector = PatchCore().fit(grids(0))
     test = grids(3, count=7)
     together = detector.score(test)
     alone = [detector.score(test[number : number + 1]) for number in range(7)]
-    np.testing.assert_array_equal(together.image, np.concatenate([one.image for one in alone]))
-    np.testing.assert_array_equal(together.grid, np.concatenate([one.grid for one in alone]))
+    np.testing.assert_array_equal(together.image, np.concatenate([scores.image for scores in alone]))
+    np.testing.assert_array_equal(together.grid, np.concatenate([scores.grid for scores in alone]))
 
 
 def test_state_is_arrays_and_json_and_gives_the_same_scores():
     detector = PatchCore(coreset_ratio=0.5, reweight=5, seed=3).fit(grids(0))
-    settings = json.loads(json.dumps(detector.settings))
-    again = METHODS["patchcore"].from_state(settings, detector.arrays)
+    again = through_disk(detector)
     assert again.settings == detector.settings
     np.testing.assert_array_equal(again.score(grids(4)).image, detector.score(grids(4)).image)
 
 
-def test_constant_images_give_a_bank_of_one_and_no_nonsense():
+def test_constant_images_give_a_bank_of_one_vector():
     detector = PatchCore().fit(torch.ones(3, 4, 4, 8))
     assert len(detector.bank) == 1
-    found = detector.score(torch.ones(1, 4, 4, 8) * 2)
-    assert found.image[0] == pytest.approx(np.sqrt(8))
+    scores = detector.score(torch.ones(1, 4, 4, 8) * 2)
+    assert scores.image[0] == pytest.approx(np.sqrt(8))
 
 
 def test_far_patches_do_not_overflow_the_weight():
     detector = PatchCore(coreset_ratio=1.0).fit(grids(0))
-    found = detector.score(grids(1) * 1e4)
-    assert np.isfinite(found.image).all()
-    assert (found.image > 0).all()
+    scores = detector.score(grids(1) * 1e4)
+    assert np.isfinite(scores.image).all()
+    assert (scores.image > 0).all()
 
 
 def test_scoring_before_fitting_says_so():
     with pytest.raises(RuntimeError, match="not fitted"):
         PatchCore().score(grids(0))
-
-
-def test_unknown_method():
-    with pytest.raises(UsageError, match=r"unknown method 'magic'; choose one of: patchcore"):
-        find_method("magic")

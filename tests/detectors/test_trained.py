@@ -1,6 +1,5 @@
 """The methods that train a network."""
 
-import json
 import math
 
 import numpy as np
@@ -8,18 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from mvad.detectors import METHODS, VAE, Autoencoder, FeatureAutoencoder, VAEFewShot
+from helpers.detectors import through_disk
+from mvad.detectors import VAE, Autoencoder, FeatureAutoencoder, Pretrained, VAEFewShot
 from mvad.detectors.feature_autoencoder import latent_size
-from mvad.detectors.training import Plan, seeded, split, train
-from mvad.detectors.vae import _Network
+from mvad.detectors.networks import PatchVAE
+from mvad.detectors.training import TrainingPlan, seeded, split, train
 
 TRAINED = [FeatureAutoencoder, VAE, Autoencoder]
 
 
-def good(kind, count, seed):
+def good(method, count, seed):
     """Images that lie on a plane of few dimensions, with a little noise; pixels are smooth."""
     random = np.random.default_rng(seed)
-    if kind is Autoencoder:
+    if method is Autoencoder:
         rows, columns = np.mgrid[0:40, 0:48] / 40  # neither side is a multiple of 16
         phases = random.uniform(0, 1, (count, 1, 1, 3))
         return torch.from_numpy(
@@ -30,92 +30,91 @@ def good(kind, count, seed):
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def spoilt(kind):
-    """Good images never seen, the fourth of them with a planted anomaly; and where it is."""
-    test = good(kind, 8, seed=1)
-    if kind is Autoencoder:
+def spoilt(method):
+    """New good images, the fourth with a planted anomaly; and the rows and columns of the anomaly."""
+    test = good(method, 8, seed=1)
+    if method is Autoencoder:
         test[3, 10:22, 30:42] = 1 - test[3, 10:22, 30:42].flip(0)
         return test, (slice(10, 22), slice(30, 42))
     test[3, 2, 4] += torch.from_numpy(4 * np.random.default_rng(7).standard_normal(12).astype(np.float32))
     return test, (slice(2, 3), slice(4, 5))
 
 
-@pytest.fixture(scope="module", params=TRAINED, ids=lambda kind: kind.method)
+@pytest.fixture(scope="module", params=TRAINED, ids=lambda method: method.method)
 def fitted(request):
     epochs = 150 if request.param is Autoencoder else 25
     return request.param(epochs=epochs, learning_rate=3e-3).fit(good(request.param, 40, seed=0))
 
 
 def test_a_planted_anomaly_scores_above_all_good_images_and_is_found(fitted):
-    test, place = spoilt(type(fitted))
-    found = fitted.score(test)
-    assert found.image.argmax() == 3
-    assert found.image[3] > 1.5 * np.delete(found.image, 3).max()
-    inside = np.zeros(found.grid[3].shape, bool)
-    inside[place] = True
-    assert inside[np.unravel_index(found.grid[3].argmax(), inside.shape)]
-    assert found.grid.shape == test.shape[:3]
+    test, anomaly = spoilt(type(fitted))
+    scores = fitted.score(test)
+    assert scores.image.argmax() == 3
+    assert scores.image[3] > 1.5 * np.delete(scores.image, 3).max()
+    inside = np.zeros(scores.grid[3].shape, bool)
+    inside[anomaly] = True
+    assert inside[np.unravel_index(scores.grid[3].argmax(), inside.shape)]
+    assert scores.grid.shape == test.shape[:3]
 
 
 def test_state_is_arrays_and_json_and_gives_the_same_scores(fitted):
     test, _ = spoilt(type(fitted))
-    again = METHODS[fitted.method].from_state(json.loads(json.dumps(fitted.settings)), fitted.arrays)
+    again = through_disk(fitted)
     assert again.settings == fitted.settings
     np.testing.assert_array_equal(again.score(test).grid, fitted.score(test).grid)
 
 
-def test_company_in_a_batch_changes_nothing(fitted):
+def test_the_other_images_of_a_batch_change_nothing(fitted):
     test, _ = spoilt(type(fitted))
     alone = [fitted.score(test[number : number + 1]).image[0] for number in range(len(test))]
     np.testing.assert_array_equal(fitted.score(test).image, alone)
 
 
-@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.method)
-def test_the_seed_fixes_the_result(kind):
-    images = good(kind, 12, seed=0)
-    one, same, other = (kind(epochs=2, seed=seed).fit(images) for seed in (0, 0, 1))
-    for name, array in one.arrays.items():
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.method)
+def test_the_seed_fixes_the_result(method):
+    images = good(method, 12, seed=0)
+    first, same, other = (method(epochs=2, seed=seed).fit(images) for seed in (0, 0, 1))
+    for name, array in first.arrays.items():
         np.testing.assert_array_equal(same.arrays[name], array)
-    assert any((other.arrays[name] != array).any() for name, array in one.arrays.items())
-    assert same.history == one.history
+    assert any((other.arrays[name] != array).any() for name, array in first.arrays.items())
+    assert same.history == first.history
 
 
-@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.method)
-def test_scoring_before_fitting_says_so(kind):
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.method)
+def test_scoring_before_fitting_says_so(method):
     with pytest.raises(RuntimeError, match="not fitted"):
-        kind().score(good(kind, 1, seed=0))
+        method().score(good(method, 1, seed=0))
 
 
 def adapted(copies=1):
-    """The few-shot method after a look at two other categories, whose channels go together as this one's do."""
+    """The few-shot method pretrained on two other categories, whose channels vary together as in this one."""
     others = [scale * good(VAE, 20, seed) + shift for seed, scale, shift in ((5, 3.0, 1.0), (6, 0.5, -4.0))]
     prior = VAEFewShot(epochs=40, learning_rate=3e-3).pretrain(others)
     detector = VAEFewShot(epochs=10, learning_rate=3e-3, copies=copies)
-    detector.start_from(json.loads(json.dumps(prior.settings)), prior.arrays, "cpu")
+    detector.start_from(through_disk(prior).state, "cpu")
     return detector
 
 
-def test_what_other_categories_taught_helps_with_a_single_image():
+def test_pretraining_on_other_categories_helps_with_a_single_image():
     one, test = good(VAE, 1, seed=0), good(VAE, 20, seed=1)
     alone = VAE(epochs=10, learning_rate=3e-3).fit(one)
     helped = adapted().fit(one)
-    assert helped.score(test).grid.mean() < alone.score(test).grid.mean() - 1  # nats a patch
+    assert helped.score(test).grid.mean() < alone.score(test).grid.mean() - 1  # nats per patch
     spoilt_test, (rows, columns) = spoilt(VAE)
-    found = helped.score(spoilt_test)
-    assert found.image.argmax() == 3
-    assert found.grid[3].argmax() == rows.start * found.grid.shape[2] + columns.start
+    scores = helped.score(spoilt_test)
+    assert scores.image.argmax() == 3
+    assert scores.grid[3].argmax() == rows.start * scores.grid.shape[2] + columns.start
 
 
-def test_few_shots_need_the_other_categories_first():
+def test_few_shots_need_pretraining():
     with pytest.raises(RuntimeError, match="not fitted"):
         VAEFewShot().fit(good(VAE, 1, seed=0))
-    with pytest.raises(NotImplementedError, match="vae does not transfer"):
-        VAE().pretrain([good(VAE, 1, seed=0)])
+    assert [method for method in (*TRAINED, VAEFewShot) if issubclass(method, Pretrained)] == [VAEFewShot]
 
 
 def test_the_adapted_state_gives_the_same_scores():
     detector = adapted().fit(good(VAE, 2, seed=0))
-    again = METHODS["vae-fewshot"].from_state(json.loads(json.dumps(detector.settings)), detector.arrays)
+    again = through_disk(detector)
     test = good(VAE, 3, seed=1)
     np.testing.assert_array_equal(again.score(test).image, detector.score(test).image)
     same = adapted().fit(good(VAE, 2, seed=0))
@@ -131,9 +130,9 @@ def test_latent_size_is_the_number_of_directions_that_matter(size):
 
 
 def test_the_bound_is_the_closed_form_of_the_linear_case():
-    """With a linear decoder W z + b the expected error is |x - W mu - b|^2 + tr(W S W'), so the bound is known."""
+    """With a linear decoder W z + b the expected error is |x - W mu - b|^2 + tr(W S W'), which gives the bound."""
     torch.manual_seed(0)
-    network = _Network(channels=5, latent=3, hidden=4)
+    network = PatchVAE(channels=5, latent=3, hidden=4)
     decoder = nn.Linear(3, 5)
     network.decoder = decoder
     network.log_variance.data = torch.randn(5) * 0.3
@@ -146,8 +145,8 @@ def test_the_bound_is_the_closed_form_of_the_linear_case():
         errors += torch.einsum("c,cl,nl->n", precision, decoder.weight**2, variance)
         likelihood = -0.5 * (errors + network.log_variance.sum() + 5 * math.log(2 * math.pi))
         divergence = 0.5 * (mean**2 + variance - 1 - variance.log()).sum(1)
-        found = network(rows, torch.randn((40_000, 3), generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(found, divergence - likelihood, rtol=0.01, atol=0.02)
+        bound = network(rows, torch.randn((40_000, 3), generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(bound, divergence - likelihood, rtol=0.01, atol=0.02)
 
 
 def test_the_bound_is_above_the_negative_log_density_and_meets_it_at_the_true_posterior():
@@ -156,7 +155,7 @@ def test_the_bound_is_above_the_negative_log_density_and_meets_it_at_the_true_po
     noise = 0.5
     # Orthogonal columns make the true posterior a diagonal Gaussian, which the encoder can give.
     weight = torch.linalg.qr(torch.randn(4, 2))[0] * torch.tensor([2.0, 1.0])
-    network = _Network(channels=4, latent=2, hidden=4)
+    network = PatchVAE(channels=4, latent=2, hidden=4)
     network.decoder = nn.Linear(2, 4, bias=False)
     network.decoder.weight.data = weight
     network.log_variance.data = torch.full((4,), math.log(noise))
@@ -188,28 +187,28 @@ def squared(model, rows, generator):
     return (rows - model.value).square().mean()
 
 
-def test_training_stops_when_held_out_images_gain_no_more():
+def test_training_stops_when_held_out_images_no_longer_improve():
     network = Constant()
-    history = train(network, torch.ones(64, 1), torch.ones(8, 1), squared, Plan(500, 0.1, 0, batch_size=16))
+    history = train(network, torch.ones(64, 1), torch.ones(8, 1), squared, TrainingPlan(500, 0.1, 0, batch_size=16))
     assert history.epochs < 500
     assert float(network.value) == pytest.approx(1, abs=0.05)
 
 
 def test_the_weights_that_did_best_are_kept():
-    """Training rows lead past the held-out ones: the best epoch is an early one."""
+    """Training rows lead beyond the held-out ones, so that an early epoch is the best."""
     network = Constant()
     history = train(
-        network, torch.full((64, 1), 5.0), torch.full((8, 1), 1.0), squared, Plan(60, 0.02, 0, batch_size=16)
+        network, torch.full((64, 1), 5.0), torch.full((8, 1), 1.0), squared, TrainingPlan(60, 0.02, 0, batch_size=16)
     )
     assert float(network.value) == pytest.approx(1, abs=0.1)
     assert history.loss < 0.01
 
 
 def plan(seed, copies=1):
-    return Plan(1, 0.1, seed, 32, copies)
+    return TrainingPlan(1, 0.1, seed, 32, copies)
 
 
-def test_images_are_held_out_whole_and_by_the_seed():
+def test_a_tenth_of_the_images_is_held_out_chosen_by_the_seed():
     images = torch.arange(40.0)[:, None]
     kept, held_out = split(images, plan(3))
     assert len(held_out) == 4

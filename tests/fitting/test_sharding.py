@@ -59,7 +59,7 @@ def test_a_bank_of_shards_covers_nearly_as_well_as_an_exact_one(features, option
     shards = Shards(60, 16, 20, 0.1, np.array([], np.int64))
     _, state, _ = fitted(features, shards, options, range(4))
     patches = features.reshape(-1, 6)
-    exact = PatchCore(0.05, projection=0).fit(torch.from_numpy(features))
+    exact = PatchCore(coreset_ratio=0.05, projection=0).fit(torch.from_numpy(features))
     bank = state.arrays["bank"]
     assert len(bank) == len(exact.bank) == 60
     found = radius(patches, bank)
@@ -85,7 +85,7 @@ def test_held_out_images_are_not_fitted_to_and_bad_ones_do_not_count(features, o
     bank = {row.tobytes() for row in state.arrays["bank"]}
     assert bank == {row.tobytes() for row in features[rest].reshape(-1, 6)}
     assert (fit.n_fitted, fit.n_held, sorted(fit.errors)) == (55, 2, ["004", "020", "059"])
-    plain = PatchCore(1.0, projection=0).fit(torch.from_numpy(features[rest]))
+    plain = PatchCore(coreset_ratio=1.0, projection=0).fit(torch.from_numpy(features[rest]))
     np.testing.assert_allclose(calibration, plain.score(torch.from_numpy(features[[3, 40]])).image, rtol=1e-6)
 
 

@@ -1,10 +1,10 @@
-"""PatchCore written plainly in NumPy, one loop a sum, for small arrays only."""
+"""PatchCore written plainly in NumPy, one loop per sum, for small arrays only."""
 
 import numpy as np
 
 
 def patch_features(stages):
-    """(n, c, h, w) maps -> (n, h, w, C): 3x3 means with zeros beyond the border, bilinear to the first grid."""
+    """(n, c, h, w) maps -> (n, h, w, C): 3x3 means, zeros beyond the border, resized to the first grid."""
     height, width = stages[0].shape[2:]
     return np.concatenate([_bilinear(_mean3(stage), height, width) for stage in stages], axis=1).transpose(0, 2, 3, 1)
 
@@ -24,7 +24,7 @@ def _bilinear(maps, height, width):
     out = np.empty((*maps.shape[:2], height, width))
     for y in range(height):
         for x in range(width):
-            # Pixel centres at halves; outside the outermost centres the border value holds.
+            # Pixel centres are at halves; beyond the outermost centres the border value is repeated.
             v = np.clip((y + 0.5) * rows / height - 0.5, 0, rows - 1)
             u = np.clip((x + 0.5) * columns / width - 0.5, 0, columns - 1)
             top, left = int(v), int(u)
@@ -37,7 +37,7 @@ def _bilinear(maps, height, width):
 
 
 def greedy_coreset(points, size):
-    """Greedy k-centre, one centre a step, starting with the point farthest from the mean."""
+    """Greedy k-centre, one centre per step, starting with the point farthest from the mean."""
     points = np.asarray(points, np.float64)
     chosen = [int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmax())]
     distances = np.linalg.norm(points - points[chosen[0]], axis=1)
@@ -63,7 +63,7 @@ def image_score(patches, bank, b):
 
 
 def aupro(masks, maps, limit=0.3):
-    """Per-region overlap against false-positive rate, a threshold at a time, 4- and 8-neighbours joined."""
+    """Per-region overlap against false-positive rate, one threshold at a time; regions are 8-connected."""
     from scipy.ndimage import label
 
     regions = []
@@ -72,9 +72,9 @@ def aupro(masks, maps, limit=0.3):
         regions += [(number, marks == mark) for mark in range(1, count + 1)]
     curve = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
-        found = maps >= threshold
-        false_rate = found[~masks].mean()
-        curve.append((false_rate, np.mean([found[number][region].mean() for number, region in regions])))
+        flagged = maps >= threshold
+        false_rate = flagged[~masks].mean()
+        curve.append((false_rate, np.mean([flagged[number][region].mean() for number, region in regions])))
     x, y = np.array(curve).T
     edge = np.interp(limit, x, y)
     keep = x < limit

@@ -1,4 +1,4 @@
-"""Banks and patches of many kinds, the awkward ones among them."""
+"""Banks and patches of many kinds, including awkward ones."""
 
 import numpy as np
 
@@ -6,6 +6,7 @@ KINDS = ("random", "clustered", "far from the origin", "integers", "duplicates",
 
 
 def example(kind, random, vectors, images, patches, width):
+    """A bank (vectors, width) and patches (images, patches, width), float32, of one of `KINDS`."""
     bank = random.standard_normal((vectors, width))
     rows = random.standard_normal((images, patches, width))
     if kind == "clustered":

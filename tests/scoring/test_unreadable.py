@@ -18,7 +18,7 @@ from mvad import results
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
 from mvad.data.manifest import read_manifest
-from mvad.detectors import METHODS, State, ViTKNN
+from mvad.detectors import METHODS, ViTKNN
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
@@ -45,7 +45,7 @@ def vit(tiles, tmp_path_factory):
     network = Network.load(spec, str(folder / "vit.safetensors"))
     features = prepare(["pooled"], network, size).load()(np.zeros((3, 64, 64, 3), np.uint8))["pooled"]
     detector = ViTKNN(neighbours=1).fit(features + torch.arange(3)[:, None])
-    state = State(detector.settings, detector.arrays, 0.0)
+    state = detector.state
     for name in ("alpha", "beta"):
         save_model(to_uri(folder), name, ViTKNN, state, spec, network.sha256, size, {"n_train": 3, "errors": []})
     return folder, network

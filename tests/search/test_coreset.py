@@ -15,7 +15,7 @@ def covering_radius(points, chosen):
 
 @pytest.mark.parametrize("candidates", [1, 2, 7, 128])
 @pytest.mark.parametrize("kind", ["even", "clustered"])
-def test_chooses_what_plain_greedy_chooses(kind, candidates):
+def test_chooses_the_points_of_plain_greedy(kind, candidates):
     random = np.random.default_rng(3)
     points = random.standard_normal((600, 6)).astype(np.float32)
     if kind == "clustered":
@@ -26,11 +26,10 @@ def test_chooses_what_plain_greedy_chooses(kind, candidates):
     assert radius == pytest.approx(expected_radius, rel=1e-4)
 
 
-def test_more_rows_than_one_stretch(monkeypatch):
-    monkeypatch.setattr("mvad.search.coreset.ROWS", 50)
+def test_more_rows_than_one_chunk():
     points = np.random.default_rng(4).standard_normal((333, 4)).astype(np.float32)
     np.testing.assert_array_equal(
-        greedy_coreset(torch.from_numpy(points), 40)[0], reference.greedy_coreset(points, 40)[0]
+        greedy_coreset(torch.from_numpy(points), 40, rows_per_chunk=50)[0], reference.greedy_coreset(points, 40)[0]
     )
 
 
@@ -53,7 +52,7 @@ def test_ties_and_duplicates_cover_as_well_as_plain_greedy(count, size, candidat
     assert len(set(chosen.tolist())) == len(chosen) <= min(size, count)
     assert radius == pytest.approx(covering_radius(points, chosen), abs=2e-3)
     # With ties plain greedy is one of several equally good choices; all obey the bound of Gonzalez (1985): no set of
-    # the same size covers better than half the smallest distance between the chosen and the radius left.
+    # the same size covers better than half the smallest distance between the chosen points and the remaining radius.
     if len(chosen) > 1:
         between = np.linalg.norm(points[chosen][:, None] - points[chosen][None], axis=2)
         assert between[~np.eye(len(chosen), dtype=bool)].min() >= radius - 2e-3
@@ -61,7 +60,7 @@ def test_ties_and_duplicates_cover_as_well_as_plain_greedy(count, size, candidat
     assert len(chosen) == min(size, distinct)
 
 
-def test_stops_when_all_is_covered():
+def test_stops_when_all_points_are_covered():
     points = torch.ones(50, 3)
     chosen, radius = greedy_coreset(points, 10)
     assert len(chosen) == 1
@@ -79,6 +78,6 @@ def test_projection_keeps_distances_and_follows_the_seed():
 
 
 @pytest.mark.parametrize("dimensions", [0, 20, 50])
-def test_no_projection_where_nothing_is_gained(dimensions):
+def test_no_projection_to_zero_or_more_dimensions(dimensions):
     features = torch.randn(10, 20, generator=torch.Generator().manual_seed(0))
     assert random_projection(features, dimensions, seed=0) is features

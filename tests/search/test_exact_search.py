@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,78 +10,68 @@ from helpers.vectors import KINDS, example
 from mvad.search.exact_search import ExactSearch, principal_axes
 from mvad.search.memory_bank import MemoryBank
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr("mvad.search.exact_search.AXES", 4)
-    monkeypatch.setattr("mvad.search.exact_search.NUMBERS", 300)
-    monkeypatch.setattr("mvad.search.exact_search.PAIRS", 150)
-
-
-@pytest.fixture(params=["inverted file", "all"])
-def without_cells(request):
-    """Whether guesses are made as on a GPU, by comparing with every vector along the axes."""
-    return request.param == "all"
-
-
+# Few axes and small chunks, so that small arrays take every path.
+SmallSearch = functools.partial(ExactSearch, n_axes=4, floats_per_chunk=300, pairs_per_chunk=150)
 SIZES = (st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40), st.integers(1, 60))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS), *SIZES, st.booleans(), st.sampled_from([1e-3, 1.0, 1e6]))
-def test_nearest_is_that_of_comparing_everything(kind, seed, vectors, queries, width, without_cells, scale):
+def test_nearest_is_that_of_comparing_everything(kind, seed, vectors, queries, width, inverted_file, scale):
     random = np.random.default_rng(seed)
     bank, (rows,) = (values * np.float32(scale) for values in example(kind, random, vectors, 1, queries, width))
-    search = ExactSearch(MemoryBank(bank))
-    if without_cells:
-        search._cells = None
+    search = SmallSearch(MemoryBank(bank), inverted_file=inverted_file)
     distances, indices = search.nearest(torch.from_numpy(rows))
     between = np.sqrt(np.square(rows[:, None].astype(np.float64) - bank[None]).sum(axis=2))
     np.testing.assert_allclose(distances, between.min(axis=1), rtol=1e-6)
-    # Sums in double precision differ by their order in the last place, so nearly equal vectors are one.
+    # The last digit of a sum in double precision depends on its order, so nearly equal vectors count as one.
     first = (between <= between.min(axis=1, keepdims=True) * (1 + 1e-12)).argmax(axis=1)
     np.testing.assert_allclose(between[np.arange(queries), indices], between[np.arange(queries), first], rtol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS), *SIZES, st.integers(1, 12))
-def test_around_is_that_of_comparing_everything(kind, seed, vectors, asked, width, k):
+def test_bank_neighbours_are_those_of_comparing_everything(kind, seed, vectors, count, width, k):
     random = np.random.default_rng(seed)
     bank, _ = example(kind, random, vectors, 1, 1, width)
-    chosen = random.integers(0, len(bank), asked)
-    found = ExactSearch(MemoryBank(bank)).around(torch.from_numpy(chosen), k)
-    between = np.sqrt(np.square(bank[chosen][:, None].astype(np.float64) - bank[None]).sum(axis=2))
-    assert (found[:, 0] == chosen).all()
-    assert all(len(set(row)) == min(k, len(bank)) for row in found)
-    expected = np.sort(between, axis=1)[:, : found.shape[1]]
-    np.testing.assert_allclose(np.take_along_axis(between, found, axis=1), expected, rtol=1e-12)
+    indices = random.integers(0, len(bank), count)
+    neighbours = SmallSearch(MemoryBank(bank)).bank_neighbours(torch.from_numpy(indices), k)
+    between = np.sqrt(np.square(bank[indices][:, None].astype(np.float64) - bank[None]).sum(axis=2))
+    assert (neighbours[:, 0] == indices).all()
+    assert all(len(set(row)) == min(k, len(bank)) for row in neighbours)
+    expected = np.sort(between, axis=1)[:, : neighbours.shape[1]]
+    np.testing.assert_allclose(np.take_along_axis(between, neighbours, axis=1), expected, rtol=1e-12)
 
 
-def test_a_bad_guess_costs_time_alone(without_cells, monkeypatch):
+@pytest.mark.parametrize("inverted_file", [True, False])
+def test_a_bad_approximation_only_costs_time(inverted_file):
     random = np.random.default_rng(3)
-    bank = random.standard_normal((300, 20)).astype(np.float32)
+    bank = MemoryBank(random.standard_normal((300, 20)).astype(np.float32))
     rows = torch.from_numpy(random.standard_normal((30, 20)).astype(np.float32))
-    search = ExactSearch(MemoryBank(bank))
-    expected = search.nearest(rows)
-    if without_cells:
-        search._cells = None
+    expected = SmallSearch(bank).nearest(rows)
+    search = SmallSearch(bank, inverted_file=inverted_file)
     assert all(torch.equal(*pair) for pair in zip(search.nearest(rows), expected, strict=True))
-    monkeypatch.setattr(search, "guess", lambda places: torch.zeros(len(places), dtype=torch.int64))
-    assert all(torch.equal(*pair) for pair in zip(search.nearest(rows), expected, strict=True))
+    bounds = search.distances(rows, torch.zeros(len(rows), dtype=torch.int64))
+    found = search.nearest(rows, upper_bounds=bounds)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
-def test_most_vectors_are_never_compared_in_full(monkeypatch):
-    monkeypatch.setattr("mvad.search.exact_search.AXES", 48)
+def test_most_vectors_are_never_compared_in_full():
+    compared = []
+
+    class CountingBank(MemoryBank):
+        def rows(self, indices):
+            compared.append(len(indices))
+            return super().rows(indices)
+
     random = np.random.default_rng(4)
     mixing = random.standard_normal((6, 200))
     bank = (random.standard_normal((2000, 6)) @ mixing + 0.01 * random.standard_normal((2000, 200))).astype(np.float32)
     rows = torch.from_numpy((random.standard_normal((50, 6)) @ mixing).astype(np.float32))
-    search = ExactSearch(MemoryBank(bank))
-    compared = []
-    plain = MemoryBank.rows
-    monkeypatch.setattr(MemoryBank, "rows", lambda own, numbers: compared.append(len(numbers)) or plain(own, numbers))
+    search = SmallSearch(CountingBank(bank), n_axes=48)
+    compared.clear()
     search.nearest(rows)
-    assert sum(compared) < 0.05 * 50 * 2000
+    assert 0 < sum(compared) < 0.05 * 50 * 2000
 
 
 def test_axes_are_those_of_principal_components():
@@ -91,6 +83,6 @@ def test_axes_are_those_of_principal_components():
 
 
 @pytest.mark.parametrize("rows", [np.ones((9, 6)), np.eye(9, 6), np.zeros((1, 6)), np.outer(np.arange(9), np.ones(6))])
-def test_axes_are_orthonormal_whatever_the_data(rows):
+def test_axes_are_orthonormal_for_any_data(rows):
     axes = principal_axes(torch.from_numpy(rows.astype(np.float32)), 5).numpy()
     np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-5)

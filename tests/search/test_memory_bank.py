@@ -3,20 +3,23 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from mvad.search.memory_bank import MemoryBank, nearest_blocked
+from mvad.search.memory_bank import MemoryBank, nearest_in_chunks
 
 
-def search_blocked(bank, queries, k):
-    """The way a GPU searches, here on the CPU and in several stretches."""
-    centres = torch.from_numpy(bank)
-    found = nearest_blocked(queries, centres, (centres**2).sum(1), min(k, len(bank)))
-    return torch.linalg.vector_norm(queries[:, None] - centres[found], dim=2).numpy(), found.numpy()
+def search_in_chunks(bank, queries, k):
+    """Search as a GPU does, here on the CPU and in several chunks."""
+    vectors = torch.from_numpy(bank)
+    indices = nearest_in_chunks(queries, vectors, (vectors**2).sum(1), min(k, len(bank)), vectors_per_chunk=37)
+    return torch.linalg.vector_norm(queries[:, None] - vectors[indices], dim=2).numpy(), indices.numpy()
 
 
-@pytest.fixture(params=["faiss", "blocked"])
-def search(request, monkeypatch):
-    monkeypatch.setattr("mvad.search.memory_bank.CENTRES", 37)
-    return search_blocked if request.param == "blocked" else lambda bank, *rest: MemoryBank(bank).search(*rest)
+def search_with_faiss(bank, queries, k):
+    return MemoryBank(bank).search(queries, k)
+
+
+@pytest.fixture(params=[search_with_faiss, search_in_chunks])
+def search(request):
+    return request.param
 
 
 @pytest.mark.parametrize(("count", "k"), [(100, 1), (100, 9), (5, 9), (1, 1)])
@@ -42,9 +45,9 @@ def test_small_distances_far_from_the_origin_stay_accurate(search):
     np.testing.assert_allclose(distances[:, 0], exact, rtol=1e-4)
 
 
-def test_a_read_only_bank_is_used_where_it_lies():
-    bank = np.random.default_rng(2).standard_normal((30, 4)).astype(np.float32)
-    bank.setflags(write=False)
-    found = MemoryBank(bank)
-    assert found.vectors is bank
-    assert found.search(torch.from_numpy(bank[:3].copy()), 1)[1].ravel().tolist() == [0, 1, 2]
+def test_a_read_only_array_is_used_in_place():
+    vectors = np.random.default_rng(2).standard_normal((30, 4)).astype(np.float32)
+    vectors.setflags(write=False)
+    bank = MemoryBank(vectors)
+    assert bank.vectors is vectors
+    assert bank.search(torch.from_numpy(vectors[:3].copy()), 1)[1].ravel().tolist() == [0, 1, 2]
