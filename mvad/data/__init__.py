@@ -1,1 +1,1 @@
-"""Images on their way in."""
+"""Find, list and decode images."""

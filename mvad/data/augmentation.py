@@ -1,6 +1,6 @@
-"""Random variants of an image: what a camera could have taken of the same product.
+"""Random variants of an image, as a camera could have taken them of the same product.
 
-They are rotated and shifted a little, and flipped where the product looks much the same flipped.
+They are rotated and shifted a little, and flipped if the product looks much the same flipped.
 """
 
 from __future__ import annotations
@@ -8,45 +8,47 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-ROTATION = 10.0  # degrees at most
-SHIFT = 0.05  # of the side at most
-MARGIN = 0.16  # of the side: what such a rotation and shift bring into view, filled by reflection
-TRIALS = 8  # moves that a flip is measured against
-TRIAL_SIDE = 64  # pixels: coarse structure is compared, not texture
+MAX_ROTATION_DEGREES = 10.0
+MAX_SHIFT = 0.05  # as a share of the side
+MARGIN = 0.16  # as a share of the side: rotation and shift bring this much into view; it is filled by reflection
+TRIALS = 8  # random moves that a flip is compared with
+TRIAL_SIDE = 64  # pixels; at this size coarse structure is compared, not texture
 
 
 def vary(image: Image.Image, seed: int, flips: str) -> Image.Image:
-    """A random variant of an RGB image, of the same size.
+    """Return a random variant of an RGB image, of the same size.
 
     Parameters
     ----------
     flips
-        Those that are tossed for, one of `options.FLIPS`.
+        The flips that may happen, each with probability one half; one of `options.FLIPS`.
     """
     random = np.random.default_rng(seed)
-    angle, right, down = random.uniform(-1, 1, 3)
-    toss = random.random(2) < 0.5
+    angle, shift_x, shift_y = random.uniform(-1, 1, 3)
+    flip_x, flip_y = random.random(2) < 0.5
     width, height = image.size
-    across, along = round(MARGIN * width), round(MARGIN * height)
-    wide = Image.fromarray(np.pad(np.asarray(image), ((along, along), (across, across), (0, 0)), "reflect"))
-    moved = wide.rotate(
-        angle * ROTATION,
+    margin_x, margin_y = round(MARGIN * width), round(MARGIN * height)
+    padding = ((margin_y, margin_y), (margin_x, margin_x), (0, 0))
+    padded = Image.fromarray(np.pad(np.asarray(image), padding, "reflect"))
+    moved = padded.rotate(
+        angle * MAX_ROTATION_DEGREES,
         Image.Resampling.BILINEAR,
-        translate=(round(right * SHIFT * width), round(down * SHIFT * height)),
+        translate=(round(shift_x * MAX_SHIFT * width), round(shift_y * MAX_SHIFT * height)),
     )
-    varied = moved.crop((across, along, across + width, along + height))
-    if toss[0] and flips in ("horizontal", "both"):
-        varied = ImageOps.mirror(varied)
-    if toss[1] and flips in ("vertical", "both"):
-        varied = ImageOps.flip(varied)
-    return varied
+    variant = moved.crop((margin_x, margin_y, margin_x + width, margin_y + height))
+    if flip_x and flips in ("horizontal", "both"):
+        variant = ImageOps.mirror(variant)
+    if flip_y and flips in ("vertical", "both"):
+        variant = ImageOps.flip(variant)
+    return variant
 
 
 def allowed_flips(image: Image.Image) -> str:
-    """Which flips a product allows, of `options.FLIPS`: those that change its image half as much as small moves do.
+    """Return the flips that a product allows, one of `options.FLIPS`.
 
-    The change is the mean absolute difference of pixels, of the image reduced to 64 pixels a side; what it is measured
-    against is the mean over random rotations and shifts.
+    A flip is allowed if it changes the image at most half as much as small moves do. The change is the mean absolute
+    difference of pixels, of the image reduced to 64 x 64 pixels; for moves it is the mean over random rotations and
+    shifts.
     """
     small = image.resize((TRIAL_SIDE, TRIAL_SIDE), Image.Resampling.BOX)
     moves = np.mean([_change(small, vary(small, seed, "none")) for seed in range(TRIALS)])
@@ -57,5 +59,5 @@ def allowed_flips(image: Image.Image) -> str:
     return "horizontal" if horizontal else "vertical" if vertical else "none"
 
 
-def _change(one: Image.Image, other: Image.Image) -> float:
-    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
+def _change(before: Image.Image, after: Image.Image) -> float:
+    return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())

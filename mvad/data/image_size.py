@@ -1,4 +1,4 @@
-"""The geometry of the model's input."""
+"""The size of the model's input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSize:
-    """How an image becomes the model's input: resized to ``resize`` x ``resize``, centre ``crop`` kept."""
+    """How an image becomes the model's input: resize to ``resize`` x ``resize`` pixels, crop the centre ``crop``."""
 
     resize: int
     crop: int

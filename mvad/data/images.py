@@ -1,4 +1,4 @@
-"""Bytes of an image file to RGB pixels of the model's size."""
+"""Decode image files to RGB pixels of the model's size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from PIL import ExifTags, Image
 from mvad import storage
 from mvad.data.augmentation import allowed_flips, vary
 from mvad.data.image_size import ImageSize
-from mvad.errors import ImageError
+from mvad.errors import ImageError, one_line
 
-Batch = dict[str, NDArray[Any]]  # columns of a batch in the flow, one entry an image
+Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-MASK_PIXELS = 1_000_000_000
-JPEG_SCANS = 500  # far above what encoders write; a scan is few bytes, yet a pass over the whole image
-SCAN_START = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")  # marker and length of a header with 1 to 4 components
-UPRIGHT = {  # by EXIF orientation
+MAX_MASK_PIXELS = 1_000_000_000
+MAX_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
+MAX_METADATA_BYTES = 16 << 20
+MAX_JPEG_SCANS = 500  # far more than encoders write; a scan has few bytes, but decoding it takes a pass over the image
+JPEG_SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")  # marker and header length of a scan of 1 to 4 components
+UPRIGHT = {  # what turns an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,82 +37,36 @@ UPRIGHT = {  # by EXIF orientation
 
 
 def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.uint8], int, int]:
-    """Read one image.
+    """Read one image in the model's size.
 
     Returns
     -------
     pixels : (crop, crop, 3) uint8
-        RGB, stretched to ``size.resize`` squared with antialiasing, then its centre.
+        RGB; see `resize_and_crop`.
     width, height : int
-        Of the image as a person sees it, in pixels, before resizing.
+        Pixels of the upright image before resizing.
 
     Raises
     ------
     ImageError
         The file cannot be read or decoded, or is larger than allowed; the message says which.
     """
-    image, width, height, _ = _load_resized(uri, size, max_pixels)
-    return np.asarray(centre(image, size.crop)), width, height
+    image = read_image(uri, max_pixels)
+    return resize_and_crop(image, size), image.width, image.height
 
 
 def read_image(uri: str, max_pixels: int) -> Image.Image:
     """Read an image in its own size, RGB and upright; ImageError as for `load_image`."""
-    return decode(_read(uri, max_pixels), max_pixels)
+    return decode(read_file(uri, max_pixels), max_pixels)
 
 
-def _read(uri: str, max_pixels: int) -> bytes:
-    # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
-    return storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20))
-
-
-def read_mask(uri: str, max_pixels: int = MASK_PIXELS) -> Image.Image:
+def read_mask(uri: str, max_pixels: int = MAX_MASK_PIXELS) -> Image.Image:
     """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
-    return decode(_read(uri, max_pixels), max_pixels).convert("L")
-
-
-def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int, int]:
-    """An image brought to a size, the width and height it had, and the bytes of its file."""
-    data = _read(uri, max_pixels)
-    image = decode(data, max_pixels)
-    resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
-    return resized, image.width, image.height, len(data)
-
-
-def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "none") -> Batch:
-    """Read and decode images; one that cannot be used stays black and has its reason in ``error``.
-
-    Where column ``variant`` is not 0, it is the seed of the variant that is wanted (`augmentation.vary`); ``flips`` is
-    ``auto`` or one of `options.FLIPS`.
-    """
-    count = len(batch["uri"])
-    pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
-    shape = np.zeros((count, 2), np.int32)
-    sizes = np.zeros(count, np.int64)
-    errors = [""] * count
-    # The variants of an image lie next to each other.
-    load = functools.lru_cache(maxsize=1)(lambda uri: _load_resized(uri, size, max_pixels))
-    allowed = functools.lru_cache(maxsize=1)(lambda uri: allowed_flips(load(uri)[0]) if flips == "auto" else flips)
-    for number, (uri, variant) in enumerate(zip(batch["uri"], batch.get("variant", [0] * count), strict=True)):
-        try:
-            image, *shape[number], sizes[number] = load(uri)
-        except ImageError as error:
-            errors[number] = " ".join(str(error).split())  # one line, whatever a decoder or an object store said
-            continue
-        if variant:
-            image = vary(image, int(variant), allowed(uri))
-        pixels[number] = np.asarray(centre(image, size.crop))
-    return {
-        **batch,
-        "pixels": pixels,
-        "width": shape[:, 0],
-        "height": shape[:, 1],
-        "bytes": sizes,
-        "error": np.array(errors, object),
-    }
+    return read_image(uri, max_pixels).convert("L")
 
 
 def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:
-    """Read a ground-truth mask, brought to the model's geometry: (crop, crop) bool, True where defective.
+    """Read a ground-truth mask in the model's size: (crop, crop) bool, True where defective.
 
     Raises
     ------
@@ -118,25 +74,102 @@ def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:
         As for `load_image`.
     """
     resized = read_mask(uri).resize((size.resize, size.resize), Image.Resampling.NEAREST)
-    return np.asarray(centre(resized, size.crop)) > 0
+    return np.asarray(crop_centre(resized, size.crop)) > 0
+
+
+def read_file(uri: str, max_pixels: int) -> bytes:
+    """Read an image file; ImageError if it is larger than any image of ``max_pixels`` pixels needs to be."""
+    return storage.read_bytes(uri, limit=MAX_BYTES_PER_PIXEL * max_pixels + MAX_METADATA_BYTES)
+
+
+def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
+    """Stretch an RGB image to a square of ``size.resize`` pixels, with antialiasing, and crop its centre.
+
+    Returns
+    -------
+    (crop, crop, 3) uint8
+    """
+    return np.asarray(crop_centre(_resize(image, size), size.crop))
+
+
+def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
+    return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+
+
+def crop_centre(image: Image.Image, side: int) -> Image.Image:
+    """Crop the square of ``side`` pixels in the centre of an image."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "none") -> Batch:
+    """Read and decode a batch of images.
+
+    Parameters
+    ----------
+    batch
+        Columns ``uri`` and, optionally, ``variant``: 0 for the image itself, otherwise the seed of a random variant of
+        it (`augmentation.vary`).
+    flips
+        The flips that variants may have: ``auto`` or one of `options.FLIPS`.
+
+    Returns
+    -------
+    The batch with the additional columns ``pixels`` (n, crop, crop, 3) uint8, ``width`` and ``height`` int32 before
+    resizing, ``bytes`` int64 of the file, and ``error``. An image that cannot be used has a reason, in one line, as its
+    ``error``; its pixels and numbers are 0. Otherwise ``error`` is empty.
+    """
+    count = len(batch["uri"])
+    pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
+    sizes = np.zeros((count, 2), np.int32)
+    n_bytes = np.zeros(count, np.int64)
+    errors = np.full(count, "", object)
+
+    @functools.lru_cache(maxsize=1)  # the variants of an image are next to each other
+    def load(uri: str) -> tuple[Image.Image, int, int, int]:
+        data = read_file(uri, max_pixels)
+        image = decode(data, max_pixels)
+        return _resize(image, size), image.width, image.height, len(data)
+
+    @functools.lru_cache(maxsize=1)
+    def flips_of(uri: str) -> str:
+        return allowed_flips(load(uri)[0]) if flips == "auto" else flips
+
+    for row, (uri, variant) in enumerate(zip(batch["uri"], batch.get("variant", [0] * count), strict=True)):
+        try:
+            image, *sizes[row], n_bytes[row] = load(uri)
+        except ImageError as error:
+            errors[row] = one_line(error)
+            continue
+        if variant:
+            image = vary(image, int(variant), flips_of(uri))
+        pixels[row] = np.asarray(crop_centre(image, size.crop))
+    return {
+        **batch,
+        "pixels": pixels,
+        "width": sizes[:, 0],
+        "height": sizes[:, 1],
+        "bytes": n_bytes,
+        "error": errors,
+    }
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """Decode an image file to 8-bit RGB, upright.
 
-    16-bit grey keeps its full range (65,535 becomes 255), transparent parts become black, and of several frames the
-    first is taken. Embedded colour profiles are not applied.
+    16-bit grey keeps its full range (65,535 becomes 255). Transparent parts become black. The first of several frames
+    is taken. Embedded colour profiles are not applied.
 
     Raises
     ------
     ImageError
-        Empty, not an image of a known kind, damaged, or of more than ``max_pixels`` pixels.
+        The data are empty, not an image of a known format, damaged, or of more than ``max_pixels`` pixels.
     """
     if not data:
         raise ImageError("the file is empty")
     try:
         with warnings.catch_warnings():
-            # Size is checked below, against the user's limit; Pillow's notes on odd metadata help nobody here.
+            # The size is checked below, against the user's limit; Pillow's warnings about odd metadata help nobody.
             warnings.simplefilter("ignore")
             Image.MAX_IMAGE_PIXELS = None
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -144,8 +177,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
                 raise ImageError(
                     f"decodes to {image.width} x {image.height} pixels, more than --max-pixels {max_pixels}"
                 )
-            if image.format in ("JPEG", "MPO") and len(SCAN_START.findall(data)) > JPEG_SCANS:
-                raise ImageError(f"has more than {JPEG_SCANS} scans, which would take very long to decode")
+            if image.format in ("JPEG", "MPO") and len(JPEG_SCAN.findall(data)) > MAX_JPEG_SCANS:
+                raise ImageError(f"has more than {MAX_JPEG_SCANS} scans, which would take very long to decode")
             return _to_rgb(_upright(image))
     except ImageError:
         raise
@@ -156,10 +189,10 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it also writes the EXIF data anew, which fails where an unrelated entry is odd.
+    # Not ImageOps.exif_transpose: it also rewrites the EXIF data, which fails if an unrelated entry is odd.
     image.load()
-    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    transpose = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -172,8 +205,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
     return image.convert("RGB")
-
-
-def centre(image: Image.Image, side: int) -> Image.Image:
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))

@@ -1,8 +1,8 @@
-"""The images to be scored, as their listing comes in: the first are scored while the rest is still being listed.
+"""List the images to be scored in portions, so that the first are scored while the rest are still being listed.
 
-A large dump in object storage takes minutes to list. It is given out in portions, each at least twice as large as the
-one before, up to `MOST_IMAGES`, because actors are started anew for each. Only a plain tree can be taken like this: in
-all other layouts an image's row depends on other files.
+Listing a large dump in object storage takes minutes. Each portion is at least twice as large as the one before, up to
+`MAX_PENDING_IMAGES`, because each starts new actors. Only a plain tree is listed like this: in the other layouts the
+row of an image depends on other files.
 """
 
 from __future__ import annotations
@@ -11,50 +11,45 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
-from mvad.data.manifest import (
-    SCHEMA,
-    check_categories,
-    images_among,
-    is_table,
-    no_category,
-    no_images,
-    plain_rows,
-    read_manifest,
-    select,
-    surely_plain,
-)
-from mvad.options import CommonOptions
+from mvad.data.layouts import image_files, no_category_error, no_images_error, plain_table, surely_plain
+from mvad.data.manifest import read_manifest, require_categories, select_categories
+from mvad.data.schema import SCHEMA
+from mvad.data.tables import is_table
 
-FIRST_SECONDS = 10.0  # a listing that is done by then is given out whole
-FIRST_IMAGES = 2048  # at least, of a first portion that is not the whole
-MOST_IMAGES = 1 << 18  # that wait in memory before the listing waits for them; a folder more can be on its way
+if TYPE_CHECKING:
+    from mvad.options import CommonOptions
+
+FIRST_PORTION_WAIT_S = 10.0  # a listing that ends within this time is a single portion
+FIRST_PORTION_MIN_IMAGES = 2048  # unless the listing has ended
+MAX_PENDING_IMAGES = 1 << 18  # listed and not yet taken; the listing pauses here, at the end of a folder
 
 
 class Listing:
-    """The test images under DATA: iterating gives tables of the manifest's schema, each sorted, once.
+    """The test images under DATA, in portions: iterate once over sorted tables with the columns of ``SCHEMA``.
 
     ``--layout``, ``--category``, ``--categories`` and ``--limit`` are applied.
 
     Attributes
     ----------
     root
-        URI of the folder, or table.
+        URI of the folder or table.
     ended
-        Whether all images are in the portions given out so far.
+        Whether the portions so far hold all images.
     n_images, n_test
-        How many images there are so far, with those for training and without.
+        Number of images so far, with and without those for training.
     ignored
-        How many files with an image's suffix have been listed that the layout has no place for.
+        Number of files listed so far that have the suffix of an image but no place in the layout.
 
     Raises
     ------
     UsageError
-        As for `manifest.read_manifest`, when made; while iterating, the listing broke off.
+        When created: as `manifest.read_manifest` does. While iterating: the listing failed.
     """
 
     def __init__(self, data: str, options: CommonOptions) -> None:
@@ -62,94 +57,110 @@ class Listing:
         self.ended = False
         self.n_images = self.n_test = self.ignored = 0
         self._options = options
-        self._folders = self._top_folders()
-        self._found: set[str] = set()
-        self._portions = self._whole() if self._folders is None else self._plain()
-        self._first = next(self._portions)
+        self._subfolders = self._plain_subfolders()
+        self._seen_categories: set[str] = set()
+        self._portions = self._single_portion() if self._subfolders is None else self._plain_portions()
+        self._first_portion = next(self._portions)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return itertools.chain([self._first], self._portions)
+        return itertools.chain([self._first_portion], self._portions)
 
     @property
     def categories(self) -> list[str]:
-        """Those with images; before the listing has ended, all that may have some."""
+        """The categories that have images, sorted; until the listing has ended, all that may have some."""
         if self.ended:
-            return sorted(self._found)
-        return sorted(self._options.category_names or self._possible)
+            return sorted(self._seen_categories)
+        return sorted(self._options.category_names or self._possible_categories)
 
     @property
-    def _possible(self) -> set[str]:
-        """The categories that a plain tree may have."""
-        named = self._options.category
-        return {folder.path for folder in self._folders or ()} if named is None else {named}
+    def _possible_categories(self) -> set[str]:
+        if self._options.category is not None:
+            return {self._options.category}
+        return {folder.path for folder in self._subfolders or ()}
 
-    def _top_folders(self) -> list[storage.FileEntry] | None:
-        """The folders in a plain tree; None for anything that has to be listed as a whole before its rows are known."""
+    def _plain_subfolders(self) -> list[storage.FileEntry] | None:
+        """Return the folders in a plain tree; None if DATA must be listed completely before its rows are known."""
         options = self._options
         if is_table(self.root) or options.limit is not None or options.layout not in ("auto", "plain"):
             return None
-        folders = storage.list_folders(self.root)
-        if folders is None or (options.layout == "auto" and not surely_plain(self.root, folders)):
+        subfolders = storage.list_subfolders(self.root)
+        if subfolders is None or (options.layout == "auto" and not surely_plain(self.root, subfolders)):
             return None
-        return folders
+        return subfolders
 
-    def _whole(self) -> Iterator[pa.Table]:
+    def _single_portion(self) -> Iterator[pa.Table]:
         manifest = read_manifest(self.root, self._options)
-        self.n_images, self.ignored, self.ended = len(manifest.table), manifest.ignored, True
-        self._found = set(manifest.categories)
+        self.n_images, self.ignored, self.ended = manifest.n_images, manifest.ignored, True
+        self._seen_categories = set(manifest.categories)
         images = manifest.split("test")
         self.n_test = len(images)
         yield images
 
-    def _plain(self) -> Iterator[pa.Table]:
-        names, left_out = self._options.category_names, 0
+    def _plain_portions(self) -> Iterator[pa.Table]:
+        names, ignored = self._options.category_names, 0
 
-        def rows() -> Iterator[pa.Table]:
-            nonlocal left_out
+        def list_tables() -> Iterator[pa.Table]:
+            nonlocal ignored
             for page in storage.list_pages(self.root):
-                images = images_among(page)
-                placed = plain_rows(images, self._options.category)
-                left_out += len(images) - len(placed)
-                yield placed
+                images = image_files(page)
+                table = plain_table(images, self._options.category)
+                ignored += len(images) - len(table)
+                yield table
 
-        for number, (listed, ended) in enumerate(in_portions(rows())):
-            seen = set(pc.unique(listed["category"]).to_pylist())
+        portions = in_portions(
+            list_tables(),
+            wait_s=FIRST_PORTION_WAIT_S,
+            min_rows=FIRST_PORTION_MIN_IMAGES,
+            max_pending_rows=MAX_PENDING_IMAGES,
+        )
+        for number, (table, ended) in enumerate(portions):
+            seen = set(pc.unique(table["category"]).to_pylist())
             if number == 0:
-                if not len(listed):
-                    raise no_category(self.root) if left_out else no_images(self.root)
-                check_categories(names, seen if ended else self._possible, self.root)
-            table = select(listed, names)
-            self.n_test += len(table)
-            self.n_images = self.n_test
-            self.ended, self.ignored = ended, left_out
-            self._found |= seen if names is None else seen & {*names}
-            yield table
+                if not len(table):
+                    raise no_category_error(self.root) if ignored else no_images_error(self.root)
+                require_categories(names, seen if ended else self._possible_categories, self.root)
+            images = select_categories(table, names)
+            self.n_images = self.n_test = self.n_test + len(images)
+            self.ended, self.ignored = ended, ignored
+            self._seen_categories |= seen if names is None else seen & {*names}
+            yield images
 
 
-def in_portions(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
-    """Join tables that come slowly to fewer and larger ones, and say of each whether it is the last.
+def in_portions(
+    tables: Iterable[pa.Table], *, wait_s: float, min_rows: int, max_pending_rows: int
+) -> Iterator[tuple[pa.Table, bool]]:
+    """Join tables that arrive slowly into fewer, larger ones; each comes with whether it is the last.
 
-    They are taken from ``tables`` in a thread, also while the consumer is busy with others. The first one is given out
-    after `FIRST_SECONDS`; the last may be empty.
+    A thread takes the tables, also while the consumer is busy. The last portion may be empty.
+
+    Parameters
+    ----------
+    wait_s
+        Seconds before the first portion is given out, unless the tables end or ``max_pending_rows`` have arrived.
+    min_rows
+        Rows of the first portion at least, unless the tables end; each further portion has twice those of the last.
+    max_pending_rows
+        Once so many rows wait for the consumer, they are a portion, and no more tables are taken.
     """
-    waiting = _Waiting(tables)
-    least, deadline, ended = FIRST_IMAGES, time.monotonic() + FIRST_SECONDS, False
+    pending = _PendingTables(tables, max_pending_rows)
+    deadline, ended = time.monotonic() + wait_s, False
     try:
         while not ended:
-            table, ended = waiting.take(least, deadline)
-            least = min(2 * len(table), MOST_IMAGES)
+            table, ended = pending.take(min_rows, deadline)
+            min_rows = min(2 * len(table), max_pending_rows)
             yield table, ended
     finally:
-        waiting.close()
+        pending.close()
 
 
-class _Waiting:
-    """Rows that have been listed and not been taken yet."""
+class _PendingTables:
+    """Tables that a thread has taken and the consumer has not."""
 
-    def __init__(self, tables: Iterable[pa.Table]) -> None:
+    def __init__(self, tables: Iterable[pa.Table], max_rows: int) -> None:
+        self._max_rows = max_rows
         self._changed = threading.Condition()
         self._tables: list[pa.Table] = []
-        self._count = 0
+        self._n_rows = 0
         self._ended = self._closed = False
         self._error: BaseException | None = None
         threading.Thread(target=self._fill, args=(tables,), daemon=True).start()
@@ -158,36 +169,36 @@ class _Waiting:
         try:
             for table in tables:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._count < MOST_IMAGES or self._closed)
+                    self._changed.wait_for(lambda: self._n_rows < self._max_rows or self._closed)
                     if self._closed:
                         return
                     self._tables.append(table)
-                    self._count += len(table)
+                    self._n_rows += len(table)
                     self._changed.notify_all()
-        except BaseException as error:  # belongs to whoever waits for the rows
+        except BaseException as error:  # raised in the consumer's thread
             self._error = error
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def take(self, least: int, deadline: float) -> tuple[pa.Table, bool]:
-        """All rows that wait, once there are ``least`` and the deadline has passed, or no more come; and whether."""
+    def take(self, min_rows: int, deadline: float) -> tuple[pa.Table, bool]:
+        """Wait for ``min_rows`` and the deadline, or the end; return all pending rows, and whether they are the last.
+
+        At ``max_rows`` the deadline does not matter. An exception of the thread is raised here.
+        """
         with self._changed:
-            while not self._ended:
-                left = deadline - time.monotonic()
-                if self._count >= least and (left <= 0 or self._count >= MOST_IMAGES):
-                    break
-                self._changed.wait(left if left > 0 else None)
+            seconds = max(0.0, deadline - time.monotonic())
+            self._changed.wait_for(lambda: self._ended or self._n_rows >= self._max_rows, seconds)
+            self._changed.wait_for(lambda: self._ended or self._n_rows >= min_rows)
             if self._error is not None:
                 raise self._error
-            tables, ended = self._tables, self._ended
-            self._tables, self._count = [], 0
+            tables, self._tables, self._n_rows = self._tables, [], 0
             self._changed.notify_all()
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table(), ended
+            return pa.concat_tables(tables) if tables else SCHEMA.empty_table(), self._ended
 
     def close(self) -> None:
-        """No more rows are wanted."""
+        """Take no more tables."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

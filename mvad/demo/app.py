@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad import __version__
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FORMATS, centre, decode
+from mvad.data.images import FORMATS, decode, resize_and_crop
 from mvad.demo.answers import (
     Candidate,
     CategoriesAnswer,
@@ -150,8 +150,7 @@ def demo_app(catalogue: Catalogue, limits: Limits, score: Score) -> FastAPI:
 
 def fit(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
     """An image as a model sees it, (crop, crop, 3), like `images.load_image`."""
-    resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
-    return np.asarray(centre(resized, size.crop))
+    return resize_and_crop(image, size)
 
 
 def _verdict(finding: Finding, upload: Upload, catalogue: Catalogue) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FORMATS, Batch, centre, decode
+from mvad.data.images import FORMATS, Batch, decode, resize_and_crop
 from mvad.errors import ImageError
 
 THUMBNAIL = 24  # side of the grey square that images are compared by
@@ -162,8 +162,7 @@ def measure_batch(batch: Batch, size: ImageSize | None, max_pixels: int) -> Batc
         measured, image = measure(uri, max_pixels)
         found.append(measured)
         if image is not None and size is not None:
-            resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
-            pixels[number] = np.asarray(centre(resized, size.crop))
+            pixels[number] = resize_and_crop(image, size)
     columns: Batch = {name: np.array([getattr(one, name) for one in found], dtype) for name, dtype in TYPES.items()}
     return {"row": batch["row"], **columns, **({} if size is None else {"pixels": pixels})}
 

@@ -1,0 +1,167 @@
+"""List folders, on this machine and in object storage."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.fs as pafs
+
+from mvad.errors import UsageError
+from mvad.storage.filesystems import THREADS, has_directories, resolve
+from mvad.storage.uris import is_local, join, local_path, printable, readable
+
+
+class FileEntry(NamedTuple):
+    """A file or folder below a root: its readable relative path (POSIX slashes) and its URI."""
+
+    path: str
+    uri: str
+
+
+def list_files(root: str) -> Iterator[FileEntry]:
+    """List every file below the folder ``root`` (a URI) except hidden ones, in no particular order."""
+    return itertools.chain.from_iterable(list_pages(root))
+
+
+def list_pages(root: str) -> Iterator[list[FileEntry]]:
+    """List every file below the folder ``root`` (a URI) except hidden ones, a page at a time, as they are listed.
+
+    Linked folders are followed; a loop of links is left when it comes back to a folder that it is in. Object storage
+    returns a thousand names per request, so folders there are listed in parallel.
+
+    Raises
+    ------
+    UsageError
+        The folder does not exist or cannot be read.
+    """
+    if is_local(root):
+        yield from _walk_local(local_path(root))
+        return
+    filesystem, path = resolve(root)
+    try:
+        for infos in _walk_store(filesystem, path):
+            names = [info.path[len(path) :].lstrip("/") for info in infos if info.type != pafs.FileType.Directory]
+            yield [FileEntry(name, join(root, name)) for name in names if not _is_hidden(name.split("/"))]
+    except OSError as error:
+        raise _listing_error(root, error) from error
+
+
+def list_subfolders(root: str) -> list[FileEntry] | None:
+    """List the folders directly in the folder ``root`` (a URI) except hidden ones, in no particular order.
+
+    Returns None where only a listing of all files could tell; see `filesystems.has_directories`.
+
+    Raises
+    ------
+    UsageError
+        The folder does not exist or cannot be read.
+    """
+    if is_local(root):
+        top = local_path(root)
+        return [_local_entry(top, entry.path) for entry in _scan(top)[1] if _is_folder(entry)]
+    filesystem, path = resolve(root)
+    if not has_directories(filesystem):
+        return None
+    try:
+        infos = filesystem.get_file_info(pafs.FileSelector(path))
+    except OSError as error:
+        raise _listing_error(root, error) from error
+    return [FileEntry(info.base_name, join(root, info.base_name)) for info in _visible_folders(infos)]
+
+
+def list_folder(uri: str) -> list[str]:
+    """Return the names of the files and folders directly in ``uri``, sorted; empty if the folder does not exist."""
+    filesystem, path = resolve(uri)
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=not has_directories(filesystem))
+    infos = filesystem.get_file_info(selector)
+    return sorted({info.path[len(path) :].lstrip("/").split("/")[0] for info in infos})
+
+
+def _is_hidden(names: list[str]) -> bool:
+    return any(name.startswith(".") or name == "__MACOSX" for name in names)
+
+
+def _listing_error(root: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"{readable(root)} cannot be listed ({error}); check that the folder exists and that you may read it."
+    )
+
+
+def _visible_folders(infos: Iterable[pafs.FileInfo]) -> list[pafs.FileInfo]:
+    return [info for info in infos if info.type == pafs.FileType.Directory and not _is_hidden([info.base_name])]
+
+
+def _walk_store(filesystem: pafs.FileSystem, root: str) -> Iterator[list[pafs.FileInfo]]:
+    """Yield everything below a folder in object storage, one answer at a time, as the answers arrive.
+
+    While threads are idle, a folder is listed without its sub-folders, and these in parallel after it. Otherwise it is
+    listed with everything below it, which takes fewer requests. At most as many answers as threads are pending.
+    """
+    threads = ThreadPoolExecutor(THREADS)
+    folders = [root]
+    requests: dict[Future[list[pafs.FileInfo]], bool] = {}
+    try:
+        while folders or requests:
+            while folders and len(requests) < THREADS:
+                folder = folders.pop()
+                recursive = len(folders) + len(requests) >= THREADS or not has_directories(filesystem)
+                # A sub-folder may have been removed in the meantime.
+                selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=folder != root)
+                requests[threads.submit(filesystem.get_file_info, selector)] = recursive
+            for request in wait(requests, return_when=FIRST_COMPLETED).done:
+                recursive, infos = requests.pop(request), request.result()
+                if not recursive:
+                    folders += [info.path for info in _visible_folders(infos)]
+                yield infos
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _walk_local(top: bytes) -> Iterator[list[FileEntry]]:
+    # Not os.walk: up to Python 3.11 it recurses, so a deeply nested tree would exceed the recursion limit.
+    pending: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(top, frozenset())]  # a folder and its ancestors' ids
+    while pending:
+        folder, ancestors = pending.pop()
+        folder_id, entries = _scan(folder)
+        if folder_id in ancestors:
+            continue
+        ancestors |= {folder_id}
+        pending += [(entry.path, ancestors) for entry in entries if _is_folder(entry)]
+        yield [_local_entry(top, entry.path) for entry in entries if not _is_folder(entry)]
+
+
+def _local_entry(top: bytes, path: bytes) -> FileEntry:
+    relative = os.path.relpath(path, top).replace(os.sep.encode(), b"/")
+    return FileEntry(printable(relative), Path(os.fsdecode(path)).as_uri())
+
+
+def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:
+    """Return the device and inode of a local folder, the same through any link, and its entries that are not hidden.
+
+    Raises
+    ------
+    UsageError
+        The folder does not exist or cannot be read.
+    """
+    if not os.path.isdir(folder):
+        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
+        raise UsageError(f"no such folder: {printable(folder)} {problem}.")
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not _is_hidden([os.fsdecode(entry.name)])]
+    except OSError as error:
+        raise UsageError(f"the folder {printable(folder)} cannot be read: {error.strerror}.") from error
+    return (status.st_dev, status.st_ino), visible
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # for example a link to itself: it is listed as a file, and reading it says why it is none
+        return False

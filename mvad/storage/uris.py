@@ -1,0 +1,102 @@
+"""Names of files: local paths and URIs (``file://``, ``s3://``, ``gs://``). Nothing here reads or writes.
+
+A URI is percent-encoded, so any file name, even one that is not UTF-8, can be stored in a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+MAX_SAFE_LENGTH = 40
+SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_-])?")
+HASH_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+RESERVED_ON_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
+
+
+def to_uri(path: str | os.PathLike[str]) -> str:
+    """Return the URI of a local path; a URI is returned without trailing slashes.
+
+    Anything without ``scheme://`` is a path. Paths are made absolute; symbolic links are not resolved.
+    """
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        return text.rstrip("/")
+    return Path(os.path.abspath(text)).as_uri()
+
+
+def join(uri: str, *names: str) -> str:
+    """Return the URI of a file below the folder ``uri``; ``names`` are plain text and are percent-encoded here."""
+    parts = urlsplit(uri)
+    path = "/".join([parts.path.rstrip("/"), *(quote(name, safe="/=") for name in names)])
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def sibling(uri: str, name: str) -> str:
+    """Return the URI of a file or folder in the same folder as ``uri``; ``name`` is plain text."""
+    parts = urlsplit(uri)
+    return join(urlunsplit(parts._replace(path=parts.path.rpartition("/")[0])), name)
+
+
+def folder_name(name: str) -> str:
+    """Make a name safe as the name of one folder: percent-encoded, and never ``.`` or ``..``."""
+    return quote(name, safe=" ") if name.strip(".") else name.replace(".", "%2E")
+
+
+def safe_name(name: str) -> str:
+    """Make any name a short folder name that every file system and every reader of Parquet folders accepts.
+
+    A lower-case name of at most 40 ASCII letters, digits, ``-``, ``_`` and ``.`` that starts with a letter or digit
+    stays as it is. Any other name keeps up to 40 of its safe characters and gets ``-`` and 8 hexadecimal digits of its
+    SHA-256. So do names that Windows reserves or changes (``con``, a trailing dot), and names that end like such a
+    hash. Different names therefore differ in more than capitals, on file systems that ignore them too. The result has
+    at most 49 ASCII characters and never starts with ``.`` or ``_``, which mark hidden files for Arrow and Spark.
+    """
+    if (
+        len(name) <= MAX_SAFE_LENGTH
+        and SAFE_NAME.fullmatch(name)
+        and not HASH_SUFFIX.search(name)
+        and not RESERVED_ON_WINDOWS.match(name)
+    ):
+        return name
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:MAX_SAFE_LENGTH] or "name"
+    if RESERVED_ON_WINDOWS.match(stem):  # it would be reserved with a suffix behind the dot too
+        stem = stem.replace(".", "_")
+    return f"{stem}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def readable(uri: str) -> str:
+    """Return a URI as a person would write it: a local path, or a URI without keys and connection options."""
+    if is_local(uri):
+        return printable(local_path(uri))
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{without_keys(parts.netloc)}{unquote(parts.path)}"
+
+
+def without_keys(netloc: str) -> str:
+    """Return the bucket of a URI's network location, without the access keys before it."""
+    return netloc.rpartition("@")[2]
+
+
+def is_local(uri: str) -> bool:
+    """Return whether the URI names a file on this machine."""
+    return urlsplit(uri).scheme == "file"
+
+
+def local_path(uri: str) -> bytes:
+    """Return the path of a ``file://`` URI, as the bytes that the file system knows."""
+    return unquote_to_bytes(urlsplit(uri).path)
+
+
+def printable(path: bytes) -> str:
+    r"""Decode a local path; a byte that is not UTF-8 becomes ``\xff``. Different paths give different texts."""
+    # Backslashes before such a byte, or before what looks like one, are doubled.
+    text = re.sub(
+        r"\\+(?=x[89a-f][0-9a-f]|[\udc80-\udcff])",
+        lambda backslashes: 2 * backslashes[0],
+        path.decode("utf-8", "surrogateescape"),
+    )
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
