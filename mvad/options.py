@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from mvad.calibration import RULES
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
@@ -18,7 +19,6 @@ from mvad.memory import MemoryBudget, parse_bytes
 MAPS = ("none", "anomalous", "all")
 MAP_FORMATS = ("overlay", "png16", "npy")
 MAP_CHOICES = ("all", "anomalous", "mistakes")
-RULES = ("conformal", "tolerance", "sigma")  # see calibration.threshold
 FLIPS = ("none", "horizontal", "vertical", "both")
 ENGINES = ("auto", "onnx", "torch")
 LAYOUTS = ("auto", "mvtec", "visa", "plain")

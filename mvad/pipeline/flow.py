@@ -580,7 +580,7 @@ def decision_rule(model: ModelInfo, options: ScoreOptions) -> DecisionRule:
         rule,
         calibration.threshold(scores, rule, rate),
         calibration.guarantee(rule, rate, len(scores)),
-        len(scores) < calibration.least_images(rule, rate),
+        len(scores) < calibration.min_images(rule, rate),
     )
 
 

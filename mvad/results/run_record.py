@@ -152,7 +152,7 @@ class RunRecord:
             "threshold": judge.threshold,
             "threshold_rule": judge.rule,
             "n_calibration": 0 if judge.calibration is None else len(judge.calibration),
-            "promise": judge.promise,
+            "promise": judge.guarantee,
         }
 
     def add_failures(self, reasons: Mapping[str, str]) -> None:
@@ -212,7 +212,7 @@ class RunRecord:
         few = [name for name in sorted(self._judges) if self._judges[name].too_few]
         if few:
             others = f"; the same goes for {len(few) - 1} more" if len(few) > 1 else ""
-            warnings.append(f"{few[0]}: {self._judges[few[0]].promise}{others}")
+            warnings.append(f"{few[0]}: {self._judges[few[0]].guarantee}{others}")
         return warnings
 
     def _compare_with_calibration(self) -> None:
@@ -224,10 +224,10 @@ class RunRecord:
         for category, rows in results.read_by_category(self.out, [*judges], ["split", "label", "score", "status"]):
             rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
             good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
-            drift = calibration.drift(good["score"].to_numpy(), judges[category])
+            drift = calibration.measure_drift(good["score"].to_numpy(), judges[category])
             facts = self.categories[category]
             facts["drift"] = None if drift is None else {**drift._asdict(), "moved": drift.drifted}
-            facts["warning"] = calibration.describe_drift(category, drift) if drift and drift.drifted else None
+            facts["warning"] = calibration.drift_warning(category, drift) if drift and drift.drifted else None
 
     def show(self, result: Result, report: Reporter) -> Result:
         """Print what came out, and give it back."""

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mvad import calibration, storage
+from mvad.calibration import DecisionRule
 from mvad.data.images import Batch
 from mvad.data.manifest import repeated_ids
 from mvad.errors import UsageError
@@ -84,7 +85,7 @@ SUMMARY = pa.schema(
         pa.field("drift_p_value", pa.float64()),  # the scores against the calibration's: Kolmogorov-Smirnov
         pa.field("drift_share_below", pa.float64()),  # images with a p-value below 0.05
         pa.field("drift_median_shift", pa.float64()),  # in robust deviations of the calibration scores
-        pa.field("drifted", pa.bool_()),  # the batch as a whole has moved: see calibration.drift
+        pa.field("drifted", pa.bool_()),  # the batch as a whole has moved: see calibration.measure_drift
         pa.field("note", pa.string()),  # why a number is missing
     ]
 )
@@ -370,20 +371,6 @@ def check_beside(out: str, target: str, ours: Sequence[str]) -> None:
             f"{storage.readable(target)} lies in the folder of the results; give --to another place, or "
             f"{storage.readable(storage.join(out, ours[0]))}."
         )
-
-
-class DecisionRule(NamedTuple):
-    """What is behind the verdict of a score row: the model, its calibration scores, and the threshold they set.
-
-    A model that was not calibrated has neither, and its rows no verdict.
-    """
-
-    model_id: str | None = None
-    calibration: NDArray[np.float32] | None = None
-    rule: str | None = None
-    threshold: float | None = None
-    promise: str | None = None
-    too_few: bool = False  # calibration scores for what was asked
 
 
 class Destination(NamedTuple):
