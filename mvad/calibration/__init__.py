@@ -1,45 +1,23 @@
-"""Scores to decisions."""
+"""Turn scores into decisions: thresholds, p-values, drift, and the sentences about them."""
 
-from mvad.calibration.conformal import (
-    CONFIDENCE,
-    DEVIATIONS,
-    DRIFT_LEVEL,
-    LEAST_FOR_DRIFT,
-    LEAST_SHIFT,
-    OUTLYING,
-    RULES,
-    SET_ASIDE,
-    Drift,
-    control_fdr,
-    describe_drift,
-    drift,
-    fold_splits,
-    folds,
-    guarantee,
-    least_images,
-    p_values,
-    rank,
-    threshold,
-)
+from mvad.calibration.conformal import RULES, control_fdr, fold_splits, kfold, min_images, p_values, rank, threshold
+from mvad.calibration.decision import DecisionRule
+from mvad.calibration.drift import Drift, measure_drift
+from mvad.calibration.wording import drift_warning, guarantee, too_few_warning
 
 __all__ = [
-    "CONFIDENCE",
-    "DEVIATIONS",
-    "DRIFT_LEVEL",
-    "LEAST_FOR_DRIFT",
-    "LEAST_SHIFT",
-    "OUTLYING",
     "RULES",
-    "SET_ASIDE",
+    "DecisionRule",
     "Drift",
     "control_fdr",
-    "describe_drift",
-    "drift",
+    "drift_warning",
     "fold_splits",
-    "folds",
     "guarantee",
-    "least_images",
+    "kfold",
+    "measure_drift",
+    "min_images",
     "p_values",
     "rank",
     "threshold",
+    "too_few_warning",
 ]

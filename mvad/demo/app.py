@@ -181,7 +181,7 @@ def _describe(category: str, offer: Offer) -> CategoryAnswer:
         n_train=offer.model.record.get("n_train"),
         n_calibration=0 if calibration is None else len(calibration),
         threshold=_finite(offer.judge.threshold),
-        promise=offer.judge.promise,
+        promise=offer.judge.guarantee,
         model_id=offer.model.model_id,
     )
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import mvad
 from helpers.tiles import paint
-from mvad.calibration import folds, p_values
+from mvad.calibration import kfold, p_values
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.detectors import KNN, METHODS, VAE, Extendable, PatchCore
@@ -29,7 +29,7 @@ def test_each_calibration_score_is_of_a_model_that_never_saw_the_image(base_run,
     extract = prepare(["patches"], Network.load(describe("efficientnet_lite0"), None), SIZE).load()
     images = sorted((tiles / "beta/train/good").iterdir())
     features = extract(np.stack([load_image(path.as_uri(), SIZE, 10**6)[0] for path in images]))["patches"]
-    fold_of = folds(8, 5, 0)
+    fold_of = kfold(8, 5, 0)
     expected = np.empty(8, np.float32)
     for fold in range(5):
         held_out = torch.from_numpy(fold_of == fold)

@@ -39,7 +39,7 @@ def test_a_small_region_counts_as_much_as_a_large_one():
     maps[0, :16, :16] = 1
     found = pixel_metrics(masks, maps)
     assert found["pixel_auroc"] > 0.99
-    # The large region is found at once, the small one only as fast as everything else.
+    # The large region is detected at once, the small one only as fast as everything else.
     assert found["pixel_aupro"] == pytest.approx(0.5 + 0.5 * 0.15, abs=0.01)
 
 
