@@ -1,6 +1,6 @@
-"""Jobs submitted to clusters of several nodes, one of which is lost on the way, give the rows of a local run.
+"""Jobs on clusters of several nodes, one of which is killed on the way, write the same rows as a local run.
 
-Not among the quick tests: run them with MVAD_MULTINODE=1.
+These tests are slow and skipped by default: run them with MVAD_MULTINODE=1.
 """
 
 import os
@@ -23,33 +23,33 @@ from mvad import results, storage
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.skipif("MVAD_MULTINODE" not in os.environ, reason="takes minutes; set MVAD_MULTINODE=1")
-IMAGES = 160  # of the dump, a category
+IMAGES_PER_CATEGORY = 160
 DAY = "2026-11-23"
 SAME = ["image_id", "category", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id"]
 
 
 def rows(out, columns=SAME):
-    """Score rows, sorted by image id; each image must be there once."""
+    """Score rows, sorted by image id; each image must have exactly one."""
     table = results.read_scores(to_uri(out), columns)
     assert max(Counter(table["image_id"].to_pylist()).values()) == 1
     return table
 
 
-def wait_until(true, what, seconds=200):
+def wait_until(condition, message, seconds=200):
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory):
-    """A night's images of ``alpha`` and ``beta``, one of them broken."""
+    """One day's images of ``alpha`` and ``beta``, one of them broken."""
     root = tmp_path_factory.mktemp("dump")
     random = np.random.default_rng(7)
     for name in ("alpha", "beta"):
         (root / name).mkdir()
-        for number in range(IMAGES):
+        for number in range(IMAGES_PER_CATEGORY):
             Image.fromarray(paint(random, defect=number % 8 == 0)[0]).save(root / name / f"{number:03}.png")
     (root / "alpha" / "broken.png").write_bytes(b"\x89PNG\r\n")
     return root
@@ -65,9 +65,9 @@ def nodes():
 
 
 def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, ray_local, tmp_path):
-    local = {"image_size": 64, "maps": "all", "folds": 0, "engine": "torch", **EMBEDDED}  # what GPUs take
+    local = {"image_size": 64, "maps": "all", "folds": 0, "engine": "torch", **EMBEDDED}  # the engine that GPUs use
     mvad.run(str(tiles), str(tmp_path / "local"), **local)
-    for name in ("gpu-1", "gpu-2"):  # GPUs by name alone: the actors hold them, find none, and compute on the CPU
+    for name in ("gpu-1", "gpu-2"):  # declared GPUs: the actors reserve them, find none, and compute on the CPU
         nodes.add(name, "--num-cpus=1", "--num-gpus=1")
     out = tmp_path / "out"
     options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--maps", "all", "--folds", "0"]
@@ -75,7 +75,7 @@ def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, ray_l
     for name in ("gpu-1", "gpu-2"):  # an actor on each
         wait_until(lambda name=name: any("MapWorker" in line for line in nodes.processes(name)), "no actor")
     assert not (out / "_SUCCESS").exists()
-    nodes.lose("gpu-2")
+    nodes.kill("gpu-2")
     nodes.add("gpu-3", "--num-cpus=1", "--num-gpus=1")  # as the autoscaler would
     status, log = nodes.outcome(job)
     assert status == JobStatus.SUCCEEDED, log
@@ -85,17 +85,17 @@ def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, ray_l
 
 
 @pytest.fixture(scope="module")
-def night(dump, base_run, tmp_path_factory):
-    """The folder of models, and of a night that was scored here; and what came of it."""
+def nightly(dump, base_run, tmp_path_factory):
+    """The folder of models, the folder of a nightly run on this machine, and its result."""
     models, out = base_run[0] / "models", tmp_path_factory.mktemp("local")
     return models, out / f"date={DAY}", mvad.nightly(str(dump), str(models), str(out), DAY, actors=1, quiet=True)
 
 
-def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, night, tmp_path):
-    models, local, expected = night
+def test_a_nightly_run_continues_on_the_remaining_node(nodes, dump, nightly, tmp_path):
+    models, local, expected = nightly
     for name in ("cpu-1", "cpu-2"):
         nodes.add(name, "--num-cpus=2")
-    out = tmp_path / "nights"
+    out = tmp_path / "nightly"
     scores = out / f"date={DAY}" / "scores"
     options = ["--date", DAY, "--actors", "2", "--batch-size", "4"]
     for wrong in ("f" * 64, ""):
@@ -104,19 +104,19 @@ def test_a_night_goes_on_with_the_node_that_is_left(nodes, dump, night, tmp_path
     job = nodes.submit("jobs/nightly.py", "--dump", dump, "--models", models, "--out", out, *options)
     wait_until(lambda: len(list(scores.glob("*/*.parquet"))) > 1, "no rows")
     scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
-    nodes.lose(scoring[-1])
+    nodes.kill(scoring[-1])
     assert not (out / f"date={DAY}" / "_SUCCESS").exists()
     status, log = nodes.outcome(job)
     assert (status == JobStatus.SUCCEEDED) == (expected.exit_code == 0), log
     assert (out / f"date={DAY}" / "_SUCCESS").exists(), log
     assert '"event": "stage", "stage": "score"' in log
-    found = rows(out / f"date={DAY}")
-    assert len(found) == 2 * IMAGES + 1
-    assert found.equals(rows(local))
+    scored = rows(out / f"date={DAY}")
+    assert len(scored) == 2 * IMAGES_PER_CATEGORY + 1
+    assert scored.equals(rows(local))
 
 
-def test_a_night_in_a_store_that_fails_with_a_node_that_is_lost(nodes, dump, night):
-    models, local, expected = night
+def test_a_nightly_run_in_a_store_that_fails_with_a_node_that_is_killed(nodes, dump, nightly):
+    models, local, expected = nightly
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     store = FaultyStore(*server.get_host_and_port())
@@ -133,20 +133,20 @@ def test_a_night_in_a_store_that_fails_with_a_node_that_is_lost(nodes, dump, nig
         for name in ("cpu-1", "cpu-2"):
             nodes.add(name, "--num-cpus=2")
         store.rate = 0.1
-        where = ["--dump", uri("dump"), "--models", uri("models"), "--out", uri("nights")]
-        job = nodes.submit("jobs/nightly.py", *where, "--date", DAY, "--actors", "2", "--batch-size", "4")
-        scores = storage.join(uri("nights"), f"date={DAY}", "scores")
+        folders = ["--dump", uri("dump"), "--models", uri("models"), "--out", uri("nightly")]
+        job = nodes.submit("jobs/nightly.py", *folders, "--date", DAY, "--actors", "2", "--batch-size", "4")
+        scores = storage.join(uri("nightly"), f"date={DAY}", "scores")
         wait_until(lambda: len(storage.list_folder(scores)) > 1, "no rows")
         scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
-        nodes.lose(scoring[-1])
+        nodes.kill(scoring[-1])
         status, log = nodes.outcome(job)
         store.rate = 0.0
         assert (status == JobStatus.SUCCEEDED) == (expected.exit_code == 0), log
         assert set(store.injected) == set(FAULTS)
-        found = results.read_scores(storage.join(uri("nights"), f"date={DAY}"), SAME)
-        assert len(found) == len(set(found["image_id"].to_pylist())) == 2 * IMAGES + 1
-        changed = found.schema.get_field_index("error")  # which says where a file was looked for
-        assert found.remove_column(changed).equals(rows(local).remove_column(changed))
+        scored = results.read_scores(storage.join(uri("nightly"), f"date={DAY}"), SAME)
+        assert len(scored) == len(set(scored["image_id"].to_pylist())) == 2 * IMAGES_PER_CATEGORY + 1
+        index = scored.schema.get_field_index("error")  # the messages contain the URIs, which differ
+        assert scored.remove_column(index).equals(rows(local).remove_column(index))
     finally:
         store.close()
         server.stop()

@@ -1,4 +1,4 @@
-"""What it takes to rebuild a backbone in another process."""
+"""What another process needs to rebuild a backbone."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 
 EMBEDDED = "efficientnet_lite0"
-NO_BACKBONE = "none"  # of methods that look at pixels
+NO_BACKBONE = "none"  # the backbone's name for methods that look at pixels
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A backbone by name, with what is known of it; `backbones.describe` looks it up.
+    """A backbone's name and properties, as `backbones.describe` looks them up.
 
     Attributes
     ----------
     name
         As given to ``--backbone``.
     stages
-        Three stages, shallow to deep: module names (torchvision) or numbers (timm). Of a convolutional network those at
-        strides 8, 16 and 32, of a transformer those after a half, three quarters and all of its blocks.
+        The layers of the three feature levels, shallow to deep: module names (torchvision) or indices (timm). In a
+        convolutional network these are the layers at strides 8, 16 and 32, in a transformer the blocks at a half, three
+        quarters and the end of its depth.
     mean, std
-        Normalisation of RGB in [0, 1], a channel.
+        Normalisation of RGB in [0, 1], per channel.
     patch
-        Side of a transformer's patches in pixels, of which the side of an image must be a multiple; 1: none.
+        Side of a transformer's patches in pixels; the side of an image must be a multiple of it. 1 if there are none.
     """
 
     name: str
@@ -35,7 +36,7 @@ class BackboneSpec:
     patch: int = 1
 
     def check_size(self, size: ImageSize) -> None:
-        """UsageError if the network cannot take images of this size."""
+        """Raise UsageError if the network cannot take images of this size."""
         if size.crop % self.patch:
             raise UsageError(
                 f"{self.name} takes images whose side is a multiple of {self.patch}, not {size.crop}; "

@@ -1,8 +1,8 @@
-"""What computes features: PyTorch, or on CPUs ONNX Runtime where it is installed, in about half the time.
+"""Feature extractors: on PyTorch, or on CPUs on ONNX Runtime, in about half the time.
 
-The driver packs a network once, and every actor opens the package. With ONNX Runtime the package is the graph of the
-network, with its weights; actors need neither torchvision nor timm then, which saves them seconds of starting. Features
-of the two differ by rounding, about one part in a million.
+The driver prepares a spec once, and every actor loads its extractor from it. With ONNX Runtime the spec is the graph of
+the network, weights included; actors then import neither torchvision nor timm, which saves them seconds at the start.
+Features of the two engines differ by rounding, about one part in a million.
 """
 
 from __future__ import annotations
@@ -20,61 +20,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.kinds import PIXELS, PIXELS_SIDE, small_pixels
+from mvad.features.kinds import MAX_PIXELS_SIDE, PIXELS, network_kinds
 from mvad.runtime.tensors import as_tensor
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
 
-CPU_CHUNK, GPU_CHUNK = 1, 32
+CPU_CHUNK, GPU_CHUNK = 1, 32  # images per forward pass
 
 
 class FeatureExtractor(ABC):
-    """Pixels to features of the kinds asked for.
+    """Computes features of several kinds from pixels.
 
     Scores must not depend on how images were grouped into batches, but the rounding of a convolution may depend on the
-    shape of its batch. So images go through the network in chunks of one fixed size: single images on a CPU, where that
-    is also the fastest, and 32 on a GPU, the last chunk filled up with black. Several threads may share an extractor.
+    shape of its batch. Images therefore go through the network in chunks of one fixed size: single images on a CPU,
+    where that is also the fastest, and 32 on a GPU, the last chunk filled up with black images. Several threads may
+    share an extractor.
 
     Parameters
     ----------
     kinds
-        Of `features.KINDS`.
+        Of `kinds.KINDS`.
     device
-        Where the features are.
+        Where the features are computed and returned.
     """
 
     def __init__(self, kinds: Sequence[str], device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
-        self.of_network = [kind for kind in kinds if kind != PIXELS]
-        self.of_pixels = PIXELS in kinds
+        self.kinds = tuple(kinds)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Features by kind, (n, ...) float32 on the device, of (n, side, side, 3) uint8 RGB pixels."""
-        found: dict[str, Tensor] = {PIXELS: small_pixels(pixels, self.device)} if self.of_pixels else {}
-        for start in range(0, len(pixels) if self.of_network else 0, self.chunk):
-            part = pixels[start : start + self.chunk]
-            if len(part) < self.chunk:
-                part = np.concatenate([part, np.zeros((self.chunk - len(part), *part.shape[1:]), np.uint8)])
-            for kind, values in zip(self.of_network, self.run(np.ascontiguousarray(part)), strict=True):
-                if kind not in found:
-                    found[kind] = torch.empty((len(pixels), *values.shape[1:]), device=self.device)
-                found[kind][start : start + self.chunk] = values[: len(pixels) - start]
-        return found
+        """Compute features by kind, (n, ...) float32 on the device, from (n, side, side, 3) uint8 RGB pixels."""
+        features = {PIXELS: small_pixels(pixels, self.device)} if PIXELS in self.kinds else {}
+        kinds = network_kinds(self.kinds)
+        for start in range(0, len(pixels) if kinds else 0, self.chunk):
+            chunk = pixels[start : start + self.chunk]
+            if len(chunk) < self.chunk:
+                chunk = np.concatenate([chunk, np.zeros((self.chunk - len(chunk), *chunk.shape[1:]), np.uint8)])
+            for kind, values in zip(kinds, self.run(np.ascontiguousarray(chunk)), strict=True):
+                if kind not in features:
+                    features[kind] = torch.empty((len(pixels), *values.shape[1:]), device=self.device)
+                features[kind][start : start + self.chunk] = values[: len(pixels) - start]
+        return features
 
     @abstractmethod
     def run(self, pixels: NDArray[np.uint8]) -> Sequence[Tensor]:
-        """What the network makes of one chunk, of each kind in ``of_network``."""
+        """Run the network on one chunk; returns features in the order of `network_kinds`."""
+
+
+def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Convert (n, side, side, 3) uint8 pixels to float32 from 0 to 1, averaged to at most 128 x 128."""
+    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    if images.shape[-1] > MAX_PIXELS_SIDE:
+        images = functional.adaptive_avg_pool2d(images, MAX_PIXELS_SIDE)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 class TorchExtractor(FeatureExtractor):
-    """By PyTorch; ``network`` takes pixels and gives a tensor for each kind that needs one."""
+    """Runs on PyTorch; ``network`` takes pixels and returns one tensor per kind that needs it."""
 
     def __init__(self, kinds: Sequence[str], network: nn.Module | None, device: str | torch.device = "cpu") -> None:
         super().__init__(kinds, device)
@@ -89,7 +99,7 @@ class TorchExtractor(FeatureExtractor):
 
 
 class OnnxExtractor(FeatureExtractor):
-    """By ONNX Runtime, one thread an image."""
+    """Runs on ONNX Runtime, with one thread per image."""
 
     def __init__(self, kinds: Sequence[str], graph: bytes) -> None:
         super().__init__(kinds)
@@ -98,41 +108,37 @@ class OnnxExtractor(FeatureExtractor):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        (self._input,) = (one.name for one in self._session.get_inputs())
+        self._input = self._session.get_inputs()[0].name
 
     def run(self, pixels: NDArray[np.uint8]) -> Sequence[Tensor]:
         return [torch.from_numpy(values) for values in self._session.run(None, {self._input: pixels})]
 
 
 class ExtractorSpec(ABC):
-    """A feature extractor on its way to other processes."""
+    """What other processes need to build a feature extractor."""
 
     @abstractmethod
-    def load(self, device: str | torch.device = "cpu") -> FeatureExtractor: ...
+    def load(self, device: str | torch.device = "cpu") -> FeatureExtractor:
+        """Build the extractor in this process."""
 
 
 @dataclass(frozen=True)
 class TorchSpec(ExtractorSpec):
-    """What `TorchExtractor` is made of."""
+    """Spec of a `TorchExtractor`."""
 
     kinds: tuple[str, ...]
     network: Network
     side: int
 
     def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
-        of_network = [kind for kind in self.kinds if kind != PIXELS]
-        if not of_network:
+        if not network_kinds(self.kinds):
             return TorchExtractor(self.kinds, None, device)
-        # Here, for actors that do without: torchvision and timm take seconds to import.
-        from mvad.features.backbones import FeatureNetwork
-
-        network = FeatureNetwork(of_network, self.network.spec, self.network.weights, self.side)
-        return TorchExtractor(self.kinds, network, device)
+        return TorchExtractor(self.kinds, _feature_network(self.kinds, self.network, self.side), device)
 
 
 @dataclass(frozen=True)
 class OnnxSpec(ExtractorSpec):
-    """What `OnnxExtractor` is made of: an ONNX graph with its weights, for one image of one size."""
+    """Spec of an `OnnxExtractor`: an ONNX graph with its weights, for one image of one size."""
 
     kinds: tuple[str, ...]
     graph: bytes
@@ -144,7 +150,7 @@ class OnnxSpec(ExtractorSpec):
 def prepare(
     kinds: Sequence[str], network: Network, size: ImageSize, engine: str = "torch", gpus: bool = False
 ) -> ExtractorSpec:
-    """A package for actors of this cluster.
+    """Make the spec from which the actors of this cluster load their extractors.
 
     Parameters
     ----------
@@ -156,9 +162,9 @@ def prepare(
     Raises
     ------
     UsageError
-        ONNX Runtime is asked for, and cannot be used.
+        ONNX Runtime is asked for but cannot be used.
     """
-    if not set(kinds) <= {PIXELS} and resolve_engine(engine, gpus) == "onnx":
+    if network_kinds(kinds) and resolve_engine(engine, gpus) == "onnx":
         try:
             return _onnx_spec(tuple(kinds), network, size.crop)
         except UsageError:
@@ -168,57 +174,62 @@ def prepare(
 
 
 def resolve_engine(engine: str, gpus: bool = False) -> str:
-    """``torch`` or ``onnx``; UsageError as for `pack`."""
+    """Return ``torch`` or ``onnx`` for the value of ``--engine``; raises UsageError as `prepare` does."""
+    if engine == "torch" or (engine == "auto" and gpus):
+        return "torch"
+    if gpus:
+        raise UsageError("--engine onnx runs on CPUs only, and this cluster has GPUs; leave it out.")
     missing = [name for name in ("onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if engine == "onnx" and gpus:
-        raise UsageError("--engine onnx is for actors on CPUs, and this cluster has GPUs; leave it out.")
-    if engine == "onnx" and missing:
-        raise UsageError(f"--engine onnx needs {missing[0]}; install it on all nodes with: pip install 'mvad[onnx]'.")
-    return "torch" if engine == "torch" or gpus or missing else "onnx"
+    if missing and engine == "onnx":
+        raise UsageError(f"--engine onnx needs {missing[0]}, which is not installed; install mvad again on all nodes.")
+    return "torch" if missing else "onnx"
 
 
-@functools.lru_cache(maxsize=4)  # a run asks twice, to fit and to score
+@functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
 def _onnx_spec(kinds: tuple[str, ...], network: Network, side: int) -> OnnxSpec:
+    return OnnxSpec(kinds, onnx_graph(_feature_network(kinds, network, side), side))
+
+
+def _feature_network(kinds: Sequence[str], network: Network, side: int) -> nn.Module:
+    # Imported here because torchvision and timm take seconds, which actors with ONNX Runtime save.
     from mvad.features.backbones import FeatureNetwork
 
-    of_network = [kind for kind in kinds if kind != PIXELS]
-    return OnnxSpec(kinds, onnx_graph(FeatureNetwork(of_network, network.spec, network.weights, side), side))
+    return FeatureNetwork(network_kinds(kinds), network.spec, network.weights, side)
 
 
 def onnx_graph(network: nn.Module, side: int) -> bytes:
-    """The graph of a network that takes (1, side, side, 3) uint8 pixels, as an ONNX file.
+    """Export a network that takes (1, side, side, 3) uint8 pixels as an ONNX file.
 
     Raises
     ------
     UsageError
-        The network uses what the exporter does not know.
+        The exporter does not support an operation of the network.
     """
     example: Any = (torch.zeros(CPU_CHUNK, side, side, 3, dtype=torch.uint8),)
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own code
+            warnings.simplefilter("ignore")  # the exporter's own code warns
             program = torch.onnx.export(network.eval(), example, dynamo=True, verbose=False)
         assert program is not None
         return program.model_proto.SerializeToString()
-    except Exception as error:  # whatever an exporter raises
+    except Exception as error:  # exporters raise exceptions of many types
         reason = str(error).strip().split("\n")[0][:200]
         raise UsageError(f"this backbone cannot run on ONNX Runtime ({reason}); add --engine torch.") from error
     finally:
-        log.setLevel(level)
+        logger.setLevel(level)
 
 
 def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) -> dict[str, tuple[int, ...]]:
-    """Shape of each kind's features of one image; found without weights and without computing any."""
+    """Return the shape of one image's features of each kind, without weights and without computing any."""
     shapes: dict[str, tuple[int, ...]] = {}
     if PIXELS in kinds:
-        side = min(size.crop, PIXELS_SIDE)
+        side = min(size.crop, MAX_PIXELS_SIDE)
         shapes[PIXELS] = (side, side, 3)
-    of_network = [kind for kind in kinds if kind != PIXELS]
-    if of_network:
+    if network_kinds(kinds):
         from mvad.features.backbones import network_shapes
 
-        shapes |= network_shapes(of_network, spec, size.crop)
+        shapes |= network_shapes(network_kinds(kinds), spec, size.crop)
     return shapes

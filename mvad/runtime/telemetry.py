@@ -1,6 +1,6 @@
-"""What a run has done so far, for whoever watches it: Ray metrics, a line of JSON a stage, memory.
+"""Ray metrics, one line of JSON per stage, and memory, for whoever monitors a run.
 
-Every node of a cluster offers the metrics to Prometheus, and Ray's dashboard draws them where it has one:
+Every node of a cluster exports the metrics to Prometheus, and Ray's dashboard plots them if it is installed:
 ``ray_mvad_images_total`` by stage and status, ``ray_mvad_bytes_read_total`` and ``ray_mvad_actor_seconds_total`` by
 stage.
 """
@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import resource
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from mvad.data.images import Batch
 
 logger = logging.getLogger("mvad")
-JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a submitted job
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the environment of a submitted job
 
 
 @functools.cache
@@ -33,14 +32,14 @@ def _counters() -> tuple[Counter, Counter, Counter]:
     from ray.util.metrics import Counter
 
     return (
-        Counter("mvad_images", "Images that have left an actor.", ("stage", "status")),
+        Counter("mvad_images", "Images that actors have processed.", ("stage", "status")),
         Counter("mvad_bytes_read", "Bytes of the image files that could be decoded.", ("stage",)),
-        Counter("mvad_actor_seconds", "Seconds that actors computed.", ("stage",)),
+        Counter("mvad_actor_seconds", "Seconds of computation in actors.", ("stage",)),
     )
 
 
 def count(stage: str, ok: int, errors: int, size: int, seconds: float) -> None:
-    """Add a batch to the metrics of this process; called in actors and tasks of Ray.
+    """Add a batch to the metrics of this process, a Ray actor or task.
 
     Parameters
     ----------
@@ -48,20 +47,29 @@ def count(stage: str, ok: int, errors: int, size: int, seconds: float) -> None:
         Images with and without a result.
     size
         Bytes of their files.
+    seconds
+        Time they took to compute.
     """
-    images, read, busy = _counters()
+    images, bytes_read, actor_seconds = _counters()
     for status, number in (("ok", ok), ("error", errors)):
         if number:
             images.inc(number, {"stage": stage, "status": status})
     if size:
-        read.inc(size, {"stage": stage})
-    busy.inc(max(seconds, 1e-9), {"stage": stage})
+        bytes_read.inc(size, {"stage": stage})
+    actor_seconds.inc(max(seconds, 1e-9), {"stage": stage})
 
 
 def peak_memory() -> int:
-    """The most resident memory that this process has had, in bytes; it includes what it maps of Ray's object store."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most << 10
+    """Return the peak resident memory of this process in bytes, mapped parts of Ray's object store included.
+
+    0 on Windows, where it is not measured.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def retries() -> int:
@@ -90,8 +98,8 @@ def columns(name: str, count: int) -> Batch:
 
 
 def log(event: str, **facts: Any) -> None:
-    """Log a line of JSON, by Python's ``logging``; in a submitted job it goes to the job's log."""
-    if JOB_MARK in os.environ and not logger.handlers:
+    """Log a line of JSON with Python's ``logging``; in a submitted job it goes to the job's log."""
+    if JOB_VARIABLE in os.environ and not logger.handlers:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
     logger.info(json.dumps({"event": event, **facts}))

@@ -1,90 +1,86 @@
-"""Waiting for results while nodes come and go: Ray waits in silence, and for ever, for nodes that nobody starts."""
+"""Stop a run when the cluster has lost its last usable node; Ray alone would wait forever."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import ray
 
 from mvad.errors import UsageError
-from mvad.runtime.node_check import JOIN_SECONDS
+from mvad.runtime.node_check import JOIN_TIMEOUT_S
 
-LOOK_SECONDS = 10.0  # without a result, until the nodes are looked at
+POLL_INTERVAL_S = 10.0
 
 Item = TypeVar("Item")
-_END = object()
+_END: Any = object()
 
 
 def watch_nodes(
     items: Iterable[Item],
     claim: Mapping[str, float],
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     *,
-    look_seconds: float = LOOK_SECONDS,
-    join_seconds: float = JOIN_SECONDS,
+    poll_interval_s: float = POLL_INTERVAL_S,
+    join_timeout_s: float = JOIN_TIMEOUT_S,
 ) -> Iterator[Item]:
-    """The items of a Ray data set as they come, unless no node is left to compute them, and none joins in time.
+    """Yield the items of a Ray data set, unless no node is left to compute them and none joins in time.
 
     Parameters
     ----------
     claim
-        What an actor claims, ``num_cpus`` and ``num_gpus``.
-    say
-        Told, once each time, that a node is waited for.
-    look_seconds, join_seconds
-        How long nothing may come before the nodes are looked at, and how long a node may take to join.
+        What an actor claims of Ray's resources, ``num_cpus`` and ``num_gpus``.
+    notify
+        Called with one line each time the last node is lost.
+    poll_interval_s
+        Without an item for this long, in seconds, the nodes are checked.
+    join_timeout_s
+        How long a node may take to join, in seconds.
 
     Raises
     ------
     UsageError
         No node joined; the rows written so far stay.
     """
-    ready: queue.Queue[Any] = queue.Queue()
-    wanted: queue.Queue[bool] = queue.Queue()
+    iterator = iter(items)
+    while True:
+        # One item at a time, and only when it is asked for: no more items are in memory than without the thread.
+        item = _in_thread(lambda: next(iterator, _END))
+        lost_at: float | None = None
+        while not wait([item], poll_interval_s).done:
+            if any(_has_resources(node, claim) for node in ray.nodes() if node["Alive"]):
+                lost_at = None
+            elif lost_at is None:
+                lost_at = time.monotonic()
+                notify("no node is left that can compute; waiting for one to join the cluster")
+            elif time.monotonic() - lost_at > join_timeout_s:
+                raise UsageError(
+                    f"the cluster lost its last node that can compute, and none joined within {join_timeout_s:,.0f} s; "
+                    "check `ray status`, start nodes, and run this again."
+                )
+        if item.result() is _END:
+            return
+        yield item.result()
 
-    def iterate() -> None:
-        # An item is taken only when it is asked for: no more of them lie in memory than without this thread.
+
+def _in_thread(function: Callable[[], Any]) -> Future[Any]:
+    """Run a function in a daemon thread, which unlike an executor's does not keep the process alive."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
         try:
-            iterator = iter(items)
-            while wanted.get():
-                ready.put((next(iterator, _END), None))
-        except BaseException as error:  # belongs to whoever waits for the item
-            ready.put((_END, error))
+            future.set_result(function())
+        except BaseException as error:  # for the thread that waits for the result
+            future.set_exception(error)
 
-    threading.Thread(target=iterate, daemon=True).start()
-    alone_since: float | None = None
-    wanted.put(True)
-    try:
-        while True:
-            try:
-                item, error = ready.get(timeout=look_seconds)
-            except queue.Empty:
-                if any(_can_take(node, claim) for node in ray.nodes() if node["Alive"]):
-                    alone_since = None
-                elif alone_since is None:
-                    alone_since = time.monotonic()
-                    say("no node that can compute is left; waiting for one to join the cluster")
-                elif time.monotonic() - alone_since > join_seconds:
-                    raise UsageError(
-                        "the cluster lost its last node that could compute, and none joined within "
-                        f"{join_seconds:,.0f} s; see what `ray status` says, start nodes, and start this again."
-                    ) from None
-                continue
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            alone_since = None
-            yield item
-            wanted.put(True)
-    finally:
-        wanted.put(False)
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
-def _can_take(node: Mapping[str, Any], claim: Mapping[str, float]) -> bool:
-    has = node["Resources"]
-    return has.get("GPU", 0.0) >= claim.get("num_gpus", 0.0) and has.get("CPU", 0.0) >= claim.get("num_cpus", 0.0)
+def _has_resources(node: Mapping[str, Any], claim: Mapping[str, float]) -> bool:
+    resources = node["Resources"]
+    enough_cpus = resources.get("CPU", 0.0) >= claim.get("num_cpus", 0.0)
+    return enough_cpus and resources.get("GPU", 0.0) >= claim.get("num_gpus", 0.0)

