@@ -12,7 +12,7 @@ from typing import Any
 from mvad.commands import COMMANDS
 
 __version__ = "0.1.0"
-__all__ = [*COMMANDS]  # noqa: PLE0604
+__all__ = [*COMMANDS]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
+from typer.models import OptionInfo
 
 from mvad import __version__
 from mvad.commands import COMMANDS
@@ -29,20 +32,20 @@ EXIT_USAGE = 2
 
 app = typer.Typer(
     help="Learn what good products look like, score new images, get a table. On a laptop or a Ray cluster.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _callback(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     if version:
         typer.echo(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -75,11 +78,25 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
-    """A parameter whose option is shown in a panel of ``--help``."""
-    for info in parameter.annotation.__metadata__:
-        if hasattr(info, "rich_help_panel"):
-            info.rich_help_panel = panel
-    return parameter
+    """An option as typer takes it: in a panel of ``--help``, with text where only `options` knows how to read it."""
+    hint, *metadata = get_args(parameter.annotation)
+    (info,) = (one for one in metadata if isinstance(one, OptionInfo))
+    info = copy.copy(info)
+    info.rich_help_panel, info.help = panel, escape(info.help or "")
+    default = parameter.default
+    if info.metavar and info.metavar != "N":  # sizes and lists
+        hint = str | None
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default and str(default)
+    return parameter.replace(annotation=Annotated[_plain(hint), info], default=default)
+
+
+def _plain(hint: Any) -> Any:
+    """A type without what pydantic checks."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_plain(part) for part in get_args(hint))]  # noqa: UP007
+    return hint
 
 
 for _name in COMMANDS:
@@ -90,14 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong use, 3 too many unreadable files, 4 drift, 1 anything else."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+    except (UsageError, TyperException) as error:
+        Console(stderr=True, highlight=False).print(f"mvad: {escape(str(error))}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
-    except (UsageError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        Console(stderr=True, highlight=False).print(f"mvad: {escape(message)}", soft_wrap=True)
-        sys.exit(EXIT_USAGE)
-    except click.Abort:
+    except typer.Abort:
         sys.exit(1)
     sys.exit(code)
 

@@ -18,8 +18,8 @@ from mvad import storage
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS, Detector, State, TrainedDetector
 from mvad.errors import UsageError
-from mvad.memory import MemoryBudget
 from mvad.features.backbone_spec import BackboneSpec
+from mvad.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network

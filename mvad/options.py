@@ -11,10 +11,9 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-import click
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
@@ -26,6 +25,10 @@ from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
 
 PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
+
+# Titles that are not named here are those of one command, and come first, or of a detector's parameters.
+PANEL_ORDER = {"Images": 1, "Decisions": 2, "Backbone": 3, "Few-shot": 5, "Cluster": 6, "Output": 7}
+PANEL_ORDER |= {str(method.Params.__doc__): 4 for method in METHODS.values()}
 
 Options = TypeVar("Options")
 
@@ -45,28 +48,35 @@ def _check_limit(value: str) -> str:
     return value.strip()
 
 
+if TYPE_CHECKING:
+    MethodName = str
+    Rule = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+    Rule = Literal[RULES]
+
 Names = Annotated[list[str] | None, BeforeValidator(split_commas)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
-MethodName = Annotated[str, AfterValidator(lambda name: find_method(name).method)]
-Rule = Literal[RULES]  # type: ignore[valid-type]
 
 Data = Annotated[str, Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
 Out = Annotated[str, Option(help="New folder for the results; a path or a URI.")]
 Models = Annotated[str, Option(help="Folder of fitted models; a path or a URI.")]
 Results = Annotated[str, Argument(help="Folder of results; a path or a URI.")]
-_METHODS = click.Choice(list(METHODS))
 
 
 def _bytes(help: str, default: str) -> Any:
-    return Option(help=help, parser=parse_bytes, metavar="SIZE", show_default=default)
+    return Option(help=help, metavar="SIZE", show_default=default)
 
 
 def _commas(help: str, example: str) -> Any:
-    return Option(help=f"{help}, comma-separated.", click_type=click.STRING, metavar=example)
+    return Option(help=f"{help}, comma-separated.", metavar=example)
+
+
+group = functools.partial(dataclass, frozen=True, kw_only=True, config=ConfigDict(defer_build=True, extra="forbid"))
 
 
 class Group:
@@ -76,21 +86,21 @@ class Group:
         """Check what no single option can: each group calls the check of the next."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class OutputOptions(Group):
     """Output"""
 
     quiet: Annotated[bool, Option("--quiet", help="Print errors and warnings only.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class NewRunOptions(Group):
     """Output"""
 
     new_run: Annotated[bool, Option("--new-run", help="Replace the results or models of an earlier run.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class CategoryOptions(Group):
     """Images"""
 
@@ -102,7 +112,7 @@ class CategoryOptions(Group):
         return self.categories
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class FileOptions(Group):
     """Images"""
 
@@ -120,7 +130,7 @@ class FileOptions(Group):
         return int(self.max_errors)
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class DataOptions(CategoryOptions, FileOptions):
     """Images"""
 
@@ -135,7 +145,7 @@ class DataOptions(CategoryOptions, FileOptions):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class NetworkOptions(Group):
     """Backbone"""
 
@@ -148,7 +158,7 @@ class NetworkOptions(Group):
     ] = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class BackboneOptions(NetworkOptions):
     """Backbone"""
 
@@ -180,7 +190,7 @@ class BackboneOptions(NetworkOptions):
         return ImageSize(resize=self.image_size, crop=self.crop or self.image_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class ClusterOptions(Group):
     """Cluster"""
 
@@ -206,24 +216,24 @@ class ClusterOptions(Group):
         return MemoryBudget(self.memory_limit)
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class JobOptions(DataOptions, NetworkOptions, ClusterOptions, OutputOptions):
     """The options of every job that runs a backbone on images."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class SeedOptions(Group):
     """Method"""
 
     seed: Annotated[Natural, Option(help="Seed of everything that is random.")] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class DetectorOptions(*dict.fromkeys(method.Params for method in METHODS.values())):  # type: ignore[misc]
     """The parameters of all detectors; each reads its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class VariantOptions(Group):
     """Few-shot"""
 
@@ -238,7 +248,7 @@ class VariantOptions(Group):
     ] = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class FoldOptions(Group):
     """Decisions"""
 
@@ -253,11 +263,11 @@ class FoldOptions(Group):
             raise UsageError("--folds 1 leaves nothing to learn from; give 2 or more, or 0 for no calibration.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class MethodOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
     """Method"""
 
-    method: Annotated[MethodName, Option(help="The detector.", click_type=_METHODS)] = "patchcore"
+    method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
 
     @property
     def rows_per_image(self) -> int:
@@ -265,7 +275,7 @@ class MethodOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, F
         return 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
     """Few-shot"""
 
@@ -279,17 +289,17 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
         return 1 + N_VARIANTS if self.shots is not None and self.augment else 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class ModelChoice(Group):
     """Models"""
 
     method: Annotated[
         MethodName | None,
-        Option(help="Use the models of this method; needed if there are several.", click_type=_METHODS),
+        Option(help="Use the models of this method; needed if there are several."),
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class RuleOptions(Group):
     """Decisions"""
 
@@ -302,14 +312,14 @@ class RuleOptions(Group):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class DecisionOptions(RuleOptions):
     """Decisions"""
 
     false_alarm_rate: Annotated[Share, Option(help="Share of good images that may be flagged.")] = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, NewRunOptions):
     """Decisions"""
 
@@ -322,14 +332,14 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, NewRunOptions):
     ] = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class RunOptions(FitOptions, ScoreOptions):
     """Method"""
 
-    method: Annotated[MethodName, Option(help="The detector.", click_type=_METHODS)] = "patchcore"
+    method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class CompareOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, VariantOptions, NewRunOptions):
     """Method"""
 
@@ -357,7 +367,7 @@ class CompareOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, 
         return RunOptions(**common, folds=0, maps="all")
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class FalseAlarmOptions(MethodOptions, RuleOptions):
     """Splits"""
 
@@ -368,7 +378,7 @@ class FalseAlarmOptions(MethodOptions, RuleOptions):
     ] = (0.01, 0.05)  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
     """Update"""
 
@@ -378,7 +388,7 @@ class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
     ] = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class InspectOptions(JobOptions, NewRunOptions):
     """Features"""
 
@@ -397,7 +407,7 @@ class InspectOptions(JobOptions, NewRunOptions):
         return ImageSize(resize=self.image_size, crop=self.image_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class ReportOptions(CategoryOptions, FileOptions, OutputOptions):
     """Report"""
 
@@ -408,7 +418,7 @@ class ReportOptions(CategoryOptions, FileOptions, OutputOptions):
     pictures: Annotated[Natural, Option(help="Show at most N images per category.", metavar="N")] = 24
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class MapOptions(CategoryOptions, FileOptions, OutputOptions):
     """Maps"""
 
@@ -422,7 +432,7 @@ class MapOptions(CategoryOptions, FileOptions, OutputOptions):
     address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class PlanOptions(NetworkOptions, OutputOptions):
     """Plan"""
 
@@ -438,7 +448,7 @@ class PlanOptions(NetworkOptions, OutputOptions):
     ] = 50.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@group()
 class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions, OutputOptions):
     """Server"""
 
@@ -504,12 +514,12 @@ def keywords_of(kind: type) -> list[inspect.Parameter]:
 def panels(kind: type) -> dict[str, list[str]]:
     """The names of a kind's options by the title of their panel in ``--help``: the docstring of their group."""
     found: dict[str, list[str]] = {}
-    for group in kind.__mro__:
-        title = (group.__doc__ or "").strip()
-        for name in vars(group).get("__annotations__", {}):
+    for part in kind.__mro__:
+        title = (part.__doc__ or "").strip()
+        for name in inspect.get_annotations(part):
             if not any(name in names for names in found.values()):
                 found.setdefault(title, []).append(name)
-    return found
+    return dict(sorted(found.items(), key=lambda panel: PANEL_ORDER.get(panel[0], 0)))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -517,10 +527,10 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name, value = str(first["loc"][0]).replace("_", "-") if first["loc"] else "option", first["input"]
     limits = {
-        "greater_than_equal": "is too small; the minimum is {ge}",
-        "greater_than": "must be above {gt}",
-        "less_than_equal": "is too large; the maximum is {le}",
-        "less_than": "must be below {lt}",
+        "greater_than_equal": "is too small; the minimum is {ge:g}",
+        "greater_than": "must be above {gt:g}",
+        "less_than_equal": "is too large; the maximum is {le:g}",
+        "less_than": "must be below {lt:g}",
         "literal_error": "is unknown; choose one of: {expected}",
         "unexpected_keyword_argument": "is no option of this command",
         "value_error": "is wrong: {error}",

@@ -130,7 +130,7 @@ def _by_network(
     for run in runs:
         method = find_method(run.options.method)
         usable = asked is not None and method.can_use(asked)
-        of_backbone[asked if usable else describe(method.default_backbone)].append(run)
+        of_backbone[asked if asked and usable else describe(method.default_backbone)].append(run)
     groups, reasons = [], {}
     for spec, group in of_backbone.items():
         try:
@@ -166,7 +166,8 @@ def _fit_and_score(
         for category in manifest.categories
     ]
     outcomes = fitting.fit_models(train, jobs, report, keep_going=True)
-    scoring_jobs, sizes = [], {}
+    scoring_jobs: list[scoring.ScoringJob] = []
+    sizes: dict[tuple[str, str], int] = {}
     for number, (run, record) in enumerate(zip(group, records, strict=True)):
         of_run = outcomes[number * len(manifest.categories) :][: len(manifest.categories)]
         record.add_training(*fitting.failures_and_errors(of_run), train)

@@ -149,7 +149,7 @@ def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "n
         "pixels": pixels,
         "width": sizes[:, 0],
         "height": sizes[:, 1],
-        "bytes": n_bytes,
+        "file_size": n_bytes,
         "error": errors,
     }
 

@@ -23,7 +23,7 @@ from mvad.data.schema import SCHEMA
 from mvad.data.tables import is_table
 
 if TYPE_CHECKING:
-    from mvad.options import CommonOptions
+    from mvad.options import DataOptions
 
 FIRST_PORTION_WAIT_S = 10.0  # a listing that ends within this time is a single portion
 FIRST_PORTION_MIN_IMAGES = 2048  # unless the listing has ended
@@ -52,7 +52,7 @@ class Listing:
         When created: as `manifest.read_manifest` does. While iterating: the listing failed.
     """
 
-    def __init__(self, data: str, options: CommonOptions) -> None:
+    def __init__(self, data: str, options: DataOptions) -> None:
         self.root = storage.to_uri(data)
         self.ended = False
         self.n_images = self.n_test = self.ignored = 0

@@ -18,7 +18,7 @@ from mvad.data.tables import is_table, read_table
 from mvad.errors import UsageError
 
 if TYPE_CHECKING:
-    from mvad.options import CommonOptions
+    from mvad.options import DataOptions
 
 __all__ = ["SCHEMA", "Manifest", "read_manifest", "repeated_ids", "require_categories", "select_categories"]
 
@@ -55,7 +55,7 @@ class Manifest:
         return self.table.filter(pc.equal(self.table["split"], name))
 
 
-def read_manifest(data: str, options: CommonOptions) -> Manifest:
+def read_manifest(data: str, options: DataOptions) -> Manifest:
     """List DATA and apply ``--layout``, ``--category``, ``--categories`` and ``--limit``.
 
     Raises

@@ -29,7 +29,9 @@ Random = np.random.Generator
 ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE].astype(float)
 
 
-def sample(folder: str, seed: int = 0, *, n_train: int = 48, n_test_good: int = 16, n_test_per_defect: int = 6) -> int:
+def write_sample(
+    folder: str, seed: int = 0, *, n_train: int = 48, n_test_good: int = 16, n_test_per_defect: int = 6
+) -> int:
     """Write the data set into a new ``folder`` (a path or URI); the same seed gives the same pixels.
 
     Returns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -184,7 +185,7 @@ class FitScheduler:
         for others, held_out in fold_splits(fit.n_images, job.options.folds, job.options.seed):
             arguments = (job.options, features, rows[others].ravel(), rows[held_out, 0], prior)
             fold = self._remote(score_held_out).remote(*arguments)
-            self._watch(fold, _Task(fit, lambda scores, at=held_out: fit.take_fold(at, scores), features, n_bytes))
+            self._watch(fold, _Task(fit, functools.partial(fit.take_fold, held_out), features, n_bytes))
 
     def _sample(self, category: CategoryFeatures, kind: str) -> None:
         """Keep features of a few images of a category, for methods that learn from other categories."""

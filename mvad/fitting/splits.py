@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,22 +49,14 @@ def _of_category(category: CategoryFeatures, options: FalseAlarmOptions, pool: A
     held_out = np.empty((options.splits, n_images - n_fresh), np.float32)
     fresh = np.empty((options.splits, n_fresh), np.float32)
     task = ray.remote(score_held_out).options(**pool.task_resources)
-    targets: dict[ray.ObjectRef, tuple[NDArray[np.float32], int, NDArray[np.int64] | slice]] = {}
+    tasks: list[tuple[ray.ObjectRef, NDArray[np.float32], int, NDArray[np.int64] | slice]] = []
     for split in range(options.splits):
         order = np.random.default_rng([options.seed, split]).permutation(n_images)
         others, fitted = order[:n_fresh], np.sort(order[n_fresh:])
-        targets[task.remote(options, features, fitted, others)] = fresh, split, slice(None)
+        tasks.append((task.remote(options, features, fitted, others), fresh, split, slice(None)))
         for rest, fold in fold_splits(len(fitted), options.folds, options.seed):
-            targets[task.remote(options, features, fitted[rest], fitted[fold])] = held_out, split, fold
-    for reference in as_completed(targets):
-        array, split, rows = targets[reference]
-        array[split, rows], _ = ray.get(reference)
+            scores = task.remote(options, features, fitted[rest], fitted[fold])
+            tasks.append((scores, held_out, split, fold))
+    for scores, array, split, rows in tasks:
+        array[split, rows], _ = ray.get(scores)
     return SplitScores(category.category, held_out, fresh)
-
-
-def as_completed(references: dict[ray.ObjectRef, object]) -> Iterator[ray.ObjectRef]:
-    """The references of tasks as they end."""
-    waiting = list(references)
-    while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        yield done

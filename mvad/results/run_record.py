@@ -1,8 +1,8 @@
 """One run and its folder: what was asked, what is missing, what happened; becomes ``run.json``.
 
 What is missing is found by an anti-join of the listing with the ids in OUT. Ray Data's own checkpointing (beta in Ray
-2.60) was tested and rejected: it filters nothing if a data set is not read from files, so that a resumed run doubles its
-rows; it keeps a record of its own next to the rows, which can disagree with them; and on two processors its filter actor
+2.60) was tested and rejected. It filters nothing if a data set is not read from files, so a resumed run doubles its
+rows. It keeps a record of its own next to the rows, which can disagree with them. On two processors its filter actor
 once left a resumed run without progress. The ids in OUT are the rows themselves.
 """
 
@@ -25,9 +25,9 @@ from mvad.calibration import DecisionRule
 from mvad.data.requirements import log_image_count
 from mvad.errors import UsageError
 from mvad.results import store
-from mvad.results.rows import write_error_rows
 from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, exit_code
+from mvad.results.rows import write_error_rows
 from mvad.results.summary import evaluate
 from mvad.runtime.versions import versions
 

@@ -12,10 +12,8 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from mvad import calibration, storage
-from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
-from mvad.data.images import load_mask
 from mvad.errors import ImageError
 from mvad.results.metrics import image_metrics, pixel_metrics
 from mvad.results.store import read_by_category, read_scores
@@ -75,7 +73,7 @@ def _drift(rows: pa.Table, scores: NDArray[np.float32]) -> dict[str, Any] | None
     """How the scores of images that are not known to be defective lie against the calibration scores."""
     rows = rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.equal(rows["status"], "ok")))
     good = rows.filter(pc.not_equal(pc.fill_null(rows["label"], 0), 1))
-    drift = calibration.drift(good["score"].to_numpy(), scores)
+    drift = calibration.measure_drift(good["score"].to_numpy(), scores)
     return None if drift is None else {**drift._asdict(), "moved": drift.drifted}
 
 
@@ -136,6 +134,9 @@ def _reason(images: pa.Table, n_scored: int, labels: NDArray[np.int8]) -> str | 
 
 def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
     """Pixel metrics of the test images whose truth is known per pixel: good ones, and defective ones with a mask."""
+    from mvad.anomaly_maps.geometry import anomaly_map
+    from mvad.data.images import load_mask
+
     field = pads.field
     known = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
     known &= (field("split") == "test") & field("patch_scores").is_valid()

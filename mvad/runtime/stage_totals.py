@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import uuid
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class Totals:
         Names of the actors that computed something.
     """
 
-    seconds: dict[Hashable, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[Any, float] = field(default_factory=lambda: defaultdict(float))
     bytes_read: int = 0
     actor_memory: int = 0
     tasks_retried: int = 0
@@ -62,7 +63,7 @@ class _Ledger:
         totals.bytes_read += bytes_read
         totals.actor_memory = max(totals.actor_memory, memory)
         totals.tasks_retried += retries
-        totals.actors |= {actor} - {None}
+        totals.actors |= set() if actor is None else {actor}
 
     def totals(self, stage: str) -> Totals:
         return self._totals[stage]
@@ -72,9 +73,10 @@ class _Ledger:
 
 
 @functools.lru_cache(maxsize=1)
-def _ledger(job: str) -> ray.actor.ActorHandle:
+def _ledger(job: str) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Ledger).remote()
+    ledger: Any = ray.remote(_Ledger)
+    return ledger.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
 class StageTotals:
@@ -110,10 +112,8 @@ class StageTotals:
             self._add({}, 0, 0, retries, None)
 
     def _add(self, seconds: Mapping[Any, float], bytes_read: int, memory: int, retries: int, actor: str | None) -> None:
-        try:
+        with suppress(RayError):  # the images matter, the numbers do not
             ray.get(self._ledger.add.remote(self._stage, dict(seconds), bytes_read, memory, retries, actor))
-        except RayError:
-            pass  # the images matter, the numbers do not
 
     def get(self) -> Totals:
         """The totals so far."""

@@ -1,4 +1,4 @@
-"""Share models with scoring actors: one copy per node, or, of more than memory holds, files that are read when needed."""
+"""Share models with scoring actors: one copy per node, or, if memory cannot hold them, files read when needed."""
 
 from __future__ import annotations
 
