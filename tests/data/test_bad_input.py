@@ -1,4 +1,4 @@
-"""Whatever lies in a folder of images, listing and decoding it ends: in pixels, or in a reason on one line."""
+"""Listing and decoding any folder of files ends, for every image, in pixels or in a reason on one line."""
 
 import io
 import json
@@ -21,14 +21,15 @@ from helpers import corpus
 from helpers.corpus import ABSENT, MAX_PIXELS, OK, WHOLE
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, decode, decode_batch
-from mvad.data.manifest import SUFFIXES, read_manifest
+from mvad.data.layouts import SUFFIXES
+from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
 from mvad.options import CommonOptions
 from mvad.storage import local_path
 
 SIZE = ImageSize(resize=32, crop=32)
-MEMORY = 1_500_000_000
-SECONDS = 300  # for one that waits; what works in circles runs into `corpus.CPU_SECONDS`
+MAX_MEMORY_BYTES = 1_500_000_000
+TIMEOUT_S = 300  # for a process that waits; one in an endless loop hits `corpus.MAX_CPU_S`
 
 
 class Examined(NamedTuple):
@@ -36,20 +37,20 @@ class Examined(NamedTuple):
     kinds: list[corpus.Kind]
     rows: dict[str, dict]  # by URI
     opened: list[str]  # paths of files
-    memory: int  # bytes that the peak grew by
+    memory: int  # bytes by which the peak grew
 
 
 @pytest.fixture(scope="module")
 def examined(tmp_path_factory):
-    """The corpus, and what became of it in a process of its own."""
+    """The corpus, listed and decoded in a separate process."""
     folder = tmp_path_factory.mktemp("corpus")
     kinds = corpus.make(folder)
     root = folder / corpus.DATA
     command = [sys.executable, corpus.__file__, str(root), str(MAX_PIXELS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    return Examined(root, kinds, {row["uri"]: row for row in found["rows"]}, found["opened"], found["memory"])
+    process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
+    return Examined(root, kinds, {row["uri"]: row for row in report["rows"]}, report["opened"], report["memory"])
 
 
 def test_the_listing_has_every_image_and_nothing_else(examined):
@@ -68,12 +69,12 @@ def test_every_kind_is_pixels_or_the_expected_reason(examined):
             continue
         row = row_of[kind.path]
         if kind.expected == OK:
-            right = not row["error"] and row["width"] > 0 and row["height"] > 0
+            is_right = not row["error"] and row["width"] > 0 and row["height"] > 0
         else:
-            right = re.search(kind.expected, row["error"]) and row["width"] == row["height"] == 0
+            is_right = re.search(kind.expected, row["error"]) and row["width"] == row["height"] == 0
         if kind.like:
-            right = right and row["pixels"] == row_of[kind.like]["pixels"]
-        if not right:
+            is_right = is_right and row["pixels"] == row_of[kind.like]["pixels"]
+        if not is_right:
             wrong.append((kind.name, kind.expected, row["error"]))
     assert not wrong
 
@@ -85,29 +86,29 @@ def test_reasons_are_one_line(examined):
 
 
 def test_no_image_takes_more_memory_than_its_pixels_explain(examined):
-    assert examined.memory < MEMORY
+    assert examined.memory < MAX_MEMORY_BYTES
 
 
-def test_nothing_is_read_but_what_is_listed_and_only_links_lead_out(examined):
+def test_only_listed_files_are_read_and_only_links_lead_outside(examined):
     read = {path for path in examined.opened if not path.endswith((".py", ".pyc"))}  # a decoder's own modules
     assert read == {os.fsdecode(local_path(uri)) for uri in examined.rows}
     root = examined.root
-    real = os.path.realpath(root)
-    out = {os.path.relpath(path, root) for path in read if not os.path.realpath(path).startswith(real + os.sep)}
-    assert out == {"special/outside.png", "special/zero.png", "linked/secret.png"}
+    inside = os.path.realpath(root) + os.sep
+    outside = {os.path.relpath(path, root) for path in read if not os.path.realpath(path).startswith(inside)}
+    assert outside == {"special/outside.png", "special/zero.png", "linked/secret.png"}
 
 
 @pytest.mark.parametrize("suffix", WHOLE)
-def test_no_truncation_passes_for_other_pixels(suffix):
+def test_a_truncated_file_never_gives_other_pixels(suffix):
     data = WHOLE[suffix]
-    whole = np.asarray(decode(data, MAX_PIXELS))
+    complete = np.asarray(decode(data, MAX_PIXELS))
     for length in [*range(0, len(data), 41), *range(len(data) - 40, len(data))]:
         try:
             pixels = np.asarray(decode(data[:length], MAX_PIXELS))
         except ImageError as error:
             assert str(error)  # noqa: PT017
         else:
-            np.testing.assert_array_equal(pixels, whole)
+            np.testing.assert_array_equal(pixels, complete)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_no_truncation_passes_for_other_pixels(suffix):
         "",
     ],
 )
-def test_a_uri_that_leads_nowhere_is_a_reason(uri):
+def test_a_uri_without_a_file_has_a_reason(uri):
     (reason,) = decode_batch({"uri": np.array([uri], object)}, SIZE, MAX_PIXELS)["error"]
     assert reason
     assert reason.isprintable()
@@ -142,9 +143,9 @@ def test_a_reason_of_several_lines_becomes_one(tmp_path, monkeypatch):
 
 def write(root, *paths):
     for path in paths:
-        place = root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def listed(root, **options):
@@ -154,12 +155,12 @@ def listed(root, **options):
 
 def test_folders_may_be_nested_deeper_than_python_recurses(tmp_path):
     root = tmp_path / "deep"
-    place = root
+    folder = root
     try:
         for _ in range(1200):
-            place.mkdir()
-            place = place / "d"
-        (place.parent / "a.png").touch()
+            folder.mkdir()
+            folder = folder / "d"
+        (folder.parent / "a.png").touch()
         assert listed(root)[0] == ["d/" * 1199 + "a.png"]
     finally:
         subprocess.run(["rm", "-rf", root], check=True)  # pytest's own way recurses
@@ -182,7 +183,7 @@ def test_odd_masks(tmp_path):
     )
     ids, manifest = listed(tmp_path)
     assert ids == ["c/test/cut/a.jpg", "c/test/cut/a.png"]
-    assert manifest.ignored == 1  # the mask of no image; that of two is used
+    assert manifest.ignored == 1  # the mask that belongs to no image; the other belongs to two
     assert all(uri.endswith("/a_mask.png") for uri in manifest.table["mask_uri"].to_pylist())
 
 
@@ -205,7 +206,7 @@ def test_wrong_rows_of_a_visa_split(tmp_path, row, message):
 
 
 def check_decoding(data):
-    """The image that ``data`` says it is, or an error; nothing else."""
+    """Check that ``data`` is an image of the size in its header, or an error."""
     limit = 100_000
     try:
         image = decode(data, limit)
@@ -213,7 +214,7 @@ def check_decoding(data):
         assert str(error)  # noqa: PT017
         return
     with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-        assert sorted(image.size) == sorted(header.size)  # it may lie on its side
+        assert sorted(image.size) == sorted(header.size)  # it may have been rotated
     assert image.mode == "RGB"
     assert 0 < image.width * image.height <= limit
     assert np.asarray(image).shape == (image.height, image.width, 3)
@@ -230,11 +231,11 @@ SEEDS = [
     corpus.encoded(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]),
     corpus.encoded(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
 ]
-SOON = settings(max_examples=200, deadline=timedelta(seconds=10))  # a machine may be busy, an endless loop is longer
+BOUNDED = settings(max_examples=200, deadline=timedelta(seconds=10))  # for a busy machine, not for an endless loop
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@SOON
+@BOUNDED
 @given(data=st.binary(max_size=300), start=st.sampled_from([b"", *(seed[:20] for seed in SEEDS)]))
 def test_arbitrary_bytes_are_an_image_or_an_error(data, start):
     check_decoding(start + data)
@@ -242,17 +243,17 @@ def test_arbitrary_bytes_are_an_image_or_an_error(data, start):
 
 @st.composite
 def mutated(draw):
-    """The bytes of an image, of which some are changed, left out, repeated or cut off."""
+    """Change, leave out, repeat or cut off some bytes of an image."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 5))):
-        place = draw(st.integers(0, 60) | st.integers(0, len(data)))  # most goes wrong in headers
+        start = draw(st.integers(0, 60) | st.integers(0, len(data)))  # most goes wrong in headers
         length = draw(st.integers(0, 4))
-        data[place : place + length] = draw(st.binary(max_size=4) | st.just(bytes(data[:length])))
+        data[start : start + length] = draw(st.binary(max_size=4) | st.just(bytes(data[:length])))
     return bytes(data[: draw(st.just(len(data)) | st.integers(0, len(data)))])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # where the test itself reads the header
-@SOON
+@BOUNDED
 @given(data=mutated())
 def test_a_mutated_image_is_an_image_or_an_error(data):
     check_decoding(data)
@@ -264,32 +265,32 @@ NAMES = st.sampled_from(["train", "test", "ground_truth", "good", "ok", "cut", "
 STEMS = NAMES | st.sampled_from(["\udcff", "\\xff", "\\\\xff", "\\\udcff", "_mask", "a_mask", "-", "%2e"])
 FILES = st.tuples(STEMS, st.sampled_from([*SUFFIXES, ".PNG", ".Tiff", ".txt", "", ".png.gz"])).map("".join)
 PATHS = st.lists(NAMES, max_size=4).flatmap(lambda folders: FILES.map(lambda name: "/".join([*folders, name])))
-PLACES = {  # of images, as documented
+PATTERNS = {  # of the paths of images, as documented
     "plain": r"[^/]+/.+",
     "mvtec": r"(?:(?!(?:train|test|ground_truth)/)[^/]+/)?(?:test/[^/]+|train/(?:good|ok))/.+",
 }
 
 
 @settings(max_examples=60, deadline=None)
-@given(paths=st.lists(PATHS, min_size=1, max_size=8), layout=st.sampled_from(list(PLACES)))
+@given(paths=st.lists(PATHS, min_size=1, max_size=8), layout=st.sampled_from(list(PATTERNS)))
 def test_every_image_of_a_tree_is_listed_once(paths, layout):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
-        made = set()
+        written = set()
         for path in paths:
             names = path.split("/")
             try:
                 if not {".", ".."} & set(names):
                     write(root, path)
-                    made.add(path)
+                    written.add(path)
             except (FileExistsError, NotADirectoryError):
-                continue  # there is a file where this has a folder
+                continue  # one path has a file where another has a folder
         expected = {
             (root / path).as_uri()
-            for path in made
+            for path in written
             if path.lower().endswith(SUFFIXES)
             and not any(name.startswith(".") or name == "__MACOSX" for name in path.split("/"))
-            and re.fullmatch(PLACES[layout], path, re.DOTALL)
+            and re.fullmatch(PATTERNS[layout], path, re.DOTALL)
         }
         if not expected:
             with pytest.raises(UsageError):

@@ -63,7 +63,7 @@ def test_few_shots_alone_leave_the_other_images_out():
 
 @pytest.fixture
 def arrow():
-    """A photo of a thing with an up and a down, a left and a right."""
+    """An image that differs from its mirror images."""
     image = Image.new("RGB", (80, 60), (40, 60, 90))
     ImageDraw.Draw(image).polygon([(8, 8), (40, 14), (12, 50)], (220, 200, 60))
     return image
@@ -76,10 +76,10 @@ def test_variants_differ_by_a_small_move(arrow):
     assert one.tobytes() != other.tobytes()
     assert one.tobytes() != arrow.tobytes()
     flat = Image.new("RGB", (80, 60), (7, 8, 9))
-    assert vary(flat, 5, "both").tobytes() == flat.tobytes()  # nothing foreign comes into view at the edges
+    assert vary(flat, 5, "both").tobytes() == flat.tobytes()  # the edges are filled by reflection
 
 
-def test_flips_are_tossed_for_only_if_allowed(arrow):
+def test_only_allowed_flips_happen(arrow):
     changes = {}
     for flips in ("none", "horizontal", "vertical", "both"):
         changes[flips] = [
@@ -92,7 +92,7 @@ def test_flips_are_tossed_for_only_if_allowed(arrow):
     assert changes["both"] == [a or b for a, b in zip(changes["horizontal"], changes["vertical"], strict=True)]
 
 
-def test_what_looks_the_same_flipped_may_be_flipped(arrow):
+def test_a_product_may_be_flipped_if_it_looks_the_same_flipped(arrow):
     assert allowed_flips(arrow) == "none"
     ring = Image.new("RGB", (64, 64))
     ImageDraw.Draw(ring).ellipse((12, 12, 52, 52), (200, 180, 160))
@@ -103,7 +103,7 @@ def test_what_looks_the_same_flipped_may_be_flipped(arrow):
     assert allowed_flips(house.transpose(Image.Transpose.ROTATE_90)) == "vertical"
 
 
-def test_variants_are_decoded_beside_their_image(tmp_path, arrow):
+def test_variants_are_decoded_next_to_their_image(tmp_path, arrow):
     arrow.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"broken")
     uris = [(tmp_path / name).as_uri() for name in ("a.png", "a.png", "b.png", "b.png", "a.png")]

@@ -1,3 +1,5 @@
+"""Decoding image files of every kind, and what becomes of broken ones."""
+
 import io
 import os
 import struct
@@ -24,12 +26,12 @@ def encoded(image, kind, **options):
 
 
 def png_claiming(width, height):
-    """A PNG of a few bytes whose header says it is huge."""
+    """Encode a PNG of a few bytes whose header claims a size."""
 
     def chunk(name, data):
-        return struct.prepare(">I", len(data)) + name + data + struct.prepare(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.prepare(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
@@ -47,8 +49,8 @@ def png_claiming(width, height):
     ],
 )
 def test_every_kind_gives_the_same_pixels(kind, options, tolerance):
-    found = np.asarray(decode(encoded(Image.fromarray(RGB), kind, **options), 1000)).astype(int)
-    assert np.abs(found - RGB).max() <= tolerance
+    pixels = np.asarray(decode(encoded(Image.fromarray(RGB), kind, **options), 1000)).astype(int)
+    assert np.abs(pixels - RGB).max() <= tolerance
 
 
 def test_grey_palette_and_one_bit():
@@ -63,23 +65,23 @@ def test_grey_palette_and_one_bit():
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_keeps_its_full_range(kind):
     values = np.array([[0, 257, 25700, 65535]], np.uint16)
-    found = np.asarray(decode(encoded(Image.fromarray(values), kind), 1000))
-    np.testing.assert_array_equal(found[0, :, 0], [0, 1, 100, 255])
+    pixels = np.asarray(decode(encoded(Image.fromarray(values), kind), 1000))
+    np.testing.assert_array_equal(pixels[0, :, 0], [0, 1, 100, 255])
 
 
-def test_transparent_parts_are_black_whatever_colour_they_hide():
+def test_transparent_parts_are_black_whatever_their_colour():
     pixels = np.full((4, 4, 4), 200, np.uint8)
     pixels[:2, :, 3] = 0
     pixels[2:, :, 3] = 255
-    found = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), 1000))
-    assert (found[:2] == 0).all()
-    assert (found[2:] == 200).all()
+    decoded = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), 1000))
+    assert (decoded[:2] == 0).all()
+    assert (decoded[2:] == 200).all()
 
 
 def test_cmyk():
     image = Image.fromarray(RGB).convert("CMYK")
-    found = np.asarray(decode(encoded(image, "TIFF"), 1000)).astype(int)
-    assert np.abs(found - RGB).max() <= 2
+    pixels = np.asarray(decode(encoded(image, "TIFF"), 1000)).astype(int)
+    assert np.abs(pixels - RGB).max() <= 2
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -110,10 +112,10 @@ def test_crop_keeps_the_centre(tmp_path):
     pixels[16:48, 16:48] = 255
     path = tmp_path / "square.png"
     Image.fromarray(pixels).save(path)
-    found, width, height = load_image(to_uri(path), ImageSize(resize=64, crop=32), 10_000)
+    cropped, width, height = load_image(to_uri(path), ImageSize(resize=64, crop=32), 10_000)
     assert (width, height) == (64, 64)
-    assert found.shape == (32, 32, 3)
-    assert (found == 255).all()
+    assert cropped.shape == (32, 32, 3)
+    assert (cropped == 255).all()
 
 
 BROKEN = {
@@ -146,7 +148,7 @@ def test_every_truncation_is_an_image_or_a_reason():
     assert decode(whole, 10_000).size == (40, 40)
 
 
-def test_files_that_are_no_files(tmp_path):
+def test_what_is_not_a_regular_file_has_a_reason(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to("nowhere")
     (tmp_path / "folder.png").mkdir()

@@ -1,4 +1,4 @@
-"""Images are given out while others are still being listed: in portions, each once, and the same as in one go."""
+"""Images come in portions while others are still being listed: each once, and the same as in a single listing."""
 
 import itertools
 import threading
@@ -13,33 +13,30 @@ import mvad
 from helpers.tiles import tree
 from mvad import results, storage
 from mvad.data import listing
+from mvad.data.layouts import plain_table, surely_plain
 from mvad.data.listing import Listing, in_portions
-from mvad.data.manifest import SCHEMA, plain_rows, read_manifest, surely_plain
+from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
 from mvad.options import CommonOptions
 from mvad.storage import FileEntry, to_uri
 
 
 def table(*names):
-    return plain_rows([FileEntry(f"cap/{name}.png", f"file:///cap/{name}.png") for name in names], None)
+    return plain_table([FileEntry(f"cap/{name}.png", f"file:///cap/{name}.png") for name in names], None)
 
 
 def names(portion):
     return [name.removeprefix("cap/").removesuffix(".png") for name in portion["image_id"].to_pylist()]
 
 
-@pytest.fixture
-def at_once(monkeypatch):
-    """Portions are given out as soon as they may be."""
-    monkeypatch.setattr(listing, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(listing, "FIRST_IMAGES", 1)
+IMMEDIATELY = {"wait_s": 0.0, "min_rows": 1, "max_pending_rows": 1 << 18}
 
 
 @pytest.fixture
 def page_by_page(monkeypatch):
-    """A portion a folder, as if each took long to list."""
+    """One portion per folder, as if each took long to list."""
 
-    def one_by_one(tables):
+    def one_by_one(tables, **_):
         portions = [table for table in tables if len(table)]
         yield from ((table, False) for table in portions)
         yield SCHEMA.empty_table(), True
@@ -48,15 +45,17 @@ def page_by_page(monkeypatch):
     return monkeypatch
 
 
-def test_a_listing_that_is_quick_is_given_out_whole():
-    (portion,) = in_portions([table("a"), table("b"), table()])
-    assert (names(portion[0]), portion[1]) == (["a", "b"], True)
-    ((empty, ended),) = in_portions([])
+def test_a_quick_listing_is_a_single_portion():
+    patient = {"wait_s": 10.0, "min_rows": 2048, "max_pending_rows": 1 << 18}
+    ((portion, ended),) = in_portions([table("a"), table("b"), table()], **patient)
+    assert names(portion) == ["a", "b"]
+    assert ended
+    ((empty, ended),) = in_portions([], **patient)
     assert empty.schema == SCHEMA
     assert ended
 
 
-def test_portions_grow_and_tables_are_taken_while_the_consumer_is_busy(at_once):
+def test_portions_grow_and_tables_are_taken_while_the_consumer_is_busy():
     taken = {name: threading.Event() for name in "abcdef"}
     go_on = {name: threading.Event() for name in "abcdef"}
 
@@ -67,23 +66,24 @@ def test_portions_grow_and_tables_are_taken_while_the_consumer_is_busy(at_once):
             taken[name].set()  # when the next one is asked for
 
     go_on["a"].set()
-    portions = in_portions(slow())
+    portions = in_portions(slow(), **IMMEDIATELY)
     assert [names(portion) for portion, _ in itertools.islice(portions, 1)] == [["a1", "a2"]]
     go_on["b"].set()
     go_on["c"].set()
     assert taken["c"].wait(10)  # while nobody asks for a portion
     portion, ended = next(portions)
-    assert (names(portion), ended) == (["b1", "b2", "c1", "c2"], False)
+    assert names(portion) == ["b1", "b2", "c1", "c2"]
+    assert not ended
     go_on["d"].set()  # two rows, fewer than twice the four of the portion before
     assert taken["d"].wait(10)
     threading.Timer(0.2, lambda: [go_on[name].set() for name in "ef"]).start()
     portion, ended = next(portions)
-    assert (names(portion), ended) == (["d1", "d2", "e1", "e2", "f1", "f2"], True)
+    assert names(portion) == ["d1", "d2", "e1", "e2", "f1", "f2"]
+    assert ended
     assert next(portions, None) is None
 
 
-def test_no_more_rows_wait_than_memory_is_meant_for(at_once, monkeypatch):
-    monkeypatch.setattr(listing, "MOST_IMAGES", 3)
+def test_the_number_of_pending_rows_is_limited():
     asked = []
 
     def endless():
@@ -91,13 +91,13 @@ def test_no_more_rows_wait_than_memory_is_meant_for(at_once, monkeypatch):
             asked.append(number)
             yield table(f"{number}")
 
-    portions = in_portions(endless())
+    portions = in_portions(endless(), wait_s=0.0, min_rows=1, max_pending_rows=3)
     for _ in range(5):
         before = len(asked)
         portion, _ = next(portions)
         assert 1 <= len(portion) <= 3
         time.sleep(0.05)
-        assert len(asked) <= before + 8  # what was given out, what waits, and one on its way
+        assert len(asked) <= before + 8  # the last portion, what is pending, and one more
     portions.close()
     time.sleep(0.05)
     before = len(asked)
@@ -105,13 +105,13 @@ def test_no_more_rows_wait_than_memory_is_meant_for(at_once, monkeypatch):
     assert len(asked) == before  # the thread has ended
 
 
-def test_a_listing_that_breaks_off_says_so(at_once):
+def test_an_error_of_the_listing_reaches_the_consumer():
     def broken():
         yield table("a")
         raise UsageError("the store is gone.")
 
     with pytest.raises(UsageError, match="the store is gone"):
-        list(in_portions(broken()))
+        list(in_portions(broken(), **IMMEDIATELY))
 
 
 DUMP = (
@@ -127,38 +127,40 @@ DUMP = (
 
 @pytest.mark.parametrize("options", [{}, {"categories": "line1"}, {"category": "all"}, {"layout": "plain"}])
 def test_portions_are_the_manifest(tmp_path, page_by_page, options):
-    """Of a dump with folders without images, images without a folder, and hidden ones."""
+    """The dump has folders without images, images without a folder, and hidden ones."""
     tree(tmp_path, *DUMP)
-    whole = read_manifest(str(tmp_path), CommonOptions(**options))
-    found = Listing(str(tmp_path), CommonOptions(**options))
-    assert not found.ended
-    assert set(found.categories) >= set(whole.categories)
-    portions = list(found)
+    manifest = read_manifest(str(tmp_path), CommonOptions(**options))
+    images = Listing(str(tmp_path), CommonOptions(**options))
+    assert not images.ended
+    assert set(images.categories) >= set(manifest.categories)
+    portions = list(images)
     assert len(portions) > 1
     joined = pa.concat_tables(portions).sort_by([("category", "ascending"), ("image_id", "ascending")])
-    assert joined.equals(whole.table)
-    assert found.ended
-    assert (found.categories, found.n_images, found.n_test) == (whole.categories, len(whole.table), len(whole.table))
-    assert found.ignored == whole.ignored
+    assert joined.equals(manifest.table)
+    assert images.ended
+    assert images.categories == manifest.categories
+    assert images.n_images == images.n_test == manifest.n_images
+    assert images.ignored == manifest.ignored
 
 
 @pytest.mark.parametrize(
     ("paths", "options"),
     [
         (("cap/train/good/a.png", "cap/test/bad/b.png", "cap/test/good/c.png"), {}),  # a labelled tree
-        (("test/bad/b.png", "train/good/a.png"), {}),  # one category of one
+        (("test/bad/b.png", "train/good/a.png"), {}),  # a single category as ROOT
         (DUMP, {"limit": 1}),
     ],
 )
-def test_what_depends_on_all_files_is_listed_first(tmp_path, page_by_page, paths, options):
+def test_what_depends_on_all_files_is_listed_completely_first(tmp_path, page_by_page, paths, options):
     tree(tmp_path, *paths)
-    whole = read_manifest(str(tmp_path), CommonOptions(**options))
-    found = Listing(str(tmp_path), CommonOptions(**options))
-    assert found.ended
-    assert (found.categories, found.n_images) == (whole.categories, len(whole.table))
-    (portion,) = found
-    assert portion.equals(whole.split("test"))
-    assert found.n_test == len(portion)
+    manifest = read_manifest(str(tmp_path), CommonOptions(**options))
+    images = Listing(str(tmp_path), CommonOptions(**options))
+    assert images.ended
+    assert images.categories == manifest.categories
+    assert images.n_images == manifest.n_images
+    (portion,) = images
+    assert portion.equals(manifest.split("test"))
+    assert images.n_test == len(portion)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_what_depends_on_all_files_is_listed_first(tmp_path, page_by_page, paths
         (("a/b.png",), {"categories": "cap"}, "unknown category 'cap'; .* has: a"),
     ],
 )
-def test_bad_input_has_the_manifests_words(tmp_path, paths, options, message):
+def test_bad_input_has_the_messages_of_the_manifest(tmp_path, paths, options, message):
     tree(tmp_path, *paths)
     for read in (read_manifest, Listing):
         with pytest.raises(UsageError, match=message):
@@ -179,7 +181,7 @@ def test_bad_input_has_the_manifests_words(tmp_path, paths, options, message):
         Listing(str(tmp_path / "nowhere"), CommonOptions())
 
 
-def test_a_category_that_is_nowhere_is_named_before_the_listing_ends(tmp_path, page_by_page):
+def test_an_unknown_category_is_an_error_before_the_listing_ends(tmp_path, page_by_page):
     tree(tmp_path, *DUMP)
     with pytest.raises(UsageError, match=r"unknown category 'cap'; .* has: line1, line2, line3"):
         Listing(str(tmp_path), CommonOptions(categories="cap"))
@@ -193,14 +195,14 @@ PATHS = st.lists(PARTS, min_size=0, max_size=4).map(lambda parts: "/".join([*par
 @given(paths=st.lists(PATHS, min_size=1, max_size=6, unique=True))
 def test_what_is_surely_plain_is_plain(tmp_path_factory, paths):
     root = tree(tmp_path_factory.mktemp("dump"), *paths)
-    if surely_plain(to_uri(root), storage.list_folders(to_uri(root))):
-        found = read_manifest(str(root), CommonOptions(category="any"))
-        assert set(found.table["category"].to_pylist()) == {"any"}  # other layouts know no --category
-        assert len(found.table) == len(paths)
+    if surely_plain(to_uri(root), storage.list_subfolders(to_uri(root))):
+        manifest = read_manifest(str(root), CommonOptions(category="any"))
+        assert manifest.categories == ["any"]  # other layouts ignore --category
+        assert manifest.n_images == len(paths)
 
 
-def test_a_night_in_portions_has_the_rows_of_one_in_one_go(tmp_path, tiles, base_run, page_by_page):
-    """And is taken up in portions; a folder without images is no category, one without a model has error rows."""
+def test_scoring_in_portions_gives_the_rows_of_a_single_portion(tmp_path, tiles, base_run, page_by_page):
+    """A resumed run too; a folder without images is not a category, one without a model has error rows."""
     dump, models = tmp_path / "dump", str(base_run[0] / "models")
     for name in ("alpha/spot", "beta/good"):
         category, kind = name.split("/")

@@ -1,3 +1,5 @@
+"""Manifests of every layout and of tables."""
+
 import os
 import string
 from pathlib import Path
@@ -31,12 +33,13 @@ MVTEC = (
 
 
 def test_mvtec_layout(tmp_path):
-    table = read_manifest(str(tree(tmp_path, *MVTEC, "cable/readme.txt", "cable/.hidden.png")), CommonOptions())
-    assert table.table.schema == SCHEMA
-    assert table.ignored == 0
-    assert table.categories == ["cable", "pill"]
-    found = {row["image_id"]: (row["split"], row["label"], row["defect"]) for row in table.table.to_pylist()}
-    assert found == {
+    root = tree(tmp_path, *MVTEC, "cable/readme.txt", "cable/.hidden.png")
+    manifest = read_manifest(str(root), CommonOptions())
+    assert manifest.table.schema == SCHEMA
+    assert manifest.ignored == 0
+    assert manifest.categories == ["cable", "pill"]
+    by_id = {row["image_id"]: (row["split"], row["label"], row["defect"]) for row in manifest.table.to_pylist()}
+    assert by_id == {
         "cable/train/good/000.png": ("train", 0, "good"),
         "cable/test/good/000.png": ("test", 0, "good"),
         "cable/test/cut/000.png": ("test", 1, "cut"),
@@ -44,24 +47,24 @@ def test_mvtec_layout(tmp_path):
         "pill/train/good/a.JPG": ("train", 0, "good"),
         "pill/test/good/b.tiff": ("test", 0, "good"),
     }
-    masks = {row["image_id"]: row["mask_uri"] for row in table.table.to_pylist() if row["mask_uri"]}
+    masks = {row["image_id"]: row["mask_uri"] for row in manifest.table.to_pylist() if row["mask_uri"]}
     assert masks == {"cable/test/cut/000.png": (tmp_path / "cable/ground_truth/cut/000_mask.png").as_uri()}
 
 
 def test_one_category_as_root(tmp_path):
     tree(tmp_path, *MVTEC)
-    found = rows(tmp_path / "cable")
-    assert {row["category"] for row in found} == {"cable"}
-    assert {row["image_id"] for row in found} >= {"train/good/000.png", "test/cut/001.png"}
-    assert sum(row["mask_uri"] is not None for row in found) == 1
+    images = rows(tmp_path / "cable")
+    assert {row["category"] for row in images} == {"cable"}
+    assert {row["image_id"] for row in images} >= {"train/good/000.png", "test/cut/001.png"}
+    assert sum(row["mask_uri"] is not None for row in images) == 1
 
 
 def test_btad_names(tmp_path):
     tree(tmp_path, "01/train/ok/0.bmp", "01/test/ok/1.bmp", "01/test/ko/2.bmp", "01/ground_truth/ko/2.png")
-    found = {row["image_id"]: row for row in rows(tmp_path)}
-    assert found["01/train/ok/0.bmp"]["label"] == 0
-    assert found["01/test/ko/2.bmp"]["label"] == 1
-    assert found["01/test/ko/2.bmp"]["mask_uri"].endswith("01/ground_truth/ko/2.png")
+    by_id = {row["image_id"]: row for row in rows(tmp_path)}
+    assert by_id["01/train/ok/0.bmp"]["label"] == 0
+    assert by_id["01/test/ko/2.bmp"]["label"] == 1
+    assert by_id["01/test/ko/2.bmp"]["mask_uri"].endswith("01/ground_truth/ko/2.png")
 
 
 def test_visa_split(tmp_path):
@@ -74,15 +77,17 @@ def test_visa_split(tmp_path):
         f"candle,test,anomaly,{base}/Images/Anomaly/1.JPG,{base}/Masks/Anomaly/1.png\n"
     )
     train, test = sorted(rows(tmp_path), key=lambda row: row["split"], reverse=True)
-    assert (train["category"], train["split"], train["label"]) == ("candle", "train", 0)
-    assert (test["split"], test["label"], test["defect"]) == ("test", 1, "anomaly")
+    expected = {"category": "candle", "split": "train", "label": 0}
+    assert {name: train[name] for name in expected} == expected
+    expected = {"split": "test", "label": 1, "defect": "anomaly"}
+    assert {name: test[name] for name in expected} == expected
     assert test["mask_uri"].endswith("Masks/Anomaly/1.png")
 
 
 def test_plain_dump(tmp_path):
     tree(tmp_path, "line1/2026/a.png", "line1/b.webp", "line2/c.bmp", "notes.txt")
-    found = {row["image_id"]: (row["category"], row["split"], row["label"]) for row in rows(tmp_path)}
-    assert found == {
+    by_id = {row["image_id"]: (row["category"], row["split"], row["label"]) for row in rows(tmp_path)}
+    assert by_id == {
         "line1/2026/a.png": ("line1", "test", None),
         "line1/b.webp": ("line1", "test", None),
         "line2/c.bmp": ("line2", "test", None),
@@ -104,7 +109,7 @@ def test_layout_can_be_forced(tmp_path):
         rows(tmp_path, layout="visa")
 
 
-def test_files_without_a_place_are_counted(tmp_path):
+def test_images_outside_the_layout_are_counted(tmp_path):
     tree(tmp_path, *MVTEC, "cable/overview.png")
     assert read_manifest(str(tmp_path), CommonOptions()).ignored == 1
 
@@ -117,21 +122,22 @@ def test_a_table_of_images(tmp_path, kind):
         "label": [0, 1, None],
         "split": ["train", "test", None],
     }
-    place = tmp_path / f"images.{kind}"
+    path = tmp_path / f"images.{kind}"
     if kind == "parquet":
-        pq.write_table(pa.table(columns), place)
+        pq.write_table(pa.table(columns), path)
     else:
-        place.write_text(
+        path.write_text(
             "uri,category,label,split\nlamp/a b#1.png,lamp,0,train\n/data/c.png,lamp,1,test\ns3://bucket/d.png,lens,,\n"
         )
-    found = {row["image_id"]: row for row in rows(place)}
-    first = found["lamp/a b#1.png"]
+    by_id = {row["image_id"]: row for row in rows(path)}
+    first = by_id["lamp/a b#1.png"]
     assert local_path(first["uri"]) == os.fsencode(tmp_path / "lamp/a b#1.png")
-    assert (first["split"], first["label"]) == ("train", 0)
-    assert found["/data/c.png"]["uri"] == "file:///data/c.png"
-    assert found["s3://bucket/d.png"]["uri"] == "s3://bucket/d.png"
-    assert found["s3://bucket/d.png"]["label"] is None
-    assert found["s3://bucket/d.png"]["split"] == "test"
+    assert first["split"] == "train"
+    assert first["label"] == 0
+    assert by_id["/data/c.png"]["uri"] == "file:///data/c.png"
+    assert by_id["s3://bucket/d.png"]["uri"] == "s3://bucket/d.png"
+    assert by_id["s3://bucket/d.png"]["label"] is None
+    assert by_id["s3://bucket/d.png"]["split"] == "test"
 
 
 @pytest.mark.parametrize(
@@ -146,24 +152,24 @@ def test_a_table_of_images(tmp_path, kind):
     ],
 )
 def test_wrong_tables(tmp_path, text, message):
-    place = tmp_path / "images.csv"
-    place.write_text(text)
+    path = tmp_path / "images.csv"
+    path.write_text(text)
     with pytest.raises(UsageError, match=message):
-        rows(place)
+        rows(path)
 
 
-def test_limit_takes_an_even_share(tmp_path):
+def test_limit_takes_an_even_share_of_every_defect(tmp_path):
     tree(
         tmp_path,
         *(f"cap/test/{kind}/{n}.png" for kind in ("good", "chip", "dent") for n in range(10)),
         "cap/train/good/0.png",
     )
-    found = [row for row in rows(tmp_path, limit=6) if row["split"] == "test"]
-    assert len(found) == 6
-    assert {row["defect"] for row in found} == {"good", "chip", "dent"}
+    images = [row for row in rows(tmp_path, limit=6) if row["split"] == "test"]
+    assert len(images) == 6
+    assert {row["defect"] for row in images} == {"good", "chip", "dent"}
 
 
-def test_categories_chosen_and_unknown(tmp_path):
+def test_categories_are_selected_and_unknown_ones_refused(tmp_path):
     tree(tmp_path, *MVTEC)
     assert {row["category"] for row in rows(tmp_path, categories="pill")} == {"pill"}
     with pytest.raises(UsageError, match=r"unknown category 'bolt'; .* has: cable, pill"):
@@ -174,13 +180,13 @@ def test_categories_chosen_and_unknown(tmp_path):
     ("make", "message"), [("nothing", "does not exist"), ("file", "is a file"), ("empty", "no images under")]
 )
 def test_no_images(tmp_path, make, message):
-    place = tmp_path / "data"
+    path = tmp_path / "data"
     if make == "file":
-        place.touch()
+        path.touch()
     if make == "empty":
-        place.mkdir()
+        path.mkdir()
     with pytest.raises(UsageError, match=message):
-        rows(place)
+        rows(path)
 
 
 def test_linked_categories_are_followed_and_loops_end(tmp_path):
@@ -190,8 +196,8 @@ def test_linked_categories_are_followed_and_loops_end(tmp_path):
     (root / "cable").symlink_to(tmp_path / "real/cable")
     (root / "cable2").symlink_to(tmp_path / "real/cable")
     (tmp_path / "real/cable/loop").symlink_to(root)
-    found = {row["image_id"] for row in rows(root)}
-    assert {"cable/train/good/000.png", "cable2/train/good/000.png"} <= found
+    ids = {row["image_id"] for row in rows(root)}
+    assert {"cable/train/good/000.png", "cable2/train/good/000.png"} <= ids
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -199,8 +205,8 @@ def test_names_that_are_not_utf8(tmp_path):
     name = os.fsencode(tmp_path) + b"/cap/\xff\xfe.png"
     with open(name, "wb"):
         pass
-    found = {row["image_id"]: row["uri"] for row in rows(tmp_path)}
-    assert local_path(found["cap/\\xff\\xfe.png"]) == name
+    uris = {row["image_id"]: row["uri"] for row in rows(tmp_path)}
+    assert local_path(uris["cap/\\xff\\xfe.png"]) == name
 
 
 NAMES = st.text(
@@ -217,8 +223,8 @@ def test_any_name_survives_the_manifest(tmp_path_factory, names):
     root = tmp_path_factory.mktemp("names")
     paths = [f"{name}/{name}.png" for name in names]
     tree(root, *paths)
-    found = rows(root, layout="plain")
-    assert sorted(row["image_id"] for row in found) == sorted(paths)
-    for row in found:
+    images = rows(root, layout="plain")
+    assert sorted(row["image_id"] for row in images) == sorted(paths)
+    for row in images:
         assert local_path(row["uri"]) == os.fsencode(root / row["image_id"])
         assert row["category"] == Path(row["image_id"]).parts[0]

@@ -1,7 +1,7 @@
-"""Hostile and broken image files and names, and what is expected of each.
+"""Hostile and broken image files and file names, and the expected result of each.
 
-``python corpus.py ROOT MAX_PIXELS`` lists and decodes what lies in ROOT, and prints as JSON what came of it. That is a
-process of its own, so that one that hangs comes to an end, and so that a test sees how much memory it took.
+``python corpus.py ROOT MAX_PIXELS`` lists and decodes the images in ROOT and prints the results as JSON. It is a
+separate process, so a test can end it if it hangs and can measure how much memory it took.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from PIL import Image
 
 OK = "ok"
 ABSENT = "absent"
-MAX_PIXELS = 25_000_000  # the corpus has images of just so many
-CPU_SECONDS = 60  # for listing and decoding everything; two are needed
+MAX_PIXELS = 25_000_000  # the corpus has images of exactly this size
+MAX_CPU_S = 60  # for listing and decoding everything, which takes about 2
 DATA, OUTSIDE = "data", "outside"  # ROOT, and a folder that only links lead to
 
 UNKNOWN = "not an image of a known kind"
@@ -37,11 +37,11 @@ class Kind(NamedTuple):
     Attributes
     ----------
     path
-        Below ROOT; bytes that are not UTF-8 are surrogate escapes.
+        Path below ROOT; bytes that are not UTF-8 are surrogate escapes.
     expected
-        ``OK``, or a regular expression of the error's reason, or ``ABSENT`` for what must not be listed.
+        ``OK``, a regular expression that the reason matches, or ``ABSENT`` for files that must not be listed.
     like
-        Path of the file that must have the same pixels, if there is one.
+        Path of a file that must have the same pixels, or empty.
     """
 
     name: str
@@ -63,22 +63,22 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.prepare(">I", len(data)) + name + data + struct.prepare(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(width: int, height: int, idat: bytes, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
-    header = struct.prepare(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", idat) + chunk(b"IEND", b"")
 
 
 def png_with(name: bytes, data: bytes) -> bytes:
-    """The usual image with one more chunk in front of its pixels."""
-    whole = encoded(RGB, "PNG")
-    return whole[:33] + chunk(name, data) + whole[33:]
+    """Encode the usual image with an additional chunk before its pixels."""
+    png_data = encoded(RGB, "PNG")
+    return png_data[:33] + chunk(name, data) + png_data[33:]
 
 
-def squeezed(row: bytes, count: int) -> bytes:
-    """zlib data of many equal rows, of which there is never more than a part in memory."""
+def compressed_rows(row: bytes, count: int) -> bytes:
+    """Compress many equal rows by zlib without holding them all in memory."""
     packer = zlib.compressobj(1)
     part = max(1, (1 << 20) // len(row))
     pieces = [packer.compress(row * min(part, count - start)) for start in range(0, count, part)]
@@ -91,31 +91,31 @@ def interlaced() -> bytes:
     return png(RGB.width, RGB.height, zlib.compress(b"".join(rows)), interlace=1)
 
 
-def patched(data: bytes, place: int, layout: str, *values: int) -> bytes:
-    """``data`` with some numbers overwritten."""
+def patched(data: bytes, offset: int, layout: str, *values: int) -> bytes:
+    """Overwrite some numbers in ``data``."""
     changed = bytearray(data)
-    struct.pack_into(layout, changed, place, *values)
+    struct.pack_into(layout, changed, offset, *values)
     return bytes(changed)
 
 
 def tiff(extra: dict[int, tuple[int, int, int]] | None = None, size: int = 0, follow: int = 0) -> bytes:
-    """An 8 x 8 grey TIFF of which tags (type, count, value) are added or changed."""
+    """Encode an 8 x 8 grey TIFF; ``extra`` adds or replaces tags (type, count, value)."""
     tags = {256: (4, 1, 8), 257: (4, 1, 8), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
     tags |= {278: (4, 1, 8), 279: (4, 1, 64)}
     tags |= {273: (4, 1, 2000)} | (extra or {})
-    entries = b"".join(struct.prepare("<HHII", tag, *values) for tag, values in sorted(tags.items()))
-    head = b"II*\0" + struct.prepare("<IH", 8, len(tags)) + entries + struct.prepare("<I", follow)
+    entries = b"".join(struct.pack("<HHII", tag, *values) for tag, values in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", follow)
     return head.ljust(2000, b"\0") + bytes(range(64)) + b"\0" * size
 
 
 def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """EXIF data of raw entries: tag, type, count and four bytes."""
-    packed = b"".join(struct.prepare("<HHI", *entry[:3]) + entry[3] for entry in entries)
-    return b"Exif\0\0II*\0\x08\0\0\0" + struct.prepare("<H", len(entries)) + packed + b"\0\0\0\0"
+    """Encode EXIF data from raw entries: tag, type, count and four bytes."""
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + b"\0\0\0\0"
 
 
 TURNED = (0x0112, 3, 1, b"\x06\0\0\0")  # orientation 6
-STORED = {  # how an image lies in a file that has this orientation
+STORED = {  # what an upright image undergoes before it is stored with this orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -132,19 +132,19 @@ class _Corpus:
         self.root = root
         self.kinds: list[Kind] = []
 
-    def place(self, name: str, path: str, expected: str, like: str = "") -> Path:
-        """Note a kind down; the caller makes its file."""
+    def reserve(self, name: str, path: str, expected: str, like: str = "") -> Path:
+        """Record a kind and return the path where the caller creates its file."""
         self.kinds.append(Kind(name, path, expected, like))
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
     def add(self, name: str, path: str, data: bytes, expected: str = OK, like: str = "") -> None:
-        self.place(name, path, expected, like).write_bytes(data)
+        self.reserve(name, path, expected, like).write_bytes(data)
 
 
 def make(folder: Path) -> list[Kind]:
-    """Write the corpus below ``folder``, its ROOT being ``folder / DATA``."""
+    """Write the corpus below ``folder``; its ROOT is ``folder / DATA``."""
     corpus = _Corpus(folder / DATA)
     outside = folder / OUTSIDE
     outside.mkdir(parents=True)
@@ -184,7 +184,7 @@ def _truncated(corpus: _Corpus) -> None:
         }
         for cut, (length, expected) in cuts.items():
             corpus.add(f"{cut} of {suffix}", f"truncated/{suffix}-{length}.{suffix}", data[:length], expected)
-        # What a PNG ends with is no part of its pixels.
+        # The end of a PNG does not belong to its pixels.
         ends = (OK, "whole/whole.png") if suffix == "png" else (DAMAGED, "")
         corpus.add(f"all but a byte of {suffix}", f"truncated/{suffix}-end.{suffix}", data[:-1], *ends)
 
@@ -232,7 +232,12 @@ def _damaged(corpus: _Corpus) -> None:
 
 def _bombs(corpus: _Corpus) -> None:
     add = corpus.add
-    add("bomb", "bombs/bits.png", png(30_000, 30_000, squeezed(b"\0" * 3751, 30_000), depth=1, colour=0), TOO_LARGE)
+    add(
+        "bomb",
+        "bombs/bits.png",
+        png(30_000, 30_000, compressed_rows(b"\0" * 3751, 30_000), depth=1, colour=0),
+        TOO_LARGE,
+    )
     jpeg = WHOLE["jpg"]
     frame = jpeg.index(b"\xff\xc0")
     add("JPEG bomb", "bombs/large.jpg", patched(jpeg, frame + 5, ">HH", 65_000, 65_000), TOO_LARGE)
@@ -241,7 +246,7 @@ def _bombs(corpus: _Corpus) -> None:
     moving = encoded(RGB, "WEBP", save_all=True, append_images=[GREY.convert("RGB")])
     canvas = moving.index(b"VP8X") + 12
     add("WebP bomb", "bombs/large.webp", patched(moving, canvas, "<HBHB", 0x3FFE, 0, 0x3FFE, 0), TOO_LARGE)
-    add("PNG with more than its pixels", "bombs/more.png", png(64, 64, squeezed(b"\0" * 193, 200_000)), OK)
+    add("PNG with more than its pixels", "bombs/more.png", png(64, 64, compressed_rows(b"\0" * 193, 200_000)), OK)
     bits = zlib.compress(b"\0" * 30_000_000, 1)
     add("zTXt bomb", "bombs/ztxt.png", png_with(b"zTXt", b"Comment\0\0" + bits), "too large")
     add("iTXt bomb", "bombs/itxt.png", png_with(b"iTXt", b"Comment\0\1\0\0\0" + bits), "too large")
@@ -258,8 +263,8 @@ def _bombs(corpus: _Corpus) -> None:
         progressive[:-2] + scan * 20_000 + progressive[-2:],
         "more than 500 scans",
     )
-    add("16 bits at the limit", "bombs/grey16.png", png(5000, 5000, squeezed(b"\0" * 10_001, 5000), 16, 0), OK)
-    add("RGBA at the limit", "bombs/rgba.png", png(5000, 5000, squeezed(b"\0" * 20_001, 5000), 8, 6), OK)
+    add("16 bits at the limit", "bombs/grey16.png", png(5000, 5000, compressed_rows(b"\0" * 10_001, 5000), 16, 0), OK)
+    add("RGBA at the limit", "bombs/rgba.png", png(5000, 5000, compressed_rows(b"\0" * 20_001, 5000), 8, 6), OK)
     add("above the limit by a column", "bombs/above.png", png(5001, 5000, b"", 8, 2), TOO_LARGE)
     add("wide", "bombs/wide.png", encoded(Image.new("RGB", (30_000, 3), (9, 9, 9)), "PNG"))
     add("tall", "bombs/tall.png", encoded(Image.new("RGB", (3, 30_000), (9, 9, 9)), "PNG"))
@@ -411,58 +416,58 @@ def _names(corpus: _Corpus) -> None:
 
 
 def _special(corpus: _Corpus, outside: Path) -> None:
-    place = corpus.place
-    place("folder called as a file", "special/folder.png", ABSENT).mkdir()
+    reserve = corpus.reserve
+    reserve("folder called as a file", "special/folder.png", ABSENT).mkdir()
     corpus.add("file in such a folder", "special/folder.png/image.png", encoded(RGB, "PNG"), like="whole/whole.png")
-    place("empty folder", "special/empty", ABSENT).mkdir()
-    place("link to itself", "special/self.png", "cannot be read: .*symbolic links").symlink_to("self.png")
-    place("link to one that links back", "special/ping.png", "symbolic links").symlink_to("pong.png")
-    place("and that one", "special/pong.png", "symbolic links").symlink_to("ping.png")
-    place("link to the folder it is in", "special/loop", ABSENT).symlink_to(".")
-    place("link to ROOT", "special/root.png", ABSENT).symlink_to("..")
-    place("link to nowhere", "special/dangling.png", "does not exist").symlink_to("nowhere")
-    place("link through a file", "special/through.png", "cannot be read").symlink_to("inside.png/x")
-    place("link inside ROOT", "special/inside.png", OK, "whole/whole.png").symlink_to("../whole/whole.png")
-    place("link out of ROOT", "special/outside.png", OK).symlink_to(outside / "secret.png")
-    place("linked folder", "linked", ABSENT).symlink_to(outside)
+    reserve("empty folder", "special/empty", ABSENT).mkdir()
+    reserve("link to itself", "special/self.png", "cannot be read: .*symbolic links").symlink_to("self.png")
+    reserve("link to one that links back", "special/ping.png", "symbolic links").symlink_to("pong.png")
+    reserve("and that one", "special/pong.png", "symbolic links").symlink_to("ping.png")
+    reserve("link to the folder it is in", "special/loop", ABSENT).symlink_to(".")
+    reserve("link to ROOT", "special/root.png", ABSENT).symlink_to("..")
+    reserve("link to nowhere", "special/dangling.png", "does not exist").symlink_to("nowhere")
+    reserve("link through a file", "special/through.png", "cannot be read").symlink_to("inside.png/x")
+    reserve("link inside ROOT", "special/inside.png", OK, "whole/whole.png").symlink_to("../whole/whole.png")
+    reserve("link out of ROOT", "special/outside.png", OK).symlink_to(outside / "secret.png")
+    reserve("linked folder", "linked", ABSENT).symlink_to(outside)
     corpus.kinds.append(Kind("file of a linked folder", "linked/secret.png", OK, "special/outside.png"))
-    place("link to a device", "special/zero.png", "not a regular file").symlink_to("/dev/zero")
-    os.mkfifo(place("named pipe", "special/pipe.png", "not a regular file"))
-    os.mknod(place("socket", "special/socket.png", "cannot be read|not a regular file"), stat.S_IFSOCK | 0o600)
+    reserve("link to a device", "special/zero.png", "not a regular file").symlink_to("/dev/zero")
+    os.mkfifo(reserve("named pipe", "special/pipe.png", "not a regular file"))
+    os.mknod(reserve("socket", "special/socket.png", "cannot be read|not a regular file"), stat.S_IFSOCK | 0o600)
     if os.geteuid() != 0:  # root may read anything
         corpus.add("forbidden", "special/forbidden.png", encoded(RGB, "PNG"), "permission")
         (corpus.root / "special/forbidden.png").chmod(0)
 
 
 def examine(root: str, max_pixels: int) -> dict[str, object]:
-    """List and decode, noting for every row what came of it, besides the peak of memory and the files opened."""
+    """List and decode ROOT; return the result of every row, the files opened, and the growth of the memory peak."""
     from mvad.data.image_size import ImageSize
     from mvad.data.images import decode_batch
     from mvad.data.manifest import read_manifest
     from mvad.options import CommonOptions
 
     def peak_bytes() -> int:
-        # Not `resource.getrusage`: its peak begins with that of the process that started this one.
+        # Not `resource.getrusage`: its peak starts at that of the parent process.
         return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
     opened: list[str] = []
-    listed = read_manifest(root, CommonOptions(layout="plain")).table.to_pylist()
-    Image.init()  # decoders are modules, which are files too
-    before = peak_bytes()
+    images = read_manifest(root, CommonOptions(layout="plain")).table.to_pylist()
+    Image.init()  # loads the decoders now, so that their modules are not among the opened files
+    peak_before = peak_bytes()
 
-    def note(event: str, values: tuple[object, ...]) -> None:
-        if event == "open" and not isinstance(values[0], int):  # a number is a file that is open already
+    def record_opened(event: str, values: tuple[object, ...]) -> None:
+        if event == "open" and not isinstance(values[0], int):  # a number is a file that is already open
             opened.append(os.fsdecode(values[0]))
 
-    sys.addaudithook(note)
+    sys.addaudithook(record_opened)
     rows = []
-    for row in listed:
+    for row in images:
         batch = decode_batch({"uri": np.array([row["uri"]], object)}, ImageSize(resize=64, crop=64), max_pixels)
-        found = {name: batch[name][0].item() for name in ("width", "height")}
-        rows.append({**row, **found, "error": batch["error"][0], "pixels": zlib.crc32(batch["pixels"].tobytes())})
-    return {"rows": rows, "opened": opened[:], "memory": peak_bytes() - before}
+        size = {name: batch[name][0].item() for name in ("width", "height")}
+        rows.append({**row, **size, "error": batch["error"][0], "pixels": zlib.crc32(batch["pixels"].tobytes())})
+    return {"rows": rows, "opened": opened[:], "memory": peak_bytes() - peak_before}
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     json.dump(examine(sys.argv[1], int(sys.argv[2])), sys.stdout)

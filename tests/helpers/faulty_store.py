@@ -1,4 +1,4 @@
-"""A loopback proxy before an S3-speaking server, which answers "slow down", hangs up, or breaks off in mid-answer."""
+"""A loopback proxy for an S3 server that answers "slow down", closes connections, or breaks off its answers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 FAULTS = ("slow down", "hang up", "break off", "lost answer")
-IN_A_ROW = 3  # faults at most of one request, so that what tries often enough gets through
+MAX_FAULTS_IN_A_ROW = 3  # per request, so enough retries always succeed
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
+HOP_BY_HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 
 class FaultyStore:
-    """The proxy, on a port of its own.
+    """The proxy, on its own port.
 
-    Which request fails, and how, follows from the seed, the request and how often it has been made, whatever the order.
+    Whether and how a request fails depends only on the seed, the request and how often it has been made, not on the
+    order of requests.
 
     Attributes
     ----------
     rate
-        Share of the requests that fail.
+        Share of requests that fail.
     delay
         Seconds before each answer.
     injected
-        How many requests failed, by kind.
+        Number of failed requests per fault.
     requests
-        How many there were, by method.
+        Number of requests per method.
     held
-        Listings of folders (paths in the bucket) that are answered when `released` is set.
+        Folders (paths in the bucket) whose listings are answered only once `released` is set.
     """
 
     def __init__(self, host: str, port: int, *, rate: float = 0.0, delay: float = 0.0, seed: int = 0) -> None:
@@ -72,12 +73,12 @@ class FaultyStore:
     def _fault(self, request: str) -> str | None:
         with self._lock:
             self._tries[request] += 1
-            choose = random.Random(f"{self.seed} {request} {self._tries[request]}")
-            if self._in_a_row[request] >= IN_A_ROW or choose.random() >= self.rate:
+            generator = random.Random(f"{self.seed} {request} {self._tries[request]}")
+            if self._in_a_row[request] >= MAX_FAULTS_IN_A_ROW or generator.random() >= self.rate:
                 self._in_a_row[request] = 0
                 return None
             self._in_a_row[request] += 1
-            fault = choose.choice(FAULTS)
+            fault = generator.choice(FAULTS)
             self.injected[fault] += 1
             return fault
 
@@ -100,10 +101,10 @@ class FaultyStore:
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        if fault == "lost answer":  # done, but nobody is told
+        if fault == "lost answer":  # the request succeeded, but the client is not told
             _hang_up(handler)
             return
-        headers = {name: value for name, value in answer.getheaders() if name.lower() not in HOP}
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP_HEADERS}
         if handler.command == "HEAD":
             headers["Content-Length"] = answer.getheader("Content-Length", "0")
             content = b""
@@ -111,7 +112,9 @@ class FaultyStore:
 
 
 def _headers(handler: BaseHTTPRequestHandler) -> dict[str, str]:
-    return {name: value for name, value in handler.headers.items() if name.lower() not in (*HOP, "expect")}
+    return {
+        name: value for name, value in handler.headers.items() if name.lower() not in (*HOP_BY_HOP_HEADERS, "expect")
+    }
 
 
 def _body(handler: BaseHTTPRequestHandler) -> bytes:

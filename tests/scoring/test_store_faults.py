@@ -80,8 +80,8 @@ def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
     store, tiles, base_run, tmp_path, monkeypatch
 ):
     faulty, uri = store
-    monkeypatch.setattr(listing, "FIRST_SECONDS", 0.5)
-    monkeypatch.setattr(listing, "FIRST_IMAGES", 1)
+    monkeypatch.setattr(listing, "FIRST_PORTION_WAIT_S", 0.5)
+    monkeypatch.setattr(listing, "FIRST_PORTION_MIN_IMAGES", 1)
     filesystem, _ = pafs.FileSystem.from_uri(uri("dump"))
     for name in ("alpha", "beta"):
         pafs.copy_files(str(tiles / name / "test"), f"plant/dump/{name}", destination_filesystem=filesystem)

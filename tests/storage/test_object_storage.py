@@ -1,4 +1,4 @@
-"""DATA, models and OUT in object storage: an S3-speaking server on the loopback interface."""
+"""DATA, models and OUT in object storage: S3 and Google Cloud Storage servers on the loopback interface."""
 
 import json
 from pathlib import Path
@@ -25,34 +25,34 @@ from mvad.options import CommonOptions
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def bucket(request, tiles):
-    """URIs of a folder in a bucket that holds ``tiles``, built by ``uri(path)``."""
+    """A bucket that holds ``tiles``: a function from a path in it to its URI."""
     if request.param == "s3":
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
-        begin, options = "s3://key:secret@plant", "region=us-east-1&allow_bucket_creation=true"
+        prefix, options = "s3://key:secret@plant", "region=us-east-1&allow_bucket_creation=true"
     else:
         host, port = "127.0.0.1", free_port()
         server = create_server(host, port, in_memory=True, default_bucket="plant")
         server.start()
-        begin, options = "gs://anonymous@plant", "retry_limit_seconds=20"
+        prefix, options = "gs://anonymous@plant", "retry_limit_seconds=20"
 
     def uri(path):
-        return f"{begin}/{path}?endpoint_override={host}:{port}&scheme=http&{options}"
+        return f"{prefix}/{path}?endpoint_override={host}:{port}&scheme=http&{options}"
 
     if request.param == "s3":
         pafs.FileSystem.from_uri(uri("tiles"))[0].create_dir("plant")
-    for file in tiles.rglob("*.png"):  # without objects for folders, which other programs do not make either
+    for file in tiles.rglob("*.png"):  # no objects for folders: other programs do not create them either
         storage.write(storage.join(uri("tiles"), file.relative_to(tiles).as_posix()), file.read_bytes())
     yield uri
     server.stop()
 
 
-def test_the_manifest_is_that_of_the_folder(bucket, tiles):
-    found = read_manifest(bucket("tiles"), CommonOptions()).table
+def test_the_manifest_is_that_of_the_local_folder(bucket, tiles):
+    manifest = read_manifest(bucket("tiles"), CommonOptions()).table
     expected = read_manifest(str(tiles), CommonOptions()).table
-    kept = ["image_id", "category", "split", "label", "defect"]
-    assert found.select(kept).equals(expected.select(kept))
+    columns = ["image_id", "category", "split", "label", "defect"]
+    assert manifest.select(columns).equals(expected.select(columns))
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -61,32 +61,33 @@ def test_a_table_skips_the_listing(bucket, tiles, suffix, monkeypatch):
     names = sorted(file.relative_to(tiles).as_posix() for file in tiles.rglob("alpha/test/*/*.png"))
     table, sink = pa.table({"uri": names}), pa.BufferOutputStream()
     (pq.write_table if suffix == "parquet" else pyarrow.csv.write_csv)(table, sink)
-    place = storage.join(bucket("tiles"), f"night.{suffix}")
-    storage.write(place, sink.getvalue())
-    found = Listing(place, CommonOptions())
-    (images,) = found
-    assert (images["image_id"].to_pylist(), found.categories) == (names, ["alpha"])
+    uri = storage.join(bucket("tiles"), f"images.{suffix}")
+    storage.write(uri, sink.getvalue())
+    listing = Listing(uri, CommonOptions())
+    (images,) = listing
+    assert images["image_id"].to_pylist() == names
+    assert listing.categories == ["alpha"]
     for row in images.to_pylist():
         assert storage.read_bytes(row["uri"], 10**6) == (tiles / row["image_id"]).read_bytes()
-    storage.remove(place)
+    storage.remove(uri)
 
 
-def test_names_need_no_care(bucket):
-    place = storage.join(storage.to_uri(bucket("odd")), "a b#1%20?é", "x.txt")
-    storage.write(place, b"hello")
-    assert storage.read(place) == b"hello"
+def test_any_name_can_be_written_and_listed(bucket):
+    uri = storage.join(storage.to_uri(bucket("odd")), "a b#1%20?é", "x.txt")
+    storage.write(uri, b"hello")
+    assert storage.read(uri) == b"hello"
     assert [file.path for file in storage.list_files(bucket("odd"))] == ["a b#1%20?é/x.txt"]
     assert storage.read_bytes(next(storage.list_files(bucket("odd"))).uri, 10) == b"hello"
-    assert storage.readable(place) == f"{place[:2]}://plant/odd/a b#1%20?é/x.txt"
+    assert storage.readable(uri) == f"{uri[:2]}://plant/odd/a b#1%20?é/x.txt"
     with pytest.raises(ImageError, match="larger than 3 bytes"):
-        storage.read_bytes(place, 3)
+        storage.read_bytes(uri, 3)
     with pytest.raises(ImageError, match="does not exist"):
         storage.read_bytes(storage.join(storage.to_uri(bucket("odd")), "gone.png"), 10)
     storage.remove(storage.to_uri(bucket("odd")))
-    assert not storage.exists(place)
+    assert not storage.exists(uri)
 
 
-def test_no_such_folder_names_no_keys(bucket):
+def test_the_error_of_a_missing_folder_hides_keys(bucket):
     with pytest.raises(UsageError, match=r"(s3|gs)://plant/nowhere cannot be listed") as caught:
         read_manifest(bucket("nowhere"), CommonOptions())
     assert "secret" not in str(caught.value)
@@ -96,9 +97,9 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     options = {"image_size": 64, "actors": 1, "folds": 0, **EMBEDDED}
     result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", **options)
     assert result.exit_code == 0
-    found = results.read_scores(bucket("results/one"), ["image_id", "score"])
+    scores = results.read_scores(bucket("results/one"), ["image_id", "score"])
     expected = results.read_scores(storage.to_uri(base_run[0]), ["image_id", "score"])
-    assert found.equals(expected)
+    assert scores.equals(expected)
     assert storage.exists(storage.join(bucket("results/one"), "_SUCCESS"))
     summary = json.loads(storage.read(storage.join(bucket("results/one"), "summary.json")))
     assert summary[-1]["pixel_auroc"] == base_run[1].summary[-1]["pixel_auroc"]
@@ -114,7 +115,7 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     mvad.maps(bucket("results/one"), bucket("results/one/maps"), quiet=True)
     drawn = storage.join(bucket("results/one"), "maps", "alpha/test/good/000.png.overlay.png")
     assert storage.read(drawn).startswith(b"\x89PNG")
-    # A bank that is not shared is looked at in a copy, which is gone when the last looks away.
+    # A bank on object storage is mapped from a temporary copy, which is removed at once.
     model = find_models(bucket("results/one/models"))["alpha"]
     bank = map_arrays(model)["bank"]
     assert isinstance(bank, np.memmap)
