@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
@@ -88,7 +89,8 @@ class Detector(ABC):
     needs_transformer
         Whether the backbone must be a Vision Transformer.
     Params
-        Parameters of the method, each of which is an option on the command line. The docstring is their title there.
+        Parameters of the method, a subclass of `Detector.Params`. Each is an option on the command line; the docstring
+        is their title there.
 
     Raises
     ------
@@ -103,7 +105,7 @@ class Detector(ABC):
     needs_transformer: ClassVar[bool] = False
     loo_scores: NDArray[np.float32] | None = None
 
-    @dataclass(frozen=True, kw_only=True)
+    @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
     class Params:
         """No parameters"""
 

@@ -23,7 +23,7 @@ class VAEFewShot(Pretrained, VAE):
     """Trained once on good patches of other categories, then adapted to this one.
 
     The features of each category are standardised by their own mean and deviation, so that the network learns how the
-    channels of the backbone vary together, whatever their level.
+    channels of the backbone vary together, regardless of their level.
     """
 
     method: ClassVar[str] = "vae-fewshot"

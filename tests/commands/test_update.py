@@ -75,7 +75,7 @@ def test_a_bank_that_has_learnt_more_covers_old_and_new():
     assert detector.score(new + 3).image.max() < not_extended.score(new + 3).image.min()
 
 
-def test_neighbours_that_have_learnt_more_are_those_of_all_images():
+def test_an_extended_bank_gives_the_scores_of_all_images():
     random = np.random.default_rng(1)
     images = torch.from_numpy(random.standard_normal((20, 7)).astype(np.float32))
     whole = KNN(neighbours=3, top_features=0).fit(images)

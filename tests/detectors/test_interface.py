@@ -85,7 +85,7 @@ def test_every_parameter_is_an_option_with_help(method):
         ("vit-knn", {"top_features": -1}),
         ("vae", {"epochs": 0}),
         ("autoencoder", {"learning_rate": 0.0}),
-        ("autoencoder", {"coreset_ratio": 0.1}),
+        ("autoencoder", {"coreset_ratio": 0.1}),  # a parameter of another method
     ],
 )
 def test_a_wrong_parameter_is_refused(name, parameters):
@@ -113,7 +113,7 @@ class Nearest(Detector):
     arrays = None
 
     @dataclass(frozen=True, kw_only=True)
-    class Params:
+    class Params(Detector.Params):
         """Nearest"""
 
         order: Annotated[int, Field(ge=1)] = 2

@@ -96,9 +96,9 @@ def adapted(copies=1):
 
 
 def test_pretraining_on_other_categories_helps_with_a_single_image():
-    one, test = good(VAE, 1, seed=0), good(VAE, 20, seed=1)
-    alone = VAE(epochs=10, learning_rate=3e-3).fit(one)
-    helped = adapted().fit(one)
+    single, test = good(VAE, 1, seed=0), good(VAE, 20, seed=1)
+    alone = VAE(epochs=10, learning_rate=3e-3).fit(single)
+    helped = adapted().fit(single)
     assert helped.score(test).grid.mean() < alone.score(test).grid.mean() - 1  # nats per patch
     spoilt_test, (rows, columns) = spoilt(VAE)
     scores = helped.score(spoilt_test)
@@ -231,6 +231,6 @@ def test_variants_are_held_out_with_their_image():
 def test_building_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one, two = (seeded(lambda: nn.Linear(3, 3), 1) for _ in range(2))
-    assert torch.equal(one.weight, two.weight)
+    first, second = (seeded(lambda: nn.Linear(3, 3), 1) for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -52,8 +52,8 @@ def test_a_bad_approximation_only_costs_time(inverted_file):
     search = SmallSearch(bank, inverted_file=inverted_file)
     assert all(torch.equal(*pair) for pair in zip(search.nearest(rows), expected, strict=True))
     bounds = search.distances(rows, torch.zeros(len(rows), dtype=torch.int64))
-    found = search.nearest(rows, upper_bounds=bounds)
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    nearest = search.nearest(rows, upper_bounds=bounds)
+    assert all(torch.equal(*pair) for pair in zip(nearest, expected, strict=True))
 
 
 def test_most_vectors_are_never_compared_in_full():
