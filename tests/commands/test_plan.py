@@ -38,20 +38,20 @@ def test_the_slower_of_decoding_and_inference_decides(gpus, cores, rate, bound_b
 
 
 def test_twice_the_machines_take_half_the_time():
-    one, two = (predict(COSTS, 1e8, gpus=number, cores=8 * number) for number in (1, 2))
-    assert two.hours == pytest.approx(one.hours / 2)
-    assert two.storage_bytes == one.storage_bytes
+    single, double = (predict(COSTS, 1e8, gpus=gpus, cores=8 * gpus) for gpus in (1, 2))
+    assert double.hours == pytest.approx(single.hours / 2)
+    assert double.storage_bytes == single.storage_bytes
 
 
 def test_a_plan_from_what_images_cost_here(tiles, capsys):
-    found = mvad.plan(images=1e6, gpus=4, cores=32, data=str(tiles), image_size=64, coreset_ratio=0.05)
-    assert all(value > 0 for value in found["costs"].values())
-    expected = predict(Costs(**found["costs"]), 1e6, 4, 32, found["gpu_speedup"])
-    assert found["hours"] == expected.hours
+    estimate = mvad.plan(images=1e6, gpus=4, cores=32, data=str(tiles), image_size=64, coreset_ratio=0.05)
+    assert all(value > 0 for value in estimate["costs"].values())
+    expected = predict(Costs(**estimate["costs"]), 1e6, 4, 32, estimate["gpu_speedup"])
+    assert estimate["hours"] == expected.hours
     printed = capsys.readouterr()
     assert f"bound by {expected.bound_by}" in printed.out
-    assert found["assumed"] == (not torch.cuda.is_available())
-    assert ("no GPU here to measure" in printed.err) == found["assumed"]
+    assert estimate["assumed"] == (not torch.cuda.is_available())
+    assert ("no GPU here to measure" in printed.err) == estimate["assumed"]
 
 
 def test_references_agree_with_what_they_are_references_of():
