@@ -153,7 +153,7 @@ def measure(options: PlanOptions) -> Costs:
             decode, pixels = _timed(lambda: np.stack([load_image(uri, size, MAX_PIXELS)[0] for uri in uris]))
             extract(pixels[:2])
             forward, features = _timed(lambda: extract(pixels)[PATCHES])
-            detector = PatchCore(options.coreset_ratio).fit(features)
+            detector = PatchCore(coreset_ratio=options.coreset_ratio).fit(features)
             detector.image_scores(features[:2])
             search, _ = _timed(lambda: detector.image_scores(features))
         finally:
