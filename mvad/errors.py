@@ -12,3 +12,9 @@ class ImageError(ValueError):
 def one_line(text: object) -> str:
     """Join the lines of a text or an error with single spaces; messages of decoders and object stores have several."""
     return " ".join(str(text).split())
+
+
+def failure_reason(error: Exception) -> str:
+    """Say in one line what went wrong, and of what kind the error is; for an error of a Ray task, the task's own."""
+    cause = getattr(error, "cause", None) or error
+    return one_line(f"{type(cause).__name__}: {cause}")

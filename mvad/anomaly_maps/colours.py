@@ -1,4 +1,4 @@
-"""Anomaly maps as pictures: a scale of colours that the images of a category share, and the map over the image."""
+"""Anomaly maps in colours: the colour scale that the images of a category share, and the map over its image."""
 
 from __future__ import annotations
 
@@ -9,133 +9,135 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from mvad.anomaly_maps.geometry import map_on_image, seen_part
+from mvad.anomaly_maps.geometry import map_on_image, seen_box
 from mvad.data.image_size import ImageSize
 
-SCALE_IMAGES = 64  # at most, that a scale is made from
-LEVELS = 255
-MIDDLE = 128  # the level of the threshold
-PEAK = 99.0  # percentile of the maps' peaks that is the top of a scale without threshold
-STOPS = {  # level: red, green, blue, opacity; hot but not rainbow, so that order can be seen without colour vision
+MAX_SCALE_IMAGES = 64  # that a colour scale is computed from
+MAX_LEVEL = 255
+THRESHOLD_LEVEL = 128
+PEAK_PERCENTILE = 99.0  # of the maps' peaks: the top of a scale without threshold
+STOPS = {  # level: red, green, blue, opacity; ordered by lightness, so readable without colour vision
     0: (255, 236, 140, 0),
     64: (255, 214, 70, 50),
     128: (255, 145, 20, 140),
     192: (224, 36, 34, 180),
     255: (120, 0, 96, 200),
 }
-OUTLINE = (255, 255, 255)
-TRUTH = (0, 200, 255)
-UNSEEN = 0.45  # of its brightness that the part of an image keeps which the model did not see
+THRESHOLD_COLOUR = (255, 255, 255)
+TRUTH_COLOUR = (0, 200, 255)
+UNSEEN_BRIGHTNESS = 0.45  # of the part of an image that the model did not see, as a share
+LEGEND_SIZE = (220, 12)
 
 
 class Scale(NamedTuple):
-    """Map values that colours begin and end at; the middle is the threshold if ``judged``."""
+    """Map values at which colours begin and end; the middle is the threshold if ``has_threshold``."""
 
     low: float
     high: float
-    judged: bool
-
-    @property
-    def middle(self) -> float:
-        return (self.low + self.high) / 2
+    has_threshold: bool
 
     def levels(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Map values as levels from 0 to 255, cut off at both ends."""
+        """Convert map values to levels from 0 to 255, clipped at both ends."""
         span = self.high - self.low
         share = (values - self.low) / span if span > 0 else np.zeros_like(values)
-        return (np.clip(share, 0, 1) * LEVELS).round().astype(np.uint8)
+        return (np.clip(share, 0, 1) * MAX_LEVEL).round().astype(np.uint8)
 
 
 def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], threshold: float | None) -> Scale:
-    """The scale of a category from the maps of some of its images, the same for any method.
+    """Compute the colour scale of a category from the maps of some of its images, in the same way for any method.
 
     Colours begin at the median of all pixels, most of which are good even in defective images. With a threshold, their
     middle is where the peaks of the maps of flagged images begin: the quantile of all peaks at the rank of the
-    threshold among the scores. What is warmer than the middle would by itself have flagged its image, nearly so.
-    Without a threshold they end at the 99th percentile of the peaks.
+    threshold among the scores. A pixel above the middle would, nearly, have flagged its image by itself. Without a
+    threshold colours end at the 99th percentile of the peaks.
 
     Parameters
     ----------
     maps : (rows, columns) float32 each; at least one
     scores
-        Of the images the maps are of.
+        Of the images of the maps.
     threshold
-        That scores are flagged above.
+        Images with a higher score are flagged.
     """
     low = float(np.median(np.concatenate([values.ravel() for values in maps])))
     peaks = np.array([values.max() for values in maps], np.float64)
     if threshold is None or not np.isfinite(threshold):
-        return Scale(low, max(float(np.percentile(peaks, PEAK)), low), False)
-    quiet = float((np.asarray(scores, np.float64) <= threshold).mean())
-    middle = max(float(np.quantile(peaks, quiet)), low)
+        return Scale(low, max(float(np.percentile(peaks, PEAK_PERCENTILE)), low), False)
+    share_passed = float((np.asarray(scores, np.float64) <= threshold).mean())
+    middle = max(float(np.quantile(peaks, share_passed)), low)
     return Scale(low, low + 2 * (middle - low), True)
 
 
-def overlay(image: Image.Image, square: NDArray[np.float32], size: ImageSize, scale: Scale) -> Image.Image:
-    """A map over its image, with an outline where it passes the threshold; what the model did not see is darkened.
+def overlay(image: Image.Image, model_map: NDArray[np.float32], size: ImageSize, scale: Scale) -> Image.Image:
+    """Draw a map over its image, with a contour at the threshold; what the model did not see is darkened.
 
     Parameters
     ----------
     image
         RGB and upright, of any size.
-    square : (crop, crop) float32
-        The map of the model's square.
+    model_map : (crop, crop) float32
+        The map of the model's input square.
     """
-    part = seen_part(size, *image.size)
-    levels = Image.fromarray(scale.levels(map_on_image(square, size, *image.size)))
-    colours = Image.merge("RGB", [levels.point(_table(channel)) for channel in range(3)])
+    box = seen_box(size, *image.size)
+    levels = Image.fromarray(scale.levels(map_on_image(model_map, size, *image.size)))
     result = image.copy()
-    if part != (0, 0, *image.size):
-        result = result.point(lambda value: round(value * UNSEEN))
-        result.paste(image.crop(part), (part.left, part.top))
-    result.paste(colours, (part.left, part.top), levels.point(_table(3)))
-    if scale.judged:
-        lines = outline(levels.point(lambda level: 255 * (level >= MIDDLE)), max(1, max(image.size) // 300))
-        result.paste(OUTLINE, (part.left, part.top), lines)
+    if box != (0, 0, *image.size):
+        result = result.point(lambda value: round(value * UNSEEN_BRIGHTNESS))
+        result.paste(image.crop(box), (box.left, box.top))
+    result.paste(_coloured(levels, "RGB"), (box.left, box.top), levels.point(_channel_table(3)))
+    if scale.has_threshold:
+        result.paste(THRESHOLD_COLOUR, (box.left, box.top), _contour(levels, image.size))
     return result
 
 
-def layer(square: NDArray[np.float32], size: ImageSize, scale: Scale, width: int, height: int) -> Image.Image:
-    """A map to lie over an upright image of ``width`` x ``height`` pixels: as `overlay`, on a clear ground (RGBA)."""
-    part = seen_part(size, width, height)
-    levels = Image.fromarray(scale.levels(map_on_image(square, size, width, height)))
-    seen = Image.merge("RGBA", [levels.point(_table(channel)) for channel in range(4)])
-    if scale.judged:
-        lines = outline(levels.point(lambda level: 255 * (level >= MIDDLE)), max(1, max(width, height) // 300))
-        seen.paste((*OUTLINE, LEVELS), (0, 0), lines)
-    result = Image.new("RGBA", (width, height), (0, 0, 0, round(LEVELS * (1 - UNSEEN))))
-    result.paste(seen, (part.left, part.top))
+def layer(model_map: NDArray[np.float32], size: ImageSize, scale: Scale, width: int, height: int) -> Image.Image:
+    """Draw a map to lay over an upright image of ``width`` x ``height`` pixels: as `overlay`, but transparent RGBA."""
+    box = seen_box(size, width, height)
+    levels = Image.fromarray(scale.levels(map_on_image(model_map, size, width, height)))
+    seen = _coloured(levels, "RGBA")
+    if scale.has_threshold:
+        seen.paste((*THRESHOLD_COLOUR, MAX_LEVEL), (0, 0), _contour(levels, (width, height)))
+    result = Image.new("RGBA", (width, height), (0, 0, 0, round(MAX_LEVEL * (1 - UNSEEN_BRIGHTNESS))))
+    result.paste(seen, (box.left, box.top))
     return result
 
 
-def _table(channel: int) -> list[int]:
-    """The 256 values of one channel of the colours, or of their opacity."""
+def _coloured(levels: Image.Image, mode: str) -> Image.Image:
+    return Image.merge(mode, [levels.point(_channel_table(channel)) for channel in range(len(mode))])
+
+
+def _channel_table(channel: int) -> list[int]:
+    """Return the values of one channel, red, green, blue or opacity, for the 256 levels."""
     values = [stop[channel] for stop in STOPS.values()]
-    return np.interp(np.arange(LEVELS + 1), list(STOPS), values).round().astype(int).tolist()
+    return np.interp(np.arange(MAX_LEVEL + 1), list(STOPS), values).round().astype(int).tolist()
+
+
+def _contour(levels: Image.Image, image_size: tuple[int, int]) -> Image.Image:
+    return outline(levels.point(lambda level: 255 * (level >= THRESHOLD_LEVEL)), max(1, max(image_size) // 300))
 
 
 def outline(region: Image.Image, thickness: int) -> Image.Image:
-    """The edge of the white region of a black and white image (mode L), ``thickness`` pixels wide."""
+    """Return the edge of the white region of a black and white image (mode L), ``thickness`` pixels wide."""
     edge = Image.new("L", region.size)
     for x, y in ((thickness, 0), (-thickness, 0), (0, thickness), (0, -thickness)):
-        moved = region.crop((x, y, x + region.width, y + region.height))  # black beyond the border
-        edge = ImageChops.lighter(edge, ImageChops.subtract(region, moved))
+        shifted = region.crop((x, y, x + region.width, y + region.height))  # black beyond the border
+        edge = ImageChops.lighter(edge, ImageChops.subtract(region, shifted))
     return edge
 
 
 def mark(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """An image with an outline around the defect of a mask (mode L, not black where defective) of any size."""
+    """Outline the defect of a mask (mode L, not black where defective, of any size) on a copy of the image."""
     region = mask.resize(image.size, Image.Resampling.NEAREST).point(lambda value: 255 * (value > 0))
     result = image.copy()
-    result.paste(TRUTH, (0, 0), outline(region, max(1, max(image.size) // 150)))
+    result.paste(TRUTH_COLOUR, (0, 0), outline(region, max(1, max(image.size) // 150)))
     return result
 
 
-def legend(width: int = 220, height: int = 12) -> Image.Image:
-    """The colours from low to high over grey, with a line at the middle."""
-    levels = Image.fromarray(np.tile(np.linspace(0, LEVELS, width).astype(np.uint8), (height, 1)))
+def legend() -> Image.Image:
+    """Draw the colours from low to high over grey, with a line at the middle."""
+    width, height = LEGEND_SIZE
+    levels = Image.fromarray(np.tile(np.linspace(0, MAX_LEVEL, width).astype(np.uint8), (height, 1)))
     bar = Image.new("RGB", (width, height), (150, 150, 150))
-    colours = Image.merge("RGB", [levels.point(_table(channel)) for channel in range(3)])
-    bar.paste(colours, (0, 0), levels.point(_table(3)))
-    ImageDraw.Draw(bar).line([(width // 2, 0), (width // 2, height)], fill=OUTLINE)
+    bar.paste(_coloured(levels, "RGB"), (0, 0), levels.point(_channel_table(3)))
+    ImageDraw.Draw(bar).line([(width // 2, 0), (width // 2, height)], fill=THRESHOLD_COLOUR)
     return bar

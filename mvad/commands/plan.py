@@ -1,56 +1,46 @@
-"""What a cluster would do: hours, what it is bound by, and bytes, from what the stages cost here."""
+"""Estimate run time and traffic on a cluster from costs measured on this machine."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from mvad import storage
+from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.data.manifest import read_manifest
 from mvad.data.sampling import evenly_spaced
-from mvad.data.synthetic import sample
+from mvad.data.synthetic import write_sample
 from mvad.detectors import PatchCore
-from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
-from mvad.features.weights import Network
-from mvad.options import CommonOptions, PlanOptions
+from mvad.options import DataOptions, PlanOptions
 
-ROW_BYTES = 200  # of a result row in Parquet, without a map
-MEASURED = 24  # images
-
-
-class Stages(NamedTuple):
-    """Seconds that an image takes of one core: decoding, the forward pass, and the search of the bank."""
-
-    decode: float
-    forward: float
-    search: float
+RESULT_ROW_BYTES = 200  # in Parquet, without a map
+N_MEASURED_IMAGES = 24
+MAX_PIXELS = 10**9
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one image costs: seconds of a core or of a GPU, and bytes.
+    """What one image costs.
 
     Attributes
     ----------
     decode
-        Seconds of a core for reading, decoding and resizing.
+        Seconds of a core to read, decode and resize.
     forward, search
-        Seconds of a core, or of a GPU where there is one, for the forward pass and the search of the bank.
+        Seconds of a core, or of a GPU if there is one, for the forward pass and the search of the memory bank.
     file_bytes
-        Read from storage.
+        Bytes read from storage.
     moved_bytes
-        Decoded pixels, from the node that decodes to the one that infers.
+        Bytes of decoded pixels, sent from the node that decodes to the one that infers.
     """
 
     decode: float
@@ -59,26 +49,20 @@ class Costs:
     file_bytes: float
     moved_bytes: float
 
-    @classmethod
-    def of_stages(cls, stages: Stages, uris: Sequence[str], side: int) -> Costs:
-        """For images like these, brought to squares of this side."""
-        size = float(np.mean([len(storage.read_bytes(uri, limit=1 << 32)) for uri in uris]))
-        return cls(*stages, file_bytes=size, moved_bytes=3.0 * side * side)
-
 
 class Plan(NamedTuple):
-    """What `predict` finds.
+    """What `predict` estimates.
 
     Attributes
     ----------
     hours
-        Until the last image is scored, start-up left out.
+        Until the last image is scored, without the start.
     bound_by
-        "decoding" or "inference": what more of the other would not speed up.
+        "decoding" or "inference": the one of which the cluster needs more to be faster.
     images_per_second
-        Of the whole cluster.
+        Of the full cluster.
     storage_bytes, network_bytes, result_bytes
-        Read from storage, moved between processes as pixels, written as rows; of all images.
+        Bytes of all images: read from storage, moved between processes as pixels, written as rows.
     """
 
     hours: float
@@ -89,8 +73,45 @@ class Plan(NamedTuple):
     result_bytes: float
 
 
+@takes(PlanOptions)
+def plan(options: PlanOptions) -> dict[str, Any]:
+    """Measure what an image costs here, and estimate what a cluster needs.
+
+    Raises
+    ------
+    UsageError
+        The input is unusable, or the weights cannot be downloaded.
+    """
+    import torch
+
+    costs = measure(options)
+    assumed = bool(options.gpus) and not torch.cuda.is_available()
+    speedup = options.gpu_speedup if assumed else 1.0
+    estimate = predict(costs, options.images, options.gpus, options.cores, speedup)
+    seconds = max(estimate.hours * 3600, 1e-9)
+    report = Reporter(options.quiet)
+    report.result(
+        f"per image here: {costs.decode * 1e3:.1f} ms of a core to decode, {costs.forward * 1e3:.1f} ms of a "
+        f"{'GPU' if torch.cuda.is_available() else 'core'} for the forward pass, {costs.search * 1e3:.1f} ms for the "
+        f"search, {costs.file_bytes / 1e3:,.0f} kB read"
+    )
+    if assumed:
+        report.warn(f"no GPU here to measure: assuming that one infers as fast as {speedup:g} cores (--gpu-speedup)")
+    report.result(
+        f"{options.images:,.0f} images on {options.gpus} GPUs and {options.cores} cores: {estimate.hours:,.2f} hours, "
+        f"bound by {estimate.bound_by}, {estimate.images_per_second:,.0f} images/s"
+    )
+    report.result(
+        f"traffic: {estimate.storage_bytes / 1e12:,.2f} TB read from storage "
+        f"({estimate.storage_bytes / 1e6 / seconds:,.0f} MB/s), "
+        f"{estimate.network_bytes / 1e12:,.2f} TB of pixels to the actors "
+        f"({estimate.network_bytes / 1e6 / seconds:,.0f} MB/s), {estimate.result_bytes / 1e9:,.1f} GB of rows written"
+    )
+    return {"costs": asdict(costs), **estimate._asdict(), "gpu_speedup": speedup, "assumed": assumed}
+
+
 def predict(costs: Costs, images: float, gpus: int, cores: int, gpu_speedup: float = 1.0) -> Plan:
-    """Hours and bytes for a cluster of so many GPUs and cores.
+    """Estimate hours and bytes for a cluster of so many GPUs and cores.
 
     With GPUs, cores decode while GPUs infer, and the slower of the two decides. Without, the same cores do both.
 
@@ -107,83 +128,53 @@ def predict(costs: Costs, images: float, gpus: int, cores: int, gpu_speedup: flo
     else:
         rate = cores / (costs.decode + inference)
         bound_by = "decoding" if costs.decode > inference else "inference"
-    read, moved, written = (images * size for size in (costs.file_bytes, costs.moved_bytes, ROW_BYTES))
-    return Plan(images / rate / 3600, bound_by, rate, read, moved, written)
+    storage_bytes, network_bytes = images * costs.file_bytes, images * costs.moved_bytes
+    return Plan(images / rate / 3600, bound_by, rate, storage_bytes, network_bytes, images * RESULT_ROW_BYTES)
 
 
 def measure(options: PlanOptions) -> Costs:
-    """What an image costs on this machine: on its GPU if it has one, else on one core."""
+    """Measure what an image costs on this machine: on its GPU if it has one, else on one core."""
+    import torch
+
+    from mvad.features.backbones import describe
+    from mvad.features.extractor import prepare
+    from mvad.features.weights import Network
+
     size = ImageSize(resize=options.image_size, crop=options.image_size)
-    spec = describe(options.backbone)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as scratch:
         data = options.data
         if data is None:
             data = os.path.join(scratch, "sample")
-            sample(data)
-        table = read_manifest(data, CommonOptions()).table
-        uris = [table["uri"][int(row)].as_py() for row in evenly_spaced(len(table), MEASURED)]
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+            write_sample(data)
+        table = read_manifest(data, DataOptions()).table
+        uris = table["uri"].take(evenly_spaced(len(table), N_MEASURED_IMAGES)).to_pylist()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            network = Network.load(spec, options.weights)
+            network = Network.load(describe(options.backbone), options.weights)
             extract = prepare([PATCHES], network, size, options.engine, device == "cuda").load(device)
-            decoding, pixels = _timed(lambda: [load_image(uri, size, 10**9)[0] for uri in uris])
-            extract(np.stack(pixels[:2]))
-            forward, features = _timed(lambda: extract(np.stack(pixels))[PATCHES])
+            decode, pixels = _timed(lambda: np.stack([load_image(uri, size, MAX_PIXELS)[0] for uri in uris]))
+            extract(pixels[:2])
+            forward, features = _timed(lambda: extract(pixels)[PATCHES])
             detector = PatchCore(coreset_ratio=options.coreset_ratio).fit(features)
             detector.image_scores(features[:2])
             search, _ = _timed(lambda: detector.image_scores(features))
         finally:
             torch.set_num_threads(threads)
-        stages = Stages(*(seconds / len(uris) for seconds in (decoding, forward, search)))
-        return Costs.of_stages(stages, uris, size.crop)
+        decode, forward, search = (seconds / len(uris) for seconds in (decode, forward, search))
+        file_bytes = float(np.mean([len(storage.read_bytes(uri, limit=1 << 32)) for uri in uris]))
+    return Costs(decode, forward, search, file_bytes, moved_bytes=3.0 * size.crop**2)
 
 
-def _timed(work: Any) -> tuple[float, Any]:
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Run some work; returns its seconds and its result."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
-    found = work()
+    result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started, found
-
-
-def plan(**options: Any) -> dict[str, Any]:
-    """Measure what an image costs here, and say what a cluster would do; options as in `options.PlanOptions`.
-
-    Raises
-    ------
-    UsageError
-        Unusable input, or weights that cannot be had.
-    """
-    from mvad.console import Reporter
-
-    chosen = PlanOptions(**options)
-    costs = measure(chosen)
-    assumed = bool(chosen.gpus) and not torch.cuda.is_available()
-    speedup = chosen.gpu_speedup if assumed else 1.0
-    found = predict(costs, chosen.images, chosen.gpus, chosen.cores, speedup)
-    report = Reporter(chosen.quiet)
-    where = "GPU" if torch.cuda.is_available() else "core"
-    report.print(
-        f"an image here: {costs.decode * 1e3:.1f} ms of a core to decode, {costs.forward * 1e3:.1f} ms of a {where} "
-        f"for the forward pass, {costs.search * 1e3:.1f} ms for the search, {costs.file_bytes / 1e3:,.0f} kB read"
-    )
-    if assumed:
-        report.warn(f"no GPU here to measure: one is assumed to infer as fast as {speedup:g} cores (--gpu-speedup)")
-    report.print(
-        f"{chosen.images:,.0f} images on {chosen.gpus} GPUs and {chosen.cores} cores: {found.hours:,.2f} hours, "
-        f"bound by {found.bound_by}, {found.images_per_second:,.0f} images/s"
-    )
-    report.print(
-        f"bytes: {found.storage_bytes / 1e12:,.2f} TB read from storage ({_rate(found.storage_bytes, found)}), "
-        f"{found.network_bytes / 1e12:,.2f} TB of pixels to the actors ({_rate(found.network_bytes, found)}), "
-        f"{found.result_bytes / 1e9:,.1f} GB of rows written"
-    )
-    return {"costs": asdict(costs), **found._asdict(), "gpu_speedup": speedup, "assumed": assumed}
-
-
-def _rate(size: float, found: Plan) -> str:
-    return f"{size / 1e6 / max(found.hours * 3600, 1e-9):,.0f} MB/s"
+    return time.perf_counter() - started, result

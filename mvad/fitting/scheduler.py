@@ -18,7 +18,7 @@ from mvad.console import Stage
 from mvad.data.few_shot import pick
 from mvad.data.sampling import evenly_spaced
 from mvad.detectors import Pretrained, State
-from mvad.errors import one_line
+from mvad.errors import failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.sharding import Shards
@@ -305,7 +305,7 @@ class FitScheduler:
     def _fail(self, fit: _Fit, error: Exception) -> None:
         if not self._keep_going:
             raise error
-        fit.outcome.failure = fit.outcome.failure or f"no model: {one_line(error)}"
+        fit.outcome.failure = fit.outcome.failure or f"no model: {failure_reason(error)}"
 
 
 def _digest(image_ids: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
-"""The grids of patch scores that results keep, their range and the scale of their colours."""
+"""Anomaly maps from the patch scores that results keep, and the scale of their colours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import results
-from mvad.anomaly_maps.colours import SCALE_IMAGES, Scale, colour_scale
+from mvad.anomaly_maps.colours import MAX_SCALE_IMAGES, Scale, colour_scale
 from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
@@ -18,62 +19,61 @@ from mvad.errors import ImageError
 
 
 def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | None:
-    """The map of the model's square, (crop, crop) float32, from a score row's grid; None if it has none.
+    """Compute the map of the model's input square, (crop, crop) float32, from a score row; None if it kept none.
 
     Raises
     ------
     ImageError
-        The grid is damaged.
+        The patch scores are damaged.
     """
     values, shape = row["patch_scores"], row["patch_grid"]
     if values is None or shape is None:
         return None
-    grid = np.asarray(values, np.float32)
-    if len(shape) != 2 or min(shape) < 1 or grid.size != shape[0] * shape[1] or not np.isfinite(grid).all():
+    scores = np.asarray(values, np.float32)
+    if len(shape) != 2 or min(shape) < 1 or scores.size != shape[0] * shape[1] or not np.isfinite(scores).all():
         raise ImageError("the grid of patch scores is damaged")
-    return anomaly_map(grid.reshape(shape), size.crop)
+    return anomaly_map(scores.reshape(shape), size.crop)
 
 
 def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
-    """The scale of a category's colours, from a sample of the maps in OUT (a URI); None if there are none.
+    """Compute a category's colour scale from a sample of the maps in OUT (a URI); None if it has no maps.
 
-    Damaged grids are left out; who draws them says so.
+    Damaged maps are left out; the code that draws them reports them.
     """
     columns = ["image_id", "score", "threshold", "patch_grid"]
     rows = results.read_scores(out, columns, category)
     rows = rows.filter(pc.is_valid(rows["patch_grid"])).drop_columns(["patch_grid"])
     if not len(rows):
         return None
-    rows = rows.sort_by("score").take(pa.array(evenly_spaced(len(rows), SCALE_IMAGES)))
-    found = results.read_images(out, category, rows["image_id"].to_pylist(), ["score", "patch_scores", "patch_grid"])
+    rows = rows.sort_by("score").take(pa.array(evenly_spaced(len(rows), MAX_SCALE_IMAGES)))
+    sample = results.read_images(out, category, rows["image_id"].to_pylist(), ["score", "patch_scores", "patch_grid"])
     maps, scores = [], []
-    for row in found.to_pylist():
+    for row in sample.to_pylist():
         try:
-            square = stored_map(row, size)
+            model_map = stored_map(row, size)
         except ImageError:
             continue
-        if square is not None:
-            maps.append(square)
+        if model_map is not None:
+            maps.append(model_map)
             scores.append(row["score"])
     return colour_scale(maps, scores, one_threshold(rows["threshold"])) if maps else None
 
 
 def one_threshold(column: pa.ChunkedArray) -> float | None:
-    """The threshold of rows, if they have the same one and it is a number."""
+    """Return the threshold of rows if all have the same one and it is finite."""
     values = pc.unique(column.drop_null()).to_pylist()
     return values[0] if len(values) == 1 and np.isfinite(values[0]) else None
 
 
-def patch_score_range(parts: list[str]) -> tuple[float, float] | None:
-    """The least and the greatest patch score in files of score rows (URIs), between which all maps lie.
+def patch_score_range(files: Sequence[str]) -> tuple[float, float] | None:
+    """Return the lowest and highest patch score in files of score rows (URIs); None if no image kept its map.
 
-    Smoothing and interpolation make nothing but averages. None where no image kept its map.
+    All maps lie between the two, because smoothing and interpolation only average.
     """
     ends: list[float] = []
-    for part in parts:
-        values = results.read_part(part, ["patch_scores"])["patch_scores"]
-        scores = pc.list_flatten(values)
-        found = pc.min_max(scores.filter(pc.is_finite(scores)))
-        if found["min"].is_valid:
-            ends += [found["min"].as_py(), found["max"].as_py()]
+    for file in files:
+        scores = pc.list_flatten(results.read_part(file, ["patch_scores"])["patch_scores"])
+        extremes = pc.min_max(scores.filter(pc.is_finite(scores)))
+        if extremes["min"].is_valid:
+            ends += [extremes["min"].as_py(), extremes["max"].as_py()]
     return (min(ends), max(ends)) if ends else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.detectors import Detector, Scores, State, find_method
-from mvad.errors import one_line
+from mvad.errors import failure_reason
 from mvad.pipeline.columns import SCORED, Batch, usable
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
@@ -124,7 +124,7 @@ class Scorer:
             except Exception as error:
                 if not self.keep_going:
                     raise
-                errors[good] = f"{SCORING_FAILED}: {one_line(error)}"
+                errors[good] = f"{SCORING_FAILED}: {failure_reason(error)}"
         failed = errors != ""
         columns = {
             "row": images["row"],

@@ -1,4 +1,4 @@
-"""Pictures of maps: in the image's own frame, named safely, and what cannot be drawn is counted and named."""
+"""Exported maps: in the image's own frame, with safe names; images that cannot be drawn are counted and named."""
 
 import json
 import string
@@ -12,8 +12,8 @@ from PIL import ExifTags, Image
 import mvad
 from helpers.synthetic import draw, finish, write_category
 from mvad.anomaly_maps.colours import Scale, colour_scale, outline, overlay
-from mvad.anomaly_maps.geometry import anomaly_map, map_on_image, seen_part
-from mvad.commands.maps import safe_path
+from mvad.anomaly_maps.export import map_path
+from mvad.anomaly_maps.geometry import anomaly_map, map_on_image, seen_box
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 
@@ -21,49 +21,49 @@ CROPPED = {"resize": 128, "crop": 64}
 
 
 def spot(row, column, side=8, value=10.0):
-    grid = np.ones((side, side), np.float32)
-    grid[row, column] = value
-    return grid
+    patch_scores = np.ones((side, side), np.float32)
+    patch_scores[row, column] = value
+    return patch_scores
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (97, 301), (40, 30), (1, 3)])
 @pytest.mark.parametrize(("resize", "crop"), [(128, 64), (256, 224), (64, 64), (65, 64)])
-def test_the_part_that_was_seen_is_the_centre_to_the_pixel(width, height, resize, crop):
+def test_the_seen_box_is_the_centre_to_the_pixel(width, height, resize, crop):
     size = ImageSize(resize=resize, crop=crop)
-    part = seen_part(size, width, height)
+    box = seen_box(size, width, height)
     margin = (resize - crop) // 2
-    for begin, end, length in ((part.left, part.right, width), (part.top, part.bottom, height)):
+    for begin, end, length in ((box.left, box.right, width), (box.top, box.bottom, height)):
         assert 0 <= begin < end <= length
         assert abs(begin - margin * length / resize) < 1
         assert abs(end - (margin + crop) * length / resize) < 1
-    found = map_on_image(np.ones((crop, crop), np.float32), size, width, height)
-    assert found.shape == (part.height, part.width)
-    np.testing.assert_allclose(found, 1, rtol=1e-6)
+    scaled = map_on_image(np.ones((crop, crop), np.float32), size, width, height)
+    assert scaled.shape == (box.height, box.width)
+    np.testing.assert_allclose(scaled, 1, rtol=1e-6)
 
 
 def test_a_peak_lies_where_it_lay_in_the_image():
-    """A bright dot goes the model's way (resized, centre kept); its map must come back to where the dot was."""
+    """A bright dot is resized and cropped like the model's input; its map must put the peak back where the dot was."""
     size = ImageSize(resize=256, crop=128)
     pixels = np.zeros((300, 500), np.float32)
     pixels[120:126, 330:340] = 1
     square = Image.fromarray(pixels).resize((256, 256), Image.Resampling.BILINEAR).crop((64, 64, 192, 192))
-    part = seen_part(size, 500, 300)
-    found = map_on_image(np.asarray(square), size, 500, 300)
-    y, x = np.unravel_index(found.argmax(), found.shape)
-    assert abs(x + part.left - 334.5) <= 2
-    assert abs(y + part.top - 122.5) <= 2
+    box = seen_box(size, 500, 300)
+    scaled = map_on_image(np.asarray(square), size, 500, 300)
+    y, x = np.unravel_index(scaled.argmax(), scaled.shape)
+    assert abs(x + box.left - 334.5) <= 2
+    assert abs(y + box.top - 122.5) <= 2
 
 
 def test_the_scale_has_the_threshold_in_its_middle():
     maps = [np.linspace(1, peak, 100, dtype=np.float32).reshape(10, 10) for peak in (2, 3, 4, 9)]
     scale = colour_scale(maps, [20, 30, 40, 90], threshold=40)
-    assert scale.judged
-    assert scale.low < 4 <= scale.middle < 9
+    assert scale.has_threshold
+    assert scale.low < 4 <= (scale.low + scale.high) / 2 < 9
     flagged = [bool((scale.levels(values) > 128).any()) for values in maps]
     assert flagged == [False, False, False, True]
-    unjudged = colour_scale(maps, [20, 30, 40, 90], None)
-    assert not unjudged.judged
-    assert unjudged.high == pytest.approx(8.85)
+    no_threshold = colour_scale(maps, [20, 30, 40, 90], None)
+    assert not no_threshold.has_threshold
+    assert no_threshold.high == pytest.approx(8.85)
     flat = colour_scale([np.ones((4, 4), np.float32)], [1.0], -np.inf)
     assert not flat.levels(np.ones((4, 4), np.float32)).any()
 
@@ -71,8 +71,8 @@ def test_the_scale_has_the_threshold_in_its_middle():
 def test_an_overlay_colours_the_spot_and_darkens_what_was_not_seen():
     image = Image.new("RGB", (200, 100), (100, 100, 100))
     size = ImageSize(**CROPPED)
-    square = anomaly_map(spot(4, 4), 64)
-    shown = np.asarray(overlay(image, square, size, Scale(1, 6, True)))
+    model_map = anomaly_map(spot(4, 4), 64)
+    shown = np.asarray(overlay(image, model_map, size, Scale(1, 6, True)))
     assert tuple(shown[0, 0]) == (45, 45, 45)
     assert tuple(shown[30, 55]) == (100, 100, 100)
     y, x = np.unravel_index((shown[..., 0].astype(int) - shown[..., 2]).argmax(), shown.shape[:2])
@@ -86,7 +86,7 @@ def test_an_overlay_colours_the_spot_and_darkens_what_was_not_seen():
 
 @given(st.lists(st.text("abA./%~\\\n\0é:" + string.digits, max_size=12), min_size=2, max_size=6, unique=True))
 def test_names_stay_in_their_folder_and_apart(ids):
-    names = [safe_path(name) for name in ids]
+    names = [map_path(image_id, "npy") for image_id in ids]
     assert len(set(names)) == len(ids)
     for name in names:
         assert not name.startswith("/")
@@ -94,24 +94,24 @@ def test_names_stay_in_their_folder_and_apart(ids):
         assert not any(char in name for char in "\n\0\\:")
 
 
-def test_long_names_and_names_of_pictures():
+def test_long_names_and_names_of_maps():
     long = "ü" * 127
-    assert len(safe_path(long).encode()) <= 200
-    assert safe_path(long) != safe_path("ü" * 126 + "v")
-    assert safe_path("a.overlay.png/b") == "a%2Eoverlay%2Epng/b"
-    assert safe_path("../../etc/passwd") == "%2E%2E/%2E%2E/etc/passwd"
+    assert len(map_path(long, "npy").encode()) <= 200 + len(".map.npy")
+    assert map_path(long, "npy") != map_path("ü" * 126 + "v", "npy")
+    assert map_path("a.overlay.png/b", "npy") == "a%2Eoverlay%2Epng/b.map.npy"
+    assert map_path("../../etc/passwd", "npy") == "%2E%2E/%2E%2E/etc/passwd.map.npy"
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """Results of hostile names: a picture turned by EXIF, one that is missing, one that has changed."""
+    """Results with hostile names: an image turned by EXIF, one that is missing, one that has changed."""
     data, out = tmp_path / "data", tmp_path / "out"
     turned = Image.new("RGB", (60, 120), (90, 90, 90))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     (data / "x").mkdir(parents=True)
     turned.save(data / "x/turned.jpg", exif=exif)
-    grid = spot(1, 6)
+    patch_scores = spot(1, 6)
     rows = [
         {"image_id": "../../turned.jpg", "uri": (data / "x/turned.jpg").as_uri(), "width": 120, "height": 60},
         {"image_id": "x/gone.png", "uri": (data / "gone.png").as_uri(), "label": 0},
@@ -119,9 +119,9 @@ def stored(tmp_path):
         {"image_id": "x/fine.png", "uri": draw(data / "fine.png"), "label": 0},
     ]
     for number, row in enumerate(rows):
-        row |= {"score": 1.0 + number, "grid": grid}
-    spoilt = {"image_id": "x/spoilt.png", "uri": rows[-1]["uri"], "score": 1.0, "grid": np.full((2, 2), np.nan)}
-    rows.append(spoilt)
+        row |= {"score": 1.0 + number, "grid": patch_scores}
+    damaged = {"image_id": "x/spoilt.png", "uri": rows[-1]["uri"], "score": 1.0, "grid": np.full((2, 2), np.nan)}
+    rows.append(damaged)
     rows.append({"image_id": "x/broken.png", "uri": (data / "b.png").as_uri(), "error": "the file is empty"})
     facts = write_category(out, "..", rows, calibration=[0.5, 1.5, 2.5], threshold=2.5)
     finish(out, {"..": facts})
@@ -136,9 +136,9 @@ def test_maps(stored, tmp_path, ray_local):
         "x/spoilt.png": "the grid of patch scores is damaged",
         "x/changed.png": "has changed since it was scored: 40 x 40 pixels instead of 96 x 96",
     }
-    made = sorted(str(path.relative_to(tmp_path / "overlays")) for path in (tmp_path / "overlays").rglob("*.png"))
-    assert made == ["%2E%2E/%2E%2E/turned.jpg.overlay.png", "x/fine.png.overlay.png"]
-    assert Image.open(tmp_path / "overlays" / made[0]).size == (120, 60)
+    exported = sorted(str(path.relative_to(tmp_path / "overlays")) for path in (tmp_path / "overlays").rglob("*.png"))
+    assert exported == ["%2E%2E/%2E%2E/turned.jpg.overlay.png", "x/fine.png.overlay.png"]
+    assert Image.open(tmp_path / "overlays" / exported[0]).size == (120, 60)
     record = json.loads((tmp_path / "overlays/maps.json").read_text())
     assert (record["n_written"], record["n_errors"]) == (2, 3)
 
@@ -147,20 +147,20 @@ def test_maps(stored, tmp_path, ray_local):
     assert values.shape == (60, 120)
     assert values.dtype == np.float32
     y, x = np.unravel_index(values.argmax(), values.shape)
-    assert abs(x - 6.5 / 8 * 120) < 5  # the peak of the grid, in the upright frame
+    assert abs(x - 6.5 / 8 * 120) < 5  # the highest patch score, in the upright frame
     assert abs(y - 1.5 / 8 * 60) < 5
     mvad.maps(str(stored), str(stored / "maps"), format="png16", only="mistakes", quiet=True)
     picture = stored / "maps/x/gone.png.map.png"
     assert (stored / "maps/x/fine.png.map.png").exists()
-    assert not picture.exists()  # rightly passed
+    assert not picture.exists()  # passed and good: no mistake
     mvad.maps(str(stored), str(stored / "maps"), format="png16", quiet=True)
     grey = np.asarray(Image.open(picture)).astype(float)
     record = json.loads((stored / "maps/maps.json").read_text())["categories"][".."]
-    back = record["low"] + (grey - 1) / 65534 * (record["high"] - record["low"])
-    np.testing.assert_allclose(back, np.load(stored / "maps/x/gone.png.map.npy"), atol=1e-3)
+    decoded = record["low"] + (grey - 1) / 65534 * (record["high"] - record["low"])
+    np.testing.assert_allclose(decoded, np.load(stored / "maps/x/gone.png.map.npy"), atol=1e-3)
 
 
-def test_wrong_uses(stored, tmp_path):
+def test_usage_errors(stored, tmp_path):
     for to, message in ((stored, "lies in the folder of the results"), (stored.parent, "holds other files")):
         with pytest.raises(UsageError, match=message):
             mvad.maps(str(stored), str(to), quiet=True)
@@ -190,7 +190,7 @@ def test_cropped_results_keep_the_frame(tmp_path, ray_local):
 
 
 def test_commands_stay_functions():
-    """A module of a command's name would take its place."""
+    """A module with the name of a command would replace it."""
     import importlib
     import pkgutil
 

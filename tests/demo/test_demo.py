@@ -25,7 +25,7 @@ import mvad
 from helpers.browser import drop, visit
 from helpers.tiles import EMBEDDED, paint
 from mvad import results
-from mvad.anomaly_maps.colours import MIDDLE
+from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.demo import _is_loopback, serving
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app, fit
 from mvad.demo.bench import Bench, Sample, guess
@@ -331,7 +331,7 @@ def test_a_map_is_warm_just_where_its_image_is_flagged(catalogue, rows, monkeypa
     for score in (0.5 * threshold, 0.99 * threshold, 1.01 * threshold, 3 * threshold):
         map_picture(grid, score, offer, 96, 96)
         levels = scale.levels(drawn[-1])
-        assert (levels.max() >= MIDDLE) == (score > threshold)
+        assert (levels.max() >= THRESHOLD_LEVEL) == (score > threshold)
         assert np.median(drawn[-1]) == pytest.approx(1.0, abs=1e-3)
     assert scale.levels(np.array([np.median(offer.judge.calibration)])) == 0
     map_picture(np.zeros((8, 8), np.float32), 1.0, offer, 96, 96)  # flat

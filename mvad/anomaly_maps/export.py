@@ -1,0 +1,124 @@
+"""Files of anomaly maps, one per image and as large as the image, for people and for other programs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvad.anomaly_maps.colours import Scale, overlay
+from mvad.anomaly_maps.geometry import map_on_image, seen_box
+from mvad.data.image_size import ImageSize
+from mvad.data.images import read_image
+from mvad.errors import ImageError
+
+SUFFIXES = {"overlay": ".overlay.png", "png16": ".map.png", "npy": ".map.npy"}
+MAX_NAME_BYTES = 200  # well below what file systems allow
+MAX_GREY = 65535
+
+
+@dataclass(frozen=True)
+class MapStyle:
+    """How the maps of a category are drawn: ``format`` is a key of `SUFFIXES`, ``scale`` the range of map values."""
+
+    format: str
+    size: ImageSize
+    scale: Scale
+    max_pixels: int
+
+    def describe(self) -> dict[str, Any]:
+        """Say, for programs that read the files, how map values became colours or grey levels."""
+        facts: dict[str, Any] = {"low": self.scale.low, "high": self.scale.high}
+        if self.format == "overlay":
+            facts["colours"] = "begin at low and end at high"
+            if self.scale.has_threshold:
+                facts["colours"] += "; the middle, orange and outlined, is where maps of flagged images begin"
+        if self.format == "png16":
+            facts["patch_score"] = f"low + (grey - 1) / {MAX_GREY - 1} * (high - low); grey 0 was not seen by the model"
+        return facts
+
+
+def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> bytes:
+    """Draw the map of an image in the format of its category.
+
+    Parameters
+    ----------
+    row
+        ``uri``, ``width`` and ``height`` of the upright image.
+    model_map : (crop, crop) float32
+        The map of the model's input square.
+
+    Raises
+    ------
+    ImageError
+        The image cannot be read, has changed, or has too many pixels.
+    """
+    file = io.BytesIO()
+    if style.format == "npy":
+        np.save(file, _full_map(row, model_map, style), allow_pickle=False)
+    else:
+        picture = (_draw_overlay if style.format == "overlay" else _draw_grey)(row, model_map, style)
+        picture.save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+def _draw_overlay(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> Image.Image:
+    image = read_image(row["uri"], style.max_pixels)
+    if image.size != (row["width"], row["height"]):
+        raise ImageError(
+            f"has changed since it was scored: {image.width} x {image.height} pixels instead of "
+            f"{row['width']} x {row['height']}"
+        )
+    return overlay(image, model_map, style.size, style.scale)
+
+
+def _draw_grey(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> Image.Image:
+    values = _full_map(row, model_map, style)
+    low, high = style.scale.low, style.scale.high
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.where(np.isnan(values), np.nan, 0)
+    return Image.fromarray(np.nan_to_num(1 + share * (MAX_GREY - 1), nan=0).round().astype(np.uint16))
+
+
+def _full_map(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> NDArray[np.float32]:
+    """Place a map in the full upright image: (height, width) float32, NaN where the model did not see it."""
+    width, height = row["width"], row["height"]
+    if width * height > style.max_pixels:
+        raise ImageError(f"has {width} x {height} pixels, more than --max-pixels {style.max_pixels}")
+    box = seen_box(style.size, width, height)
+    full = np.full((height, width), np.nan, np.float32)
+    full[box.top : box.bottom, box.left : box.right] = map_on_image(model_map, style.size, width, height)
+    return full
+
+
+def map_path(image_id: str, format: str) -> str:
+    """Return the relative path of the file for an image's map: never outside its folder, and different for every id.
+
+    Folders stay folders. Characters that names cannot contain, or that lead elsewhere, are percent-encoded. A name too
+    long for file systems is cut and ends in a part of its hash.
+    """
+    *folders, name = image_id.split("/")
+    return "/".join([*map(_folder_name, folders), _safe_name(name) + SUFFIXES[format]])
+
+
+def _folder_name(name: str) -> str:
+    safe = _safe_name(name)
+    for suffix in SUFFIXES.values():
+        if safe.endswith(suffix):  # a map could have the same path
+            safe = safe.removesuffix(suffix) + suffix.replace(".", "%2E")
+    return safe
+
+
+def _safe_name(name: str) -> str:
+    if not name.strip("."):
+        return name.replace(".", "%2E") or "%"
+    safe = re.sub(r'[\x00-\x1f\x7f%~\\:*?"<>|]', lambda match: f"%{ord(match[0]):02X}", name)
+    if len(safe.encode()) <= MAX_NAME_BYTES:
+        return safe
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return safe.encode()[: MAX_NAME_BYTES - len(digest) - 1].decode(errors="ignore") + "~" + digest
