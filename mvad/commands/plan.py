@@ -20,7 +20,7 @@ from mvad.data.sampling import evenly_spaced
 from mvad.data.synthetic import write_sample
 from mvad.detectors import PatchCore
 from mvad.features.kinds import PATCHES
-from mvad.options import DataOptions, PlanOptions
+from mvad.options import DataOptions, PlanOptions, takes
 
 RESULT_ROW_BYTES = 200  # in Parquet, without a map
 N_MEASURED_IMAGES = 24

@@ -24,6 +24,7 @@ from mvad import calibration, storage
 from mvad.calibration import DecisionRule
 from mvad.data.requirements import log_image_count
 from mvad.errors import UsageError
+from mvad.options import as_json
 from mvad.results import store
 from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, exit_code
@@ -72,7 +73,7 @@ class Run:
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
             "data": storage.readable(images.root),
-            "options": asdict(options),
+            "options": as_json(options),
             "versions": versions(),
             "ignored_files": images.ignored,
         }
