@@ -215,7 +215,7 @@ def inspect_(
 
     Example: mvad inspect mvtec --out inspect.html
     """
-    from mvad import inspection
+    from mvad.commands import inspect as inspection
 
     return inspection.inspect(data, out, **options)
 
@@ -227,7 +227,7 @@ def report(out: Results, **options: Any) -> Any:
 
     Example: mvad report results
     """
-    from mvad import reports
+    from mvad.commands import report as reports
 
     return reports.report(out, **options)
 

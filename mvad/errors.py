@@ -1,4 +1,4 @@
-"""The errors a user can put right."""
+"""Errors that a user can correct."""
 
 
 class UsageError(Exception):
@@ -6,4 +6,9 @@ class UsageError(Exception):
 
 
 class ImageError(ValueError):
-    """One image file cannot be used; becomes the ``error`` of its row, never the end of a run."""
+    """An image file that cannot be used; it becomes the ``error`` of the image's row and never ends a run."""
+
+
+def one_line(text: object) -> str:
+    """Join the lines of a text or an error with single spaces; messages of decoders and object stores have several."""
+    return " ".join(str(text).split())

@@ -55,22 +55,34 @@ def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.u
 
 def read_image(uri: str, max_pixels: int) -> Image.Image:
     """Read an image in its own size, RGB and upright; ImageError as for `load_image`."""
-    return decode(_read(uri, max_pixels), max_pixels)
+    return decode(read_file(uri, max_pixels), max_pixels)
 
 
-def _read(uri: str, max_pixels: int) -> bytes:
+def read_file(uri: str, max_pixels: int) -> bytes:
+    """Read an image file; ImageError if it is larger than any image of ``max_pixels`` pixels needs to be."""
     # Eight bytes a pixel is the widest kind read here (16-bit RGBA), uncompressed; the rest is for metadata.
     return storage.read_bytes(uri, limit=8 * max_pixels + (16 << 20))
 
 
 def read_mask(uri: str, max_pixels: int = MASK_PIXELS) -> Image.Image:
     """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
-    return decode(_read(uri, max_pixels), max_pixels).convert("L")
+    return decode(read_file(uri, max_pixels), max_pixels).convert("L")
+
+
+def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
+    """Stretch an RGB image to a square of ``size.resize`` pixels, with antialiasing, and crop its centre.
+
+    Returns
+    -------
+    (crop, crop, 3) uint8
+    """
+    resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+    return np.asarray(centre(resized, size.crop))
 
 
 def _load_resized(uri: str, size: ImageSize, max_pixels: int) -> tuple[Image.Image, int, int, int]:
     """An image brought to a size, the width and height it had, and the bytes of its file."""
-    data = _read(uri, max_pixels)
+    data = read_file(uri, max_pixels)
     image = decode(data, max_pixels)
     resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
     return resized, image.width, image.height, len(data)

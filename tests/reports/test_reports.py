@@ -16,8 +16,8 @@ from mvad import results
 from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
 from mvad.html import visible
-from mvad.reports.charts import histogram, precision_recall, roc
-from mvad.reports.page import duration
+from mvad.html.charts import histogram, precision_recall, roc
+from mvad.reports.page import readable_duration
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"
 
@@ -186,7 +186,7 @@ def test_results_of_all_kinds(tmp_path):
         "Defective images that score lowest",
         "Good images that score highest",
         "none, so no image is flagged: the model is not calibrated",
-        "Calibration scores are not shown: its model is not at hand; say where the models are with --models.",
+        "Calibration scores are not shown: the model was not found; give the folder of its models with --models.",
         "no model of category 'failed'",
         "knn on resnet50",
     ):
@@ -287,7 +287,7 @@ def test_histograms_count_every_score():
     assert histogram({"good": np.array([])}, None) is None
     assert "Good: 1" in histogram({"good": np.array([5.0])}, None).text
     crowd = histogram({"good": np.append(np.linspace(1, 2, 100), 1e6)}, None)
-    assert "The last bar holds all scores" in crowd.text
+    assert "The last bar holds all values" in crowd.text
     assert sum(int(row[1]) for row in crowd.rows) == 101
 
 
@@ -298,7 +298,7 @@ def test_curves_agree_with_the_metrics():
     from mvad.results.metrics import image_metrics
 
     metrics = image_metrics(labels, scores)
-    assert f"Area {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text
+    assert f"AUROC {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text
     chart = precision_recall(labels, scores)
     assert f"{metrics['image_ap']:.3f}" in chart.text
     assert len(chart.svg) < 8000
@@ -308,7 +308,7 @@ def test_curves_agree_with_the_metrics():
 
 def test_names_and_times_for_people():
     assert visible("a\tb\0c\u200b ü 漢") == "a\\tb\\x00c\\u200b ü 漢"
-    assert [duration(value) for value in (3.26, 125, 7322)] == ["3.3 s", "2 min 05 s", "2 h 02 min"]
+    assert [readable_duration(value) for value in (3.26, 125, 7322)] == ["3.3 s", "2 min 05 s", "2 h 02 min"]
 
 
 def test_in_a_browser(browser, hostile, tmp_path):
