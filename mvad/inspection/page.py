@@ -32,6 +32,16 @@ MAX_GROUPS, MAX_GROUP_IMAGES = 6, 6  # of duplicates
 MAX_OUTLIERS = 8
 MAX_ERRORS = 200
 SHOWN_COLUMNS = ["image_id", "width", "height", "near_similarity", "outlier", "map_x", "map_y"]
+COLUMNS = {  # of the table of categories
+    "n_train": "train",
+    "n_good": "good",
+    "n_defect": "defect",
+    "n_unlabelled": "unlabelled",
+    "n_error": "unreadable",
+    "n_duplicate": "exact duplicates",
+    "n_near": "near duplicates",
+    "n_outlier": "outliers",
+}
 DUPLICATES = {"duplicate_group": "Exact duplicates", "near_group": "Near duplicates"}
 
 Row = dict[str, Any]
@@ -200,7 +210,7 @@ def render_page(
         JPEG files by row of the image table.
     """
     failed = images.select(["image_id", "error"]).filter(pc.is_valid(images["error"]))
-    totals = ("n_unlabelled", "n_error", "n_duplicate", "n_near", "n_outlier", "bytes")
+    totals = {name: sum(row[name] for row in summary) for name in (*COLUMNS, "bytes")}
     return html.render(
         html.environment("mvad.inspection", {}),
         "inspect.html",
@@ -211,6 +221,7 @@ def render_page(
         sections=sections(images),
         pictures={row: data_uri(data, "image/jpeg") for row, data in pictures.items()},
         errors=failed.slice(0, MAX_ERRORS).to_pylist(),
-        totals={name: sum(row[name] for row in summary) for name in totals},
+        totals=totals,
+        columns={name: title for name, title in COLUMNS.items() if name != "n_unlabelled" or totals[name]},
         options=options,
     )
