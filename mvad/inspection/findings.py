@@ -128,7 +128,7 @@ def _leak(category: str, subset: str, n_leaked: int, count: int, near: bool) -> 
     repeat = _repeat(n_leaked, near, "a training image", "training images")
     text = f"{n_leaked:,} of {_images(count, subset)} {repeat}"
     if subset != "defect":
-        return Finding("warning", category, f"{text}: their scores say little about new images.")
+        return Finding("warning", category, f"{text}: such scores say little about new images.")
     # A fingerprint does not show whether a small defect is in the training image too.
     advice = "check whether the training image shows the defect too" if near else "the model learns the defect as good"
     return Finding("note" if near else "warning", category, f"{text}: {advice}.")

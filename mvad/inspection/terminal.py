@@ -23,9 +23,9 @@ COUNTS = {
     "n_good": "good",
     "n_defect": "defect",
     "n_unlabelled": "unlabelled",
-    "n_error": "unreadable",
-    "n_duplicate": "exact dup.",
-    "n_near": "near dup.",
+    "n_error": "errors",
+    "n_duplicate": "exact\ndup.",
+    "n_near": "near\ndup.",
     "n_outlier": "outliers",
 }
 ALWAYS_SHOWN = ("n_train", "n_error")

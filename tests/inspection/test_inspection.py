@@ -30,7 +30,7 @@ MAX_PIXELS = 10**7
 
 
 def scene(seed, side=120):
-    """A smooth random picture on a frame that all have in common, (side, side) float."""
+    """A smooth random picture over stripes that all scenes share, (side, side) float."""
     random = np.random.default_rng(seed)
     rough = gaussian_filter(random.normal(size=(side, side)), side / 24)
     common = 60 * np.sin(np.arange(side) / 9)[:, None] * np.ones(side)
@@ -52,14 +52,14 @@ def test_what_is_measured(tmp_path):
     grey = np.zeros((20, 30), np.uint8)
     grey[:, 15:] = 200
     path = save(tmp_path / "half.png", grey)
-    found, image = measure(path.as_uri(), MAX_PIXELS)
-    assert (found.format, found.mode, found.width, found.height) == ("PNG", "L", 30, 20)
-    assert found.bytes == path.stat().st_size
-    assert (found.brightness, found.contrast) == (100, 100)
-    # Of 30 columns two are beside the step, where the Laplacian is -200 and 200.
-    assert found.sharpness == pytest.approx(np.sqrt(2 / 30 * 200**2) / 100, rel=1e-5)
+    measurement, image = measure(path.as_uri(), MAX_PIXELS)
+    assert (measurement.format, measurement.mode, measurement.width, measurement.height) == ("PNG", "L", 30, 20)
+    assert measurement.bytes == path.stat().st_size
+    assert (measurement.brightness, measurement.contrast) == (100, 100)
+    # Two of 30 columns are next to the step; their Laplacian is -200 and 200.
+    assert measurement.sharpness == pytest.approx(np.sqrt(2 / 30 * 200**2) / 100, rel=1e-5)
     assert image.size == (30, 20)
-    assert found.fingerprint.shape == (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
+    assert measurement.fingerprint.shape == (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
     broken = tmp_path / "broken.png"
     broken.write_bytes(path.read_bytes()[:60])
     bad, image = measure(broken.as_uri(), MAX_PIXELS)
@@ -97,10 +97,10 @@ def test_the_same_pixels_in_other_files(tmp_path):
     copy = tmp_path / "b.png"
     copy.write_bytes(first.read_bytes())
     paths = [save(tmp_path / "x.png", scene(1)), first, copy, save(tmp_path / "c.bmp", scene(0))]
-    found = measured(paths)
-    np.testing.assert_array_equal(duplicates.exact_duplicates(found["pixel_digest"]), [-1, 0, 0, 0])
-    np.testing.assert_array_equal(duplicates.exact_duplicates(found["file_digest"]), [-1, 0, 0, -1])
-    # The same values in another shape are another picture.
+    columns = measured(paths)
+    np.testing.assert_array_equal(duplicates.exact_duplicates(columns["pixel_digest"]), [-1, 0, 0, 0])
+    np.testing.assert_array_equal(duplicates.exact_duplicates(columns["file_digest"]), [-1, 0, 0, -1])
+    # The same values in another shape make another picture.
     flat = measured([save(tmp_path / "d.png", np.zeros((4, 6))), save(tmp_path / "e.png", np.zeros((6, 4)))])
     np.testing.assert_array_equal(duplicates.exact_duplicates(flat["pixel_digest"]), [-1, -1])
 
@@ -120,21 +120,21 @@ def variants(tmp_path):
 def test_near_duplicates_under_another_light_size_and_compression(tmp_path):
     others = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(30)]
     copies = list(variants(tmp_path))
-    found = duplicates.near_duplicates(measured([*others, *copies])["fingerprint"])
-    np.testing.assert_array_equal(found.group, [0, *[-1] * 29, *[0] * len(copies)])
-    assert (found.similarity[found.group == 0] > duplicates.MIN_CORRELATION).all()
-    assert np.isnan(found.similarity[1:30]).all()
-    members = np.flatnonzero(found.group == 0)
-    assert set(found.nearest[members]) <= set(members)
-    assert all(found.nearest[member] != member for member in members)
+    near = duplicates.near_duplicates(measured([*others, *copies])["fingerprint"])
+    np.testing.assert_array_equal(near.group, [0, *[-1] * 29, *[0] * len(copies)])
+    assert (near.similarity[near.group == 0] > duplicates.MIN_CORRELATION).all()
+    assert np.isnan(near.similarity[1:30]).all()
+    members = np.flatnonzero(near.group == 0)
+    assert set(near.nearest[members]) <= set(members)
+    assert all(near.nearest[member] != member for member in members)
 
 
-def test_near_duplicates_where_there_are_few_images_or_one_picture_alone(tmp_path):
+def test_near_duplicates_among_few_images_or_copies_of_one(tmp_path):
     few = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(3)]
     copy = tmp_path / "copy.jpg"
     Image.open(few[0]).save(copy, quality=95)
-    found = duplicates.near_duplicates(measured([*few, copy])["fingerprint"])
-    np.testing.assert_array_equal(found.group, [0, -1, -1, 0])
+    near = duplicates.near_duplicates(measured([*few, copy])["fingerprint"])
+    np.testing.assert_array_equal(near.group, [0, -1, -1, 0])
     one = duplicates.near_duplicates(np.repeat(measured(few[:1])["fingerprint"], 20, axis=0))
     assert set(one.group) == {0}
     black = duplicates.near_duplicates(np.zeros((20, FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8))
@@ -152,39 +152,38 @@ def test_the_search_in_cells_finds_what_the_exact_one_finds():
     np.testing.assert_array_equal(in_cells.group, exact.group)
 
 
-def test_what_differs_in_few_ways_is_not_taken_for_the_same():
+def test_images_that_differ_in_few_ways_are_not_duplicates():
     random = np.random.default_rng(0)
-    places = np.arange(FINGERPRINT_SIDE) * 2 * np.pi / 8
+    phases = np.arange(FINGERPRINT_SIDE) * 2 * np.pi / 8
     grids = []
     for x, y in random.uniform(0, 2 * np.pi, (90, 2)):
-        holes = 60 * (np.sin(places + x)[:, None] + np.sin(places + y)) + random.normal(
-            0, 12, (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-        )
+        holes = 60 * (np.sin(phases + x)[:, None] + np.sin(phases + y))
+        holes += random.normal(0, 12, (FINGERPRINT_SIDE, FINGERPRINT_SIDE))
         grids.append(np.clip(128 + holes, 0, 255).astype(np.uint8))
     fingerprints = np.stack([*grids, *grids[:5]])
     fingerprints[90:] = fingerprints[90:] * 0.9
-    found = duplicates.near_duplicates(fingerprints)
-    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(found.group >= 0))
-    assert (found.group[5:90] < 0).mean() > 0.8
+    near = duplicates.near_duplicates(fingerprints)
+    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(near.group >= 0))
+    assert (near.group[5:90] < 0).mean() > 0.8
     vectors, _ = duplicates._remove_lighting(fingerprints[:90])
-    own = duplicates._unit(vectors - vectors.mean(axis=0))
-    products = (own @ own.T)[np.triu_indices(90, 1)]
-    assert (products > duplicates.MIN_CORRELATION).sum() > 20  # so many would be taken for the same without the level
-    assert duplicates.chance_level(own) > 0.95
+    centred = duplicates._unit(vectors - vectors.mean(axis=0))
+    products = (centred @ centred.T)[np.triu_indices(90, 1)]
+    assert (products > duplicates.MIN_CORRELATION).sum() > 20  # false duplicates without the chance level
+    assert duplicates.chance_level(centred) > 0.95
 
 
-def test_the_level_is_what_chance_reaches():
+def test_the_chance_level_is_what_chance_reaches():
     random = np.random.default_rng(0)
     for dimensions in (4, 10, 40):
         vectors = random.normal(size=(400, dimensions)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         products = (vectors @ vectors.T)[np.triu_indices(400, 1)]
-        # Half a pair is expected above the level; a fifth of the way further down there are many.
+        # Half a pair is expected above the level, but many above four fifths of it.
         assert (products > duplicates.chance_level(vectors)).sum() <= 4
         assert (products > 0.8 * duplicates.chance_level(vectors)).sum() > 10
 
 
-def test_what_stands_out():
+def test_outliers_and_their_reasons():
     random = np.random.default_rng(0)
     brightness = random.normal(120, 5, 40).astype(np.float32)
     contrast = np.full(40, 30, np.float32)
@@ -193,9 +192,9 @@ def test_what_stands_out():
     brightness[3], brightness[4], sharp[5], contrast[6] = 20, 230, 0.1, 0.5
     features[7] += 5
     train = np.arange(40) < 30
-    found = outliers.find_outliers(brightness, contrast, sharp, features, train)
-    named = {row: reason for row, reason in enumerate(found.reasons) if reason}
-    assert named == {
+    scores = outliers.find_outliers(brightness, contrast, sharp, features, train)
+    reasons = {row: reason for row, reason in enumerate(scores.reasons) if reason}
+    assert reasons == {
         3: "much darker",
         4: "much brighter",
         5: "blurred",
@@ -204,7 +203,7 @@ def test_what_stands_out():
     }
     expected = 0.6745 * (brightness - np.median(brightness[train]))
     expected /= np.median(np.abs(brightness[train] - np.median(brightness[train])))
-    np.testing.assert_allclose(found.brightness, expected, rtol=1e-5)
+    np.testing.assert_allclose(scores.brightness, expected, rtol=1e-5)
     few = outliers.find_outliers(brightness[:5], contrast[:5], sharp[:5], None, train[:5])
     assert np.isnan(few.brightness).all()
     assert few.reasons == [""] * 5
@@ -245,7 +244,7 @@ def rows(**columns):
     return pa.table({name: values.get(name, [None] * count) for name in table.IMAGES.names}, schema=table.IMAGES)
 
 
-def found_in(images, ignored=0):
+def findings_of(images, ignored=0):
     return findings.find_all(Manifest("file:///x", images.select(SCHEMA.names), ignored), images)
 
 
@@ -259,7 +258,7 @@ def test_findings_of_duplicates_name_the_leak():
         duplicate_group=[0, 0, None, None, 0, 1, 1, None],
         near_group=[None, None, 0, 0, None, 0, None, None],
     )
-    levels = {finding.text.split(":")[0]: finding.level for finding in found_in(images)}
+    levels = {finding.text.split(":")[0]: finding.level for finding in findings_of(images)}
     assert levels["1 of 2 good test images is an exact duplicate of a training image"] == "warning"
     assert levels["1 of 2 good test images is a near duplicate of a training image"] == "warning"
     assert levels["1 training image is an exact duplicate of another"] == "note"
@@ -280,20 +279,20 @@ def test_findings_of_light_format_and_absence():
         width=[10] * train + [30] * test,
         outlier=["blurred"] + [None] * (train + test - 1),
     )
-    texts = [finding.text for finding in found_in(images, ignored=3)]
+    texts = [finding.text for finding in findings_of(images, ignored=3)]
     assert any("good test images are darker than the training images overall" in text for text in texts)
     assert any("training images are PNG RGB, but good test images are JPEG RGB" in text for text in texts)
     assert any("aspect ratios (width / height) range from 1.00 to 3.00" in text for text in texts)
     assert any("no defective test images" in text for text in texts)
     assert any("1 training image is an outlier: '000' (blurred)" in text for text in texts)
     assert any("3 image files are ignored" in text for text in texts)
-    assert not found_in(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
+    assert not findings_of(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
 
 
 def ticks(chart):
     """Position and label of the ticks of a chart's axis."""
-    found = re.findall(r'<text class="tick" x="([\d.]+)"[^>]*>([^<]+)</text>', chart.svg)
-    return [(float(position), label) for position, label in found[:-1]]  # the last is the axis label
+    ticks_and_label = re.findall(r'<text class="tick" x="([\d.]+)"[^>]*>([^<]+)</text>', chart.svg)
+    return [(float(position), label) for position, label in ticks_and_label[:-1]]  # the last is the axis label
 
 
 def test_a_histogram_counts_every_image():
@@ -315,7 +314,7 @@ def test_a_logarithmic_axis_has_round_numbers():
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 
 
-def test_names_are_escaped_and_nothing_is_cut_from_the_page():
+def test_names_are_escaped_and_shown_in_full():
     images = rows(
         image_id=[f"{HOSTILE}{number}" for number in range(12)],
         category=[HOSTILE] * 12,
@@ -330,7 +329,7 @@ def test_names_are_escaped_and_nothing_is_cut_from_the_page():
     )
     facts = {"data": HOSTILE, "made": "now", "seconds": 1.0, "n_images": 12, "versions": {"mvad": "1"}}
     summary = table.category_rows(images)
-    html = page.render_page(facts, summary, found_in(images), images, {0: b"jpeg"}, InspectOptions())
+    html = page.render_page(facts, summary, findings_of(images), images, {0: b"jpeg"}, InspectOptions())
     assert "<script" not in html.lower()
     assert "7 * 7" in html
     assert html.count("&lt;script&gt;") > 20
@@ -353,15 +352,15 @@ def test_the_page_is_bounded_however_many_categories_there_are():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two categories with one of everything that can be wrong."""
+    """Two categories with one of everything that can go wrong."""
     root = tmp_path_factory.mktemp("inspected") / "data"
     for number in range(33):
         name = "alpha" if number < 21 else "beta"
-        part = ("train/good", "train/good", "train/good", "train/good", "test/good", "test/good", "test/dent")[
+        subfolder = ("train/good", "train/good", "train/good", "train/good", "test/good", "test/good", "test/dent")[
             number % 7
         ]
         random = np.random.default_rng(number)
-        save(root / name / part / f"{number:03}.png", scene(number, 96) + random.normal(0, 3, (96, 96)))
+        save(root / name / subfolder / f"{number:03}.png", scene(number, 96) + random.normal(0, 3, (96, 96)))
     alpha = root / "alpha"
     (alpha / "test/good/copy.png").write_bytes((alpha / "train/good/000.png").read_bytes())
     (alpha / "train/good/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -420,7 +419,7 @@ def test_inspect_end_to_end(folder, inspected, capsys):
         mvad.inspect(str(folder), str(out.with_suffix(".txt")))
 
 
-def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, inspected, capsys):
+def test_without_features_everything_else_is_the_same_and_nothing_is_written(folder, inspected, capsys):
     before = sorted(folder.parent.iterdir())
     result = mvad.inspect(str(folder), features=False, max_errors="0")
     assert result.exit_code == 3
@@ -439,11 +438,11 @@ def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, in
 def test_the_page_in_a_browser(inspected, browser):
     out, result = inspected
     for scheme, width in (("light", 1200), ("dark", 390)):
-        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as found:
-            tab = found.page
-            assert found.messages == []
-            assert [url for url in found.requests if not url.startswith("data:")] == [out.as_uri()]
-            # The style sheet is let through, nothing overflows, every picture is decoded.
+        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as visited:
+            tab = visited.page
+            assert visited.messages == []
+            assert [url for url in visited.requests if not url.startswith("data:")] == [out.as_uri()]
+            # The policy allows the style sheet, nothing overflows, every picture is decoded.
             assert tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
