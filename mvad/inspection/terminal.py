@@ -24,8 +24,8 @@ COUNTS = {
     "n_defect": "defect",
     "n_unlabelled": "unlabelled",
     "n_error": "errors",
-    "n_duplicate": "exact\ndup.",
-    "n_near": "near\ndup.",
+    "n_duplicate": "dup.",
+    "n_near": "near dup.",
     "n_outlier": "outliers",
 }
 ALWAYS_SHOWN = ("n_train", "n_error")
