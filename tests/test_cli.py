@@ -27,7 +27,7 @@ def call(capsys, *arguments):
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch):
     """Wrong use must be found before Ray is started."""
-    for home in ("mvad.pipeline.flow", "mvad.inspection.command"):
+    for home in ("mvad.pipeline.flow", "mvad.commands.inspect"):
         monkeypatch.setattr(f"{home}.ray_session", lambda address: pytest.fail("Ray was started"))
 
 

@@ -1,7 +1,5 @@
-"""What is in a folder of images before any model: counts, sizes, unreadable files, twins, outliers, a map."""
+"""What is in a folder of images before any model: counts, sizes, unreadable files, duplicates, outliers."""
 
-from __future__ import annotations
+import lazy_loader
 
-from mvad.inspection.command import Inspection, inspect
-
-__all__ = ["Inspection", "inspect"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Images as points of a plane, near each other where their features are."""
+"""Image features in the plane, where images that look alike to the backbone lie close to each other."""
 
 from __future__ import annotations
 
@@ -11,45 +11,52 @@ from sklearn.manifold import TSNE
 from mvad.data.sampling import evenly_spaced
 from mvad.inspection.table import by_category
 
-POINTS = 6000  # of all maps together
-POINTS_LEAST, POINTS_MOST = 50, 2000  # of one
-TSNE_MOST = 1000
+MAX_POINTS = 6000  # of all categories together
+MIN_POINTS = 50  # that each category may have at least, however many categories there are
+MAX_CATEGORY_POINTS = {"pca": 2000, "tsne": 1000}
 TSNE_PERPLEXITY = 30.0
-TSNE_EXACT = 200  # points
-LEAST = 4  # images that a map is drawn of
+MAX_EXACT_TSNE_POINTS = 200
+MIN_IMAGES = 4  # fewer images are not embedded
 
 
-def add_maps(table: pa.Table, features: NDArray[np.float16], method: str) -> pa.Table:
-    """The image table with ``map_x`` and ``map_y``: a map of each category, of images evenly spaced in it.
+def add_embedding(
+    images: pa.Table, features: NDArray[np.float16], method: str, max_category_points: int | None = None
+) -> pa.Table:
+    """Fill ``map_x`` and ``map_y`` of the image table for evenly spaced images of each category.
 
     Parameters
     ----------
+    features : (n, d) float16
     method
         ``pca`` or ``tsne``.
+    max_category_points
+        Default: depends on the method.
     """
-    places = np.full((len(table), 2), np.nan, np.float32)
-    parts = by_category(table)
-    most = min(max(POINTS // len(parts), POINTS_LEAST), POINTS_MOST if method == "pca" else TSNE_MOST)
+    coordinates = np.full((len(images), 2), np.nan, np.float32)
+    categories = by_category(images)
+    limit = max_category_points or MAX_CATEGORY_POINTS[method]
+    max_points = min(max(MAX_POINTS // len(categories), MIN_POINTS), limit)
+    readable = np.array([error is None for error in images["error"].to_pylist()])
     start = 0
-    readable = np.array([error is None for error in table["error"].to_pylist()])
-    for _, part in parts:
+    for _, part in categories:
         rows = start + np.flatnonzero(readable[start : start + len(part)])
         start += len(part)
-        if len(rows) >= LEAST:
-            chosen = rows[evenly_spaced(len(rows), most)]
-            places[chosen] = plane(features[chosen].astype(np.float32), method)
-    for column, name in enumerate(("map_x", "map_y")):
-        values = pa.array(places[:, column], mask=np.isnan(places[:, column]))
-        table = table.set_column(table.schema.get_field_index(name), name, values)
-    return table
+        if len(rows) >= MIN_IMAGES:
+            sample = rows[evenly_spaced(len(rows), max_points)]
+            coordinates[sample] = embed(features[sample].astype(np.float32), method)
+    for name, values in zip(("map_x", "map_y"), coordinates.T, strict=True):
+        column = pa.array(values, mask=np.isnan(values))
+        images = images.set_column(images.schema.get_field_index(name), name, column)
+    return images
 
 
-def plane(features: NDArray[np.float32], method: str) -> NDArray[np.float32]:
-    """Coordinates of (n, d) features in a plane: (n, 2), the same for the same features."""
-    flat = PCA(n_components=2, svd_solver="full").fit_transform(features)
+def embed(features: NDArray[np.float32], method: str) -> NDArray[np.float32]:
+    """Embed (n, d) features in the plane: (n, 2) float32, the same for the same features."""
+    coordinates = PCA(n_components=2, svd_solver="full").fit_transform(features)
     if method == "tsne" and len(features) > 3:
         perplexity = min(TSNE_PERPLEXITY, (len(features) - 1) / 3)
-        # The approximation runs many threads, which for a few points wait for each other most of the time.
-        way = "exact" if len(features) <= TSNE_EXACT else "barnes_hut"
-        flat = TSNE(perplexity=perplexity, init="pca", random_state=0, method=way).fit_transform(features)
-    return flat.astype(np.float32)
+        # For few points, the threads of the approximation mostly wait for each other.
+        algorithm = "exact" if len(features) <= MAX_EXACT_TSNE_POINTS else "barnes_hut"
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, method=algorithm)
+        coordinates = tsne.fit_transform(features)
+    return coordinates.astype(np.float32)

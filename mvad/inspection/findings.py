@@ -1,4 +1,4 @@
-"""What a person should know of a folder before a model is fitted to it, in one sentence each."""
+"""What to know of a folder before a model is fitted to it, in one sentence each."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad.data.manifest import Manifest
-from mvad.inspection.outliers import LEAST, LEAST_SPREAD, UNSTEADY, robust_z
-from mvad.inspection.table import KINDS, by_category, kinds
+from mvad.inspection.outliers import MIN_IMAGES, MIN_MAD, SMALL_SAMPLE_FACTOR, log_sharpness, modified_z_scores
+from mvad.inspection.table import SUBSETS, by_category, subsets
 
-FEW_TRAINING = 20
-MOVED = 1.5  # modified z of a median, more where there are few: light or focus of the test images is another
-PLACES = {"train": "training", "good": "good test", "defect": "defective", "unlabelled": "unlabelled"}
-REPEATED = {
-    "train": "calibration takes the model for better than it is",
-    "unlabelled": "scores and rates count the same thing again",
+MIN_TRAINING_IMAGES = 20  # fewer deserve a note
+MAX_MEDIAN_Z = 1.5  # of test images; raised for small samples. Beyond, lighting or focus has changed
+MAX_ASPECT_SPREAD = 1.25  # of the largest aspect ratio to the smallest
+SUBSET_NAMES = {"train": "training", "good": "good test", "defect": "defective", "unlabelled": "unlabelled"}
+WHY_NOT_REPEATED = {
+    "train": "calibration will overestimate the model",
+    "unlabelled": "scores and rates count the same thing more than once",
 }
 
 
 class Finding(NamedTuple):
-    """One thing that was found.
+    """One finding.
 
     Attributes
     ----------
     level
         ``warning``: it spoils a model or its evaluation; ``note``: it is good to know.
     category
-        "" if it is of several.
+        "" if it concerns several.
     """
 
     level: str
@@ -39,158 +40,153 @@ class Finding(NamedTuple):
     text: str
 
 
-def find(manifest: Manifest, table: pa.Table) -> list[Finding]:
+def find_all(manifest: Manifest, images: pa.Table) -> list[Finding]:
     """All findings, warnings first."""
-    found: list[Finding] = list(_across(manifest, table))
-    labelled = "train" in table["split"].to_pylist()
-    for name, part in by_category(table):
-        found += _missing(name, part, labelled)
-        good = part.filter(pc.is_null(part["error"]))
-        if len(good):
-            for check in (_twins, _outliers, _files, _light):
-                found += check(name, good)
-    return sorted(found, key=lambda finding: finding.level != "warning")
+    findings = list(_across_categories(manifest, images))
+    has_training = "train" in images["split"].to_pylist()
+    for category, rows in by_category(images):
+        findings += _missing(category, rows, has_training)
+        readable = rows.filter(pc.is_null(rows["error"]))
+        if len(readable):
+            for check in (_duplicates, _outliers, _files, _lighting):
+                findings += check(category, readable)
+    return sorted(findings, key=lambda finding: finding.level != "warning")
 
 
-def _images(count: int, kind: str = "") -> str:
-    words = [f"{count:,}", PLACES.get(kind, kind), "image" if count == 1 else "images"]
+def _images(count: int, subset: str = "") -> str:
+    words = (f"{count:,}", SUBSET_NAMES.get(subset, subset), "image" if count == 1 else "images")
     return " ".join(word for word in words if word)
 
 
-def _across(manifest: Manifest, table: pa.Table) -> Iterator[Finding]:
-    bad = len(table) - table["error"].null_count
-    if bad:
-        yield Finding("warning", "", f"{_images(bad)} cannot be read; a run counts and names them, and goes on.")
+def _across_categories(manifest: Manifest, images: pa.Table) -> Iterator[Finding]:
+    n_errors = len(images) - images["error"].null_count
+    if n_errors:
+        text = f"{_images(n_errors)} cannot be read; a run names such images and continues."
+        yield Finding("warning", "", text)
     if manifest.ignored:
-        text = f"{manifest.ignored:,} files with an image's name lie where the layout has no place for images."
-        yield Finding("note", "", text)
-    homes: dict[int, set[str]] = defaultdict(set)
-    repeated = table.filter(pc.is_valid(table["duplicate_group"]))
+        files = "1 image file is" if manifest.ignored == 1 else f"{manifest.ignored:,} image files are"
+        yield Finding("note", "", f"{files} ignored, in folders that this layout does not use.")
+    categories: dict[int, set[str]] = defaultdict(set)
+    repeated = images.filter(pc.is_valid(images["duplicate_group"]))
     for group, name in zip(repeated["duplicate_group"].to_pylist(), repeated["category"].to_pylist(), strict=True):
-        homes[group].add(name)
-    shared = [names for names in homes.values() if len(names) > 1]
+        categories[group].add(name)
+    shared = [names for names in categories.values() if len(names) > 1]
     if shared:
-        where = " and ".join(repr(name) for name in sorted(shared[0])[:2])
-        yield Finding(
-            "warning",
-            "",
-            f"{_images(len(shared))} {'lies' if len(shared) == 1 else 'lie'} in several categories, such as {where}.",
-        )
+        example = " and ".join(repr(name) for name in sorted(shared[0])[:2])
+        verb = "occurs" if len(shared) == 1 else "occur"
+        yield Finding("warning", "", f"{_images(len(shared))} {verb} in several categories, such as {example}.")
 
 
-def _missing(name: str, table: pa.Table, labelled: bool) -> Iterator[Finding]:
-    counts = Counter(kinds(table))
-    if labelled and not counts["train"]:
-        yield Finding("warning", name, "there are no training images (train/good), so no model can be fitted.")
-    elif 0 < counts["train"] < FEW_TRAINING:
-        text = f"{_images(counts['train'], 'train')} {'is' if counts['train'] == 1 else 'are'} few; see --shots."
-        yield Finding("note", name, text)
+def _missing(category: str, images: pa.Table, has_training: bool) -> Iterator[Finding]:
+    counts = Counter(subsets(images))
+    if has_training and not counts["train"]:
+        yield Finding("warning", category, "there are no training images (train/good), so no model can be fitted.")
+    elif 0 < counts["train"] < MIN_TRAINING_IMAGES:
+        verb = "is" if counts["train"] == 1 else "are"
+        yield Finding("note", category, f"there {verb} only {_images(counts['train'], 'train')}; see --shots.")
     if counts["good"] + counts["defect"] and not (counts["good"] and counts["defect"]):
         absent = "defective" if counts["good"] else "good"
-        yield Finding("note", name, f"there are no {absent} test images, so there will be no AUROC.")
-    defective = table.filter(pc.equal(table["label"], 1))
+        yield Finding("note", category, f"there are no {absent} test images, so there will be no AUROC.")
+    defective = images.filter(pc.equal(images["label"], 1))
     without = defective["mask_uri"].null_count
     if without:
-        text = f"{without:,} of {_images(len(defective), 'defect')} have no mask: they do not count for pixel metrics."
-        yield Finding("note", name, text)
+        have = "has no mask and is" if without == 1 else "have no mask and are"
+        text = f"{without:,} of {_images(len(defective), 'defect')} {have} left out of pixel metrics."
+        yield Finding("note", category, text)
 
 
-def _twins(name: str, table: pa.Table) -> Iterator[Finding]:
-    kind = kinds(table)
+def _duplicates(category: str, images: pa.Table) -> Iterator[Finding]:
+    subset = subsets(images)
+    counts = Counter(subset)
     for column, near in (("duplicate_group", False), ("near_group", True)):
-        groups = pc.fill_null(table[column], -1).to_numpy()
-        own = {one: groups[(kind == one) & (groups >= 0)] for one in KINDS}
-        counts = Counter(kind)
-        for one in ("good", "unlabelled", "defect"):
-            leaked = int(np.isin(own[one], own["train"]).sum())
-            if leaked:
-                yield _leak(name, one, leaked, counts[one], near)
-        mislabelled = int(np.isin(own["good"], own["defect"]).sum())
-        if mislabelled:
-            verb = _verb(mislabelled, "nearly repeats" if near else "has the same pixels as", near)
-            text = f"{_images(mislabelled, 'good')} {verb} a defective one: one of the labels may be wrong."
-            yield Finding("note" if near else "warning", name, text)
-        for one, why in REPEATED.items():
-            surplus = len(own[one]) - len(np.unique(own[one]))
+        groups = pc.fill_null(images[column], -1).to_numpy()
+        members = {name: groups[(subset == name) & (groups >= 0)] for name in SUBSETS}
+        for name in ("good", "unlabelled", "defect"):
+            n_leaked = int(np.isin(members[name], members["train"]).sum())
+            if n_leaked:
+                yield _leak(category, name, n_leaked, counts[name], near)
+        n_contradictory = int(np.isin(members["good"], members["defect"]).sum())
+        if n_contradictory:
+            repeat = _repeat(n_contradictory, near, "a defective one", "defective ones")
+            text = f"{_images(n_contradictory, 'good')} {repeat}: a label may be wrong."
+            yield Finding("note" if near else "warning", category, text)
+        for name, reason in WHY_NOT_REPEATED.items():
+            surplus = len(members[name]) - len(np.unique(members[name]))
             if surplus:
-                verb = _verb(surplus, "nearly repeats" if near else "has the same pixels as", near)
-                yield Finding("note", name, f"{_images(surplus, one)} {verb} others: {why}.")
+                text = f"{_images(surplus, name)} {_repeat(surplus, near, 'another', 'others')}: {reason}."
+                yield Finding("note", category, text)
 
 
-def _verb(count: int, singular: str, near: bool) -> str:
-    return singular if count == 1 else "nearly repeat" if near else "have the same pixels as"
+def _repeat(count: int, near: bool, other: str, others: str) -> str:
+    if count == 1:
+        return f"is {'a near' if near else 'an exact'} duplicate of {other}"
+    return f"are {'near' if near else 'exact'} duplicates of {others}"
 
 
-def _leak(name: str, kind: str, leaked: int, count: int, near: bool) -> Finding:
-    """Test images that are among the training images too."""
-    what = "a near duplicate among the training images" if near else "the same pixels as a training image"
-    share = f"{leaked:,} of {_images(count, kind)} {'has' if leaked == 1 else 'have'} {what}"
-    if kind != "defect":
-        return Finding("warning", name, f"{share}: their scores say little about new images.")
-    # Thumbnails do not show whether a small defect is there too.
-    advice = "look whether those show the defect too" if near else "a defect is learnt as good, or it is none"
-    return Finding("note" if near else "warning", name, f"{share}: {advice}.")
+def _leak(category: str, subset: str, n_leaked: int, count: int, near: bool) -> Finding:
+    """Test images that are training images too."""
+    repeat = _repeat(n_leaked, near, "a training image", "training images")
+    text = f"{n_leaked:,} of {_images(count, subset)} {repeat}"
+    if subset != "defect":
+        return Finding("warning", category, f"{text}: such scores say little about new images.")
+    # A fingerprint does not show whether a small defect is in the training image too.
+    advice = "check whether the training image shows the defect too" if near else "the model learns the defect as good"
+    return Finding("note" if near else "warning", category, f"{text}: {advice}.")
 
 
-def _outliers(name: str, table: pa.Table) -> Iterator[Finding]:
-    kind = kinds(table)
-    for one, level in (("train", "warning"), ("good", "note"), ("unlabelled", "note")):
-        rows = table.filter(pa.array(kind == one))
+def _outliers(category: str, images: pa.Table) -> Iterator[Finding]:
+    subset = subsets(images)
+    for name, level in (("train", "warning"), ("good", "note"), ("unlabelled", "note")):
+        rows = images.filter(pa.array(subset == name))
         rows = rows.filter(pc.is_valid(rows["outlier"]))
         if len(rows):
-            first = f"{rows['image_id'][0].as_py()!r} ({rows['outlier'][0].as_py()})"
-            such = first if len(rows) == 1 else f"the first is {first}"
-            advice = "; look before fitting" if one == "train" else ""
-            verb = "stands" if len(rows) == 1 else "stand"
-            yield Finding(level, name, f"{_images(len(rows), one)} {verb} out: {such}{advice}.")
+            example = f"{rows['image_id'][0].as_py()!r} ({rows['outlier'][0].as_py()})"
+            outliers = f"is an outlier: {example}" if len(rows) == 1 else f"are outliers, such as {example}"
+            advice = "; check before fitting" if name == "train" else ""
+            yield Finding(level, category, f"{_images(len(rows), name)} {outliers}{advice}.")
 
 
-def _files(name: str, table: pa.Table) -> Iterator[Finding]:
-    ratios = table["width"].to_numpy() / table["height"].to_numpy()
-    if ratios.max() > 1.25 * ratios.min():
+def _files(category: str, images: pa.Table) -> Iterator[Finding]:
+    ratios = images["width"].to_numpy() / images["height"].to_numpy()
+    if ratios.max() > MAX_ASPECT_SPREAD * ratios.min():
         text = (
-            f"images are from {_ratio(ratios.min())} to {_ratio(ratios.max())} as wide as high; "
-            "all are stretched to a square before a model sees them."
+            f"aspect ratios (width / height) range from {ratios.min():.2f} to {ratios.max():.2f}; "
+            "a model sees every image stretched to a square."
         )
-        yield Finding("note", name, text)
-    kind = kinds(table)
-    made = np.array(
-        [" ".join(pair) for pair in zip(table["format"].to_pylist(), table["mode"].to_pylist(), strict=True)]
-    )
-    for one, other in (("train", "good"), ("train", "defect"), ("good", "defect"), ("train", "unlabelled")):
-        left, right = set(made[kind == one]), set(made[kind == other])
+        yield Finding("note", category, text)
+    subset = subsets(images)
+    pairs = zip(images["format"].to_pylist(), images["mode"].to_pylist(), strict=True)
+    formats = np.array([" ".join(pair) for pair in pairs])
+    for name, other in (("train", "good"), ("train", "defect"), ("good", "defect"), ("train", "unlabelled")):
+        left, right = set(formats[subset == name]), set(formats[subset == other])
         if left and right and not left & right:
             text = (
-                f"{PLACES[one]} images are {_listed(left)} and {PLACES[other]} ones {_listed(right)}: "
-                "a model may tell them apart by that alone."
+                f"{SUBSET_NAMES[name]} images are {_first_three(left)}, but {SUBSET_NAMES[other]} images are "
+                f"{_first_three(right)}: a model may tell them apart by format alone."
             )
-            yield Finding("warning", name, text)
+            yield Finding("warning", category, text)
             return
 
 
-def _ratio(value: float) -> str:
-    return f"{value:.2f} times"
-
-
-def _listed(names: set[str]) -> str:
+def _first_three(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3])
 
 
-def _light(name: str, table: pa.Table) -> Iterator[Finding]:
-    kind = kinds(table)
-    train = kind == "train"
-    brightness = table["brightness"].to_numpy()
-    log_sharpness = np.log2(np.maximum(table["sharpness"].to_numpy(), 1e-3))
-    for one in ("good", "unlabelled"):
-        rows = kind == one
-        if min(rows.sum(), train.sum()) < LEAST:
+def _lighting(category: str, images: pa.Table) -> Iterator[Finding]:
+    subset = subsets(images)
+    train = subset == "train"
+    brightness, sharpness = images["brightness"].to_numpy(), log_sharpness(images["sharpness"].to_numpy())
+    for name in ("good", "unlabelled"):
+        rows = subset == name
+        n_images = min(rows.sum(), train.sum())
+        if n_images < MIN_IMAGES:
             continue
-        for values, least, (below, above) in (
-            (brightness, LEAST_SPREAD["brightness"], ("darker", "brighter")),
-            (log_sharpness, LEAST_SPREAD["sharpness"], ("more blurred", "sharper")),
+        for values, min_mad, (below, above) in (
+            (brightness, MIN_MAD["brightness"], ("darker", "brighter")),
+            (sharpness, MIN_MAD["sharpness"], ("more blurred", "sharper")),
         ):
-            shift = float(np.median(robust_z(values, train, least)[rows]))
-            if abs(shift) > MOVED * (1 + UNSTEADY / min(rows.sum(), train.sum())):
+            shift = float(np.median(modified_z_scores(values, train, min_mad)[rows]))
+            if abs(shift) > MAX_MEDIAN_Z * (1 + SMALL_SAMPLE_FACTOR / n_images):
                 how = below if shift < 0 else above
-                text = f"{PLACES[one]} images are {how} than the training images as a whole: false alarms are likely."
-                yield Finding("warning", name, text)
+                text = f"{SUBSET_NAMES[name]} images are {how} than the training images overall: expect false alarms."
+                yield Finding("warning", category, text)

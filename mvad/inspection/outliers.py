@@ -1,10 +1,10 @@
-"""Images that stand out from the others of their category: too dark, blurred, of one colour, or something else.
+"""Find images that differ from the others of their category: too dark, blurred, of one colour, or of something else.
 
 Values are compared by the modified z-score, 0.6745 (x - median) / MAD (Iglewicz and Hoaglin, How to Detect and Handle
 Outliers, 1993), whose median and deviation a few bad images cannot move. The reference is the category's training
-images, or all its images where fewer than ``LEAST`` of them can be read. Of n values an outlier is one beyond
-3.5 (1 + 8 / n): the usual 3.5, and more where few images make both unsteady. Of sets of normal values, at most one in
-fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
+images, or all its images if fewer than ``MIN_IMAGES`` of the former can be read. Of n values an outlier is one beyond
+3.5 (1 + 8 / n): the usual 3.5, and more where few images make both estimates unsteady. Of sets of normal values, at
+most one in fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
 """
 
 from __future__ import annotations
@@ -15,89 +15,110 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 8  # images that a median and a deviation mean something for
-CUTOFF, UNSTEADY = 3.5, 8.0
-BLANK = 2.0  # grey levels of contrast
-LEAST_SPREAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # of the MAD: grey levels, and log2
-NEAREST = 3  # the neighbour whose distance says how unusual features are
+MIN_IMAGES = 8  # for a meaningful median and deviation
+CUTOFF, SMALL_SAMPLE_FACTOR = 3.5, 8.0
+BLANK_CONTRAST = 2.0  # grey levels
+MIN_MAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # grey levels, and log2 of the others
+N_NEIGHBOURS = 3  # the distance to this neighbour says how unusual features are
 
 
-class Scores(NamedTuple):
+class OutlierScores(NamedTuple):
     """Modified z-scores of n images; NaN where there is nothing to compare with.
 
-    ``sharpness`` is of the logarithm. ``unusual`` is that of the logarithm of the distance to the third nearest of
-    the reference images in the space of pooled features: it is high for another product or another view.
+    Attributes
+    ----------
+    brightness, sharpness : (n,) float32
+        ``sharpness`` is that of its logarithm.
+    unusual : (n,) float32
+        Of the logarithm of the distance to the third nearest reference image in the space of pooled features; high for
+        another product or another view.
+    reasons
+        Why an image is an outlier, "" if it is not.
     """
 
     brightness: NDArray[np.float32]
     sharpness: NDArray[np.float32]
     unusual: NDArray[np.float32]
-    reasons: list[str]  # why an image stands out, "" if it does not
+    reasons: list[str]
 
 
-def stand_out(
+def find_outliers(
     brightness: NDArray[np.float32],
     contrast: NDArray[np.float32],
     sharpness: NDArray[np.float32],
     features: NDArray[np.float32] | None,
     reference: NDArray[np.bool_],
-) -> Scores:
+) -> OutlierScores:
     """Compare the readable images of one category with each other.
 
     Parameters
     ----------
     brightness, contrast, sharpness : (n,)
-        As in `measure.Measured`.
+        As in `measure.Measurement`.
     features : (n, d)
         Pooled features, or None.
     reference : (n,)
         The training images.
     """
-    if reference.sum() < LEAST:
+    if reference.sum() < MIN_IMAGES:
         reference = np.ones(len(brightness), bool)
-    log_sharpness = np.log2(np.maximum(sharpness, 1e-3))
-    z = {
-        "brightness": robust_z(brightness, reference, LEAST_SPREAD["brightness"]),
-        "sharpness": robust_z(log_sharpness, reference, LEAST_SPREAD["sharpness"]),
+    z_scores = {
+        "brightness": modified_z_scores(brightness, reference, MIN_MAD["brightness"]),
+        "sharpness": modified_z_scores(log_sharpness(sharpness), reference, MIN_MAD["sharpness"]),
         "unusual": np.full(len(brightness), np.nan, np.float32),
     }
-    if features is not None and reference.sum() > NEAREST:
-        z["unusual"] = robust_z(_log_distance(features, reference), reference, LEAST_SPREAD["unusual"])
-    cutoff = CUTOFF * (1 + UNSTEADY / max(1, reference.sum()))
+    if features is not None and reference.sum() > N_NEIGHBOURS:
+        distances = _log_distances(features, reference)
+        z_scores["unusual"] = modified_z_scores(distances, reference, MIN_MAD["unusual"])
+    cutoff = CUTOFF * (1 + SMALL_SAMPLE_FACTOR / max(1, reference.sum()))
     reasons = [
-        _reason(contrast[row], {name: float(values[row]) for name, values in z.items()}, cutoff)
+        _reason(contrast[row], {name: float(values[row]) for name, values in z_scores.items()}, cutoff)
         for row in range(len(contrast))
     ]
-    return Scores(**z, reasons=reasons)
+    return OutlierScores(**z_scores, reasons=reasons)
 
 
-def robust_z(values: NDArray[np.float32], reference: NDArray[np.bool_], least: float) -> NDArray[np.float32]:
-    """Modified z-scores of values; NaN without ``LEAST`` reference values. ``least``: the smallest MAD to divide by."""
-    own = values[reference]
-    if len(own) < LEAST:
+def log_sharpness(sharpness: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log2 of sharpness, which may be 0."""
+    return np.log2(np.maximum(sharpness, 1e-3))
+
+
+def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_], min_mad: float) -> NDArray[np.float32]:
+    """Modified z-scores of values; NaN without ``MIN_IMAGES`` reference values.
+
+    Parameters
+    ----------
+    values : (n,)
+    reference : (n,)
+        The values that median and MAD are taken of.
+    min_mad
+        A smaller MAD is raised to this.
+    """
+    reference_values = values[reference]
+    if len(reference_values) < MIN_IMAGES:
         return np.full(len(values), np.nan, np.float32)
-    middle = np.median(own)
-    spread = max(float(np.median(np.abs(own - middle))), least)
-    return (0.6745 * (values - middle) / spread).astype(np.float32)
+    median = np.median(reference_values)
+    mad = max(float(np.median(np.abs(reference_values - median))), min_mad)
+    return (0.6745 * (values - median) / mad).astype(np.float32)
 
 
-def _log_distance(features: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """log2 of the distance of each image to its ``NEAREST``-th nearest among the reference, itself not counted."""
-    rows = np.ascontiguousarray(features, np.float32)
-    own = np.ascontiguousarray(rows[reference])
-    squares = np.maximum(faiss.knn(rows, own, min(NEAREST + 1, len(own)))[0], 0)
-    place = np.where(reference, min(NEAREST, len(own) - 1), NEAREST - 1)
-    return np.log2(np.sqrt(squares[np.arange(len(rows)), place]) + 1e-3).astype(np.float32)
+def _log_distances(features: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """log2 of each image's distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
+    queries = np.ascontiguousarray(features, np.float32)
+    references = np.ascontiguousarray(queries[reference])
+    squares = np.maximum(faiss.knn(queries, references, min(N_NEIGHBOURS + 1, len(references)))[0], 0)
+    rank = np.where(reference, min(N_NEIGHBOURS, len(references) - 1), N_NEIGHBOURS - 1)
+    return np.log2(np.sqrt(squares[np.arange(len(queries)), rank]) + 1e-3).astype(np.float32)
 
 
-def _reason(contrast: float, z: dict[str, float], cutoff: float) -> str:
-    if contrast < BLANK:
+def _reason(contrast: float, z_scores: dict[str, float], cutoff: float) -> str:
+    if contrast < BLANK_CONTRAST:
         return "nearly one colour"
     reasons = []
-    if abs(z["brightness"]) > cutoff:
-        reasons.append("much darker" if z["brightness"] < 0 else "much brighter")
-    if abs(z["sharpness"]) > cutoff:
-        reasons.append("blurred" if z["sharpness"] < 0 else "much sharper or noisier")
-    if z["unusual"] > cutoff:
+    if abs(z_scores["brightness"]) > cutoff:
+        reasons.append("much darker" if z_scores["brightness"] < 0 else "much brighter")
+    if abs(z_scores["sharpness"]) > cutoff:
+        reasons.append("blurred" if z_scores["sharpness"] < 0 else "much sharper or noisier")
+    if z_scores["unusual"] > cutoff:
         reasons.append("looks unlike the others")
     return ", ".join(reasons)

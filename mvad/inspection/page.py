@@ -1,219 +1,227 @@
-"""The page of an inspection: what is shown of each category, and rendering it as one HTML file.
+"""The page of an inspection: what it shows of each category, rendered as one HTML file.
 
 Pictures, categories and points are bounded, however many images there are; the page says what it leaves out.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from mvad import html as pages
+from mvad import html
 from mvad.data.sampling import evenly_spaced
-from mvad.inspection import charts
+from mvad.html.charts import Chart, Series, histogram, scatter, series_of
+from mvad.html.thumbnails import data_uri
 from mvad.inspection.findings import Finding
-from mvad.inspection.table import by_category, category_rows, kinds
+from mvad.inspection.table import SUBSETS, Z_SCORES, by_category, category_rows, subsets
 from mvad.options import InspectOptions
 
-SECTIONS = 40  # categories that are shown in full
-PICTURES = 600  # about so many on the page
-SHEET = {"train": 12, "good": 6, "unlabelled": 12}  # pictures of a category
-DEFECT = 4  # pictures of each kind of defect
-GROUPS, GROUP = 6, 6  # groups of twins shown, and images of one
-OUTLIERS = 8
-A_CATEGORY = 90  # pictures of an ordinary category, if all are shown
-LISTED_ERRORS = 200
-
-SHOWN = ["image_id", "width", "height", "near_similarity", "outlier", "map_x", "map_y"]
+MAX_SECTIONS = 40  # categories shown in detail
+MAX_PICTURES = 600  # on the page, approximately
+PICTURES_PER_CATEGORY = 90  # of an ordinary category, if all are shown
+MAX_SHEET_PICTURES = {"train": 12, "good": 6, "unlabelled": 12}
+MAX_DEFECT_PICTURES = 4  # of each defect type
+MAX_GROUPS, MAX_GROUP_IMAGES = 6, 6  # of duplicates
+MAX_OUTLIERS = 8
+MAX_ERRORS = 200
+SHOWN_COLUMNS = ["image_id", "width", "height", "near_similarity", "outlier", "map_x", "map_y"]
+COLUMNS = {  # of the table of categories
+    "n_train": "train",
+    "n_good": "good",
+    "n_defect": "defect",
+    "n_unlabelled": "unlabelled",
+    "n_error": "unreadable",
+    "n_duplicate": "exact duplicates",
+    "n_near": "near duplicates",
+    "n_outlier": "outliers",
+}
+DUPLICATES = {"duplicate_group": "Exact duplicates", "near_group": "Near duplicates"}
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of one category; only the rows that are shown are Python objects.
+    """What the page shows of one category; only the rows shown are Python objects.
 
     Attributes
     ----------
     sheet
-        Kind or defect, how many images there are of it, and those shown.
-    same, near
-        Groups of twins shown, each cut to a few.
+        Subset or defect, how many images it has, and those shown.
+    duplicates
+        Title, groups shown, each cut to a few images, and the number of all groups.
     values
-        ``brightness`` and ``sharpness`` of all readable images, and their ``kind``.
+        ``brightness`` and ``sharpness`` of all readable images, and their ``subset``.
     series
-        What the map tells apart.
-    drawn
-        The images on the map.
+        What the scatter plot tells apart.
+    plotted
+        The images in the scatter plot.
     """
 
     summary: Row
     sheet: list[tuple[str, int, list[Row]]]
-    same: list[list[Row]]
-    n_same: int
-    near: list[list[Row]]
-    n_near: int
+    duplicates: list[tuple[str, list[list[Row]], int]]
     outliers: list[Row]
     n_outliers: int
     values: dict[str, NDArray[Any]]
-    series: dict[str, charts.Series]
-    drawn: list[Row]
+    series: dict[str, Series]
+    plotted: list[Row]
 
     @property
     def pictured(self) -> set[int]:
-        groups = [shown for _, _, shown in self.sheet] + self.same + self.near + [self.outliers]
+        """Rows of the image table that are shown as pictures."""
+        groups = [shown for _, _, shown in self.sheet] + [self.outliers]
+        groups += [group for _, shown, _ in self.duplicates for group in shown]
         return {row["row"] for group in groups for row in group}
 
     @property
     def n_readable(self) -> int:
-        return len(self.values["kind"])
-
-    @cached_property
-    def kinds(self) -> dict[str, charts.Series]:
-        """What the histograms tell apart."""
-        return charts.series_of(self.values["kind"])
+        return len(self.values["subset"])
 
     @property
-    def histograms(self) -> list[charts.Histogram]:
-        kind = self.values["kind"]
-        return [
-            charts.histogram("brightness (mean grey value)", self.values["brightness"], kind),
-            charts.histogram("sharpness (log scale)", self.values["sharpness"], kind, logarithmic=True),
-        ]
+    def histograms(self) -> dict[str, Chart | None]:
+        brightness, sharpness = (
+            {name: self.values[quantity][self.values["subset"] == name] for name in SUBSETS}
+            for quantity in ("brightness", "sharpness")
+        )
+        return {
+            "Brightness": histogram(brightness, quantity="brightness", meaning="mean grey value"),
+            "Sharpness": histogram(sharpness, quantity="sharpness", meaning="logarithmic", log=True),
+        }
 
     @property
-    def points(self) -> list[charts.Point]:
-        return charts.points(self.drawn, self.series)
+    def scatter_plot(self) -> Markup:
+        """The images by their features, defective ones on top."""
+        order = {name: number for number, name in enumerate(self.series)}
+        rows = sorted(self.plotted, key=lambda row: order[row["name"]])
+        return scatter(
+            f"Scatter plot of the features of {len(rows)} images; images that look alike are close to each other.",
+            np.array([(row["map_x"], row["map_y"]) for row in rows], np.float32),
+            [self.series[row["name"]] for row in rows],
+            [f"{row['image_id']} ({', '.join(filter(None, (row['name'], row['outlier'])))})" for row in rows],
+            [row["outlier"] is not None and row["subset"] != "defect" for row in rows],
+        )
 
 
-def sections(table: pa.Table) -> list[Section]:
-    """The categories that are shown in full: all, or those where most was found, sorted by name."""
-    parts = by_category(table)
-    summaries = category_rows(table)
-    found = [sum(row[name] for name in ("n_error", "n_outlier", "n_duplicate", "n_near")) for row in summaries]
-    chosen = sorted(np.argsort([-count for count in found], kind="stable")[:SECTIONS].tolist())
-    scale = min(1.0, PICTURES / (A_CATEGORY * len(chosen)))
-    starts = np.cumsum([0, *(len(part) for _, part in parts)]).tolist()
-    return [_section(summaries[place], parts[place][1], starts[place], scale) for place in chosen]
+def sections(images: pa.Table) -> list[Section]:
+    """The categories shown in detail: all, or those with the most findings, in their order."""
+    categories = by_category(images)
+    summaries = category_rows(images)
+    n_found = [sum(row[name] for name in ("n_error", "n_outlier", "n_duplicate", "n_near")) for row in summaries]
+    numbers = sorted(np.argsort([-count for count in n_found], kind="stable")[:MAX_SECTIONS].tolist())
+    scale = min(1.0, MAX_PICTURES / (PICTURES_PER_CATEGORY * len(numbers)))
+    starts = np.cumsum([0, *(len(rows) for _, rows in categories)]).tolist()
+    return [_section(summaries[number], categories[number][1], starts[number], scale) for number in numbers]
 
 
-def shown_rows(table: pa.Table) -> list[int]:
-    """Rows of the image table that the page has pictures of."""
-    return sorted(set().union(*(section.pictured for section in sections(table))))
+def pictured_rows(images: pa.Table) -> list[int]:
+    """Rows of the image table that the page shows as pictures."""
+    return sorted(set().union(*(section.pictured for section in sections(images))))
 
 
-def _section(summary: Row, table: pa.Table, start: int, scale: float) -> Section:
-    kind = kinds(table)
-    names = _names(table, kind)
-    readable = pc.is_null(table["error"]).to_numpy()
+def _section(summary: Row, images: pa.Table, start: int, scale: float) -> Section:
+    """The section of a category whose images begin at row ``start`` of the image table; ``scale`` bounds pictures."""
+    subset = subsets(images)
+    names = _series_names(images, subset)
+    readable = pc.is_null(images["error"]).to_numpy()
 
-    def most(count: int) -> int:
+    def scaled(count: int) -> int:
         return max(2, round(count * scale))
 
-    def shown(places: NDArray[np.int64]) -> list[Row]:
-        rows = table.select(SHOWN).take(pa.array(places)).to_pylist()
+    def shown(numbers: NDArray[np.int64]) -> list[Row]:
+        rows = images.select(SHOWN_COLUMNS).take(pa.array(numbers)).to_pylist()
         return [
-            {**row, "row": start + int(place), "kind": kind[place], "name": names[place]}
-            for row, place in zip(rows, places, strict=True)
+            {**row, "row": start + int(number), "subset": subset[number], "name": names[number]}
+            for row, number in zip(rows, numbers, strict=True)
         ]
 
-    series = charts.series_of(names[readable])
+    series = series_of(names[readable])
     sheet = []
     for name in series:
-        own = np.flatnonzero(readable & (names == name))
-        sheet.append((name, len(own), shown(own[evenly_spaced(len(own), most(SHEET.get(name, DEFECT)))])))
-    twins = []
-    for column in ("duplicate_group", "near_group"):
-        groups = _groups(pc.fill_null(table[column], -1).to_numpy(), kind)
-        picks = [group[evenly_spaced(len(group), most(GROUP))] for group in groups[: most(GROUPS)]]
-        twins.append(([shown(places) for places in picks], len(groups)))
-    outliers = np.flatnonzero(pc.is_valid(table["outlier"]).to_numpy())
-    order = np.lexsort((-_how_far(table)[outliers], kind[outliers] != "train", kind[outliers] == "defect"))
-    values = {name: table[name].to_numpy()[readable] for name in ("brightness", "sharpness")}
+        members = np.flatnonzero(readable & (names == name))
+        picked = members[evenly_spaced(len(members), scaled(MAX_SHEET_PICTURES.get(name, MAX_DEFECT_PICTURES)))]
+        sheet.append((name, len(members), shown(picked)))
+    duplicates = []
+    for column, title in DUPLICATES.items():
+        groups = _groups(pc.fill_null(images[column], -1).to_numpy(), subset)
+        picks = [group[evenly_spaced(len(group), scaled(MAX_GROUP_IMAGES))] for group in groups[: scaled(MAX_GROUPS)]]
+        duplicates.append((title, [shown(numbers) for numbers in picks], len(groups)))
+    outliers = np.flatnonzero(pc.is_valid(images["outlier"]).to_numpy())
+    order = np.lexsort((-_largest_z(images)[outliers], subset[outliers] != "train", subset[outliers] == "defect"))
+    values = {name: images[name].to_numpy()[readable] for name in ("brightness", "sharpness")}
     return Section(
-        summary,
-        sheet,
-        *twins[0],
-        *twins[1],
-        shown(outliers[order[: most(OUTLIERS)]]),
-        len(outliers),
-        {**values, "kind": kind[readable]},
-        series,
-        shown(np.flatnonzero(pc.is_valid(table["map_x"]).to_numpy())),
+        summary=summary,
+        sheet=sheet,
+        duplicates=duplicates,
+        outliers=shown(outliers[order[: scaled(MAX_OUTLIERS)]]),
+        n_outliers=len(outliers),
+        values={**values, "subset": subset[readable]},
+        series=series,
+        plotted=shown(np.flatnonzero(pc.is_valid(images["map_x"]).to_numpy())),
     )
 
 
-def _names(table: pa.Table, kind: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The kind of each image, or its defect; a defect that is called as a kind keeps apart from it."""
-    defect = np.array(table["defect"].to_pylist(), object)
-    named = (kind == "defect") & ~np.isin(defect.astype(str), ["", "None", *SHEET])
-    return np.where(named, defect, kind)
+def _series_names(images: pa.Table, subset: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The subset of each image, or its defect; a defect that is named like a subset stays ``defect``."""
+    defect = np.array(images["defect"].to_pylist(), object)
+    named = (subset == "defect") & ~np.isin(defect.astype(str), ["", "None", *MAX_SHEET_PICTURES])
+    return np.where(named, defect, subset)
 
 
-def _how_far(table: pa.Table) -> NDArray[np.float64]:
-    """The largest of the z-scores of each image."""
-    columns = [np.abs(table[name].to_numpy().astype(float)) for name in ("brightness_z", "sharpness_z", "unusual_z")]
+def _largest_z(images: pa.Table) -> NDArray[np.float64]:
+    columns = [np.abs(images[f"{name}_z"].to_numpy().astype(float)) for name in Z_SCORES]
     return np.max(np.nan_to_num(columns), axis=0)
 
 
-def _groups(groups: NDArray[np.int64], kind: NDArray[np.object_]) -> list[NDArray[np.int64]]:
-    """Places of the members of each group: groups with several kinds of images first, then the largest."""
+def _groups(groups: NDArray[np.int64], subset: NDArray[np.object_]) -> list[NDArray[np.int64]]:
+    """Row numbers of the members of each group: groups that span several subsets first, then the largest."""
     grouped = np.flatnonzero(groups >= 0)
     if not len(grouped):
         return []
     by_group = grouped[np.argsort(groups[grouped], kind="stable")]
     members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
-    return sorted(members, key=lambda places: (-len(set(kind[places])), -len(places)))
+    return sorted(members, key=lambda numbers: (-len(set(subset[numbers])), -len(numbers)))
 
 
-@dataclass(frozen=True)
-class Page:
-    """All that the page shows.
+def render_page(
+    facts: Mapping[str, Any],
+    summary: Sequence[Row],
+    findings: Sequence[Finding],
+    images: pa.Table,
+    pictures: Mapping[int, bytes],
+    options: InspectOptions,
+) -> str:
+    """Render the HTML page.
 
-    Attributes
+    Parameters
     ----------
     facts
         Of the inspection as a whole: as in the JSON file.
+    summary
+        One row per category.
     pictures
-        JPEG bytes by row of the image table.
+        JPEG files by row of the image table.
     """
-
-    facts: Mapping[str, Any]
-    summary: Sequence[Row]
-    findings: Sequence[Finding]
-    table: pa.Table
-    pictures: Mapping[int, bytes]
-    options: InspectOptions
-
-    def render(self) -> str:
-        """The HTML of the page."""
-        encoded = {row: base64.b64encode(data).decode() for row, data in self.pictures.items()}
-        bad = self.table.select(["image_id", "error"]).filter(pc.is_valid(self.table["error"]))
-        return pages.render(
-            pages.environment("mvad.inspection", {}),
-            "inspect.html",
-            "inspect.css",
-            facts=self.facts,
-            summary=self.summary,
-            findings=self.findings,
-            sections=sections(self.table),
-            pictures=encoded,
-            errors=bad.slice(0, LISTED_ERRORS).to_pylist(),
-            n_errors=len(bad),
-            totals=_totals(self.summary),
-            side=charts.SIDE,
-            options=self.options,
-        )
-
-
-def _totals(summary: Sequence[Row]) -> dict[str, int]:
-    names = ("n_train", "n_good", "n_defect", "n_unlabelled", "n_duplicate", "n_near", "n_outlier", "bytes")
-    return {name: sum(row[name] for row in summary) for name in names}
+    failed = images.select(["image_id", "error"]).filter(pc.is_valid(images["error"]))
+    totals = {name: sum(row[name] for row in summary) for name in (*COLUMNS, "bytes")}
+    return html.render(
+        html.environment("mvad.inspection", {}),
+        "inspect.html",
+        "inspect.css",
+        facts=facts,
+        summary=summary,
+        findings=findings,
+        sections=sections(images),
+        pictures={row: data_uri(data, "image/jpeg") for row, data in pictures.items()},
+        errors=failed.slice(0, MAX_ERRORS).to_pylist(),
+        totals=totals,
+        columns={name: title for name, title in COLUMNS.items() if name != "n_unlabelled" or totals[name]},
+        options=options,
+    )

@@ -1,69 +1,66 @@
-"""The summary of an inspection at a terminal: a table of the categories, then a sentence for each finding."""
+"""The summary of an inspection at a terminal: a table of the categories, then one sentence per finding."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from rich.markup import escape
-from rich.table import Table
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mvad import storage
-from mvad.console import SHOWN_ERRORS, Reporter
+from mvad.console import MAX_SHOWN_ERRORS, Reporter, plural
 from mvad.data.manifest import Manifest
+from mvad.inspection.findings import Finding
 from mvad.options import InspectOptions
-from mvad.results.run_record import EXIT_TOO_MANY_ERRORS
+from mvad.results.result import EXIT_TOO_MANY_ERRORS
 
 if TYPE_CHECKING:
-    from mvad.inspection.command import Inspection
+    from mvad.inspection.result import Inspection
 
-SHOWN_NOTES = 12
+MAX_NOTES = 12
 COUNTS = {
     "n_train": "train",
     "n_good": "good",
     "n_defect": "defect",
     "n_unlabelled": "unlabelled",
-    "n_error": "error",
-    "n_duplicate": "same",
-    "n_near": "near",
-    "n_outlier": "outlier",
+    "n_error": "errors",
+    "n_duplicate": "dup.",
+    "n_near": "near dup.",
+    "n_outlier": "outliers",
 }
+ALWAYS_SHOWN = ("n_train", "n_error")
 
 
-def show(result: Inspection, manifest: Manifest, options: InspectOptions, report: Reporter) -> None:
-    """Print what was found; warnings are printed even if ``quiet``."""
-    n_images, n_categories = len(result.images), len(result.summary)
-    kinds = "category" if n_categories == 1 else "categories"
-    report.print(f"{n_images:,} images of {n_categories:,} {kinds} in {storage.readable(manifest.root)}")
-    columns = {
-        name: title
-        for name, title in COUNTS.items()
-        if name in ("n_train", "n_error") or any(row[name] for row in result.summary)
-    }
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("category", overflow="fold", max_width=24)
-    for title in columns.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("pixels", justify="right", no_wrap=True)
-    table.add_column("format", overflow="ellipsis", no_wrap=True, max_width=14)
-    for row in result.summary:
+def print_inspection(inspection: Inspection, manifest: Manifest, options: InspectOptions, reporter: Reporter) -> None:
+    """Print the table and the findings; warnings are printed even if ``quiet``."""
+    images = plural(len(inspection.images), "image")
+    categories = plural(len(inspection.summary), "category", "categories")
+    reporter.result(f"{images} of {categories} in {storage.readable(manifest.root)}")
+    _print_categories(inspection.summary, reporter)
+    warnings = [_sentence(finding) for finding in inspection.findings if finding.level == "warning"]
+    notes = [_sentence(finding) for finding in inspection.findings if finding.level == "note"]
+    for text in warnings:
+        reporter.warn(text)
+    for text in notes[:MAX_NOTES]:
+        reporter.result(f"note: {text}")
+    n_more = len(notes) - MAX_NOTES
+    if n_more > 0:
+        reporter.result(f"and {plural(n_more, 'more note')}; --out FILE.html lists them all")
+    for row in inspection.errors[:MAX_SHOWN_ERRORS]:
+        reporter.warn(f"  {row['image_id']!r}: {row['error']}")
+    n_more = len(inspection.errors) - MAX_SHOWN_ERRORS
+    if n_more > 0:
+        reporter.warn(f"  and {plural(n_more, 'more unreadable file')}; --out FILE.html names them")
+    if inspection.exit_code == EXIT_TOO_MANY_ERRORS:
+        reporter.warn(f"more files are unreadable than --max-errors {options.max_errors} allows: exit code 3")
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.category}: {finding.text}" if finding.category else finding.text
+
+
+def _print_categories(rows: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+    columns = [name for name in COUNTS if name in ALWAYS_SHOWN or any(row[name] for row in rows)]
+    cells = []
+    for row in rows:
         counts = [f"{row[name]:,}" if row[name] else "-" for name in columns]
-        formats = ", ".join(row["formats"]) or "-"
-        table.add_row(escape(row["category"]), *counts, row["size"], escape(formats))
-    report.table(table)
-    notes = 0
-    for finding in result.findings:
-        text = f"{finding.category}: {finding.text}" if finding.category else finding.text
-        if finding.level == "warning":
-            report.warn(text)
-        elif notes < SHOWN_NOTES:
-            notes += 1
-            report.print(f"note: {text}")
-    more = sum(finding.level == "note" for finding in result.findings) - notes
-    if more:
-        report.print(f"and {more:,} more notes; --out FILE.html has all")
-    for entry in result.errors[:SHOWN_ERRORS]:
-        report.warn(f"  {entry['image_id']!r}: {entry['error']}")
-    if len(result.errors) > SHOWN_ERRORS:
-        report.warn(f"  and {len(result.errors) - SHOWN_ERRORS:,} more unreadable files; --out FILE.html names them")
-    if result.exit_code == EXIT_TOO_MANY_ERRORS:
-        report.warn(f"more files are unreadable than --max-errors {options.max_errors} allows: exit code 3")
+        cells.append([row["category"], ", ".join(row["formats"]) or "-", *counts, row["size"]])
+    reporter.table(["category", "format"], [*(COUNTS[name] for name in columns), "pixels"], cells)

@@ -43,9 +43,17 @@ class Extractor:
         self.name = uuid.uuid4().hex
 
     def __call__(self, batch: Batch) -> Batch:
-        """Extract features of a batch; rows with an error are zero."""
+        """Extract features of a batch, and note the seconds that took."""
         started = time.perf_counter()
-        n_images, good = len(batch["error"]), usable(batch)
+        columns = self.features(batch)
+        seconds = seconds_by_category(batch["category"], time.perf_counter() - started)
+        n_images, bytes_read = len(batch["error"]), int(batch["file_size"].sum())
+        self.totals.add_batch(seconds, n_images, n_images - len(usable(batch)), bytes_read, self.name)
+        return columns | {name: batch[name] for name in ("row", "error")}
+
+    def features(self, batch: Batch) -> Batch:
+        """Extract features of a batch; rows with an error are zero."""
+        n_images = len(batch["error"])
         columns: Batch = {
             FEATURES + kind: np.zeros((n_images, *shape), np.float32) for kind, shape in self.shapes.items()
         }
@@ -54,8 +62,5 @@ class Extractor:
             for kind, values in self.extract(batch["pixels"][rows]).items():
                 columns[FEATURES + kind][rows] = values.cpu().numpy()
 
-        self.threads.map(extract, self.threads.portions(good, self.extract.chunk))
-        seconds = seconds_by_category(batch["category"], time.perf_counter() - started)
-        bytes_read = int(batch["file_size"].sum())
-        self.totals.add_batch(seconds, n_images, n_images - len(good), bytes_read, self.name)
-        return columns | {name: batch[name] for name in ("row", "error")}
+        self.threads.map(extract, self.threads.portions(usable(batch), self.extract.chunk))
+        return columns

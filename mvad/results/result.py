@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvad.options import FileOptions
 
+MAX_LISTED_ERRORS = 1000  # in run.json and other documents
 EXIT_DONE, EXIT_TOO_MANY_ERRORS, EXIT_DRIFTED = 0, 3, 4
 
 

@@ -27,7 +27,7 @@ from mvad.errors import UsageError
 from mvad.options import as_json
 from mvad.results import store
 from mvad.results.repair import drop_duplicates, drop_rows
-from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result, exit_code
+from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.rows import write_error_rows
 from mvad.results.summary import evaluate
 from mvad.runtime.versions import versions
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mvad.model_store import ModelInfo
     from mvad.options import ScoreOptions
 
-MAX_LISTED_ERRORS = 1000
 IDENTITY = ("maps", "max_pixels", "threshold_rule", "false_alarm_rate", "fdr")  # options that all rows share
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages, and what a page did while it was open."""
+"""Open pages in a headless Chromium, and record their console messages and network requests."""
 
 import base64
 import os
@@ -20,21 +20,21 @@ ARGUMENTS = [
 
 
 def find_chromium():
-    """Path of a Chromium or Chrome on this machine, or None."""
+    """Return the path of a Chromium or Chrome on this machine, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 @contextmanager
 def open_browser():
-    """A Playwright browser; raises LookupError with the reason if there is none."""
+    """Open a Playwright browser; LookupError, with the reason, if there is none."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise LookupError("the Python package playwright is not installed") from error
     chromium = find_chromium()
     if chromium is None:
-        raise LookupError("there is no Chromium on this machine; say where one is with the variable CHROMIUM")
+        raise LookupError("there is no Chromium on this machine; give its path in the variable CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
@@ -43,7 +43,7 @@ def open_browser():
 
 @dataclass
 class Visit:
-    """A page that is open: what it said on the console, and what it asked of the network."""
+    """An open page, its console messages and errors, and the URLs it requested."""
 
     page: object
     messages: list[str] = field(default_factory=list)
@@ -51,21 +51,21 @@ class Visit:
 
 
 @contextmanager
-def visit(browser, place, **context):
+def visit(browser, address, **context):
     """Open a local file or an ``http://`` address; ``context`` as for Playwright's ``new_context``."""
-    opened = browser.new_context(**context)
-    page = opened.new_page()
-    found = Visit(page)
-    page.on("console", lambda message: found.messages.append(message.text))
-    page.on("pageerror", lambda error: found.messages.append(str(error)))
-    page.on("request", lambda request: found.requests.append(request.url))
-    page.goto(place if str(place).startswith("http://") else Path(place).resolve().as_uri())
-    yield found
-    opened.close()
+    session = browser.new_context(**context)
+    page = session.new_page()
+    visited = Visit(page)
+    page.on("console", lambda message: visited.messages.append(message.text))
+    page.on("pageerror", lambda error: visited.messages.append(str(error)))
+    page.on("request", lambda request: visited.requests.append(request.url))
+    page.goto(address if str(address).startswith("http://") else Path(address).resolve().as_uri())
+    yield visited
+    session.close()
 
 
 def drop(page, selector, files):
-    """Drop files, (name, content) each, on an element, as by a mouse."""
+    """Drop files, (name, content) each, on an element as a mouse would."""
     contents = [[name, base64.b64encode(content).decode()] for name, content in files]
     transfer = page.evaluate_handle(
         """files => {

@@ -1,4 +1,4 @@
-"""The pictures of the README, of the generated sample: ``python tests/screenshots.py docs``."""
+"""Take the screenshots in the documentation: ``python tests/helpers/screenshots.py docs``."""
 
 import argparse
 import io
@@ -12,24 +12,24 @@ import mvad
 from helpers.browser import drop, open_browser, visit
 from mvad.demo import serving
 
-COLOURS = 128  # of the palette: a page of text and few colours stays small
-WIDTH = 1180  # of the window, in pixels, and its heights
-REPORT, DEMO = 1600, 1000
+N_COLOURS = 128  # of the palette, which keeps the pictures small
+WIDTH, REPORT_HEIGHT, DEMO_HEIGHT = 1180, 1600, 1000  # of the window, in pixels
 BACKBONE = "efficientnet_lite0"
 
 
-def save(shot, picture):
-    image = Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    image.save(picture, optimize=True)
+def save(screenshot, path):
+    image = Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(N_COLOURS, dither=Image.Dither.NONE)
+    image.save(path, optimize=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("folder", type=Path, help="folder to write to")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     report, demo = (
-        {"viewport": {"width": WIDTH, "height": height}, "reduced_motion": "reduce"} for height in (REPORT, DEMO)
+        {"viewport": {"width": WIDTH, "height": height}, "reduced_motion": "reduce"}
+        for height in (REPORT_HEIGHT, DEMO_HEIGHT)
     )
     with tempfile.TemporaryDirectory() as scratch:
         data, out = Path(scratch) / "data", Path(scratch) / "results"
@@ -52,7 +52,7 @@ def main():
                     page.locator(".result:not([aria-busy])").wait_for()
                     save(page.screenshot(), folder / "demo.png")
         except LookupError as reason:
-            sys.exit(f"no pictures: {reason}")
+            sys.exit(f"cannot take screenshots: {reason}")
 
 
 if __name__ == "__main__":

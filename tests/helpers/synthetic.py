@@ -1,4 +1,4 @@
-"""Results without a run: rows made by hand, through the writers that runs use."""
+"""Results without a run: handmade rows, written by the writers that runs use."""
 
 import numpy as np
 from PIL import Image
@@ -14,23 +14,23 @@ from mvad.storage import to_uri
 SIZE = {"resize": 64, "crop": 64}
 
 
-def draw(place, seed=0, defect=False, side=96):
-    """Write an image of a tile; gives its URI."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(paint(np.random.default_rng(seed), defect, side)[0]).save(place)
-    return place.as_uri()
+def draw(path, seed=0, defect=False, side=96):
+    """Write an image of a tile and return its URI."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(paint(np.random.default_rng(seed), defect, side)[0]).save(path)
+    return path.as_uri()
 
 
 def write_category(out, name, rows, *, calibration=None, threshold=None, size=None, **facts):
-    """Write the score rows of a category: dictionaries with ``image_id``, ``uri``, and what else is known.
+    """Write the score rows of a category and return what ``run.json`` says of it.
 
-    Gives what ``run.json`` says of it. Left out of a row: score, label, defect, mask_uri, error, width, height (96),
-    grid (an array).
+    Rows are dictionaries with ``image_id`` and ``uri`` and, optionally, score, label, defect, mask_uri, error, width,
+    height (default 96) and grid (an array of patch scores).
     """
     count = len(rows)
 
-    def column(key, missing, kind=object):
-        values = np.empty(count, kind)
+    def column(key, missing, dtype=object):
+        values = np.empty(count, dtype)
         values[:] = [missing if row.get(key) is None else row[key] for row in rows]
         return values
 
@@ -51,8 +51,8 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         ),
     }
     scores = None if calibration is None else np.asarray(calibration, np.float32)
-    judge = DecisionRule("0" * 64, scores, "conformal", threshold, "nothing much", False)
-    write_rows(batch, Destination(to_uri(out), "run-1", {name: judge}))
+    rule = DecisionRule("0" * 64, scores, "conformal", threshold, "nothing much", False)
+    write_rows(batch, Destination(to_uri(out), "run-1", {name: rule}))
     return {
         "method": "patchcore",
         "backbone": "efficientnet_lite0",
@@ -71,7 +71,7 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
 
 def finish(out, categories, **changed):
     """Write ``run.json`` and the summary."""
-    place = to_uri(out)
+    uri = to_uri(out)
     run = {
         "run_id": "run-1",
         "command": "run",
@@ -87,5 +87,5 @@ def finish(out, categories, **changed):
         "images_per_second": 3.5,
         **changed,
     }
-    results.write_json(f"{place}/run.json", run)
-    return results.write_summary(place, summarise(place, run))
+    results.write_json(f"{uri}/run.json", run)
+    return results.write_summary(uri, summarise(uri, run))

@@ -1,13 +1,15 @@
-"""What is found in a folder before any model."""
+"""What an inspection says of a folder before any model is fitted."""
 
 import io
 import json
+import re
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
@@ -17,16 +19,18 @@ from helpers.tiles import paint
 from mvad.data.image_size import ImageSize
 from mvad.data.manifest import SCHEMA, Manifest
 from mvad.errors import UsageError
-from mvad.inspection import charts, embedding, findings, outliers, page, table, twins
-from mvad.inspection.flow import projection
-from mvad.inspection.measure import THUMBNAIL, measure, measure_batch, photo, sharpness
+from mvad.html import charts
+from mvad.inspection import duplicates, embedding, findings, outliers, page, table
+from mvad.inspection.distributed import DIMENSIONS
+from mvad.inspection.measure import FINGERPRINT_SIDE, measure, measure_batch, sharpness, thumbnail
 from mvad.options import InspectOptions
+from mvad.search.coreset import random_projection
 
-LIMIT = 10**7
+MAX_PIXELS = 10**7
 
 
 def scene(seed, side=120):
-    """A smooth random picture on a frame that all have in common, (side, side) float."""
+    """A smooth random picture over stripes that all scenes share, (side, side) float."""
     random = np.random.default_rng(seed)
     rough = gaussian_filter(random.normal(size=(side, side)), side / 24)
     common = 60 * np.sin(np.arange(side) / 9)[:, None] * np.ones(side)
@@ -41,31 +45,31 @@ def save(path, pixels, **options):
 
 def measured(paths):
     uris = np.array([path.as_uri() for path in paths], object)
-    return measure_batch({"row": np.arange(len(uris)), "uri": uris}, None, LIMIT)
+    return measure_batch({"row": np.arange(len(uris)), "uri": uris}, None, MAX_PIXELS)
 
 
 def test_what_is_measured(tmp_path):
     grey = np.zeros((20, 30), np.uint8)
     grey[:, 15:] = 200
     path = save(tmp_path / "half.png", grey)
-    found, image = measure(path.as_uri(), LIMIT)
-    assert (found.format, found.mode, found.width, found.height) == ("PNG", "L", 30, 20)
-    assert found.bytes == path.stat().st_size
-    assert (found.brightness, found.contrast) == (100, 100)
-    # Of 30 columns two are beside the step, where the Laplacian is -200 and 200.
-    assert found.sharpness == pytest.approx(np.sqrt(2 / 30 * 200**2) / 100, rel=1e-5)
+    measurement, image = measure(path.as_uri(), MAX_PIXELS)
+    assert (measurement.format, measurement.mode, measurement.width, measurement.height) == ("PNG", "L", 30, 20)
+    assert measurement.bytes == path.stat().st_size
+    assert (measurement.brightness, measurement.contrast) == (100, 100)
+    # Two of 30 columns are next to the step; their Laplacian is -200 and 200.
+    assert measurement.sharpness == pytest.approx(np.sqrt(2 / 30 * 200**2) / 100, rel=1e-5)
     assert image.size == (30, 20)
-    assert found.thumbnail.shape == (THUMBNAIL, THUMBNAIL)
+    assert measurement.fingerprint.shape == (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
     broken = tmp_path / "broken.png"
     broken.write_bytes(path.read_bytes()[:60])
-    bad, image = measure(broken.as_uri(), LIMIT)
+    bad, image = measure(broken.as_uri(), MAX_PIXELS)
     assert image is None
     assert bad.error
     assert (bad.bytes, bad.format) == (60, "")
-    assert measure((tmp_path / "none.png").as_uri(), LIMIT)[0].bytes == -1
+    assert measure((tmp_path / "none.png").as_uri(), MAX_PIXELS)[0].bytes == -1
     assert "max-pixels" in measure(path.as_uri(), 100)[0].error
-    assert photo(broken.as_uri(), LIMIT) == b""
-    small = Image.open(io.BytesIO(photo(save(tmp_path / "long.png", np.zeros((50, 400))).as_uri(), LIMIT)))
+    assert thumbnail(broken.as_uri(), MAX_PIXELS) == b""
+    small = Image.open(io.BytesIO(thumbnail(save(tmp_path / "long.png", np.zeros((50, 400))).as_uri(), MAX_PIXELS)))
     assert small.size == (128, 16)
 
 
@@ -84,7 +88,7 @@ def test_pixels_for_the_backbone_are_those_of_scoring(tmp_path):
     size = ImageSize(resize=64, crop=48)
     batch = {"row": np.arange(1), "uri": np.array([path.as_uri()], object)}
     np.testing.assert_array_equal(
-        measure_batch(batch, size, LIMIT)["pixels"][0], load_image(path.as_uri(), size, LIMIT)[0]
+        measure_batch(batch, size, MAX_PIXELS)["pixels"][0], load_image(path.as_uri(), size, MAX_PIXELS)[0]
     )
 
 
@@ -93,12 +97,12 @@ def test_the_same_pixels_in_other_files(tmp_path):
     copy = tmp_path / "b.png"
     copy.write_bytes(first.read_bytes())
     paths = [save(tmp_path / "x.png", scene(1)), first, copy, save(tmp_path / "c.bmp", scene(0))]
-    found = measured(paths)
-    np.testing.assert_array_equal(twins.same(found["pixel_digest"]), [-1, 0, 0, 0])
-    np.testing.assert_array_equal(twins.same(found["file_digest"]), [-1, 0, 0, -1])
-    # The same values in another shape are another picture.
+    columns = measured(paths)
+    np.testing.assert_array_equal(duplicates.exact_duplicates(columns["pixel_digest"]), [-1, 0, 0, 0])
+    np.testing.assert_array_equal(duplicates.exact_duplicates(columns["file_digest"]), [-1, 0, 0, -1])
+    # The same values in another shape make another picture.
     flat = measured([save(tmp_path / "d.png", np.zeros((4, 6))), save(tmp_path / "e.png", np.zeros((6, 4)))])
-    np.testing.assert_array_equal(twins.same(flat["pixel_digest"]), [-1, -1])
+    np.testing.assert_array_equal(duplicates.exact_duplicates(flat["pixel_digest"]), [-1, -1])
 
 
 def variants(tmp_path):
@@ -116,69 +120,70 @@ def variants(tmp_path):
 def test_near_duplicates_under_another_light_size_and_compression(tmp_path):
     others = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(30)]
     copies = list(variants(tmp_path))
-    found = twins.near(measured([*others, *copies])["thumbnail"])
-    np.testing.assert_array_equal(found.group, [0, *[-1] * 29, *[0] * len(copies)])
-    assert (found.similarity[found.group == 0] > twins.NEAR).all()
-    assert np.isnan(found.similarity[1:30]).all()
-    members = np.flatnonzero(found.group == 0)
-    assert set(found.nearest[members]) <= set(members)
-    assert all(found.nearest[member] != member for member in members)
+    near = duplicates.near_duplicates(measured([*others, *copies])["fingerprint"])
+    np.testing.assert_array_equal(near.group, [0, *[-1] * 29, *[0] * len(copies)])
+    assert (near.similarity[near.group == 0] > duplicates.MIN_CORRELATION).all()
+    assert np.isnan(near.similarity[1:30]).all()
+    members = np.flatnonzero(near.group == 0)
+    assert set(near.nearest[members]) <= set(members)
+    assert all(near.nearest[member] != member for member in members)
 
 
-def test_near_duplicates_where_there_are_few_images_or_one_picture_alone(tmp_path):
+def test_near_duplicates_among_few_images_or_copies_of_one(tmp_path):
     few = [save(tmp_path / f"{seed}.png", scene(seed)) for seed in range(3)]
     copy = tmp_path / "copy.jpg"
     Image.open(few[0]).save(copy, quality=95)
-    found = twins.near(measured([*few, copy])["thumbnail"])
-    np.testing.assert_array_equal(found.group, [0, -1, -1, 0])
-    one = twins.near(np.repeat(measured(few[:1])["thumbnail"], 20, axis=0))
+    near = duplicates.near_duplicates(measured([*few, copy])["fingerprint"])
+    np.testing.assert_array_equal(near.group, [0, -1, -1, 0])
+    one = duplicates.near_duplicates(np.repeat(measured(few[:1])["fingerprint"], 20, axis=0))
     assert set(one.group) == {0}
-    black = twins.near(np.zeros((20, THUMBNAIL, THUMBNAIL), np.uint8))
+    black = duplicates.near_duplicates(np.zeros((20, FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8))
     assert set(black.group) == {-1}
-    assert len(twins.near(np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8)).group) == 0
+    assert len(duplicates.near_duplicates(np.zeros((0, FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8)).group) == 0
 
 
-def test_the_search_in_cells_finds_what_the_exact_one_finds(monkeypatch):
+def test_the_search_in_cells_finds_what_the_exact_one_finds():
     random = np.random.default_rng(0)
-    thumbnails = random.integers(0, 256, (600, THUMBNAIL, THUMBNAIL)).astype(np.uint8)
-    thumbnails[1::2] = np.clip(thumbnails[::2] * 0.9 + 5, 0, 255)
-    exact = twins.near(thumbnails)
+    fingerprints = random.integers(0, 256, (600, FINGERPRINT_SIDE, FINGERPRINT_SIDE)).astype(np.uint8)
+    fingerprints[1::2] = np.clip(fingerprints[::2] * 0.9 + 5, 0, 255)
+    exact = duplicates.near_duplicates(fingerprints)
     assert len(set(exact.group)) == 300
-    monkeypatch.setattr(twins, "EXACT_UP_TO", 100)
-    np.testing.assert_array_equal(twins.near(thumbnails).group, exact.group)
+    in_cells = duplicates.near_duplicates(fingerprints, max_exact_images=100)
+    np.testing.assert_array_equal(in_cells.group, exact.group)
 
 
-def test_what_differs_in_few_ways_is_not_taken_for_the_same():
+def test_images_that_differ_in_few_ways_are_not_duplicates():
     random = np.random.default_rng(0)
-    places = np.arange(THUMBNAIL) * 2 * np.pi / 8
+    phases = np.arange(FINGERPRINT_SIDE) * 2 * np.pi / 8
     grids = []
     for x, y in random.uniform(0, 2 * np.pi, (90, 2)):
-        holes = 60 * (np.sin(places + x)[:, None] + np.sin(places + y)) + random.normal(0, 12, (THUMBNAIL, THUMBNAIL))
+        holes = 60 * (np.sin(phases + x)[:, None] + np.sin(phases + y))
+        holes += random.normal(0, 12, (FINGERPRINT_SIDE, FINGERPRINT_SIDE))
         grids.append(np.clip(128 + holes, 0, 255).astype(np.uint8))
-    thumbnails = np.stack([*grids, *grids[:5]])
-    thumbnails[90:] = thumbnails[90:] * 0.9
-    found = twins.near(thumbnails)
-    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(found.group >= 0))
-    assert (found.group[5:90] < 0).mean() > 0.8
-    vectors, _ = twins._without_light(thumbnails[:90])
-    own = twins._unit(vectors - vectors.mean(axis=0))
-    products = (own @ own.T)[np.triu_indices(90, 1)]
-    assert (products > twins.NEAR).sum() > 20  # so many would be taken for the same without the level
-    assert twins.level(own) > 0.95
+    fingerprints = np.stack([*grids, *grids[:5]])
+    fingerprints[90:] = fingerprints[90:] * 0.9
+    near = duplicates.near_duplicates(fingerprints)
+    assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(near.group >= 0))
+    assert (near.group[5:90] < 0).mean() > 0.8
+    vectors, _ = duplicates._remove_lighting(fingerprints[:90])
+    centred = duplicates._unit(vectors - vectors.mean(axis=0))
+    products = (centred @ centred.T)[np.triu_indices(90, 1)]
+    assert (products > duplicates.MIN_CORRELATION).sum() > 20  # false duplicates without the chance level
+    assert duplicates.chance_level(centred) > 0.95
 
 
-def test_the_level_is_what_chance_reaches():
+def test_the_chance_level_is_what_chance_reaches():
     random = np.random.default_rng(0)
     for dimensions in (4, 10, 40):
         vectors = random.normal(size=(400, dimensions)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         products = (vectors @ vectors.T)[np.triu_indices(400, 1)]
-        # Half a pair is expected above the level; a fifth of the way further down there are many.
-        assert (products > twins.level(vectors)).sum() <= 4
-        assert (products > 0.8 * twins.level(vectors)).sum() > 10
+        # Half a pair is expected above the level, but many above four fifths of it.
+        assert (products > duplicates.chance_level(vectors)).sum() <= 4
+        assert (products > 0.8 * duplicates.chance_level(vectors)).sum() > 10
 
 
-def test_what_stands_out():
+def test_outliers_and_their_reasons():
     random = np.random.default_rng(0)
     brightness = random.normal(120, 5, 40).astype(np.float32)
     contrast = np.full(40, 30, np.float32)
@@ -187,9 +192,9 @@ def test_what_stands_out():
     brightness[3], brightness[4], sharp[5], contrast[6] = 20, 230, 0.1, 0.5
     features[7] += 5
     train = np.arange(40) < 30
-    found = outliers.stand_out(brightness, contrast, sharp, features, train)
-    named = {row: reason for row, reason in enumerate(found.reasons) if reason}
-    assert named == {
+    scores = outliers.find_outliers(brightness, contrast, sharp, features, train)
+    reasons = {row: reason for row, reason in enumerate(scores.reasons) if reason}
+    assert reasons == {
         3: "much darker",
         4: "much brighter",
         5: "blurred",
@@ -198,36 +203,35 @@ def test_what_stands_out():
     }
     expected = 0.6745 * (brightness - np.median(brightness[train]))
     expected /= np.median(np.abs(brightness[train] - np.median(brightness[train])))
-    np.testing.assert_allclose(found.brightness, expected, rtol=1e-5)
-    few = outliers.stand_out(brightness[:5], contrast[:5], sharp[:5], None, train[:5])
+    np.testing.assert_allclose(scores.brightness, expected, rtol=1e-5)
+    few = outliers.find_outliers(brightness[:5], contrast[:5], sharp[:5], None, train[:5])
     assert np.isnan(few.brightness).all()
     assert few.reasons == [""] * 5
 
 
-def test_maps_are_the_same_each_time_and_keep_apart_what_is():
+def test_embeddings_are_the_same_each_time_and_keep_different_images_apart():
     random = np.random.default_rng(0)
     features = np.concatenate([random.normal(0, 1, (12, 8)), random.normal(9, 1, (12, 8))]).astype(np.float32)
     for method in ("pca", "tsne"):
-        flat = embedding.plane(features, method)
+        flat = embedding.embed(features, method)
         left, right = flat[:12], flat[12:]
         assert np.linalg.norm(left.mean(axis=0) - right.mean(axis=0)) > 2 * left.std()
-    np.testing.assert_array_equal(embedding.plane(features, "pca"), embedding.plane(features, "pca"))
+    np.testing.assert_array_equal(embedding.embed(features, "pca"), embedding.embed(features, "pca"))
 
 
-def test_maps_are_bounded(monkeypatch):
-    monkeypatch.setattr(embedding, "POINTS_MOST", 10)
+def test_embeddings_are_bounded():
     images = rows(image_id=[f"{number:03}" for number in range(40)], error=["bad"] + [None] * 39)
     features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float16)
-    drawn = embedding.add_maps(images, features, "pca")["map_x"].to_pylist()
+    drawn = embedding.add_embedding(images, features, "pca", max_category_points=10)["map_x"].to_pylist()
     assert [number for number, x in enumerate(drawn) if x is not None] == [1, 5, 9, 14, 18, 22, 26, 31, 35, 39]
 
 
 def test_a_projection_keeps_lengths():
-    random = np.random.default_rng(0)
-    assert projection(20).shape == (20, 20)
-    wide = projection(1280)
-    lengths = np.linalg.norm(random.normal(size=(50, 1280)) @ wide, axis=1) / np.sqrt(1280)
-    assert abs(lengths.mean() - 1) < 0.1
+    features = torch.randn(50, 1280, generator=torch.Generator().manual_seed(0))
+    assert random_projection(features[:, :20], DIMENSIONS, seed=0).shape == (50, 20)
+    projected = random_projection(features, DIMENSIONS, seed=0)
+    assert projected.shape == (50, DIMENSIONS)
+    assert abs(float((projected.norm(dim=1) / np.sqrt(1280)).mean()) - 1) < 0.1
 
 
 def rows(**columns):
@@ -240,11 +244,11 @@ def rows(**columns):
     return pa.table({name: values.get(name, [None] * count) for name in table.IMAGES.names}, schema=table.IMAGES)
 
 
-def found_in(images, ignored=0):
-    return findings.find(Manifest("file:///x", images.select(SCHEMA.names), ignored), images)
+def findings_of(images, ignored=0):
+    return findings.find_all(Manifest("file:///x", images.select(SCHEMA.names), ignored), images)
 
 
-def test_findings_of_twins_name_the_leak():
+def test_findings_of_duplicates_name_the_leak():
     images = rows(
         image_id=list("abcdefgh"),
         split=["train"] * 4 + ["test"] * 4,
@@ -254,14 +258,14 @@ def test_findings_of_twins_name_the_leak():
         duplicate_group=[0, 0, None, None, 0, 1, 1, None],
         near_group=[None, None, 0, 0, None, 0, None, None],
     )
-    levels = {finding.text.split(":")[0]: finding.level for finding in found_in(images)}
-    assert levels["1 of 2 good test images has the same pixels as a training image"] == "warning"
-    assert levels["1 of 2 good test images has a near duplicate among the training images"] == "warning"
-    assert levels["1 training image has the same pixels as others"] == "note"
-    assert levels["1 training image nearly repeats others"] == "note"
-    assert levels["1 good test image has the same pixels as a defective one"] == "warning"
-    assert levels["1 of 2 defective images have no mask"] == "note"
-    assert levels["4 training images are few; see --shots."] == "note"
+    levels = {finding.text.split(":")[0]: finding.level for finding in findings_of(images)}
+    assert levels["1 of 2 good test images is an exact duplicate of a training image"] == "warning"
+    assert levels["1 of 2 good test images is a near duplicate of a training image"] == "warning"
+    assert levels["1 training image is an exact duplicate of another"] == "note"
+    assert levels["1 training image is a near duplicate of another"] == "note"
+    assert levels["1 good test image is an exact duplicate of a defective one"] == "warning"
+    assert levels["1 of 2 defective images has no mask and is left out of pixel metrics."] == "note"
+    assert levels["there are only 4 training images; see --shots."] == "note"
 
 
 def test_findings_of_light_format_and_absence():
@@ -275,30 +279,42 @@ def test_findings_of_light_format_and_absence():
         width=[10] * train + [30] * test,
         outlier=["blurred"] + [None] * (train + test - 1),
     )
-    texts = [finding.text for finding in found_in(images, ignored=3)]
-    assert any("good test images are darker than the training images" in text for text in texts)
-    assert any("training images are PNG RGB and good test ones JPEG RGB" in text for text in texts)
-    assert any("from 1.00 times to 3.00 times as wide as high" in text for text in texts)
+    texts = [finding.text for finding in findings_of(images, ignored=3)]
+    assert any("good test images are darker than the training images overall" in text for text in texts)
+    assert any("training images are PNG RGB, but good test images are JPEG RGB" in text for text in texts)
+    assert any("aspect ratios (width / height) range from 1.00 to 3.00" in text for text in texts)
     assert any("no defective test images" in text for text in texts)
-    assert any("1 training image stands out: '000' (blurred)" in text for text in texts)
-    assert any("3 files with an image's name" in text for text in texts)
-    assert not found_in(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
+    assert any("1 training image is an outlier: '000' (blurred)" in text for text in texts)
+    assert any("3 image files are ignored" in text for text in texts)
+    assert not findings_of(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
 
 
-def test_a_histogram_keeps_its_shares():
-    values = np.float32([0] * 10 + [100] * 5)
-    chart = charts.histogram("x", values, ["train"] * 10 + ["good"] * 5)
-    assert [curve.series.images for curve in chart.curves] == [10, 5]
-    assert all(0 <= position <= chart.width for position, _ in chart.ticks)
-    assert len(charts.histogram("x", np.float32([7]), ["train"]).ticks) >= 2
+def ticks(chart):
+    """Position and label of the ticks of a chart's axis."""
+    ticks_and_label = re.findall(r'<text class="tick" x="([\d.]+)"[^>]*>([^<]+)</text>', chart.svg)
+    return [(float(position), label) for position, label in ticks_and_label[:-1]]  # the last is the axis label
+
+
+def test_a_histogram_counts_every_image():
+    groups = {"train": np.zeros(10, np.float32), "good": np.full(5, 100, np.float32)}
+    chart = charts.histogram(groups, quantity="x")
+    assert [sum(int(row[column]) for row in chart.rows) for column in (1, 2)] == [10, 5]
+    assert all(0 <= position <= charts.WIDTH for position, _ in ticks(chart))
+    for log in (False, True):
+        assert len(ticks(charts.histogram({"train": np.float32([7])}, log=log))) >= 2
     series = charts.series_of(["train", "good", *map(str, range(9))])
-    assert len({(one.colour, one.shape) for one in series.values()}) == 11
+    assert len({(one.style, one.marker) for one in series.values()}) == 11
+
+
+def test_a_logarithmic_axis_has_round_numbers():
+    labels = [label for _, label in ticks(charts.histogram({"good": np.geomspace(0.1, 1, 50)}, log=True))]
+    assert labels == ["0.1", "0.2", "0.3", "0.4", "0.6", "1"]
 
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 
 
-def test_names_are_escaped_and_nothing_is_cut_from_the_page():
+def test_names_are_escaped_and_shown_in_full():
     images = rows(
         image_id=[f"{HOSTILE}{number}" for number in range(12)],
         category=[HOSTILE] * 12,
@@ -313,14 +329,14 @@ def test_names_are_escaped_and_nothing_is_cut_from_the_page():
     )
     facts = {"data": HOSTILE, "made": "now", "seconds": 1.0, "n_images": 12, "versions": {"mvad": "1"}}
     summary = table.category_rows(images)
-    html = page.Page(facts, summary, found_in(images), images, {0: b"jpeg"}, InspectOptions()).render()
+    html = page.render_page(facts, summary, findings_of(images), images, {0: b"jpeg"}, InspectOptions())
     assert "<script" not in html.lower()
     assert "7 * 7" in html
     assert html.count("&lt;script&gt;") > 20
     assert "javascript" not in html.lower()
     assert "http://" not in html.replace("http-equiv", "")
     assert "https://" not in html
-    assert "not readable any more" in html
+    assert "can no longer be read" in html
 
 
 def test_the_page_is_bounded_however_many_categories_there_are():
@@ -330,21 +346,21 @@ def test_the_page_is_bounded_however_many_categories_there_are():
         image_id=[f"{a}/{b}" for a in names for b in range(10)], category=[a for a in names for _ in range(10)]
     )
     shown = page.sections(images)
-    assert len(shown) == page.SECTIONS
-    assert len(page.shown_rows(images)) <= page.PICTURES
+    assert len(shown) == page.MAX_SECTIONS
+    assert len(page.pictured_rows(images)) <= page.MAX_PICTURES
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two categories with one of everything that can be wrong."""
+    """Two categories with one of everything that can go wrong."""
     root = tmp_path_factory.mktemp("inspected") / "data"
     for number in range(33):
         name = "alpha" if number < 21 else "beta"
-        part = ("train/good", "train/good", "train/good", "train/good", "test/good", "test/good", "test/dent")[
+        subfolder = ("train/good", "train/good", "train/good", "train/good", "test/good", "test/good", "test/dent")[
             number % 7
         ]
         random = np.random.default_rng(number)
-        save(root / name / part / f"{number:03}.png", scene(number, 96) + random.normal(0, 3, (96, 96)))
+        save(root / name / subfolder / f"{number:03}.png", scene(number, 96) + random.normal(0, 3, (96, 96)))
     alpha = root / "alpha"
     (alpha / "test/good/copy.png").write_bytes((alpha / "train/good/000.png").read_bytes())
     (alpha / "train/good/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -381,9 +397,11 @@ def test_inspect_end_to_end(folder, inspected, capsys):
     assert all(row["map_x"] is not None for row in images.values() if row["error"] is None)
     warnings = [finding.text for finding in result.findings if finding.level == "warning"]
     assert any("1 image cannot be read" in text for text in warnings)
-    assert any(text.startswith("1 of 8 good test images has the same pixels as a training image") for text in warnings)
-    assert any(text.startswith("1 of 8 good test images has a near duplicate among") for text in warnings)
-    assert any("training images stand out" in text for text in warnings)
+    assert any(
+        text.startswith("1 of 8 good test images is an exact duplicate of a training image") for text in warnings
+    )
+    assert any(text.startswith("1 of 8 good test images is a near duplicate of") for text in warnings)
+    assert any("training images are outliers" in text for text in warnings)
     stored = pq.read_table(out.with_suffix(".parquet"))
     assert stored.equals(result.images)
     counted = duckdb.sql(f"select count(*) from read_parquet('{out.with_suffix('.parquet')}') where error is not null")
@@ -401,7 +419,7 @@ def test_inspect_end_to_end(folder, inspected, capsys):
         mvad.inspect(str(folder), str(out.with_suffix(".txt")))
 
 
-def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, inspected, capsys):
+def test_without_features_everything_else_is_the_same_and_nothing_is_written(folder, inspected, capsys):
     before = sorted(folder.parent.iterdir())
     result = mvad.inspect(str(folder), features=False, max_errors="0")
     assert result.exit_code == 3
@@ -420,11 +438,11 @@ def test_without_features_nothing_is_written_and_the_rest_is_the_same(folder, in
 def test_the_page_in_a_browser(inspected, browser):
     out, result = inspected
     for scheme, width in (("light", 1200), ("dark", 390)):
-        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as found:
-            tab = found.page
-            assert found.messages == []
-            assert [url for url in found.requests if not url.startswith("data:")] == [out.as_uri()]
-            # The style sheet is let through, nothing overflows, every picture is decoded.
+        with visit(browser, out, viewport={"width": width, "height": 800}, color_scheme=scheme) as visited:
+            tab = visited.page
+            assert visited.messages == []
+            assert [url for url in visited.requests if not url.startswith("data:")] == [out.as_uri()]
+            # The policy allows the style sheet, nothing overflows, every picture is decoded.
             assert tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")

@@ -1,4 +1,4 @@
-"""The report: complete on any results, hostile names included, self-contained, and usable in a browser."""
+"""The report is complete for any results, hostile names included, self-contained, and usable in a browser."""
 
 import itertools
 import re
@@ -16,8 +16,8 @@ from mvad import results
 from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
 from mvad.html import visible
-from mvad.reports.charts import histogram, precision_recall, roc
-from mvad.reports.page import duration
+from mvad.html.charts import histogram, precision_recall, roc
+from mvad.reports.page import readable_duration
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"
 
@@ -71,7 +71,7 @@ def test_the_report_of_a_run(base_run, tmp_path, capsys):
     assert all(image["src"].startswith("data:image/webp;base64,") for image in pictures)
     assert any("its marked defect outlined" in image["alt"] for image in pictures)
     assert any(re.match(r"Anomaly map of alpha/test/spot/\d+.png: highest \d+% from", i["alt"]) for i in pictures)
-    # a report keeps nobody from the results: they can be replaced, and the report goes with them
+    # results that have a report can still be replaced; the report goes with them
     results.check_free(out.as_uri(), replace=True)
     results.clear(out.as_uri())
     assert not (out / "report.html").exists()
@@ -91,12 +91,12 @@ def test_a_night_without_labels(base_run, tiles, tmp_path):
     assert "kept its map" in page.text
     assert not result.errors
     again = nightly(str(tmp_path / "dump"), str(base_run[0] / "models"), str(tmp_path), "2026-11-23", quiet=True)
-    assert len(again.errors) == 1  # the report in its folder does not keep the night from being taken up
+    assert len(again.errors) == 1  # a run whose folder has a report can be resumed
 
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Results all of whose names are hostile; some images are missing, one is all there."""
+    """Results whose names are all hostile; all images but one are missing."""
     out = tmp_path / "out"
     rows = [
         {"image_id": f"{HOSTILE}{number}", "uri": f"file:///nowhere/{number}", "label": number % 2, "score": number}
@@ -156,12 +156,12 @@ def test_the_page_is_structured(hostile):
     assert len(ids) == len(set(ids))
     linked = [link["href"][1:] for link in page.all("a")]
     assert set(linked) <= set(ids)
-    named = [value for _, found in page.tags for key, value in found.items() if key == "aria-labelledby"]
-    assert set(named) <= set(ids)
+    labels = [value for _, attributes in page.tags for key, value in attributes.items() if key == "aria-labelledby"]
+    assert set(labels) <= set(ids)
 
 
 def test_results_of_all_kinds(tmp_path):
-    """Two models, one without maps or threshold; a category whose images carry labels of one kind; one not scored."""
+    """Several methods, without maps or threshold; a category with good images only; one that was not scored."""
     out = tmp_path / "out"
     plain = unlabelled(tmp_path, 5)
     good = [{**row, "image_id": f"g{row['image_id']}", "label": 0} for row in unlabelled(tmp_path, 5, seed=1)]
@@ -186,7 +186,7 @@ def test_results_of_all_kinds(tmp_path):
         "Defective images that score lowest",
         "Good images that score highest",
         "none, so no image is flagged: the model is not calibrated",
-        "Calibration scores are not shown: its model is not at hand; say where the models are with --models.",
+        "Calibration scores are not shown: the model was not found; give the folder of its models with --models.",
         "no model of category 'failed'",
         "knn on resnet50",
     ):
@@ -195,6 +195,24 @@ def test_results_of_all_kinds(tmp_path):
 
     mvad.report(str(out), categories="failed", pictures=0, quiet=True)
     assert "mixed" not in read(out / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("flags", "statement"),
+    [
+        ({"moved": False}, "No drift (score level as in calibration)."),
+        ({"moved": True}, "DRIFT: the whole batch scores differently; check camera and light first."),
+        ({"moved": True, "drifted": False}, "No drift (score level as in calibration)."),
+    ],
+)
+def test_drift_is_stated_in_words_with_its_statistics_folded(tmp_path, flags, statement):
+    """Results of earlier versions say ``moved`` only."""
+    drift = {"ks_p_value": 0.4, "share_below": 0.05, "median_shift": 0.1, "n": 5, "moved": False, **flags}
+    finish(tmp_path, {"c": write_category(tmp_path, "c", unlabelled(tmp_path, 5), drift=drift)})
+    mvad.report(str(tmp_path), quiet=True)
+    text = read(tmp_path / "report.html").text
+    assert f"Drift {statement} Statistics" in text
+    assert "5.0% of the 5 images that are not labelled defective" in text
 
 
 def test_many_categories_have_pages_of_their_own(tmp_path):
@@ -212,18 +230,18 @@ def test_many_categories_have_pages_of_their_own(tmp_path):
 
 @pytest.fixture(scope="module")
 def thousands(tmp_path_factory):
-    """The page on 5,000 labelled images of ten categories with maps; they are of noise, which compresses worst."""
+    """The page on 5,000 labelled images of ten categories with maps; the images are noise, which compresses worst."""
     folder = tmp_path_factory.mktemp("thousands")
-    random, places = np.random.default_rng(0), []
+    random, uris = np.random.default_rng(0), []
     for number in range(40):
-        places.append((folder / f"{number}.png").as_uri())
+        uris.append((folder / f"{number}.png").as_uri())
         Image.fromarray(random.integers(0, 256, (400, 400, 3), np.uint8)).save(folder / f"{number}.png")
     facts = {}
     for name in (f"part {number}" for number in range(10)):
         rows = []
         for number in range(500):
             label = int(number % 5 == 0)
-            row = {"image_id": f"{name}/{number:04}.png", "uri": places[number % 40], "width": 400, "height": 400}
+            row = {"image_id": f"{name}/{number:04}.png", "uri": uris[number % 40], "width": 400, "height": 400}
             row |= {"label": label, "defect": "dent" if label else "good", "score": random.normal(label, 0.6)}
             rows.append(row | {"grid": random.random((28, 28), np.float32)})
         calibration = random.normal(0, 0.6, 200)
@@ -247,18 +265,18 @@ def test_a_report_of_thousands_of_images_in_a_browser(browser, thousands):
         assert visited.messages == []
 
 
-def test_grids_are_read_of_shown_images_alone(tmp_path, monkeypatch):
+def test_patch_scores_are_read_for_shown_images_only(tmp_path, monkeypatch):
     out = tmp_path / "out"
     rows = unlabelled(tmp_path, 60)
     for row in rows:
         row["grid"] = np.ones((4, 4), np.float32)
     finish(out, {"c": write_category(out, "c", rows)})
-    asked = []
-    genuine = results.read_images
-    monkeypatch.setattr(results, "read_images", lambda *a: asked.append(len(a[2])) or genuine(*a))
-    monkeypatch.setattr(results, "read_part", lambda *a: pytest.fail("a file was read in full"))
+    counts = []
+    read_images = results.read_images
+    monkeypatch.setattr(results, "read_images", lambda *args: counts.append(len(args[2])) or read_images(*args))
+    monkeypatch.setattr(results, "read_part", lambda *args: pytest.fail("a file was read in full"))
     mvad.report(str(out), pictures=7, quiet=True)
-    assert asked == [60, 7]  # a sample for the colours, and those shown
+    assert counts == [60, 7]  # a sample for the colours, and the images shown
     with pytest.raises(UsageError, match="pictures -1 is too small"):
         mvad.report(str(out), pictures=-1)
 
@@ -287,7 +305,7 @@ def test_histograms_count_every_score():
     assert histogram({"good": np.array([])}, None) is None
     assert "Good: 1" in histogram({"good": np.array([5.0])}, None).text
     crowd = histogram({"good": np.append(np.linspace(1, 2, 100), 1e6)}, None)
-    assert "The last bar holds all scores" in crowd.text
+    assert "The last bar holds all values" in crowd.text
     assert sum(int(row[1]) for row in crowd.rows) == 101
 
 
@@ -298,21 +316,21 @@ def test_curves_agree_with_the_metrics():
     from mvad.results.metrics import image_metrics
 
     metrics = image_metrics(labels, scores)
-    assert f"Area {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text
+    assert f"AUROC {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text
     chart = precision_recall(labels, scores)
     assert f"{metrics['image_ap']:.3f}" in chart.text
     assert len(chart.svg) < 8000
-    ends = re.search(r'points="([^ ]+) [^"]* ([^ "]+)"', roc(labels, scores).svg).groups()
-    assert ends == ("44.0,240.0", "274.0,10.0")
+    first_and_last = re.search(r'points="([^ ]+) [^"]* ([^ "]+)"', roc(labels, scores).svg).groups()
+    assert first_and_last == ("44.0,240.0", "274.0,10.0")
 
 
 def test_names_and_times_for_people():
     assert visible("a\tb\0c\u200b ü 漢") == "a\\tb\\x00c\\u200b ü 漢"
-    assert [duration(value) for value in (3.26, 125, 7322)] == ["3.3 s", "2 min 05 s", "2 h 02 min"]
+    assert [readable_duration(value) for value in (3.26, 125, 7322)] == ["3.3 s", "2 min 05 s", "2 h 02 min"]
 
 
 def test_in_a_browser(browser, hostile, tmp_path):
-    """Nothing is said on the console, nothing asked of the network; links lead somewhere; a phone needs no sideways."""
+    """The console and the network stay silent, links work, and a phone does not have to scroll sideways."""
     mvad.report(str(hostile), quiet=True)
     for context in (
         {"color_scheme": "light", "viewport": {"width": 1200, "height": 900}},
@@ -321,8 +339,8 @@ def test_in_a_browser(browser, hostile, tmp_path):
         with visit(browser, hostile / "report.html", **context, reduced_motion="reduce") as visited:
             page = visited.page
             assert page.title().startswith("Anomaly report: <script>alert(1)</script>")
-            wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-            assert wide[0] <= wide[1]
+            content, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            assert content <= window
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert background == {"light": "rgb(246, 246, 244)", "dark": "rgb(20, 22, 25)"}[context["color_scheme"]]
             assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")

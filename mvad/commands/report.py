@@ -1,0 +1,47 @@
+"""The command ``mvad report``: a page on results that opens in any browser.
+
+::
+
+    OUT/report.html               the page; self-contained, it loads nothing
+    OUT/report/<category>.html    one page per category, where a single page would be too large
+"""
+
+from __future__ import annotations
+
+from mvad import results, storage
+from mvad.console import Reporter, plural
+from mvad.errors import UsageError
+from mvad.html import readable_size
+from mvad.options import ReportOptions, Results, takes
+from mvad.reports.overview import read_overview
+from mvad.reports.page import write_pages
+from mvad.results.result import Result, exit_code
+
+
+@takes(ReportOptions)
+def report(out: Results, options: ReportOptions) -> Result:
+    """Write an HTML report on results: one page that opens in any browser, without a network.
+
+    The report is one file. With many categories or images, each category has a page of its own in a folder next to the
+    file and named like it. Source images that cannot be read are marked, counted and named.
+
+    Raises
+    ------
+    UsageError
+        OUT holds no results of a finished run, or a category is unknown.
+    """
+    reporter = Reporter(options.quiet)
+    source = storage.to_uri(out)
+    target = storage.to_uri(options.to) if options.to else storage.join(source, "report.html")
+    run = results.read_finished_run(source)
+    results.ensure_outside(source, target, ("report.html",))
+    if not target.partition("?")[0].endswith(".html"):
+        raise UsageError(f"--to {options.to} does not end in .html.")
+
+    overview = read_overview(source, run, options)
+    pages = write_pages(overview, source, target, options.max_pixels)
+
+    reporter.errors(pages.errors, "the report")
+    count, images = plural(pages.n_pages, "page"), plural(overview.n_pictures, "image")
+    reporter.result(f"{count} ({readable_size(pages.n_bytes)}) with {images}: {storage.readable(target)}")
+    return Result(exit_code(options, len(pages.errors), overview.n_pictures), overview.summary, pages.errors)

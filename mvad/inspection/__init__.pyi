@@ -1,0 +1,11 @@
+from .distributed import load_network as load_network
+from .distributed import make_thumbnails as make_thumbnails
+from .distributed import measure_images as measure_images
+from .embedding import add_embedding as add_embedding
+from .page import pictured_rows as pictured_rows
+from .result import SUFFIXES as SUFFIXES
+from .result import Inspection as Inspection
+from .result import output_uris as output_uris
+from .result import write_inspection as write_inspection
+from .table import image_table as image_table
+from .terminal import print_inspection as print_inspection

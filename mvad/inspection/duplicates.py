@@ -1,0 +1,195 @@
+"""Find images that occur more than once: the same pixels, or nearly the same picture.
+
+Near duplicates are found by small grey fingerprints (`measure.Measurement`). Two things are removed from each first:
+lighting, by subtracting a Gaussian blur of a tenth of the side, and what all images of the category share, by
+subtracting their mean. Without the second step, all bottles of one production line are alike: of MVTec AD's 292, every
+one correlates with some other by 0.90 or more, half of them by 0.99. The remainder is scaled to length 1. Two images of
+a category are near duplicates if it correlates by ``MIN_CORRELATION`` or more, and by more than chance explains: where
+images differ in few ways, as a grid of holes differs only in its position, many are alike without being the same (see
+`chance_level`). Fewer than ``MIN_IMAGES`` images do not show what a category shares; there, and in a category that is
+one picture repeated, near duplicates are images whose fingerprints without lighting correlate by
+``MIN_COPY_CORRELATION``.
+
+This finds copies that were recompressed, resized, brightened or darkened, and the same object photographed again in
+place or under another light. It does not find copies that are mirrored, or shifted, cropped or rotated by more than
+about a hundredth of their side. Of magnetic tile's 1,344 images, where each tile was photographed under up to six
+lights, 940 are in 247 groups, none larger than twelve; 67 % of the good test images and 1.5 % of the defective ones
+have a near duplicate among the training images. Of bottle's 292 images, 6 are in 2 groups. Of the 94 generated
+perforated plates, which are all different, 8 are in pairs; with a fixed limit of 0.9 alone, 61 would be.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.special import betaincinv
+
+from mvad.data.sampling import evenly_spaced
+from mvad.inspection.measure import FINGERPRINT_SIDE
+
+MIN_CORRELATION = 0.90
+MIN_COPY_CORRELATION = 0.9998
+MIN_IMAGES = 8  # of a category, to know what its images share
+CHANCE_PAIRS = 0.5  # pairs of different images that are expected above the chance level of a category
+CHANCE_SAMPLE = 1000  # images that the chance level is estimated from
+MIN_STD = 0.5  # grey levels; a fingerprint that varies less shows nothing to compare
+BLUR_SIGMA = 0.094 * FINGERPRINT_SIDE  # pixels of a fingerprint
+N_NEIGHBOURS = 8  # compared with each image; larger groups are connected through their members
+MAX_EXACT_IMAGES = 100_000  # of a category; in larger ones, only the nearest cells of a partition are searched
+NPROBE = 16  # cells searched
+
+
+class NearDuplicates(NamedTuple):
+    """Near duplicates among n images.
+
+    Attributes
+    ----------
+    group : (n,) int64
+        Equal for images that are near duplicates, directly or through others; -1 for an image without any.
+    nearest : (n,) int64
+        The most similar near duplicate; -1 if there is none.
+    similarity : (n,) float32
+        Correlation with ``nearest``; NaN if there is none.
+    """
+
+    group: NDArray[np.int64]
+    nearest: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, n_images: int) -> NearDuplicates:
+        missing = np.full(n_images, -1, np.int64)
+        return cls(missing, missing.copy(), np.full(n_images, np.nan, np.float32))
+
+
+def exact_duplicates(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Groups of equal digests: (n,) int64, numbered in the order of their first members, -1 for a single one.
+
+    Parameters
+    ----------
+    digests : (n, 32) uint8
+    """
+    groups = np.full(len(digests), -1, np.int64)
+    if not len(digests):
+        return groups
+    rows = np.ascontiguousarray(digests).view("V32").ravel()
+    _, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts > 1)
+    number = np.full(len(counts), -1, np.int64)
+    number[repeated[np.argsort(first[repeated])]] = np.arange(len(repeated))
+    return number[inverse.ravel()]
+
+
+def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX_EXACT_IMAGES) -> NearDuplicates:
+    """Find near duplicates among the images of one category, as the module says.
+
+    Images whose fingerprints vary by less than ``MIN_STD`` grey levels without lighting, such as black ones, are left
+    out.
+
+    Parameters
+    ----------
+    fingerprints : (n, FINGERPRINT_SIDE, FINGERPRINT_SIDE) uint8
+    max_exact_images
+        The search is exact up to so many images.
+    """
+    count = len(fingerprints)
+    vectors, structured = _remove_lighting(fingerprints)
+    edges = _similar_pairs(vectors, MIN_COPY_CORRELATION, max_exact_images)
+    if len(structured) >= MIN_IMAGES:
+        centred = _unit(vectors - vectors.mean(axis=0))
+        edges += _similar_pairs(centred, max(MIN_CORRELATION, chance_level(centred)), max_exact_images)
+    group, nearest, similarity = duplicates = NearDuplicates.none(count)
+    if not edges:
+        return duplicates
+    left, right = (structured[np.concatenate([edge[end] for edge in edges])] for end in (0, 1))
+    correlations = np.concatenate([edge[2] for edge in edges])
+    for starts, ends in ((left, right), (right, left)):
+        for image, other, correlation in zip(starts, ends, correlations, strict=True):
+            if not similarity[image] >= correlation:
+                nearest[image], similarity[image] = other, correlation
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
+    components = connected_components(graph, directed=False)[1]
+    paired = nearest >= 0
+    _, first, inverse = np.unique(components[paired], return_index=True, return_inverse=True)
+    group[paired] = np.argsort(np.argsort(first))[inverse]
+    return duplicates
+
+
+def near_duplicates_of_distinct(fingerprints: NDArray[np.uint8], exact: NDArray[np.int64]) -> NearDuplicates:
+    """Near duplicates among images of which exact duplicates (as `exact_duplicates` numbers them) count once."""
+    repeated = np.flatnonzero(exact >= 0)
+    _, first, inverse = np.unique(exact[repeated], return_index=True, return_inverse=True)
+    leader = np.arange(len(exact))
+    leader[repeated] = repeated[first[inverse]]
+    distinct, place = np.unique(leader, return_inverse=True)
+    found = near_duplicates(fingerprints[distinct])
+    nearest = np.where(found.nearest < 0, -1, distinct[found.nearest])
+    return NearDuplicates(found.group[place], nearest[place], found.similarity[place])
+
+
+def chance_level(vectors: NDArray[np.float32]) -> float:
+    """The correlation, from 0 to 1, that ``CHANCE_PAIRS`` pairs of different images are expected to exceed.
+
+    Directions that are equally likely in d dimensions have products t with P(|t| > x) = I_(1 - x^2)((d - 1) / 2, 1 / 2)
+    and a mean fourth power of 3 / (d (d + 2)). The images are taken for such, with the d that fits their own fourth
+    powers; the few products of true duplicates among them hardly change it.
+
+    Parameters
+    ----------
+    vectors : (n, m) float32
+        Of length 1, centred; two or more.
+    """
+    count = len(vectors)
+    sample = vectors[evenly_spaced(count, CHANCE_SAMPLE)].astype(np.float64)
+    products = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
+    dimensions = np.sqrt(1 + 3 / max(float((products**4).mean()), 1e-12)) - 1
+    share = min(1.0, 2 * CHANCE_PAIRS / (count * (count - 1) / 2))
+    return float(np.sqrt(1 - betaincinv(max(dimensions - 1, 0.1) / 2, 0.5, share)))
+
+
+Edges = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+
+
+def _remove_lighting(fingerprints: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Unit vectors of the fingerprints that have structure, and which those are."""
+    grey = fingerprints.astype(np.float32)
+    details = grey - gaussian_filter(grey, (0, BLUR_SIGMA, BLUR_SIGMA), mode="nearest")
+    details = details.reshape(len(grey), FINGERPRINT_SIDE * FINGERPRINT_SIDE)
+    details -= details.mean(axis=1, keepdims=True)
+    structured = np.flatnonzero(details.std(axis=1) >= MIN_STD)
+    return _unit(details[structured]), structured
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    # A vector of rounding errors alone has no direction: it stays short, and similar to no other.
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-4)
+
+
+def _similar_pairs(vectors: NDArray[np.float32], min_product: float, max_exact_images: int) -> list[Edges]:
+    """Pairs of vectors with a product of at least ``min_product``, among the nearest few of each."""
+    count = len(vectors)
+    if count < 2:
+        return []
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    n_results = min(N_NEIGHBOURS + 1, count)
+    if count <= max_exact_images:
+        products, neighbours = faiss.knn(vectors, vectors, n_results, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        n_cells = int(4 * np.sqrt(count))
+        index = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], n_cells, faiss.METRIC_INNER_PRODUCT
+        )
+        index.train(vectors[:: max(1, count // (64 * n_cells))])
+        index.add(vectors)
+        index.nprobe = NPROBE
+        products, neighbours = index.search(vectors, n_results)
+    left = np.repeat(np.arange(count), n_results)
+    right, products = neighbours.ravel().astype(np.int64), products.ravel()
+    similar = (products >= min_product) & (right != left) & (right >= 0)
+    return [(left[similar], right[similar], np.minimum(products[similar], 1.0))] if similar.any() else []
