@@ -23,7 +23,7 @@ _HOMES = {
     "inspect": "inspection",
     "report": "reports",
     "maps": "commands.maps",
-    "serve": "demo",
+    "serve": "commands.serve",
     "plan": "commands.plan",
     "sample": "data.synthetic",
 }

@@ -256,9 +256,9 @@ def serve(*, models: Models, **options: Any) -> None:
 
     Example: mvad serve --models models
     """
-    from mvad import demo
+    from mvad.commands.serve import serve as serve_until_stopped
 
-    demo.serve(models, **options)
+    serve_until_stopped(models, **options)
 
 
 @app.command()

@@ -174,6 +174,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
+    """Bring an RGB image to the model's geometry, as `load_image` does: (crop, crop, 3) uint8."""
+    resized = image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+    return np.asarray(centre(resized, size.crop))
+
+
 def centre(image: Image.Image, side: int) -> Image.Image:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
