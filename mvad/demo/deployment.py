@@ -27,6 +27,8 @@ from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
+from mvad.memory import parse_bytes
+from mvad.options import ServeOptions
 from mvad.runtime.threads import use_one_thread
 
 APPLICATION = "mvad"
@@ -82,15 +84,9 @@ class Frontend:
 
 @contextmanager
 def deployed(
-    models: CategoryModels,
-    networks: Mapping[BackboneSpec, Network],
-    engine: str,
-    limits: UploadLimits,
-    max_model_bytes: int,
-    host: str,
-    port: int,
+    models: CategoryModels, networks: Mapping[BackboneSpec, Network], options: ServeOptions, port: int
 ) -> Iterator[None]:
-    """Serve the demo on the running Ray while the context lasts; ``max_model_bytes`` as for `DemoScorer`.
+    """Serve the demo on the running Ray while the context lasts.
 
     Raises
     ------
@@ -108,7 +104,7 @@ def deployed(
     }
     # The references must live until the end: Ray may drop an object without references.
     extractor_specs = {
-        key: ray.put(prepare(feature_kinds(models, key), networks[key[0]], key[1], engine, n_gpus > 0))
+        key: ray.put(prepare(feature_kinds(models, key), networks[key[0]], key[1], options.engine, n_gpus > 0))
         for key in dict.fromkeys(model.extractor_key for model in models.values())
     }
     backend = serve.deployment(
@@ -121,9 +117,10 @@ def deployed(
     frontend = serve.deployment(
         name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
     )(serve.ingress()(Frontend))
-    application = frontend.bind(models, limits, backend.bind(models, extractor_specs, max_model_bytes))
+    limits = UploadLimits(parse_bytes(options.max_upload), options.max_files, options.max_pixels)
+    scoring = backend.bind(models, extractor_specs, parse_bytes(options.memory_limit))
     try:
-        _start(application, host, port)
+        _start(frontend.bind(models, limits, scoring), options.host, port)
         yield
     finally:
         serve.shutdown()

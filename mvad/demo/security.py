@@ -36,16 +36,17 @@ class SecurityMiddleware:
         declared = int(length[:20]) if length.isdigit() else 0
         received = 0
 
+        def check(n_bytes: int) -> None:
+            if n_bytes > self.max_bytes:
+                limit = f"the {self.max_bytes:,} bytes allowed"
+                raise HTTPException(413, f"the upload is larger than {limit}; send smaller images, or fewer at a time.")
+
         async def receive_within_limit() -> Message:
             nonlocal received
-            message = await receive() if declared <= self.max_bytes else {}
+            check(declared)
+            message = await receive()
             received += len(message.get("body", b""))
-            if max(declared, received) > self.max_bytes:
-                raise HTTPException(
-                    413,
-                    f"the upload is larger than the {self.max_bytes:,} bytes allowed; send smaller images, or fewer "
-                    "at a time.",
-                )
+            check(received)
             return message
 
         async def send_with_headers(message: Message) -> None:

@@ -13,47 +13,37 @@ from typing import Any
 from mvad.console import Reporter
 from mvad.demo.category_models import read_category_models
 from mvad.demo.deployment import deployed
-from mvad.demo.uploads import UploadLimits
 from mvad.errors import UsageError
-from mvad.memory import parse_bytes
 from mvad.options import ServeOptions
 from mvad.pipeline.flow import load_networks
 from mvad.runtime.session import ray_session
 
 
 @contextmanager
-def serving(models: str, **options: Any) -> Iterator[str]:
+def serving(folder: str, **values: Any) -> Iterator[str]:
     """Serve the demo with the models in a folder while the context lasts; yields the address of the page.
 
-    Options and errors are those of `commands.serve.serve`.
+    Options, by name, and errors are those of `commands.serve.serve`.
     """
-    chosen = ServeOptions(**options)
-    report = Reporter(chosen.quiet)
-    category_models = read_category_models(models, chosen)
-    port = _free_port(chosen.host, chosen.port)
-    networks = load_networks({name: model.model for name, model in category_models.items()}, chosen.weights)
-    if not _is_loopback(chosen.host):
+    options = ServeOptions(**values)
+    report = Reporter(options.quiet)
+    models = read_category_models(folder, options)
+    port = _free_port(options.host, options.port)
+    networks = load_networks({category: model.model for category, model in models.items()}, options.weights)
+    if not _is_loopback(options.host):
         report.warn(
             f"anyone who can reach port {port} of this machine can use the demo: it has no password and no encryption"
         )
-    limits = UploadLimits(parse_bytes(chosen.max_upload), chosen.max_files, chosen.max_pixels)
-    max_model_bytes = parse_bytes(chosen.memory_limit)
-    n_models = len(category_models)
-    report.line(f"models of {n_models:,} {'category' if n_models == 1 else 'categories'}; starting")
-    with (
-        ray_session(chosen.address, say=report.line),
-        deployed(category_models, networks, chosen.engine, limits, max_model_bytes, chosen.host, port),
-    ):
-        yield f"http://{_url_host(chosen.host)}:{port}/"
+    report.line(f"models of {len(models):,} {'category' if len(models) == 1 else 'categories'}; starting")
+    with ray_session(options.address, say=report.line), deployed(models, networks, options, port):
+        yield f"http://{_url_host(options.host)}:{port}/"
 
 
 def wait_for_signal() -> None:
     """Wait for Ctrl-C; on the main thread, also for SIGTERM."""
     stopped = threading.Event()
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, lambda *_: stopped.set())
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, lambda *_: stopped.set()) for number in numbers}
     try:
         while not stopped.wait(1.0):
             pass
