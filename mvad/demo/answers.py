@@ -1,4 +1,4 @@
-"""What the demo answers, as JSON; the names are those of score rows."""
+"""The demo's JSON responses; fields are named like the columns of score rows."""
 
 from __future__ import annotations
 
@@ -16,57 +16,58 @@ class Candidate(_Answer):
 
     category: str
     strangeness: float = Field(
-        description="How far the score lies above the median calibration score of the category, in units of that up "
-        "to their 90 % quantile; of several categories the one with the least is the guess."
+        description="How far the score lies above the median calibration score of the category, in units of the "
+        "distance from that median to the 90 % quantile. The category with the lowest value is chosen."
     )
 
 
 class ImageAnswer(_Answer):
     """The score of one image, or why it has none."""
 
-    name: str = Field(description="Of the file, as it was uploaded.")
+    name: str = Field(description="File name as uploaded.")
     status: Literal["ok", "error"]
     error: str | None = Field(default=None, description="A sentence; null if the status is ok.")
     category: str | None = None
-    guessed: bool | None = Field(default=None, description="Whether the category was guessed, from the candidates.")
+    guessed: bool | None = Field(default=None, description="Whether the category was detected automatically.")
     candidates: list[Candidate] | None = Field(
-        default=None, description="Of a guess: the nearest categories, nearest first."
+        default=None, description="The closest categories, closest first, if the category was detected automatically."
     )
-    score: float | None = Field(default=None, description="Raw; the higher, the more abnormal.")
-    threshold: float | None = Field(default=None, description="Null for a model without calibration.")
+    score: float | None = Field(default=None, description="Raw score; higher is more abnormal.")
+    threshold: float | None = Field(default=None, description="Null if the model is not calibrated.")
     p_value: float | None = Field(
         default=None, ge=0, le=1, description="Share of good images that score as high or higher."
     )
     is_anomaly: bool | None = Field(
-        default=None, description="Whether the score is above the threshold; null without one."
+        default=None, description="Whether the score is above the threshold; null without a threshold."
     )
-    width: int | None = Field(default=None, ge=1, description="Of the upright image, in pixels.")
-    height: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, description="Width of the upright image in pixels.")
+    height: int | None = Field(default=None, ge=1, description="Height of the upright image in pixels.")
     method: str | None = None
     model_id: str | None = None
     picture: str | None = Field(
         default=None,
-        description="If asked for: the image as a data: URI that any browser shows, upright, at most 2048 pixels.",
+        description="On request: the upright image as a data: URI that any browser shows, at most 2048 pixels a side.",
     )
     map: str | None = Field(
         default=None,
-        description="If asked for, and of a method that localises: a picture of the same size to lie over the image, "
-        "clear where nothing is abnormal, in one scale of colours a category, whose middle is the threshold.",
+        description="On request, if the method localises: a picture of the same size to lie over the image, "
+        "transparent where nothing is abnormal. All maps of a category share one colour scale, whose middle is the "
+        "threshold.",
     )
 
 
 class ScoreAnswer(_Answer):
-    """One entry an image, in the order of the upload."""
+    """One entry per image, in the order of the upload."""
 
     images: list[ImageAnswer]
 
 
 class ErrorAnswer(_Answer):
-    """Why a request was not served."""
+    """Why a request failed."""
 
     error: str = Field(description="One sentence that says what is wrong and what to do.")
     images: list[ImageAnswer] | None = Field(
-        default=None, description="Where every image of an upload is at fault: each."
+        default=None, description="The error of each image, if none could be scored."
     )
 
 
@@ -77,23 +78,25 @@ class CategoryAnswer(_Answer):
     method: str
     backbone: str
     image_size: int = Field(ge=1, description="Side in pixels of the square that the model sees.")
-    n_train: int | None = Field(default=None, ge=0, description="Good images it was fitted to.")
-    n_calibration: int = Field(ge=0, description="Good images that its threshold and p-values rest on; 0: none.")
+    n_train: int | None = Field(default=None, ge=0, description="Number of good images the model was fitted to.")
+    n_calibration: int = Field(
+        ge=0, description="Number of good images behind the threshold and p-values; 0 without calibration."
+    )
     threshold: float | None = None
-    promise: str | None = Field(default=None, description="What the threshold promises.")
+    promise: str | None = Field(default=None, description="What the threshold guarantees.")
     model_id: str
 
 
 class LimitsAnswer(_Answer):
-    """What an upload may be."""
+    """Limits of an upload."""
 
-    upload_bytes: int = Field(ge=1, description="Of one request.")
-    files: int = Field(ge=1, description="Images of one request.")
-    pixels: int = Field(ge=1, description="Of one image, decoded.")
+    upload_bytes: int = Field(ge=1, description="Bytes per request.")
+    files: int = Field(ge=1, description="Images per request.")
+    pixels: int = Field(ge=1, description="Decoded pixels per image.")
 
 
 class CategoriesAnswer(_Answer):
-    """What there is to choose from, and the limits."""
+    """The categories to choose from, and the limits of an upload."""
 
     categories: list[CategoryAnswer]
     limits: LimitsAnswer

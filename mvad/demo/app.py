@@ -1,26 +1,25 @@
-"""The demo as a web application: a page, and the same for programs, described in ``/openapi.json``.
+"""The demo as a web application: a page, and an API for programs that ``/openapi.json`` describes.
 
-It knows no Ray: what scores a sample is given to it.
+It does not know Ray: the function that scores a sample is a parameter.
 """
 
-from __future__ import annotations
+# Annotations are evaluated at once, without "from __future__ import annotations": FastAPI could not resolve those that
+# name variables of `demo_app`.
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from fastapi import FastAPI
-from numpy.typing import NDArray
-from PIL import Image
+from fastapi import FastAPI, Form, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad import __version__
-from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, decode, resize_and_crop
 from mvad.demo.answers import (
     Candidate,
@@ -31,59 +30,81 @@ from mvad.demo.answers import (
     LimitsAnswer,
     ScoreAnswer,
 )
-from mvad.demo.bench import Finding, Sample, offer_sizes, ranking
-from mvad.demo.catalogue import Catalogue, Offer
-from mvad.demo.guard import Guard, TooLargeError, too_large
-from mvad.demo.pictures import map_picture, picture
-from mvad.demo.uploads import FIELDS, MULTIPART, Limits, Upload, UploadError, read_upload
+from mvad.demo.category_models import CategoryModel, CategoryModels, image_sizes, rank_categories
+from mvad.demo.pictures import display_image, map_layer
+from mvad.demo.scorer import Sample, SampleResult
+from mvad.demo.security import SecurityMiddleware
+from mvad.demo.uploads import MULTIPART, UploadLimits, UploadRoute, form_error, plain
 from mvad.errors import ImageError
 
 STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"
 ASSETS = {"demo.css": "text/css", "demo.js": "text/javascript", "icon.svg": "image/svg+xml"}
-DECODING = 2  # images at once: a decoded one may be many times larger than its file
-CANDIDATES = 5  # that an answer names
+IMAGE_TYPES = ", ".join(f"image/{name.lower()}" for name in FORMATS)
+MAX_DECODES = 2  # images decoded at once: a decoded image may be many times larger than its file
+MAX_CANDIDATES = 5
+MESSAGES = {  # by status, around reasons that FastAPI gives
+    400: "the form cannot be read: {}",
+    404: "{}; see /openapi.json for what there is.",
+    405: "{}; see /openapi.json for what there is.",
+}
 
-Score = Callable[[Sample], Awaitable[Finding]]
+ScoreFunction = Callable[[Sample], Awaitable[SampleResult]]
 
 
-class BusyError(Exception):
-    """Nothing can be scored now; the message is a sentence."""
+class BusyError(HTTPException):
+    """No image can be scored at the moment; the message is a sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, {"Retry-After": "5"})
 
 
-def demo_app(catalogue: Catalogue, limits: Limits, score: Score) -> FastAPI:
-    """The application.
+def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction) -> FastAPI:
+    """Build the application.
 
     Parameters
     ----------
     score
-        Scores a sample; `BusyError` if it cannot now.
+        Scores a sample, or raises `BusyError`.
     """
     app = FastAPI(
         title="mvad",
         version=__version__,
-        summary="Scores images by fitted models.",
-        docs_url=None,  # its page would be loaded from elsewhere
+        summary="Scores images with fitted models.",
+        docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Guard, limit=limits.upload_bytes)
-    decoding = asyncio.Semaphore(DECODING)
+    app.state.limits = limits
+    app.router.route_class = UploadRoute
+    app.add_middleware(SecurityMiddleware, max_bytes=limits.max_bytes)
+    decode_slots = asyncio.Semaphore(MAX_DECODES)
 
-    @app.exception_handler(UploadError)
-    async def refused(request: Request, error: UploadError) -> Response:
-        return _sentence(str(error), error.status)
+    class UploadForm(BaseModel):
+        """Images to score, with or without pictures."""
 
-    @app.exception_handler(TooLargeError)
-    async def over_the_limit(request: Request, error: TooLargeError) -> Response:
-        return too_large(limits.upload_bytes)
+        model_config = ConfigDict(extra="forbid")
 
-    @app.exception_handler(BusyError)
-    async def busy(request: Request, error: BusyError) -> Response:
-        return _sentence(str(error), 503, {"Retry-After": "5"})
+        images: Annotated[
+            list[Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]],
+            Field(
+                min_length=1,
+                max_length=limits.max_files,
+                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.max_bytes:,} bytes per request.",
+            ),
+        ]
+        category: Annotated[
+            str, Field(json_schema_extra={"enum": [*models, ""]}, description="Empty: detect automatically.")
+        ] = ""
+        pictures: Annotated[Literal["true", "false"], Field(description="Whether to return pictures.")] = "false"
 
     @app.exception_handler(HTTPException)
-    async def no_such_page(request: Request, error: HTTPException) -> Response:
-        return _sentence(f"{error.detail}; see /openapi.json for what there is.", error.status_code, error.headers)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        message = MESSAGES.get(error.status_code, "{}").format(error.detail)
+        return JSONResponse({"error": message}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_form(request: Request, error: RequestValidationError) -> Response:
+        return await refuse(request, form_error(request, error.errors()[0]))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -95,118 +116,100 @@ def demo_app(catalogue: Catalogue, limits: Limits, score: Score) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(str(STATIC / name), media_type=ASSETS[name])
 
-    @app.get("/categories", response_model=CategoriesAnswer, summary="The categories, and what an upload may be")
+    @app.get("/categories", response_model=CategoriesAnswer, summary="List the categories and the limits of an upload")
     async def categories() -> CategoriesAnswer:
         return CategoriesAnswer(
-            categories=[_describe(name, offer) for name, offer in catalogue.items()],
-            limits=LimitsAnswer(upload_bytes=limits.upload_bytes, files=limits.files, pixels=limits.pixels),
+            categories=[_describe(category, model) for category, model in models.items()],
+            limits=LimitsAnswer(upload_bytes=limits.max_bytes, files=limits.max_files, pixels=limits.max_pixels),
         )
 
     @app.post(
         "/score",
         response_model=ScoreAnswer,
         summary="Score images",
-        description="Each image has its score or its error; if none can be used, the status is 422. The category is "
-        "guessed where none is given. Scores do not depend on what else is uploaded.",
-        openapi_extra={"requestBody": _request_body(catalogue, limits)},
+        description="Each image gets a score or an error; if no image can be used, the status is 422. Without a "
+        "category, the closest one is used. The score of an image does not depend on the other images.",
+        openapi_extra={"requestBody": {"content": {MULTIPART: {"encoding": {"images": {"contentType": IMAGE_TYPES}}}}}},
         responses={code: {"model": ErrorAnswer} for code in (400, 413, 415, 422, 503)},
     )
-    async def score_images(request: Request) -> Any:
-        upload = await read_upload(request, limits, catalogue.keys())
+    async def score_images(request: Request, form: Annotated[UploadForm, Form(media_type=MULTIPART)]) -> Any:
+        fields = await request.form()
+        for name in ("category", "pictures"):
+            if len(fields.getlist(name)) > 1:
+                raise HTTPException(422, f"send the field {name} once, not several times.")
+        if form.category and form.category not in models:
+            known = ", ".join(sorted(models)[:20])
+            raise HTTPException(
+                422, f"there is no category {plain(form.category)!r}; choose one of: {known}; or leave it out."
+            )
         images = await asyncio.gather(
-            *(answer_for(name, data, upload) for name, data in upload.files),
+            *(score_file(file, form.category or None, form.pictures == "true") for file in form.images)
         )
         if any(image.status == "ok" for image in images):
-            return ScoreAnswer(images=list(images))
-        first = f"{images[0].name or 'the image'}: {images[0].error}"
-        reason = first if len(images) == 1 else f"none of the {len(images)} images could be scored; {first}"
-        at_fault = any(image.width is None for image in images)  # or else they were decoded, and the models failed
-        return JSONResponse(ErrorAnswer(error=reason, images=list(images)).model_dump(), 422 if at_fault else 503)
+            return ScoreAnswer(images=images)
+        reason = f"{images[0].name or 'the image'}: {images[0].error}"
+        if len(images) > 1:
+            reason = f"none of the {len(images)} images could be scored; {reason}"
+        # Images without a width could not be decoded; if all were decoded, it was the models that failed.
+        status = 422 if any(image.width is None for image in images) else 503
+        return JSONResponse(ErrorAnswer(error=reason, images=images).model_dump(), status)
 
-    async def answer_for(name: str, data: bytes, upload: Upload) -> ImageAnswer:
+    async def score_file(file: UploadFile, category: str | None, pictures: bool) -> ImageAnswer:
+        name = plain(file.filename or "")
         try:
-            async with decoding:
-                sample, width, height, shown = await asyncio.to_thread(prepare, data, upload)
+            async with decode_slots:
+                sample, width, height, picture = await asyncio.to_thread(prepare, await file.read(), category, pictures)
         except ImageError as error:
             return ImageAnswer(name=name, status="error", error=" ".join(str(error).split()))
-        finding = await score(sample)
-        size: dict[str, Any] = {"width": width, "height": height}
-        if finding.error is not None or finding.category is None:
-            return ImageAnswer(name=name, status="error", error=finding.error, **size)
-        over = None
-        if finding.grid is not None:
-            offer, value = catalogue[finding.category], finding.scores[finding.category]
-            over = await asyncio.to_thread(map_picture, finding.grid, value, offer, width, height)
-        return ImageAnswer(name=name, **size, picture=shown, map=over, **_verdict(finding, upload, catalogue))
+        result = await score(sample)
+        if result.error is not None or result.category is None:
+            return ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
+        model, image_score = models[result.category], result.scores[result.category]
+        anomaly_map = None
+        if result.patch_scores is not None:
+            anomaly_map = await asyncio.to_thread(map_layer, result.patch_scores, image_score, model, width, height)
+        candidates = [] if category else rank_categories(result.scores, models)[:MAX_CANDIDATES]
+        return ImageAnswer(
+            name=name,
+            status="ok",
+            category=result.category,
+            guessed=category is None,
+            candidates=[Candidate(category=name, strangeness=value) for name, value in candidates] or None,
+            score=image_score,
+            threshold=_finite(model.rule.threshold),
+            p_value=model.p_value(image_score),
+            is_anomaly=model.is_anomaly(image_score),
+            width=width,
+            height=height,
+            method=model.model.method,
+            model_id=model.model.model_id,
+            picture=picture,
+            map=anomaly_map,
+        )
 
-    def prepare(data: bytes, upload: Upload) -> tuple[Sample, int, int, str | None]:
-        image = decode(data, limits.pixels)
-        pixels = {size: fit(image, size) for size in offer_sizes(catalogue, upload.category)}
-        shown = picture(image) if upload.pictures else None
-        return Sample(pixels, upload.category, upload.pictures), image.width, image.height, shown
+    def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
+        image = decode(data, limits.max_pixels)
+        pixels = {size: resize_and_crop(image, size) for size in image_sizes(models, category)}
+        picture = display_image(image) if pictures else None
+        return Sample(pixels, category, pictures), image.width, image.height, picture
 
     return app
 
 
-def fit(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
-    """An image as a model sees it, (crop, crop, 3), like `images.load_image`."""
-    return resize_and_crop(image, size)
-
-
-def _verdict(finding: Finding, upload: Upload, catalogue: Catalogue) -> dict[str, Any]:
-    category = str(finding.category)
-    offer, score = catalogue[category], finding.scores[category]
-    near = [] if upload.category else ranking(finding.scores, catalogue)[:CANDIDATES]
-    return {
-        "status": "ok",
-        "category": category,
-        "guessed": upload.category is None,
-        "candidates": [Candidate(category=name, strangeness=value) for name, value in near] or None,
-        "score": score,
-        "threshold": _finite(offer.judge.threshold),
-        "p_value": offer.p_value(score),
-        "is_anomaly": offer.is_anomaly(score),
-        "method": offer.model.method,
-        "model_id": offer.model.model_id,
-    }
-
-
-def _describe(category: str, offer: Offer) -> CategoryAnswer:
-    calibration = offer.judge.calibration
+def _describe(category: str, model: CategoryModel) -> CategoryAnswer:
+    calibration = model.rule.calibration
     return CategoryAnswer(
         category=category,
-        method=offer.model.method,
-        backbone=offer.model.backbone.name,
-        image_size=offer.model.size.crop,
-        n_train=offer.model.record.get("n_train"),
+        method=model.model.method,
+        backbone=model.model.backbone.name,
+        image_size=model.model.size.crop,
+        n_train=model.model.record.get("n_train"),
         n_calibration=0 if calibration is None else len(calibration),
-        threshold=_finite(offer.judge.threshold),
-        promise=offer.judge.guarantee,
-        model_id=offer.model.model_id,
+        threshold=_finite(model.rule.threshold),
+        promise=model.rule.promise,
+        model_id=model.model.model_id,
     )
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _sentence(reason: str, status: int, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"error": reason}, status, headers)
-
-
-def _request_body(catalogue: Catalogue, limits: Limits) -> dict[str, Any]:
-    images, category, pictures = FIELDS
-    properties = {
-        images: {
-            "type": "array",
-            "items": {"type": "string", "format": "binary"},
-            "minItems": 1,
-            "maxItems": limits.files,
-            "description": f"Files of PNG, JPEG, BMP, TIFF or WebP; {limits.upload_bytes:,} bytes a request.",
-        },
-        category: {"type": "string", "enum": [*catalogue, ""], "description": "Empty: to be guessed."},
-        pictures: {"type": "string", "enum": ["true", "false"], "description": "Whether to send pictures."},
-    }
-    schema = {"type": "object", "required": [images], "properties": properties, "additionalProperties": False}
-    encoding = {images: {"contentType": ", ".join(f"image/{name.lower()}" for name in FORMATS)}}
-    return {"required": True, "content": {MULTIPART: {"schema": schema, "encoding": encoding}}}

@@ -1,4 +1,4 @@
-"""The demo on Ray Serve: one process answers, others score."""
+"""The demo on Ray Serve: one process answers requests, others score images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import faiss
 import ray
 import torch
 from fastapi import FastAPI
@@ -21,118 +20,118 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from mvad.demo.app import BusyError, demo_app
-from mvad.demo.bench import Bench, Finding, Sample
-from mvad.demo.catalogue import Catalogue, Group, kinds_of
-from mvad.demo.uploads import Limits
+from mvad.demo.category_models import CategoryModels, ExtractorKey, feature_kinds
+from mvad.demo.scorer import DemoScorer, Sample, SampleResult
+from mvad.demo.uploads import UploadLimits
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
+from mvad.memory import parse_bytes
+from mvad.options import ServeOptions
+from mvad.runtime.threads import use_one_thread
 
-NAME = "mvad"
-BATCH, BATCH_WAIT = 8, 0.02  # images at most, and seconds at most that the first of them waits
-REQUESTS, WAITING = 16, 64  # that are served at once, and that wait
-QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
+APPLICATION = "mvad"
+MAX_BATCH_IMAGES, BATCH_WAIT_S = 8, 0.02
+MAX_REQUESTS, MAX_WAITING_REQUESTS = 16, 64  # served at once; queued
+STOP_TIMEOUT_S = 2.0
+LOGGING = LoggingConfig(log_level="ERROR", enable_access_log=False)
 
 
-class Scoring:
-    """Process that holds models and scores what it is sent, several images at a time.
+class Backend:
+    """Process that scores images in small batches.
 
     Parameters
     ----------
-    packages
-        References to what extracts the features of each group of models.
-    limit
-        Bytes of models that are held ready.
+    extractor_specs
+        References to the feature extractor of each group of models.
+    max_model_bytes
+        As for `DemoScorer`.
     """
 
-    def __init__(self, catalogue: Catalogue, packages: Mapping[Group, ray.ObjectRef], limit: int) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(
+        self, models: CategoryModels, extractor_specs: Mapping[ExtractorKey, ray.ObjectRef], max_model_bytes: int
+    ) -> None:
         torch.backends.cudnn.deterministic = True
-        # One thread, as the actors of the other commands have: with more, sums are rounded differently.
-        self.thread = ThreadPoolExecutor(1, initializer=_keep_to_one_thread)
-        self.bench = Bench(catalogue, {group: ray.get(held) for group, held in packages.items()}, limit, device)
+        specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._scorer = DemoScorer(models, specs, max_model_bytes, device)
+        self._thread = ThreadPoolExecutor(1, initializer=use_one_thread)  # as in the actors of the other commands
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT)
-    async def score(self, samples: Sequence[Sample]) -> list[Finding]:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.bench.score, samples)
+    @serve.batch(max_batch_size=MAX_BATCH_IMAGES, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def score(self, samples: Sequence[Sample]) -> list[SampleResult]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._scorer.score, samples)
 
 
-class Front:
-    """Process that answers requests: the page, uploads, pictures."""
+class Frontend:
+    """Process that answers requests: it serves the page, decodes uploads and draws pictures."""
 
-    def __init__(self, catalogue: Catalogue, limits: Limits, scoring: DeploymentHandle) -> None:
-        self.catalogue, self.limits, self.scoring = catalogue, limits, scoring
+    def __init__(self, models: CategoryModels, limits: UploadLimits, backend: DeploymentHandle) -> None:
+        self._models, self._limits, self._backend = models, limits, backend
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return demo_app(self.catalogue, self.limits, self.score)
+        return demo_app(self._models, self._limits, self.score)
 
-    async def score(self, sample: Sample) -> Finding:
+    async def score(self, sample: Sample) -> SampleResult:
         try:
-            return await self.scoring.score.remote(sample)
+            return await self._backend.score.remote(sample)
         except BackPressureError as error:
             raise BusyError("too many images are waiting; try again in a moment.") from error
         except RayError as error:
             logging.getLogger(__name__).error("scoring failed", exc_info=error)
-            raise BusyError("what scores images has just failed and is started anew; try again.") from error
-
-
-def _keep_to_one_thread() -> None:
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
+            raise BusyError("the scoring process has failed and is restarting; try again.") from error
 
 
 @contextmanager
 def deployed(
-    catalogue: Catalogue,
-    networks: Mapping[BackboneSpec, Network],
-    engine: str,
-    limits: Limits,
-    limit: int,
-    host: str,
-    port: int,
+    models: CategoryModels, networks: Mapping[BackboneSpec, Network], options: ServeOptions, port: int
 ) -> Iterator[None]:
-    """Serve the demo by the Ray that is running while the context lasts; ``limit`` as for `Scoring`.
+    """Serve the demo on the running Ray while the context lasts.
 
     Raises
     ------
     UsageError
-        That Ray serves something already, what serves does not start, or the engine cannot be used.
+        This Ray cluster already serves an application, the demo does not start, or the engine cannot be used.
     """
     if _is_serving():
-        raise UsageError("that Ray cluster serves something already; use another one, or none, for the demo.")
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
+        raise UsageError("this Ray cluster already serves an application; use another cluster, or none, for the demo.")
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if n_gpus else {"num_cpus": 0.5}
     common: dict[str, Any] = {
-        "logging_config": QUIET,
-        "graceful_shutdown_timeout_s": 2.0,
-        "max_queued_requests": WAITING,
+        "logging_config": LOGGING,
+        "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
+        "max_queued_requests": MAX_WAITING_REQUESTS,
     }
-    # The references are kept until the end: Ray may drop what nobody refers to.
-    packages = {
-        group: ray.put(prepare(kinds_of(catalogue, group), networks[group[0]], group[1], engine, gpus > 0))
-        for group in dict.fromkeys(offer.group for offer in catalogue.values())
+    # The references must live until the end: Ray may drop an object without references.
+    extractor_specs = {
+        key: ray.put(prepare(feature_kinds(models, key), networks[key[0]], key[1], options.engine, n_gpus > 0))
+        for key in dict.fromkeys(model.extractor_key for model in models.values())
     }
-    scoring = serve.deployment(
-        name="scoring", ray_actor_options=share, num_replicas=max(1, gpus), max_ongoing_requests=4 * BATCH, **common
-    )(Scoring)
-    front = serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=REQUESTS, **common)(
-        serve.ingress()(Front)
-    )
-    bound = front.bind(catalogue, limits, scoring.bind(catalogue, packages, limit))
+    backend = serve.deployment(
+        name="backend",
+        ray_actor_options=resources,
+        num_replicas=max(1, n_gpus),
+        max_ongoing_requests=4 * MAX_BATCH_IMAGES,
+        **common,
+    )(Backend)
+    frontend = serve.deployment(
+        name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
+    )(serve.ingress()(Frontend))
+    limits = UploadLimits(parse_bytes(options.max_upload), options.max_files, options.max_pixels)
+    scoring = backend.bind(models, extractor_specs, parse_bytes(options.memory_limit))
     try:
-        _start(bound, host, port)
+        _start(frontend.bind(models, limits, scoring), options.host, port)
         yield
     finally:
         serve.shutdown()
-        del packages
+        del extractor_specs
 
 
-def _start(bound: serve.Application, host: str, port: int) -> None:
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for our own lines
+def _start(application: serve.Application, host: str, port: int) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines
     try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=QUIET)
-        serve.run(bound, name=NAME)
+        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
+        serve.run(application, name=APPLICATION)
     except (RuntimeError, TimeoutError, RayError) as error:
         raise UsageError(f"the demo does not start: {' '.join(str(error).split())}") from error
 

@@ -1,4 +1,4 @@
-"""The demo: the scores of the other commands, a sentence for whatever is uploaded, and a page that shows both."""
+"""The demo: the scores of the other commands, a sentence for every unusable upload, and a page that shows both."""
 
 import base64
 import io
@@ -25,14 +25,16 @@ import mvad
 from helpers.browser import drop, visit
 from helpers.tiles import EMBEDDED, paint
 from mvad import results
-from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
-from mvad.demo import _is_loopback, serving
-from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app, fit
-from mvad.demo.bench import Bench, Sample, guess
-from mvad.demo.catalogue import Offer, read_catalogue
-from mvad.demo.guard import HEADERS
-from mvad.demo.pictures import LONGEST, map_picture, shown_size
-from mvad.demo.uploads import Limits
+from mvad.anomaly_maps.colours import MIDDLE
+from mvad.data.images import resize_and_crop
+from mvad.demo import serving
+from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
+from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
+from mvad.demo.pictures import MAX_SIDE_PIXELS, display_size, map_layer
+from mvad.demo.scorer import DemoScorer, Sample
+from mvad.demo.security import SECURITY_HEADERS
+from mvad.demo.server import _is_loopback
+from mvad.demo.uploads import UploadLimits
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
@@ -40,8 +42,8 @@ from mvad.features.weights import Network
 from mvad.options import ServeOptions
 from mvad.results import DecisionRule
 
-LIMITS = Limits(upload_bytes=300_000, files=3, pixels=40_000)
-ROOM = 1 << 30
+LIMITS = UploadLimits(max_bytes=300_000, max_files=3, max_pixels=40_000)
+MAX_MODEL_BYTES = 1 << 30
 DONE = ".result:not([aria-busy])"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"
 
@@ -52,32 +54,32 @@ def folder(base_run):
 
 
 @pytest.fixture(scope="module")
-def catalogue(folder):
-    return read_catalogue(folder, ServeOptions())
+def models(folder):
+    return read_category_models(folder, ServeOptions())
 
 
 @pytest.fixture(scope="module")
-def packages(catalogue):
+def extractor_specs(models):
     network = Network.load(describe(EMBEDDED["backbone"]), None)
-    (group,) = {offer.group for offer in catalogue.values()}
-    return {group: prepare(["patches"], network, group[1], "auto")}
+    (key,) = {model.extractor_key for model in models.values()}
+    return {key: prepare(["patches"], network, key[1], "auto")}
 
 
 @pytest.fixture(scope="module")
-def bench(catalogue, packages):
-    return Bench(catalogue, packages, ROOM)
+def scorer(models, extractor_specs):
+    return DemoScorer(models, extractor_specs, MAX_MODEL_BYTES)
 
 
-def application(bench):
+def application(scorer):
     async def score(sample):
-        return bench.score([sample])[0]
+        return scorer.score([sample])[0]
 
-    return demo_app(bench.catalogue, LIMITS, score)
+    return demo_app(scorer.models, LIMITS, score)
 
 
 @pytest.fixture(scope="module")
-def client(bench):
-    return TestClient(application(bench))
+def client(scorer):
+    return TestClient(application(scorer))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ DEFECTIVE = png(Image.fromarray(paint(np.random.default_rng(2), defect=True)[0])
 
 
 def post(client, *files, **fields):
-    """POST /score of (name, content) each."""
+    """POST /score with files of (name, content)."""
     return client.post("/score", files=[("images", file) for file in files], data=fields)
 
 
@@ -120,42 +122,44 @@ def test_scores_are_those_of_the_main_job(client, tiles, rows):
         assert image["picture"] is None is image["map"]
 
 
-def test_company_changes_no_score(bench, tiles):
+def test_other_images_change_no_score(scorer, tiles):
     paths = sorted((tiles / "alpha/test").rglob("*.png"))
-    (size,) = {offer.model.size for offer in bench.catalogue.values()}
-    pixels = [{size: fit(Image.open(path).convert("RGB"), size)} for path in paths]
-    samples = [Sample(own, ("alpha", "beta", None)[row % 3], row % 2 == 0) for row, own in enumerate(pixels)]
-    for sample, finding in zip(samples, bench.score(samples), strict=True):
-        (alone,) = bench.score([sample])
-        assert alone.scores == finding.scores
-        assert alone.category == finding.category
-        assert (alone.grid is None) == (finding.grid is None) == (not sample.grid)
-        assert not sample.grid or np.array_equal(alone.grid, finding.grid)
+    (size,) = {model.model.size for model in scorer.models.values()}
+    pixels = [{size: resize_and_crop(Image.open(path).convert("RGB"), size)} for path in paths]
+    samples = [Sample(image, ("alpha", "beta", None)[row % 3], row % 2 == 0) for row, image in enumerate(pixels)]
+    for sample, result in zip(samples, scorer.score(samples), strict=True):
+        (alone,) = scorer.score([sample])
+        assert alone.scores == result.scores
+        assert alone.category == result.category
+        assert (alone.patch_scores is None) == (result.patch_scores is None) == (not sample.wants_map)
+        assert not sample.wants_map or np.array_equal(alone.patch_scores, result.patch_scores)
 
 
 def calibrated(scores, threshold=None):
     scores = np.array(scores, np.float32)
-    return Offer(None, DecisionRule("id", scores, "conformal", scores.max() if threshold is None else threshold))
+    return CategoryModel(
+        None, DecisionRule("id", scores, "conformal", scores.max() if threshold is None else threshold)
+    )
 
 
-def test_the_guess_is_the_least_strange():
-    offers = {
+def test_the_lowest_standardised_score_decides_the_category():
+    models = {
         "fine": calibrated(np.linspace(1.0, 1.2, 50)),
         "coarse": calibrated(np.linspace(10.0, 14.0, 50)),
-        "bare": Offer(None, DecisionRule("id")),
+        "bare": CategoryModel(None, DecisionRule("id")),
         "flat": calibrated([5.0, 5.0, 5.0]),
     }
-    assert guess({"fine": 2.0, "coarse": 13.0, "bare": 0.1}, offers) == "coarse"
-    assert guess({"fine": 1.15, "coarse": 60.0, "bare": 0.1}, offers) == "fine"
-    assert guess({"fine": 1.3, "flat": 4.9}, offers) == "flat"
-    assert guess({"bare": 3.0}, offers) == "bare"
-    # both are beyond all good images, so that p-values could not tell
-    assert offers["fine"].p_value(2.0) == offers["coarse"].p_value(20.0)
-    assert guess({"fine": 2.0, "coarse": 20.0}, offers) == "coarse"
-    assert offers["bare"].p_value(1.0) is None is offers["bare"].is_anomaly(1.0)
+    assert detect_category({"fine": 2.0, "coarse": 13.0, "bare": 0.1}, models) == "coarse"
+    assert detect_category({"fine": 1.15, "coarse": 60.0, "bare": 0.1}, models) == "fine"
+    assert detect_category({"fine": 1.3, "flat": 4.9}, models) == "flat"
+    assert detect_category({"bare": 3.0}, models) == "bare"
+    # both are above all good images, so p-values could not decide
+    assert models["fine"].p_value(2.0) == models["coarse"].p_value(20.0)
+    assert detect_category({"fine": 2.0, "coarse": 20.0}, models) == "coarse"
+    assert models["bare"].p_value(1.0) is None is models["bare"].is_anomaly(1.0)
 
 
-def test_a_guess_names_its_candidates(client):
+def test_a_detected_category_comes_with_candidates(client):
     (image,) = post(client, ("a.png", GOOD)).json()["images"]
     assert image["guessed"]
     near = [candidate["strangeness"] for candidate in image["candidates"]]
@@ -165,7 +169,7 @@ def test_a_guess_names_its_candidates(client):
     assert post(client, ("a.png", GOOD), category=image["category"]).json()["images"][0]["score"] == image["score"]
 
 
-def test_several_images_have_a_result_or_an_error_each(client):
+def test_each_of_several_images_has_a_score_or_an_error(client):
     answer = post(client, ("a.png", GOOD), ("notes.txt", b"no image"), ("c.png", DEFECTIVE), category="alpha")
     assert answer.status_code == 200
     first, second, third = answer.json()["images"]
@@ -197,7 +201,7 @@ def test_an_unusable_image_gets_a_sentence(client, content, reason):
 
 
 def form(*parts, kind='multipart/form-data; boundary="b"'):
-    """A request of raw parts, (headers, content) each."""
+    """A request with raw parts of (headers, content)."""
     body = b"".join(b"--b\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--b--\r\n"
     return {"content": body, "headers": {"content-type": kind}}
 
@@ -218,7 +222,7 @@ CATEGORY = b'content-disposition: form-data; name="category"'
         (form((b'content-disposition: form-data; name="images"', GOOD[:9])), 422, "holds text"),
         (form((FILE % b"a", GOOD), (CATEGORY, b"gamma")), 422, "no category 'gamma'; choose one of: alpha, beta"),
         (form((FILE % b"a", GOOD), (CATEGORY, b"alpha"), (CATEGORY, b"beta")), 422, "not several"),
-        (form((FILE % b"a", GOOD), (CATEGORY + b'; filename="a"', b"alpha")), 422, "no file"),
+        (form((FILE % b"a", GOOD), (CATEGORY + b'; filename="a"', b"alpha")), 422, "not a file"),
         (form((FILE % b"a", GOOD), (b'content-disposition: form-data; name="gategory"', b"")), 422, "'gategory'"),
         (form((FILE % b"a", GOOD), (b'content-disposition: form-data; name="pictures"', b"1")), 422, "true or false"),
         (form((FILE % b"a", GOOD), (CATEGORY, b"x" * 9000)), 400, "maximum size"),
@@ -240,19 +244,19 @@ def test_names_come_back_as_text(client, name):
     assert len(answer.json()["images"][0]["name"]) <= 255
 
 
-def test_a_name_that_is_no_unicode(client):
+def test_a_name_that_is_not_unicode(client):
     kind = "multipart/form-data; boundary=b; charset=utf-7"
     answer = client.post("/score", **form((FILE % b"+2AA-.png", b"x"), kind=kind))
     assert answer.status_code == 422
     assert answer.json()["images"][0]["name"] == "?.png"
 
 
-def test_an_upload_is_bounded(client):
+def test_an_upload_is_limited(client):
     large = post(client, ("a.png", b"x" * 400_000))
     assert large.status_code == 413
     assert "300,000 bytes" in large.json()["error"]
 
-    # without a length, it is stopped on the way
+    # without a declared length, it is stopped while it is read
     def chunks():
         yield b"--b\r\n" + FILE % b"a" + b"\r\n\r\n"
         for _ in range(1000):
@@ -262,10 +266,10 @@ def test_an_upload_is_bounded(client):
     assert stopped.status_code == 413
     assert stopped.json() == large.json()
     for answer in (large, stopped):
-        assert answer.headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+        assert answer.headers["content-security-policy"] == SECURITY_HEADERS["Content-Security-Policy"]
 
 
-def test_every_answer_keeps_to_itself(client):
+def test_every_response_has_security_headers(client):
     for path, status in [
         ("/", 200),
         ("/static/demo.js", 200),
@@ -275,7 +279,7 @@ def test_every_answer_keeps_to_itself(client):
     ]:
         answer = client.get(path)
         assert answer.status_code == status
-        for name, value in HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
         assert status == 200 or set(answer.json()) == {"error"}
     assert client.head("/").status_code == 200
@@ -293,12 +297,12 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)", page)
 
 
-def test_categories_and_limits(client, catalogue, base_run):
+def test_categories_and_limits(client, models, base_run):
     answer = client.get("/categories").json()
     assert [category["category"] for category in answer["categories"]] == ["alpha", "beta"]
     for category in answer["categories"]:
         assert category["n_calibration"] == 8
-        assert category["threshold"] == pytest.approx(catalogue[category["category"]].judge.threshold)
+        assert category["threshold"] == pytest.approx(models[category["category"]].rule.threshold)
         assert "calibration" in category["promise"]
     assert answer["limits"] == {"upload_bytes": 300_000, "files": 3, "pixels": 40_000}
 
@@ -314,81 +318,81 @@ def test_pictures(client):
     shown, over = decoded(image["picture"]), decoded(image["map"])
     assert shown.size == over.size == (80, 96)
     assert (shown.mode, over.mode) == ("RGB", "RGBA")
-    assert shown_size(100_000, 50_000) == (LONGEST, LONGEST // 2)
-    assert shown_size(100_000, 3) == (LONGEST, 1)
+    assert display_size(100_000, 50_000) == (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS // 2)
+    assert display_size(100_000, 3) == (MAX_SIDE_PIXELS, 1)
 
 
-def test_a_map_is_warm_just_where_its_image_is_flagged(catalogue, rows, monkeypatch):
-    """The peak of the drawn map is past the middle of the colours if, and only if, the score is past the threshold."""
-    offer = catalogue["alpha"]
-    threshold, drawn = offer.judge.threshold, []
+def test_a_map_exceeds_the_middle_colour_if_and_only_if_its_image_is_flagged(models, rows, monkeypatch):
+    """The peak of the drawn map is above the middle of the colours exactly if the score is above the threshold."""
+    model = models["alpha"]
+    threshold, drawn = model.rule.threshold, []
     monkeypatch.setattr(
         "mvad.demo.pictures.layer", lambda square, *rest: drawn.append(square) or Image.new("RGBA", (1, 1))
     )
     grid = np.ones((8, 8), np.float32)
     grid[2, 3] = 9.0
-    scale = offer.scale()
+    scale = model.colour_scale()
     for score in (0.5 * threshold, 0.99 * threshold, 1.01 * threshold, 3 * threshold):
-        map_picture(grid, score, offer, 96, 96)
+        map_layer(grid, score, model, 96, 96)
         levels = scale.levels(drawn[-1])
-        assert (levels.max() >= THRESHOLD_LEVEL) == (score > threshold)
+        assert (levels.max() >= MIDDLE) == (score > threshold)
         assert np.median(drawn[-1]) == pytest.approx(1.0, abs=1e-3)
-    assert scale.levels(np.array([np.median(offer.judge.calibration)])) == 0
-    map_picture(np.zeros((8, 8), np.float32), 1.0, offer, 96, 96)  # flat
-    map_picture(grid, 1.0, Offer(offer.model, DecisionRule("id")), 96, 96)  # not calibrated
+    assert scale.levels(np.array([np.median(model.rule.calibration)])) == 0
+    map_layer(np.zeros((8, 8), np.float32), 1.0, model, 96, 96)  # flat
+    map_layer(grid, 1.0, CategoryModel(model.model, DecisionRule("id")), 96, 96)  # not calibrated
 
 
-def test_the_bench_holds_what_memory_allows(catalogue, packages, bench):
-    (size,) = {offer.model.size for offer in catalogue.values()}
+def test_the_model_cache_keeps_what_memory_allows(models, extractor_specs, scorer):
+    (size,) = {model.model.size for model in models.values()}
     black = {size: np.zeros((size.crop, size.crop, 3), np.uint8)}
-    small = Bench(catalogue, packages, 1)  # room for none: one is held all the same
-    (finding,) = small.score([Sample(black, None)])
-    assert finding.scores == bench.score([Sample(black, None)])[0].scores
-    assert small.shelf.categories == ["beta"]
-    assert bench.shelf.categories == ["alpha", "beta"]
+    small = DemoScorer(models, extractor_specs, 1)  # too small for any model: one is kept all the same
+    (result,) = small.score([Sample(black, None)])
+    assert result.scores == scorer.score([Sample(black, None)])[0].scores
+    assert small.cache.categories == ["beta"]
+    assert scorer.cache.categories == ["alpha", "beta"]
 
 
-def test_a_damaged_model_is_named(base_run, packages, tmp_path, caplog):
+def test_a_damaged_model_is_named(base_run, extractor_specs, tmp_path, caplog):
     shutil.copytree(base_run[0] / "models", tmp_path / "models")
     (tmp_path / "models/patchcore/alpha/bank.npy").write_bytes(b"x")
-    damaged = read_catalogue(str(tmp_path / "models"), ServeOptions())
-    client = TestClient(application(Bench(damaged, packages, ROOM)))
+    damaged = read_category_models(str(tmp_path / "models"), ServeOptions())
+    client = TestClient(application(DemoScorer(damaged, extractor_specs, MAX_MODEL_BYTES)))
     answer = post(client, ("a.png", GOOD), category="alpha")
     assert answer.status_code == 503
     assert "is damaged" in answer.json()["error"]
     assert post(client, ("a.png", GOOD)).json()["images"][0]["category"] == "beta"
     (tmp_path / "models/patchcore/beta/model.json").write_text("{}")
     with pytest.raises(UsageError, match="beta is damaged"):
-        read_catalogue(str(tmp_path / "models"), ServeOptions())
+        read_category_models(str(tmp_path / "models"), ServeOptions())
 
 
-def test_too_many_requests(catalogue):
+def test_too_many_requests(models):
     async def score(sample):
         raise BusyError("too many images are waiting; try again in a moment.")
 
-    answer = post(TestClient(demo_app(catalogue, LIMITS, score)), ("a.png", GOOD))
+    answer = post(TestClient(demo_app(models, LIMITS, score)), ("a.png", GOOD))
     assert answer.status_code == 503
     assert answer.json() == {"error": "too many images are waiting; try again in a moment."}
     assert answer.headers["retry-after"]
 
 
 @pytest.fixture(scope="module")
-def description(bench):
-    return schemathesis.openapi.from_asgi("/openapi.json", application(bench))
+def description(scorer):
+    return schemathesis.openapi.from_asgi("/openapi.json", application(scorer))
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize(("path", "method"), [("/score", "POST"), ("/categories", "GET")])
-def test_whatever_is_sent_is_answered_as_described(description, path, method, mode):
+def test_every_request_is_answered_as_described(description, path, method, mode):
     operation = description[path][method]
     if mode is GenerationMode.NEGATIVE and method == "GET":
-        pytest.skip("it takes nothing that could be wrong")
+        pytest.skip("it has no parameters that could be wrong")
     statuses = set()
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def send(case):
-        # No schema can say what bytes are an image: what fits it may well be refused, with a sentence.
+        # No schema can describe the bytes of an image: valid data may be refused, with a sentence.
         statuses.add(case.call_and_validate(excluded_checks=[positive_data_acceptance]).status_code)
 
     send()
@@ -415,7 +419,7 @@ def test_wrong_use(folder, options, words):
         pass
 
 
-def test_a_port_that_is_taken(folder):
+def test_a_port_in_use(folder):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -433,7 +437,7 @@ def served(folder, ray_local):
 
 
 def test_programs_get_the_same_scores(served, tiles, rows):
-    """Served, batched and sent at once, scores are those of the main job bit for bit."""
+    """Served in batches to concurrent requests, scores are bit for bit those of the main job."""
 
     def ask(image_id):
         files = {"images": (image_id, (tiles / image_id).read_bytes())}
@@ -449,7 +453,7 @@ def test_programs_get_the_same_scores(served, tiles, rows):
 
 
 def test_two_demos_on_one_ray(served, folder):
-    with pytest.raises(UsageError, match="serves something already"), serving(folder, port=0, quiet=True):
+    with pytest.raises(UsageError, match="already serves an application"), serving(folder, port=0, quiet=True):
         pass
 
 
@@ -463,7 +467,7 @@ def test_the_page(served, browser, tiles):
         page = seen.page
         page.wait_for_selector("#category option[value=beta]", state="attached")
         page.select_option("#category", "alpha")
-        assert "learnt from 8 good images" in page.inner_text("#about")
+        assert "fitted to 8 good images" in page.inner_text("#about")
         drop(page, "#drop", files)
         page.locator(DONE).nth(2).wait_for()
         assert page.locator(".name").all_text_contents() == [name for name, _ in files]
@@ -472,7 +476,7 @@ def test_the_page(served, browser, tiles):
         assert page.inner_text("#progress") == "3 of 3 images done."
         first = page.locator(".result").first
         assert "none of 8 good images scored as high" in first.inner_text()
-        # the map lies over the image, and its slider works by keyboard
+        # the map lies over the image, and its slider works with the keyboard
         boxes = [first.locator(name).bounding_box() for name in (".image", ".map")]
         assert boxes[0] == boxes[1]
         assert boxes[0]["width"] > 200
@@ -483,29 +487,29 @@ def test_the_page(served, browser, tiles):
         page.keyboard.press("End")
         assert first.locator(".map").evaluate("map => getComputedStyle(map).opacity") == "1"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        # by the file button, guessed
+        # by the file button, with the category detected
         page.select_option("#category", "")
         page.set_input_files("#files", {"name": "chosen.png", "mimeType": "image/png", "buffer": GOOD})
         page.locator(DONE).nth(3).wait_for()
-        assert ", guessed (next:" in page.locator(".result").first.inner_text()
+        assert ", detected (next closest:" in page.locator(".result").first.inner_text()
         page.click("#clear")
         assert page.locator(".result").count() == 0
-    # the browser notes an answer of 422 by itself
+    # the browser itself logs a response of 422
     assert [message for message in seen.messages if "422" not in message] == []
     assert all(url.startswith((served, "data:")) for url in seen.requests)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_by_a_signal(number, monkeypatch, capsys):
-    """All that was started is ended, and signals are left as they were."""
+def test_the_command_ends_on_a_signal(number, monkeypatch, capsys):
+    """Everything is stopped, and the signal handlers are restored."""
     events = []
 
     @contextmanager
-    def pretended(models, **options):
+    def fake_serving(models, **options):
         yield "http://127.0.0.1:1/"
         events.append("ended")
 
-    monkeypatch.setattr("mvad.demo.serving", pretended)
+    monkeypatch.setattr("mvad.commands.serve.serving", fake_serving)
     before = signal.getsignal(number)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), number))
     timer.start()

@@ -1,29 +1,29 @@
-const AT_ONCE = 2; // requests that are under way
+const MAX_REQUESTS = 2; // sent at the same time
 const byId = (id) => document.getElementById(id);
 const list = byId("list");
 const waiting = [];
 const counts = { all: 0, done: 0 };
 let running = 0;
-let offers = new Map();
+let models = new Map(); // by category
 let limits = null;
 
 async function start() {
   byId("endpoint").textContent = new URL("score", location.href).href;
   try {
-    const answer = await fetch("categories");
-    const content = await answer.json();
-    offers = new Map(content.categories.map((offer) => [offer.category, offer]));
+    const response = await fetch("categories");
+    const content = await response.json();
+    models = new Map(content.categories.map((model) => [model.category, model]));
     limits = content.limits;
   } catch {
-    byId("trouble").textContent = "The server does not answer; reload this page when it does.";
+    byId("problem").textContent = "The server does not respond; reload this page when it is running.";
     return;
   }
   const select = byId("category");
-  for (const name of offers.keys()) {
+  for (const name of models.keys()) {
     select.add(new Option(name, name));
   }
-  if (offers.size === 1) {
-    select.value = [...offers.keys()][0];
+  if (models.size === 1) {
+    select.value = [...models.keys()][0];
   }
   byId("limits").textContent =
     `PNG, JPEG, BMP, TIFF or WebP, up to ${megabytes(limits.upload_bytes)} and ${megapixels(limits.pixels)} each.`;
@@ -31,11 +31,11 @@ async function start() {
 }
 
 function describe() {
-  const offer = offers.get(byId("category").value);
-  byId("about").textContent = offer
-    ? `${offer.method} on ${offer.backbone}, ${offer.image_size} pixels, learnt from ${offer.n_train ?? "some"} good ` +
-      `images. ${offer.promise ? sentence(offer.promise) : "It was not calibrated: there is no threshold."}`
-    : `An image is compared with all ${offers.size} categories, and scored as the nearest.`;
+  const model = models.get(byId("category").value);
+  byId("about").textContent = model
+    ? `${model.method} on ${model.backbone} at ${model.image_size} pixels, fitted to ${model.n_train ?? "some"} good ` +
+      `images. ${model.promise ? sentence(model.promise) : "It is not calibrated, so there is no threshold."}`
+    : `Each image is compared with all ${models.size} categories and scored as the closest one.`;
 }
 
 function add(files) {
@@ -45,7 +45,7 @@ function add(files) {
   waiting.push(...items);
   counts.all += items.length;
   progress();
-  for (let free = AT_ONCE - running; free > 0; free--) {
+  for (let free = MAX_REQUESTS - running; free > 0; free--) {
     work();
   }
 }
@@ -59,7 +59,7 @@ async function work() {
   try {
     show(item.element, await score(item.file, item.category));
   } catch {
-    show(item.element, { status: "error", error: "The server does not answer; is it still running?" });
+    show(item.element, { status: "error", error: "The server does not respond; is it still running?" });
   }
   running--;
   if (item.element.isConnected) {
@@ -77,8 +77,8 @@ async function score(file, category) {
   form.append("images", file, file.name || "image");
   form.append("category", category);
   form.append("pictures", "true");
-  const answer = await fetch("score", { method: "POST", body: form });
-  const content = await answer.json();
+  const response = await fetch("score", { method: "POST", body: form });
+  const content = await response.json();
   return content.images?.[0] ?? { status: "error", error: content.error };
 }
 
@@ -93,10 +93,10 @@ function placeholder(name) {
 function show(element, result) {
   const find = (selector) => element.querySelector(selector);
   element.removeAttribute("aria-busy");
-  const [word, look, why] = verdict(result);
+  const [word, style, reason] = verdict(result);
   find(".badge").textContent = word;
-  find(".badge").classList.add(look);
-  find(".why").textContent = why;
+  find(".badge").classList.add(style);
+  find(".why").textContent = reason;
   for (const [term, value] of facts(result)) {
     find(".facts").append(tag("dt", term), tag("dd", value));
   }
@@ -126,10 +126,10 @@ function show(element, result) {
 
 function verdict(result) {
   if (result.status !== "ok") {
-    return ["Not scored", "failed", sentence(result.error ?? "the server gives no reason")];
+    return ["Not scored", "failed", sentence(result.error ?? "the server gave no reason")];
   }
   if (result.is_anomaly === null) {
-    return ["No verdict", "open", "The model was not calibrated, so that there is no threshold."];
+    return ["No verdict", "open", "The model is not calibrated, so there is no threshold."];
   }
   return result.is_anomaly
     ? ["Anomalous", "bad", "Its score is above the threshold."]
@@ -140,25 +140,25 @@ function facts(result) {
   if (result.status !== "ok") {
     return [];
   }
-  const found = [["Category", result.category + (result.guessed ? guessed(result) : "")]];
-  found.push(["Score", number(result.score)]);
+  const rows = [["Category", result.category + (result.guessed ? detected(result) : "")]];
+  rows.push(["Score", number(result.score)]);
   if (result.threshold !== null) {
-    found.push(["Threshold", number(result.threshold)]);
+    rows.push(["Threshold", number(result.threshold)]);
   }
   if (result.p_value !== null) {
-    found.push(["p-value", pValue(result)]);
+    rows.push(["p-value", pValue(result)]);
   }
-  found.push(["Image", `${result.width} x ${result.height} pixels`]);
-  return found;
+  rows.push(["Image", `${result.width} x ${result.height} pixels`]);
+  return rows;
 }
 
-function guessed(result) {
+function detected(result) {
   const next = result.candidates?.[1];
-  return next ? `, guessed (next: ${next.category})` : ", guessed";
+  return next ? `, detected (next closest: ${next.category})` : ", detected";
 }
 
 function pValue(result) {
-  const n = offers.get(result.category)?.n_calibration;
+  const n = models.get(result.category)?.n_calibration;
   if (!n) {
     return number(result.p_value);
   }
@@ -169,7 +169,7 @@ function pValue(result) {
 function progress() {
   byId("clear").hidden = counts.all === 0;
   byId("progress").textContent =
-    counts.all === 0 ? "No image yet." : `${counts.done} of ${counts.all} images done.`;
+    counts.all === 0 ? "No images yet." : `${counts.done} of ${counts.all} images done.`;
 }
 
 const tag = (name, text) => Object.assign(document.createElement(name), { textContent: text });
@@ -178,14 +178,14 @@ const megabytes = (bytes) => `${number(bytes / 2 ** 20)} MB`;
 const megapixels = (pixels) => `${number(pixels / 1e6)} megapixels`;
 
 function sentence(text) {
-  const begun = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
+  const capitalised = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(capitalised) ? capitalised : `${capitalised}.`;
 }
 
 const drop = byId("drop");
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
-    event.preventDefault(); // or else the browser opens what is dropped beside the field
+    event.preventDefault(); // otherwise the browser opens files dropped outside the field
     drop.classList.add("over");
   });
 }

@@ -1,0 +1,131 @@
+"""The models of the demo by category, and what their calibration says about a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mvad.anomaly_maps.colours import Scale
+from mvad.calibration import p_values
+from mvad.data.image_size import ImageSize
+from mvad.detectors import METHODS
+from mvad.errors import UsageError
+from mvad.features.backbone_spec import BackboneSpec
+from mvad.model_store import ModelInfo, find_models
+from mvad.options import ServeOptions
+from mvad.pipeline.flow import decision_rule
+from mvad.results import DecisionRule
+from mvad.storage import to_uri
+
+ExtractorKey = tuple[BackboneSpec, ImageSize]  # models with the same key share a feature extractor
+
+
+@dataclass(frozen=True)
+class CategoryModel:
+    """The model of a category with its decision rule."""
+
+    model: ModelInfo
+    rule: DecisionRule
+
+    @property
+    def extractor_key(self) -> ExtractorKey:
+        return self.model.backbone, self.model.size
+
+    @property
+    def feature_kind(self) -> str:
+        """The kind of features that the model's method uses."""
+        return METHODS[self.model.method].feature
+
+    def p_value(self, score: float) -> float | None:
+        """Conformal p-value of a score (`calibration.p_values`); None without calibration."""
+        if self.rule.calibration is None or not np.isfinite(score):
+            return None
+        return float(p_values([score], self.rule.calibration)[0])
+
+    def is_anomaly(self, score: float) -> bool | None:
+        """Whether a score is above the threshold; None without a threshold."""
+        return None if self.rule.threshold is None else bool(score > self.rule.threshold)
+
+    @cached_property
+    def _median_and_spread(self) -> tuple[float, float] | None:
+        """Median of the calibration scores, and the distance from it up to their 90 % quantile."""
+        if self.rule.calibration is None:
+            return None
+        scores = self.rule.calibration.astype(np.float64)
+        median = float(np.median(scores))
+        spread = float(np.quantile(scores, 0.9) - median)
+        return median, max(spread, 1e-3 * abs(median), 1e-12)
+
+    def standardised_score(self, score: float) -> float | None:
+        """How far a score lies above the median calibration score, in units of `_median_and_spread`.
+
+        Unlike p-values, which are equally small for all images of other products, it tells how much better one
+        category fits than another. None without calibration.
+        """
+        if self._median_and_spread is None:
+            return None
+        median, spread = self._median_and_spread
+        return (score - median) / spread
+
+    def colour_scale(self) -> Scale | None:
+        """The colours of this category's maps, whose peaks are image scores; None without a threshold.
+
+        They start at the median calibration score and have their middle at the threshold.
+        """
+        if self._median_and_spread is None or self.rule.threshold is None or not np.isfinite(self.rule.threshold):
+            return None
+        median, spread = self._median_and_spread
+        half_range = self.rule.threshold - median
+        if half_range <= 0:  # a high false-alarm rate puts the threshold below the median
+            half_range = spread
+        return Scale(self.rule.threshold - half_range, self.rule.threshold + half_range, True)
+
+
+CategoryModels = Mapping[str, CategoryModel]
+
+
+def read_category_models(folder: str, options: ServeOptions) -> dict[str, CategoryModel]:
+    """Read the models below a folder by category, without their arrays.
+
+    Raises
+    ------
+    UsageError
+        There are no models, or none of a requested category; a model is damaged; or there are several methods.
+    """
+    models = find_models(to_uri(folder), options.method)
+    categories = options.category_names or sorted(models)
+    missing = [category for category in categories if category not in models]
+    if missing:
+        raise UsageError(f"{folder} has no model for {missing[0]}; it has models for: {', '.join(sorted(models))}.")
+    return {
+        category: CategoryModel(models[category], decision_rule(models[category], options.judging))
+        for category in sorted(set(categories))
+    }
+
+
+def feature_kinds(models: CategoryModels, key: ExtractorKey) -> list[str]:
+    """The kinds of features that the models with an extractor key use."""
+    return sorted({model.feature_kind for model in models.values() if model.extractor_key == key})
+
+
+def image_sizes(models: CategoryModels, category: str | None) -> set[ImageSize]:
+    """The image sizes needed to score an image as a category, or as every category if it is None."""
+    return {model.model.size for name, model in models.items() if category in (None, name)}
+
+
+def rank_categories(scores: Mapping[str, float], models: CategoryModels) -> list[tuple[str, float]]:
+    """Categories with their standardised scores, lowest first; those without calibration are left out."""
+    standardised = [(category, models[category].standardised_score(score)) for category, score in scores.items()]
+    return sorted([(name, value) for name, value in standardised if value is not None], key=lambda pair: pair[1])
+
+
+def detect_category(scores: Mapping[str, float], models: CategoryModels) -> str:
+    """The category that an image most likely shows: the one with the lowest standardised score.
+
+    Raw scores cannot be compared across categories; they decide only where no model is calibrated.
+    """
+    ranking = rank_categories(scores, models)
+    return ranking[0][0] if ranking else min(scores, key=lambda category: scores[category])

@@ -1,0 +1,193 @@
+"""Scoring of a few images: features once per backbone and image size, then every model they are compared with."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mvad.data.image_size import ImageSize
+from mvad.demo.category_models import CategoryModels, ExtractorKey, detect_category
+from mvad.detectors import METHODS, Detector
+from mvad.errors import UsageError
+from mvad.features.extractor import ExtractorSpec
+from mvad.model_store import read_arrays
+
+MAX_LOADED_EXTRACTORS = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to score.
+
+    Attributes
+    ----------
+    pixels
+        (crop, crop, 3) uint8 RGB for each image size that it is scored at.
+    category
+        None: to be detected.
+    wants_map
+        Whether the patch scores are returned, too.
+    """
+
+    pixels: Mapping[ImageSize, NDArray[np.uint8]]
+    category: str | None
+    wants_map: bool = False
+
+
+@dataclass
+class SampleResult:
+    """The scores of a sample, or why it has none.
+
+    Attributes
+    ----------
+    scores
+        Raw image scores by category: of the requested category, or of all that the sample was compared with.
+    category
+        The requested or detected category; None if there is an error.
+    patch_scores
+        (rows, columns) float32, if requested and the method localises.
+    error
+        Why there is no score, as a sentence.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    category: str | None = None
+    patch_scores: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
+class ModelCache:
+    """Loaded detectors of up to ``max_bytes`` bytes of arrays; the least recently used are dropped first."""
+
+    def __init__(self, models: CategoryModels, max_bytes: int, device: str) -> None:
+        self._models, self._max_bytes, self._device = models, max_bytes, device
+        self._loaded: OrderedDict[str, tuple[Detector, int]] = OrderedDict()
+
+    @property
+    def categories(self) -> list[str]:
+        """Categories of the loaded detectors, the least recently used first."""
+        return list(self._loaded)
+
+    def detector(self, category: str) -> Detector:
+        """The detector of a category, loaded if necessary; UsageError if its model is damaged."""
+        if category not in self._loaded:
+            model = self._models[category].model
+            arrays = read_arrays(model)
+            n_bytes = sum(array.nbytes for array in arrays.values())
+            while self._loaded and n_bytes + sum(size for _, size in self._loaded.values()) > self._max_bytes:
+                self._loaded.popitem(last=False)
+            self._loaded[category] = METHODS[model.method].from_state(model.settings, arrays, self._device), n_bytes
+        self._loaded.move_to_end(category)
+        return self._loaded[category][0]
+
+
+class DemoScorer:
+    """Scores images of any category; the score of an image does not depend on the other images.
+
+    Parameters
+    ----------
+    extractor_specs
+        The feature extractor of each group of models.
+    max_model_bytes
+        Limit of the arrays of the models that stay loaded.
+    """
+
+    def __init__(
+        self,
+        models: CategoryModels,
+        extractor_specs: Mapping[ExtractorKey, ExtractorSpec],
+        max_model_bytes: int,
+        device: str = "cpu",
+    ) -> None:
+        self.models = models
+        self.cache = ModelCache(models, max_model_bytes, device)
+        self._extractor = functools.lru_cache(MAX_LOADED_EXTRACTORS)(lambda key: extractor_specs[key].load(device))
+
+    def score(self, samples: Sequence[Sample]) -> list[SampleResult]:
+        """Score samples; a category that is not given is detected (`category_models.detect_category`)."""
+        results = [SampleResult() for _ in samples]
+        features: dict[ExtractorKey, dict[int, dict[str, Tensor]]] = {}
+        for key in dict.fromkeys(model.extractor_key for model in self.models.values()):
+            categories = [category for category, model in self.models.items() if model.extractor_key == key]
+            rows = [row for row, sample in enumerate(samples) if sample.category in (None, *categories)]
+            if rows:
+                features[key] = self._extract(key, rows, samples, results)
+                for category in categories:
+                    self._score_category(category, features[key], samples, results)
+        for row, (sample, result) in enumerate(zip(samples, results, strict=True)):
+            if result.error or not result.scores:
+                result.error = result.error or "no model could score the image"
+                continue
+            result.category = sample.category or detect_category(result.scores, self.models)
+            if sample.wants_map:
+                model = self.models[result.category]
+                self._add_patch_scores(result, features[model.extractor_key][row][model.feature_kind])
+        return results
+
+    def _extract(
+        self, key: ExtractorKey, rows: Sequence[int], samples: Sequence[Sample], results: Sequence[SampleResult]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Compute the features of samples, by row and kind."""
+        _, size = key
+        try:
+            features = self._extractor(key)(np.stack([samples[row].pixels[size] for row in rows]))
+        except Exception as error:
+            for row in rows:
+                results[row].error = _error_sentence(error)
+            return {}
+        return {
+            row: {kind: values[number : number + 1] for kind, values in features.items()}
+            for number, row in enumerate(rows)
+        }
+
+    def _score_category(
+        self,
+        category: str,
+        features: Mapping[int, Mapping[str, Tensor]],
+        samples: Sequence[Sample],
+        results: Sequence[SampleResult],
+    ) -> None:
+        """Score the samples that are compared with a category; a failure is an error only where it was requested."""
+        rows = [row for row in features if samples[row].category in (None, category)]
+        if not rows:
+            return
+        kind = self.models[category].feature_kind
+        try:
+            scores = self.cache.detector(category).image_scores(torch.cat([features[row][kind] for row in rows]))
+        except Exception as error:
+            for row in rows:
+                if samples[row].category == category:
+                    results[row].error = _error_sentence(error)
+            return
+        for row, score in zip(rows, scores, strict=True):
+            if np.isfinite(score):
+                results[row].scores[category] = float(score)
+            elif samples[row].category == category:
+                results[row].error = f"the model of {category} gives this image no finite score"
+
+    def _add_patch_scores(self, result: SampleResult, features: Tensor) -> None:
+        try:
+            grids = self.cache.detector(str(result.category)).score(features).grid
+        except Exception as error:
+            result.error = _error_sentence(error)
+            return
+        if grids is not None and np.isfinite(grids).all():
+            result.patch_scores = grids[0]
+
+
+def _error_sentence(error: Exception) -> str:
+    """Describe an error to the person who uploaded an image; unexpected errors are also logged in full."""
+    if isinstance(error, UsageError):
+        return str(error)
+    log.error("scoring failed", exc_info=error)
+    return f"the image could not be scored ({type(error).__name__})"
