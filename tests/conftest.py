@@ -15,6 +15,16 @@ def tiles(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """The generated sample data set; tests only read it."""
+    import mvad
+
+    root = tmp_path_factory.mktemp("sample") / "data"
+    mvad.sample(str(root))
+    return root
+
+
+@pytest.fixture(scope="session")
 def ray_local():
     """Ray, started once; the commands use it as it is."""
     from mvad.runtime.session import ray_session

@@ -116,6 +116,7 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(PatchCore, "fit", explode)
     options = {**COMPARED, "shots": None, "methods": "vae-fewshot,knn,patchcore", "max_errors": "0", "actors": 1}
+    options["engine"] = "torch"
     result = mvad.compare(str(tmp_path / "data"), str(tmp_path / "out"), **options)
     notes = {row["method"]: row["note"] for row in result.summary if row["category"] == "cap"}
     assert notes["patchcore"] == "no model: ValueError: no room for patches"

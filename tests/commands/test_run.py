@@ -266,7 +266,8 @@ def test_resnet50_with_own_weights_and_published_geometry(tmp_path):
     write_category(tmp_path / "data", "cap", train=3, good=1, defective=1)
     path = tmp_path / "resnet50.safetensors"
     random_weights("resnet50", path)
-    result = mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), weights=str(path), maps="all", quiet=True)
+    options = {"weights": str(path), "engine": "torch", "folds": 0, "quiet": True}
+    result = mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), maps="all", **options)
     assert result.exit_code == 0
     assert all(row["patch_grid"] == [28, 28] for row in scores_of(tmp_path / "out").values())
     model = json.loads((tmp_path / "out/models/patchcore/cap/model.json").read_text())
@@ -283,7 +284,7 @@ def test_patch_tokens_of_a_transformer(tmp_path):
     torch.manual_seed(0)
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
     options = {"backbone": "timm:vit_tiny_patch16_224", "weights": str(tmp_path / "vit.safetensors"), "quiet": True}
-    options |= {"folds": 0, "actors": 1}
+    options |= {"folds": 0, "actors": 1, "engine": "torch"}
     mvad.run(str(tmp_path / "data"), str(tmp_path / "patches"), maps="all", **options)
     assert all(row["patch_grid"] == [14, 14] for row in scores_of(tmp_path / "patches").values())
     with pytest.raises(UsageError, match="needs a Vision Transformer"):

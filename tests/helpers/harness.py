@@ -180,13 +180,15 @@ def campaign(
     seed: int,
     targets: tuple[str, ...] = TARGETS,
     running: Running | None = None,
+    options: tuple[str, ...] = (),
 ) -> Tally:
     """So many kills, equally many of each target, at moments that follow from the seed.
 
-    Each run starts a Ray of its own, which takes seconds, unless there is one ``running``.
+    Each run starts a Ray of its own, which takes seconds, unless there is one ``running``. ``options`` are further ones
+    of ``mvad score``.
     """
     choose = random.Random(seed)
-    score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, "--out"]
+    score = [sys.executable, "-m", "mvad", "score", str(dump), "--models", str(models), *SMALL, *options, "--out"]
     plain, tally = folder / "undisturbed", Tally()
     started = time.monotonic()
     local = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -85,9 +85,6 @@ def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
     filesystem, _ = pafs.FileSystem.from_uri(uri("dump"))
     for name in ("alpha", "beta"):
         pafs.copy_files(str(tiles / name / "test"), f"plant/dump/{name}", destination_filesystem=filesystem)
-    (tmp_path / "dump").mkdir()
-    for name in ("alpha", "beta"):
-        (tmp_path / "dump" / name).symlink_to(tiles / name / "test")
     models, out = str(base_run[0] / "models"), to_uri(tmp_path / "out")
     faulty.held = {"dump/beta/spot"}
     scored_before: list[str] = []
@@ -104,7 +101,9 @@ def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
     assert result.exit_code == 0
     assert scored_before
     assert not any(name.startswith("beta/spot/") for name in scored_before)
-    mvad.score(str(tmp_path / "dump"), models, str(tmp_path / "whole"), actors=1, quiet=True)
-    assert results.read_scores(out, COLUMNS).equals(results.read_scores(to_uri(tmp_path / "whole"), COLUMNS))
+    expected = results.read_scores(to_uri(base_run[0]), COLUMNS).to_pylist()
+    for row in expected:
+        row["image_id"] = row["image_id"].replace("/test/", "/")
+    assert results.read_scores(out, COLUMNS).to_pylist() == expected
     run = results.read_run(out)
     assert (run["n_rows"], run["stages"]["score"]["images"], run["stages"]["score"]["actors"]) == (16, 16, 2)
