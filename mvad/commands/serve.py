@@ -1,24 +1,26 @@
-"""The ``serve`` command: a page and an API to try models on."""
+"""Serve a page and an API to try models on."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from mvad.console import Reporter
-from mvad.demo.server import serving, wait_for_signal
-from mvad.options import ServeOptions
+from mvad.options import Models, ServeOptions, takes
 
 
-def serve(models: str, **options: Any) -> None:
-    """Serve the demo page with the models in a folder until Ctrl-C; options as in `options.ServeOptions`.
+@takes(ServeOptions)
+def serve(models: Models, options: ServeOptions) -> None:
+    """Serve a page on this machine that scores images dropped on it, and an API that does the same; until Ctrl-C.
 
     Raises
     ------
     UsageError
         There are no usable models, weights are not available, or the address cannot be listened on.
     """
-    report = Reporter(ServeOptions(**options).quiet)
-    with serving(models, **options) as address:
-        report.print(f"the demo is at {address} (press Ctrl-C to stop)")
+    from mvad.demo.server import serving, wait_for_signal
+
+    report = Reporter(options.quiet)
+    with serving(models, **asdict(options)) as address:
+        report.result(f"the demo is at {address} (press Ctrl-C to stop)")
         wait_for_signal()
-    report.line("stopped")
+    report.info("stopped")

@@ -35,7 +35,7 @@ from mvad.demo.pictures import display_image, map_layer
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.security import SecurityMiddleware
 from mvad.demo.uploads import MULTIPART, UploadLimits, UploadRoute, form_error, plain
-from mvad.errors import ImageError
+from mvad.errors import ImageError, one_line
 
 STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"
@@ -160,7 +160,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
             async with decode_slots:
                 sample, width, height, picture = await asyncio.to_thread(prepare, await file.read(), category, pictures)
         except ImageError as error:
-            return ImageAnswer(name=name, status="error", error=" ".join(str(error).split()))
+            return ImageAnswer(name=name, status="error", error=one_line(error))
         result = await score(sample)
         if result.error is not None or result.category is None:
             return ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
@@ -206,7 +206,7 @@ def _describe(category: str, model: CategoryModel) -> CategoryAnswer:
         n_train=model.model.record.get("n_train"),
         n_calibration=0 if calibration is None else len(calibration),
         threshold=_finite(model.rule.threshold),
-        promise=model.rule.promise,
+        promise=model.rule.guarantee,
         model_id=model.model.model_id,
     )
 

@@ -9,15 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from mvad.anomaly_maps.colours import Scale
-from mvad.calibration import p_values
+from mvad.calibration import DecisionRule, p_values
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_store import ModelInfo, find_models
 from mvad.options import ServeOptions
-from mvad.pipeline.flow import decision_rule
-from mvad.results import DecisionRule
+from mvad.scoring.jobs import decision_rule
 from mvad.storage import to_uri
 
 ExtractorKey = tuple[BackboneSpec, ImageSize]  # models with the same key share a feature extractor
@@ -96,12 +95,12 @@ def read_category_models(folder: str, options: ServeOptions) -> dict[str, Catego
         There are no models, or none of a requested category; a model is damaged; or there are several methods.
     """
     models = find_models(to_uri(folder), options.method)
-    categories = options.category_names or sorted(models)
+    categories = options.categories or sorted(models)
     missing = [category for category in categories if category not in models]
     if missing:
         raise UsageError(f"{folder} has no model for {missing[0]}; it has models for: {', '.join(sorted(models))}.")
     return {
-        category: CategoryModel(models[category], decision_rule(models[category], options.judging))
+        category: CategoryModel(models[category], decision_rule(models[category], options))
         for category in sorted(set(categories))
     }
 

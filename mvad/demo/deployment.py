@@ -27,7 +27,6 @@ from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
-from mvad.memory import parse_bytes
 from mvad.options import ServeOptions
 from mvad.runtime.threads import use_one_thread
 
@@ -117,8 +116,8 @@ def deployed(
     frontend = serve.deployment(
         name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
     )(serve.ingress()(Frontend))
-    limits = UploadLimits(parse_bytes(options.max_upload), options.max_files, options.max_pixels)
-    scoring = backend.bind(models, extractor_specs, parse_bytes(options.memory_limit))
+    limits = UploadLimits(options.max_upload, options.max_files, options.max_pixels)
+    scoring = backend.bind(models, extractor_specs, options.memory_limit)
     try:
         _start(frontend.bind(models, limits, scoring), options.host, port)
         yield

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,20 +9,16 @@ from PIL import Image
 from mvad.anomaly_maps.colours import Scale, layer
 from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.demo.category_models import CategoryModel
+from mvad.html.thumbnails import fit_within, webp_uri
 
 MAX_SIDE_PIXELS = 2048  # larger images, and their maps, are shown smaller
-WEBP_QUALITY = 90
-
-
-def display_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height at which an image is shown: its own, or less if a side exceeds `MAX_SIDE_PIXELS`."""
-    shrink = min(1.0, MAX_SIDE_PIXELS / max(width, height))
-    return max(1, round(width * shrink)), max(1, round(height * shrink))
+WEBP_QUALITY, WEBP_METHOD = 90, 2  # the method is a fast one
 
 
 def display_image(image: Image.Image) -> str:
     """Encode an upright RGB image as a ``data:`` URI that any browser shows, whatever its file format was."""
-    return _webp_uri(image.resize(display_size(*image.size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    size = fit_within(*image.size, MAX_SIDE_PIXELS)
+    return webp_uri(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), WEBP_QUALITY, WEBP_METHOD)
 
 
 def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int) -> str:
@@ -49,10 +42,5 @@ def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryMo
         scale = Scale(median, peak, False)
     elif peak > median:
         square = median + (square - median) * np.float32(max(score - median, 0.0) / (peak - median))
-    return _webp_uri(layer(square, model.model.size, scale, *display_size(width, height)))
-
-
-def _webp_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    shown = layer(square, model.model.size, scale, *fit_within(width, height, MAX_SIDE_PIXELS))
+    return webp_uri(shown, WEBP_QUALITY, WEBP_METHOD)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mvad.data.image_size import ImageSize
 from mvad.demo.category_models import CategoryModels, ExtractorKey, detect_category
-from mvad.detectors import METHODS, Detector
+from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
 from mvad.features.extractor import ExtractorSpec
 from mvad.model_store import read_arrays
@@ -86,7 +86,8 @@ class ModelCache:
             n_bytes = sum(array.nbytes for array in arrays.values())
             while self._loaded and n_bytes + sum(size for _, size in self._loaded.values()) > self._max_bytes:
                 self._loaded.popitem(last=False)
-            self._loaded[category] = METHODS[model.method].from_state(model.settings, arrays, self._device), n_bytes
+            state = State(model.settings, arrays)
+            self._loaded[category] = METHODS[model.method].from_state(state, self._device), n_bytes
         self._loaded.move_to_end(category)
         return self._loaded[category][0]
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mvad.console import Reporter
+from mvad.console import Reporter, plural
 from mvad.demo.category_models import read_category_models
 from mvad.demo.deployment import deployed
 from mvad.errors import UsageError
-from mvad.options import ServeOptions
-from mvad.pipeline.flow import load_networks
+from mvad.model_store import load_networks
+from mvad.options import ServeOptions, build
 from mvad.runtime.session import ray_session
 
 
@@ -25,17 +25,17 @@ def serving(folder: str, **values: Any) -> Iterator[str]:
 
     Options, by name, and errors are those of `commands.serve.serve`.
     """
-    options = ServeOptions(**values)
+    options = build(ServeOptions, values)
     report = Reporter(options.quiet)
     models = read_category_models(folder, options)
     port = _free_port(options.host, options.port)
-    networks = load_networks({category: model.model for category, model in models.items()}, options.weights)
+    networks = load_networks([model.model for model in models.values()], options.weights)
     if not _is_loopback(options.host):
         report.warn(
             f"anyone who can reach port {port} of this machine can use the demo: it has no password and no encryption"
         )
-    report.line(f"models of {len(models):,} {'category' if len(models) == 1 else 'categories'}; starting")
-    with ray_session(options.address, say=report.line), deployed(models, networks, options, port):
+    report.info(f"models of {plural(len(models), 'category', 'categories')}; starting")
+    with ray_session(options.address, say=report.info), deployed(models, networks, options, port):
         yield f"http://{_url_host(options.host)}:{port}/"
 
 

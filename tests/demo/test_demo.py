@@ -30,7 +30,7 @@ from mvad.data.images import resize_and_crop
 from mvad.demo import serving
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
-from mvad.demo.pictures import MAX_SIDE_PIXELS, display_size, map_layer
+from mvad.demo.pictures import MAX_SIDE_PIXELS, map_layer
 from mvad.demo.scorer import DemoScorer, Sample
 from mvad.demo.security import SECURITY_HEADERS
 from mvad.demo.server import _is_loopback
@@ -39,6 +39,7 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
+from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions
 from mvad.results import DecisionRule
 
@@ -318,8 +319,8 @@ def test_pictures(client):
     shown, over = decoded(image["picture"]), decoded(image["map"])
     assert shown.size == over.size == (80, 96)
     assert (shown.mode, over.mode) == ("RGB", "RGBA")
-    assert display_size(100_000, 50_000) == (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS // 2)
-    assert display_size(100_000, 3) == (MAX_SIDE_PIXELS, 1)
+    assert fit_within(100_000, 50_000, MAX_SIDE_PIXELS) == (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS // 2)
+    assert fit_within(100_000, 3, MAX_SIDE_PIXELS) == (MAX_SIDE_PIXELS, 1)
 
 
 def test_a_map_exceeds_the_middle_colour_if_and_only_if_its_image_is_flagged(models, rows, monkeypatch):
@@ -509,7 +510,7 @@ def test_the_command_ends_on_a_signal(number, monkeypatch, capsys):
         yield "http://127.0.0.1:1/"
         events.append("ended")
 
-    monkeypatch.setattr("mvad.commands.serve.serving", fake_serving)
+    monkeypatch.setattr("mvad.demo.server.serving", fake_serving)
     before = signal.getsignal(number)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), number))
     timer.start()
