@@ -62,10 +62,12 @@ Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 
-Data = Annotated[str, Argument(help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")]
+Data = Annotated[
+    str, Argument(metavar="DATA", help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")
+]
 Out = Annotated[str, Option(help="New folder for the results; a path or a URI.")]
 Models = Annotated[str, Option(help="Folder of fitted models; a path or a URI.")]
-Results = Annotated[str, Argument(help="Folder of results; a path or a URI.")]
+Results = Annotated[str, Argument(metavar="RESULTS", help="Folder of results; a path or a URI.")]
 
 
 def _bytes(help: str, default: str) -> Any:

@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-from mvad import results, storage
+from mvad import reports, results, storage
 from mvad.console import Reporter, plural
 from mvad.errors import UsageError
 from mvad.html import readable_size
 from mvad.options import ReportOptions, Results, takes
-from mvad.reports.overview import read_overview
-from mvad.reports.page import write_pages
 from mvad.results.result import Result, exit_code
 
 
@@ -38,8 +36,8 @@ def report(out: Results, options: ReportOptions) -> Result:
     if not target.partition("?")[0].endswith(".html"):
         raise UsageError(f"--to {options.to} does not end in .html.")
 
-    overview = read_overview(source, run, options)
-    pages = write_pages(overview, source, target, options.max_pixels)
+    overview = reports.read_overview(source, run, options)
+    pages = reports.write_pages(overview, source, target, options.max_pixels)
 
     reporter.errors(pages.errors, "the report")
     count, images = plural(pages.n_pages, "page"), plural(overview.n_pictures, "image")

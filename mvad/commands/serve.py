@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from mvad.console import Reporter
-from mvad.options import Models, ServeOptions, takes
+from mvad.options import Models, ServeOptions, as_json, takes
 
 
 @takes(ServeOptions)
@@ -20,7 +18,7 @@ def serve(models: Models, options: ServeOptions) -> None:
     from mvad.demo.server import serving, wait_for_signal
 
     report = Reporter(options.quiet)
-    with serving(models, **asdict(options)) as address:
+    with serving(models, **as_json(options)) as address:
         report.result(f"the demo is at {address} (press Ctrl-C to stop)")
         wait_for_signal()
     report.info("stopped")

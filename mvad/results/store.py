@@ -10,23 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from mvad import storage
 from mvad.errors import UsageError
 from mvad.results.schema import SCORES, SUMMARY
+
+# pyarrow.dataset and pyarrow.parquet import pandas, which takes half a second: here where they are used.
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 OWN_NAMES = (
     *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
     *("report.html", "report", "maps"),  # made from the others
 )
-_PARTITIONS = pads.partitioning(pa.schema([SCORES.field("category")]), flavor="hive")
 
 
 def ensure_writable(out: str, *, replace: bool) -> None:
@@ -79,6 +80,8 @@ def write_part(out: str, rows: pa.Table) -> None:
 
 def to_parquet(table: pa.Table) -> pa.Buffer:
     """A table as the content of a Parquet file."""
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -86,13 +89,16 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
 
 def _dataset(out: str, category: str | None = None) -> pads.Dataset:
     """The files of score rows; of one category, only its folders are listed, however many there are."""
+    import pyarrow.dataset as pads
+
     filesystem, base = storage.resolve(storage.join(out, "scores"))
     folders = [base]
     if category is not None:
         names = (storage.safe_name(category), f"category={storage.folder_name(category)}")
         uris = [storage.join(out, "scores", name) for name in names]
         folders = [storage.resolve(uri)[1] for uri in uris if storage.exists(uri)]
-    options = {"format": "parquet", "partitioning": _PARTITIONS, "partition_base_dir": base}
+    keys = pads.partitioning(pa.schema([SCORES.field("category")]), flavor="hive")  # of older results
+    options = {"format": "parquet", "partitioning": keys, "partition_base_dir": base}
     try:
         parts = [pads.dataset(folder, SCORES, filesystem=filesystem, **options) for folder in folders]
     except OSError as error:
@@ -141,6 +147,8 @@ def read_by_category(out: str, categories: Sequence[str], columns: Sequence[str]
 
 def read_images(out: str, category: str, image_ids: Collection[str], columns: Sequence[str]) -> pa.Table:
     """Rows of some images of a category, sorted by image id; only the files that hold them are read in full."""
+    import pyarrow.dataset as pads
+
     dataset = _dataset(out, category)
     where = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
     names = set(dataset.to_table(["__filename"], filter=where)["__filename"].to_pylist())
@@ -156,6 +164,8 @@ def read_images(out: str, category: str, image_ids: Collection[str], columns: Se
 
 def read_errors(out: str) -> list[dict[str, str]]:
     """The unreadable images: image_id, category, split and error, sorted by image id."""
+    import pyarrow.dataset as pads
+
     columns = ["image_id", "category", "split", "error"]
     return read_scores(out, columns, where=pads.field("status") == "error").to_pylist()
 
@@ -175,6 +185,8 @@ def read_status(out: str) -> pa.Table:
 
 def list_parts(out: str, category: str | None = None) -> list[tuple[str, str]]:
     """The files of score rows under OUT (a URI), or of a category: category and URI of each, sorted."""
+    import pyarrow.dataset as pads
+
     root, parts = storage.join(out, "scores"), []
     for fragment in _dataset(out, category).get_fragments():
         name = pads.get_partition_keys(fragment.partition_expression).get("category")
@@ -190,6 +202,8 @@ def _uri(root: str, path: str) -> str:
 
 def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A file of score rows, or some of its columns."""
+    import pyarrow.parquet as pq
+
     filesystem, path = storage.resolve(uri)
     names = None if columns is None else list(columns)
     return pq.read_table(path, columns=names, filesystem=filesystem, partitioning=None)

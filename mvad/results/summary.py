@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from mvad import calibration, storage
@@ -18,6 +17,9 @@ from mvad.errors import ImageError
 from mvad.results.metrics import image_metrics, pixel_metrics
 from mvad.results.store import read_by_category, read_scores
 from mvad.results.verdicts import decide_together
+
+if TYPE_CHECKING:
+    pass
 
 MEAN = "mean"
 _AVERAGED = (
@@ -134,6 +136,8 @@ def _reason(images: pa.Table, n_scored: int, labels: NDArray[np.int8]) -> str | 
 
 def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
     """Pixel metrics of the test images whose truth is known per pixel: good ones, and defective ones with a mask."""
+    import pyarrow.dataset as pads
+
     from mvad.anomaly_maps.geometry import anomaly_map
     from mvad.data.images import load_mask
 
