@@ -50,7 +50,7 @@ def safe_name(name: str) -> str:
     """Make any name a short folder name that every file system and every reader of Parquet folders accepts.
 
     A lower-case name of at most 40 ASCII letters, digits, ``-``, ``_`` and ``.`` that starts with a letter or digit
-    stays as it is. Any other name keeps up to 40 of its safe characters and gets ``-`` and 8 hexadecimal digits of its
+    stays as it is. Any other name keeps up to 40 of its safe characters and gets ``-`` and 16 hexadecimal digits of its
     SHA-256. So do names that Windows reserves or changes (``con``, a trailing dot), and names that end like such a
     hash. Different names therefore differ in more than capitals, on file systems that ignore them too. The result has
     at most 49 ASCII characters and never starts with ``.`` or ``_``, which mark hidden files for Arrow and Spark.
@@ -65,7 +65,7 @@ def safe_name(name: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:MAX_SAFE_LENGTH] or "name"
     if RESERVED_ON_WINDOWS.match(stem):  # it would be reserved with a suffix behind the dot too
         stem = stem.replace(".", "_")
-    return f"{stem}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{stem}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def readable(uri: str) -> str:

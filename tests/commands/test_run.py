@@ -18,8 +18,8 @@ from helpers.tiles import EMBEDDED, REAL_DATA, write_category
 from mvad import results
 from mvad.errors import UsageError
 from mvad.options import RunOptions
-from mvad.pipeline.flow import BLOCK_ROWS, BLOCK_ROWS_LEAST, in_blocks
-from mvad.runtime.session import ActorPool
+from mvad.pipeline.dataset import MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, split_into_blocks
+from mvad.runtime.resources import ActorPool
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -315,13 +315,13 @@ def test_bottle(tmp_path):
 @pytest.mark.parametrize(("actors", "threads"), [(1, 1), (1, 4), (6, 1), (64, 4)])
 def test_blocks_hold_all_images_in_order_and_the_outer_ones_few(n_images, actors, threads):
     pool = ActorPool(actors, actor_resources={}, task_resources={}, threads=threads)
-    blocks = in_blocks(pa.table({"number": range(n_images)}), 224, pool)
+    blocks = split_into_blocks(pa.table({"number": range(n_images)}), 224, pool)
     assert [number for block in blocks for number in block["number"].to_pylist()] == list(range(n_images))
     sizes = [len(block) for block in blocks]
     assert all(sizes)
     if n_images:
-        assert sizes[0] <= BLOCK_ROWS_LEAST
-        assert max(sizes) <= BLOCK_ROWS
+        assert sizes[0] <= MIN_BLOCK_ROWS
+        assert max(sizes) <= MAX_BLOCK_ROWS
     if n_images >= 2_000 and actors < 10:
-        assert max(sizes) > sizes[-1] == BLOCK_ROWS_LEAST
-        assert sum(size == BLOCK_ROWS_LEAST for size in sizes) < len(sizes) / 2
+        assert max(sizes) > sizes[-1] == MIN_BLOCK_ROWS
+        assert sum(size == MIN_BLOCK_ROWS for size in sizes) < len(sizes) / 2

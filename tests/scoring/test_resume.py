@@ -4,13 +4,23 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import mvad
 from mvad import results
-from mvad.commands.nightly import EXIT_DRIFTED, verdict
+from mvad.calibration import DecisionRule
+from mvad.commands.nightly import verdict
+from mvad.data.manifest import SCHEMA
 from mvad.errors import UsageError
-from mvad.results import DecisionRule, Destination, write_rows
+from mvad.model_store import ModelInfo
+from mvad.pipeline.columns import SCORED
+from mvad.results.repair import drop_duplicates, drop_rows
+from mvad.results.result import EXIT_DRIFTED, Result
+from mvad.results.store import write_part
+from mvad.results.verdicts import decide_together
+from mvad.scoring.jobs import ScoringJob
+from mvad.scoring.write import score_rows
 from mvad.storage import to_uri
 
 DAY = "2026-11-23"
@@ -60,13 +70,13 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
     dump, models, out = begun
     before = rows_of(out)
     lost = sorted(before)[:3]
-    results.drop_rows(to_uri(out), lost)
+    drop_rows(to_uri(out), lost)
     (out / "_SUCCESS").unlink()
     content = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**content, "status": "running"}))
     shutil.copy(tiles / "alpha/test/spot/001.png", dump / "alpha/spot/001.png")
     shutil.copy(tiles / "beta/test/good/000.png", dump / "alpha/new.png")
-    (out / "scores/category=alpha/.abc.unfinished").write_bytes(b"half a fi")
+    (out / "scores/alpha/.abc.unfinished").write_bytes(b"half a fi")
     result = mvad.score(str(dump), str(models), str(out), **OPTIONS)
     assert result.exit_code == 0
     rows = rows_of(out)
@@ -86,21 +96,35 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    monkeypatch.setattr("mvad.pipeline.flow.ray_session", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr("mvad.pipeline.job.ray_session", lambda *_: pytest.fail("Ray was started"))
 
 
 def test_when_all_is_done_nothing_is(begun, no_ray):
     dump, models, out = begun
-    files = {path: path.stat().st_mtime_ns for path in out.glob("scores/**/*.parquet")}
+    (dump / "alpha/spot/001.png").unlink()  # what could not be read is tried again
+    files = {path: path.stat().st_mtime_ns for path in out.glob("**/*") if path.name != "_SUCCESS"}
     result = mvad.score(str(dump), str(models), str(out), **OPTIONS)
     assert len(result.errors) == 1
     assert result.summary == json.loads((out / "summary.json").read_text())
-    assert {path: path.stat().st_mtime_ns for path in out.glob("scores/**/*.parquet")} == files
+    assert {path: path.stat().st_mtime_ns for path in out.glob("**/*") if path.name != "_SUCCESS"} == files
+
+
+def test_what_cannot_be_read_is_tried_again_and_keeps_one_row(begun):
+    dump, models, out = begun
+    result = mvad.score(str(dump), str(models), str(out), **OPTIONS)
+    rows = rows_of(out)
+    assert len(rows) == 8
+    assert [name for name, row in rows.items() if row["status"] == "error"] == ["alpha/spot/001.png"]
+    assert [error["image_id"] for error in result.errors] == ["alpha/spot/001.png"]
+    run = json.loads((out / "run.json").read_text())
+    assert {row["run_id"] == run["run_id"] for row in rows.values()} == {False, True}
+    assert rows["alpha/spot/001.png"]["run_id"] == run["run_id"]
 
 
 def test_a_run_killed_before_its_summary_gets_it(begun, no_ray):
     dump, models, out = begun
     expected = json.loads((out / "summary.json").read_text())
+    (dump / "alpha/spot/001.png").unlink()
     for name in ("_SUCCESS", "summary.json", "summary.parquet"):
         (out / name).unlink()
     content = json.loads((out / "run.json").read_text())
@@ -132,54 +156,54 @@ def test_rows_of_other_options_or_models_are_not_mixed(begun, no_ray, base_run, 
     assert len(rows_of(out)) == 8
 
 
-def batch(names, scores, error=""):
+def write(out, names, scores, rule=None, error=None):
+    """Write the rows of images of one category, as the scoring of a block does."""
     count = len(names)
-    return {
-        **{name: np.array([""] * count, object) for name in ("defect", "mask_uri")},
-        **{name: np.array(names, object) for name in ("image_id", "uri")},
-        "category": np.array(["cap"] * count, object),
-        "split": np.array(["test"] * count, object),
-        "label": np.full(count, -1, np.int8),
-        "score": np.array(scores, np.float32),
-        "error": np.array([error] * count, object),
-        **{name: np.ones(count, np.int32) for name in ("width", "height")},
-        **{key: np.zeros(count) for key in ("seconds", "bytes", "retries", "memory")},
-        "actor": np.full(count, "", object),
-        "patch_scores": np.array([np.float32([score]).tobytes() for score in scores], object),
-        "patch_grid": np.ones((count, 2), np.int32),
-    }
-
-
-def destination(out, calibration=None, threshold=None):
-    judge = DecisionRule("m", calibration, "conformal", threshold)
-    return Destination(to_uri(out), "r", {"cap": judge})
+    columns = {name: pa.array(names) for name in ("image_id", "uri")}
+    columns |= {"category": pa.array(["cap"] * count), "split": pa.array(["test"] * count)}
+    images = pa.table({field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA}, SCHEMA)
+    scored = pa.table(
+        {
+            "row": range(count),
+            "job": [0] * count,
+            "error": [error] * count,
+            "width": [1] * count,
+            "height": [1] * count,
+            "score": scores,
+            "patch_scores": [[score] for score in scores],
+            "patch_grid": [[1, 1]] * count,
+        },
+        SCORED,
+    )
+    model = ModelInfo("m", "patchcore", "cap", {}, None, "", None, {}, {}, "")
+    write_part(to_uri(out), score_rows(images, scored, ScoringJob(model, rule or DecisionRule("m"), "", "r", 0.0)))
 
 
 def test_rows_that_were_written_twice_are_there_once(tmp_path):
     """A retried task whose blocks were divided otherwise."""
-    write_rows(batch(["a", "b", "c"], [1, 2, 3]), destination(tmp_path))
-    write_rows(batch(["b", "c", "d"], [2, 3, 4]), destination(tmp_path))
-    write_rows(batch(["a", "b", "c", "d"], [1, 2, 3, 4]), destination(tmp_path))
-    assert results.count_scores(to_uri(tmp_path)) == 10
-    results.repair(to_uri(tmp_path))
+    write(tmp_path, ["a", "b", "c"], [1, 2, 3])
+    write(tmp_path, ["b", "c", "d"], [2, 3, 4])
+    write(tmp_path, ["a", "b", "c", "d"], [1, 2, 3, 4])
+    assert len(results.read_scores(to_uri(tmp_path))) == 10
+    assert sorted(drop_duplicates(to_uri(tmp_path))["image_id"].to_pylist()) == ["a", "b", "c", "d"]
     rows = results.read_scores(to_uri(tmp_path)).to_pylist()
     assert [(row["image_id"], row["score"]) for row in rows] == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scores/**/*.parquet")}
-    results.repair(to_uri(tmp_path))
+    drop_duplicates(to_uri(tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("scores/**/*.parquet")} == before
 
 
 def test_a_full_disk_spoils_no_file(tmp_path, monkeypatch):
-    write_rows(batch(["a", "b"], [1, 2]), destination(tmp_path))
+    write(tmp_path, ["a", "b"], [1, 2])
 
     def full(handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_rows(batch(["a", "b"], [3, 4]), destination(tmp_path))
+        write(tmp_path, ["a", "b"], [3, 4])
     with pytest.raises(OSError, match="No space left"):
-        results.drop_rows(to_uri(tmp_path), {"a"})
+        drop_rows(to_uri(tmp_path), {"a"})
     monkeypatch.undo()
     assert [row["score"] for row in results.read_scores(to_uri(tmp_path)).to_pylist()] == [1, 2]
     assert not list(tmp_path.glob("**/*.unfinished"))
@@ -187,16 +211,16 @@ def test_a_full_disk_spoils_no_file(tmp_path, monkeypatch):
 
 def test_the_batch_as_a_whole_can_be_decided_on(tmp_path):
     """19 calibration scores: the p-values of 4 images are 1/20, 1/20, 11/20 and 1; at 10 % two are flagged."""
-    calibration = np.arange(19, dtype=np.float32)
-    write_rows(batch(["a", "b"], [99, 50]), destination(tmp_path, calibration=calibration, threshold=18.0))
-    write_rows(batch(["c", "d"], [8.5, -1]), destination(tmp_path, calibration=calibration, threshold=18.0))
-    write_rows(batch(["e"], [np.nan], "broken"), destination(tmp_path, calibration=calibration, threshold=18.0))
-    results.control_fdr(to_uri(tmp_path), "cap", 0.1)
+    rule = DecisionRule("m", np.arange(19, dtype=np.float32), "conformal", 18.0)
+    write(tmp_path, ["a", "b"], [99, 50], rule)
+    write(tmp_path, ["c", "d"], [8.5, -1], rule)
+    write(tmp_path, ["e"], [None], rule, "broken")
+    decide_together(to_uri(tmp_path), "cap", 0.1)
     rows = {row["image_id"]: row for row in results.read_scores(to_uri(tmp_path)).to_pylist()}
     assert [rows[name]["p_value"] for name in "abcde"] == [1 / 20, 1 / 20, 11 / 20, 1, None]
     assert [rows[name]["is_anomaly"] for name in "abcde"] == [True, True, False, False, None]
     assert rows["a"]["threshold"] == 8.5
-    results.control_fdr(to_uri(tmp_path), "cap", 0.04)
+    decide_together(to_uri(tmp_path), "cap", 0.04)
     rows = {row["image_id"]: row for row in results.read_scores(to_uri(tmp_path)).to_pylist()}
     assert not any(row["is_anomaly"] for row in rows.values())
 
@@ -206,7 +230,7 @@ def test_the_batch_as_a_whole_can_be_decided_on(tmp_path):
     [
         ({}, "2026-11-23 cap: LOOK, 3 of 200 images flagged (1.5%)"),
         ({"n_flagged": 0}, "2026-11-23 cap: OK, 0 of 200 images flagged (0.0%)"),
-        ({"drifted": True, "n_error": 2}, "MOVED, look at camera and light first; 3 of 200 .* 2 unreadable"),
+        ({"drifted": True, "n_error": 2}, "DRIFT: .*; check camera and light first; 3 of 200 .* 2 unreadable"),
         ({"threshold": None}, "200 images scored, no verdicts"),
         ({"n_scored": 0, "note": "why"}, r"NOT SCORED \(why\)"),
     ],
@@ -221,14 +245,11 @@ def test_the_verdict_is_one_line(row, line):
     assert "\n" not in found
 
 
-def test_a_category_that_has_moved_has_its_own_exit_code(monkeypatch, tmp_path):
-    from mvad.pipeline import flow as pipeline
-    from mvad.results.run_record import Result
-
+def test_a_category_that_has_drifted_has_its_own_exit_code(monkeypatch, tmp_path):
     rows = [{"category": "cap", "n_scored": 9, "n_flagged": 9, "n_error": 0, "threshold": 1.0, "drifted": True}]
-    monkeypatch.setattr(pipeline, "score", lambda *arguments, **options: Result(summary=rows))
+    monkeypatch.setattr("mvad.commands.score.score", lambda *arguments, **options: Result(summary=rows))
     assert mvad.nightly("dump", "models", str(tmp_path), quiet=True).exit_code == EXIT_DRIFTED
-    monkeypatch.setattr(pipeline, "score", lambda *arguments, **options: Result(exit_code=3, summary=rows))
+    monkeypatch.setattr("mvad.commands.score.score", lambda *arguments, **options: Result(exit_code=3, summary=rows))
     assert mvad.nightly("dump", "models", str(tmp_path), quiet=True).exit_code == 3
     with pytest.raises(UsageError, match="is not a date"):
         mvad.nightly("dump", "models", str(tmp_path), "tomorrow", quiet=True)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import mvad
 from helpers.tiles import COMPARED, EMBEDDED
 from mvad import results
+from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
 from mvad.data.manifest import read_manifest
@@ -22,12 +23,14 @@ from mvad.detectors import METHODS, ViTKNN
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
-from mvad.model_store import find_models, save_model
-from mvad.options import CommonOptions
-from mvad.pipeline.actors import Scorer
-from mvad.pipeline.flow import _without_nulls
-from mvad.results import DecisionRule, Destination, WriteResults
+from mvad.model_store import FittedModel, find_models, save_model
+from mvad.options import ScoreOptions
+from mvad.pipeline.columns import SCORED
+from mvad.runtime.stage_totals import StageTotals
+from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.model_sharing import Broadcast
+from mvad.scoring.scorer_actor import Scorer
+from mvad.scoring.write import WriteScores
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -44,34 +47,43 @@ def vit(tiles, tmp_path_factory):
     save_file(timm.create_model(VIT.removeprefix("timm:")).state_dict(), folder / "vit.safetensors")
     network = Network.load(spec, str(folder / "vit.safetensors"))
     features = prepare(["pooled"], network, size).load()(np.zeros((3, 64, 64, 3), np.uint8))["pooled"]
-    detector = ViTKNN(neighbours=1).fit(features + torch.arange(3)[:, None])
-    state = detector.state
+    state = ViTKNN(neighbours=1).fit(features + torch.arange(3)[:, None]).state
+    record = {"n_train": 3, "errors": []}
     for name in ("alpha", "beta"):
-        save_model(to_uri(folder), name, ViTKNN, state, spec, network.sha256, size, {"n_train": 3, "errors": []})
+        save_model(to_uri(folder), FittedModel(name, ViTKNN, state, spec, network.sha256, size, record))
     return folder, network
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
-def scoring(request, compared, vit, tiles):
-    """One method as it scores: a function from images that can be read or not, and maps or not, to a batch."""
+def scoring(request, compared, vit, tiles, tmp_path_factory):
+    """One method as it scores: a function from images that can be read or not, and maps or not, to score rows."""
     folder = vit[0] if request.param == "vit-knn" else compared[0] / "runs" / request.param / "models"
-    fitted = find_models(to_uri(folder))
-    model = fitted["alpha"]
+    models = find_models(to_uri(folder))
+    model = models["alpha"]
     network = vit[1] if request.param == "vit-knn" else Network.load(model.backbone, None)
-    package = ray.put(prepare([METHODS[request.param].feature], network, model.size))
-    broadcast = Broadcast(fitted.values())
-    images = _without_nulls(read_manifest(str(tiles), CommonOptions()).split("test"))
-    columns = {name: images[name].to_numpy() for name in images.column_names}
+    spec = ray.put(prepare([METHODS[request.param].feature], network, model.size))
+    broadcast, totals = Broadcast(models.values()), StageTotals("score")
+    images = read_manifest(str(tiles), ScoreOptions()).split("test")
+    columns = {name: np.array(images[name].to_pylist(), object) for name in ("uri", "category")}
+    columns["row"] = np.arange(len(images))
 
     @functools.cache
     def actor(maps):
-        above = {("", name): -math.inf if maps else math.inf for name in fitted}
-        return Scorer(package, 1, {"": fitted}, broadcast, above, keep_going=False)
+        out = to_uri(tmp_path_factory.mktemp("written"))
+        threshold = -math.inf if maps else math.inf
+        jobs = [ScoringJob(models[name], DecisionRule("m"), out, "r", threshold) for name in ("alpha", "beta")]
+        return Scorer(spec, dict(enumerate(jobs)), broadcast, 1, False, totals), jobs
 
     @functools.cache
     def score(readable, maps):
+        scorer, jobs = actor(maps)
         uris = np.where(readable, columns["uri"], "file:///nowhere.png").astype(object)
-        return actor(maps)(decode_batch({**columns, "uri": uris}, model.size, 10**8) | {"retries": np.zeros(16, int)})
+        scored = scorer(decode_batch({**columns, "uri": uris}, model.size, 10**8))
+        assert scored.schema.equals(SCORED)
+        results.clear(jobs[0].out)
+        receipts = WriteScores(jobs, ray.put(images), totals)(scored)
+        assert receipts["rows"].to_pylist() == [8, 8]
+        return results.read_scores(jobs[0].out).to_pylist()
 
     return score
 
@@ -88,22 +100,16 @@ KINDS = {
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(readable=st.one_of(*KINDS.values()), maps=st.booleans())
-def test_every_image_has_its_row_whatever_can_be_read(scoring, readable, maps, tmp_path_factory):
-    expected, found = scoring((True,) * 16, maps), scoring(tuple(readable), maps)
-    assert {name: column.dtype for name, column in found.items()} == {
-        name: column.dtype for name, column in expected.items()
-    }
-    assert found["image_id"].tolist() == expected["image_id"].tolist()
-    assert (found["error"] == "").tolist() == readable
-    np.testing.assert_array_equal(found["score"], np.where(readable, expected["score"], np.nan))
-    out = to_uri(tmp_path_factory.mktemp("written"))
-    rules = {name: DecisionRule("m") for name in ("alpha", "beta")}
-    WriteResults({"": Destination(out, "r", rules)})(found)
-    rows = results.read_scores(out).to_pylist()
-    assert [row["image_id"] for row in rows] == sorted(expected["image_id"])
-    for row, good, grid in zip(rows, readable, expected.get("patch_scores", [b""] * 16), strict=True):
-        assert row["status"] == ("ok" if good else "error")
-        assert (row["patch_scores"] is not None) == (good and bool(grid))
+def test_every_image_has_its_row_whatever_can_be_read(scoring, readable, maps):
+    expected, rows = scoring((True,) * 16, maps), scoring(tuple(readable), maps)
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in expected]
+    assert [row["status"] == "ok" for row in rows] == readable
+    for row, undisturbed in zip(rows, expected, strict=True):
+        if row["status"] == "ok":
+            assert row == undisturbed
+        else:
+            assert row["score"] is row["patch_scores"] is row["width"] is None
+            assert row["error"] == "the file does not exist"
 
 
 def spoiled(tiles, root, pattern):

@@ -17,7 +17,7 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in (
 
 
 def hashed(name, stem):
-    return f"{stem}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{stem}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 @pytest.mark.parametrize("name", ["bottle", "metal_nut", "line-3", "01", "pcb1.5", "a" * 40, "category"])
