@@ -75,7 +75,7 @@ for ((number = 1; number <= workers; number++)); do
 done
 
 cat <<TEXT
-Running a head and $workers workers with $cpus CPUs each; stop them with Ctrl-C. In another terminal, in $here:
+A head and $workers workers with $cpus CPUs each are running; Ctrl-C ends them. In another terminal, in $here:
 
   export RAY_AUTH_MODE=token${RAY_AUTH_TOKEN_PATH:+ RAY_AUTH_TOKEN_PATH=$RAY_AUTH_TOKEN_PATH}
   $RAY status --address 127.0.0.1:$port

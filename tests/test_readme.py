@@ -35,7 +35,7 @@ def shell_lines(page):
 def command_uses(page):
     """Name and arguments of every use of a command or of a job on a page, in shell blocks and in tables."""
     inline = re.findall(r"`((?:mvad|python) [^`\n]*)`", page.read_text())
-    for line in [*shell_lines(page), *inline]:
+    for line in re.split(r"\n|&&", "\n".join([*shell_lines(page), *inline])):
         words = shlex.split(line, comments=True)
         for number, word in enumerate(words):
             if word.split("/")[-1] == "mvad" and number + 1 < len(words):
