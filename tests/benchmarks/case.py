@@ -18,7 +18,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.data.manifest import Manifest
 from mvad.features.backbone_spec import EMBEDDED, BackboneSpec
-from mvad.features.backbones import network
+from mvad.features.backbones import build_network
 from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
 from mvad.features.weights import Network, load_weights
@@ -153,6 +153,6 @@ def _weights_file(spec: BackboneSpec, folder: Path) -> Path:
         state = {name: torch.tensor(array) for name, array in load_weights(spec).items()}
     else:
         torch.manual_seed(0)
-        state = network(spec).state_dict()
+        state = build_network(spec).state_dict()
     torch.save(state, path)
     return path

@@ -17,7 +17,6 @@ import faiss
 import torch
 from torch import Tensor, nn
 
-from mvad.commands.plan import Stages
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.detectors import METHODS, State
@@ -65,6 +64,14 @@ def spec_loader(spec: ExtractorSpec) -> ExtractorLoader:
     return spec.load
 
 
+class Stages(NamedTuple):
+    """Seconds of a core per image: decoding, the forward pass, and the search of the bank."""
+
+    decode: float
+    forward: float
+    search: float
+
+
 class _Process(NamedTuple):
     extract: FeatureExtractor
     size: ImageSize
@@ -78,7 +85,7 @@ def _start(loader: ExtractorLoader, size: ImageSize, model: tuple[str, State] | 
     global _process
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    score = None if model is None else METHODS[model[0]].from_state(*model[1][:2]).image_scores
+    score = None if model is None else METHODS[model[0]].from_state(model[1]).image_scores
     _process = _Process(loader(), size, score)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.floor import backbone_loader
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image, read_image
-from mvad.features.backbones import cut_network, network
+from mvad.features.backbones import build_network, truncate_network
 from mvad.features.weights import Network
 
 N_JPEGS, JPEG_QUALITY, JPEG_SIDE = 8, 92, 1024
@@ -48,13 +48,13 @@ def compare_forward_passes(
 
 def _network_ways(weights: Network, size: ImageSize, pixels: np.ndarray) -> dict[str, Way]:
     spec = weights.spec
-    full = network(spec, size.crop)
+    full = build_network(spec, size.crop)
     full.load_state_dict({name: torch.tensor(array) for name, array in weights.weights.items()})
-    plain = cut_network(full.eval(), spec, (0, 1), pooled=False).eval()
+    plain = truncate_network(full.eval(), spec, (0, 1), pooled=False).eval()
     mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
     images = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
     images_last = images.contiguous(memory_format=torch.channels_last)
-    plain_last = cut_network(full, spec, (0, 1), pooled=False).eval().to(memory_format=torch.channels_last)
+    plain_last = truncate_network(full, spec, (0, 1), pooled=False).eval().to(memory_format=torch.channels_last)
 
     def bfloat16() -> Sequence[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):

@@ -35,7 +35,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
     case.score("once")
     floor_loader = backbone_loader(case.network, case.size.crop, options.engine)
     work_loader = spec_loader(prepare([PATCHES], case.network, case.size, options.engine))
-    model = case.model.method, State(case.model.settings, read_arrays(case.model), 0.0)
+    model = case.model.method, State(case.model.settings, read_arrays(case.model))
     long_s: list[float] = []
     short_s: list[float] = []
     floor_s: list[float] = []

@@ -25,13 +25,13 @@ from benchmarks.peer import measure_peer
 from benchmarks.references import compare_coresets, compare_searches, compare_shards
 from mvad.console import WIDTH
 from mvad.data.manifest import read_manifest
-from mvad.data.synthetic import sample
+from mvad.data.synthetic import write_sample
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import resolve_engine
-from mvad.options import CommonOptions
-from mvad.results.run_record import versions
+from mvad.options import DataOptions
 from mvad.runtime.session import ray_session
+from mvad.runtime.versions import versions
 
 N_SEARCHED = 32  # test images that searches are compared on
 
@@ -50,9 +50,9 @@ def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.data is None:
-            sample(str(folder / "sample"))
+            write_sample(str(folder / "sample"))
         data = options.data or str(folder / "sample")
-        manifest = read_manifest(data, CommonOptions(categories=options.categories))
+        manifest = read_manifest(data, DataOptions(categories=options.categories))
         category = manifest.categories[0]
         report: dict[str, Any] = {
             "machine": {"processor": _processor(), "cores": os.cpu_count(), "gpu": _gpu()},

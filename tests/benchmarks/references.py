@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.case import time_runs
 from mvad.detectors import PatchCore
-from mvad.fitting.sharding import KEPT_BEYOND
+from mvad.fitting.sharding import OVERSAMPLING
 from mvad.runtime.tensors import as_tensor
 from mvad.search.coreset import greedy_coreset, random_projection
 from mvad.search.exact_search import ExactSearch
@@ -87,13 +87,13 @@ def compare_shards(features: Tensor, test: Tensor, labels: Sequence[int], ratio:
     patches = random_projection(features.flatten(0, 2), PROJECTION, 0)
     rows = []
     for count in (count for count in SHARD_COUNTS if count <= len(features)):
-        detector = PatchCore(ratio)
+        detector = PatchCore(coreset_ratio=ratio)
         if count == 1:
             detector.fit(features)
         else:
             shards = features.split(math.ceil(len(features) / count))
             size = max(1, round(ratio * len(patches)))
-            shard_ratio = min(1.0, KEPT_BEYOND * ratio)
+            shard_ratio = min(1.0, OVERSAMPLING * ratio)
             detector.fit_shards([detector.subsample(shard, shard_ratio) for shard in shards], size)
         bank = random_projection(as_tensor(detector.bank.vectors), PROJECTION, 0)
         distances, _ = ExactSearch(MemoryBank(bank.numpy())).nearest(patches)

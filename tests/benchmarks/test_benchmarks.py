@@ -30,7 +30,7 @@ def test_references_agree_with_what_they_are_references_of():
     chosen, _ = plain_greedy(features.flatten(0, 2), 20)
     assert chosen == greedy_coreset(features.flatten(0, 2), 20)[0].tolist()
     assert compare_coresets(features, 0.1, 0)["same_choices"] == "24 of 24"
-    bank = PatchCore(0.2, projection=0).fit(features[:6]).bank
+    bank = PatchCore(coreset_ratio=0.2, projection=0).fit(features[:6]).bank
     found = compare_searches(features[6:], bank, repeats=1)
     assert found["largest_difference"] < 1e-5
     assert (found["bank"], found["patches"]) == (24, 20)
@@ -66,7 +66,7 @@ def test_the_floor_decodes_and_runs_the_backbone(tiles, embedded, engine):
 def test_all_work_without_ray_scores_too(tiles, embedded, base_run):
     size = ImageSize(resize=64, crop=64)
     found = find_models(base_run[0].as_uri() + "/models")["alpha"]
-    model = found.method, State(found.settings, read_arrays(found), 0.0)
+    model = found.method, State(found.settings, read_arrays(found))
     workers = Workers(spec_loader(prepare(["patches"], embedded, size, "auto")), size, 1, model)
     _, stages = workers.measure([f"file://{path}" for path in sorted(tiles.glob("alpha/test/*/*.png"))])
     workers.close()

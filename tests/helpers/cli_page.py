@@ -18,8 +18,8 @@ INTRODUCTION = """# Command line
 def cli_page():
     """Render every command with its arguments, options, panels and defaults as Markdown."""
     commands = get_command(app).commands
-    contents = [f"- [`mvad {name}`](#mvad-{name}): {_summary(command)}" for name, command in sorted(commands.items())]
-    sections = [_section(name, command) for name, command in sorted(commands.items())]
+    contents = [f"- [`mvad {name}`](#mvad-{name}): {_summary(command)}" for name, command in commands.items()]
+    sections = [_section(name, command) for name, command in commands.items()]
     return "\n".join([INTRODUCTION, *contents, "", "\n".join(sections)])
 
 
