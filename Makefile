@@ -3,13 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test cluster-test faults screenshots clean
+.PHONY: demo test docs benchmark cluster-test faults screenshots clean
 
 demo: .venv/installed
 	@rm -rf demo
 	@$(BIN)/mvad sample demo/data
 	@$(BIN)/mvad run demo/data --out demo/results --backbone efficientnet_lite0
-	@echo "summary: demo/results/summary.json, one row an image: demo/results/scores"
+	@echo "summary: demo/results/summary.json, one row per image: demo/results/scores"
 
 test: .venv/installed-dev
 	@$(BIN)/ruff check --quiet .
@@ -17,20 +17,26 @@ test: .venv/installed-dev
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m pytest
 
+docs: .venv/installed-dev
+	@PYTHONPATH=tests $(BIN)/python tests/helpers/cli_page.py docs/cli.md
+
+benchmark: .venv/installed-dev
+	@$(BIN)/python jobs/benchmark.py
+
 cluster-test: .venv/installed-dev
 	@MVAD_MULTINODE=1 $(BIN)/python -m pytest tests/test_multinode.py
 
 faults: .venv/installed-dev
-	@$(BIN)/python tests/helpers/harness.py --kills 100 --shortages
+	@PYTHONPATH=tests $(BIN)/python tests/helpers/harness.py --kills 100 --shortages
 
 screenshots: .venv/installed-dev
-	@$(BIN)/python tests/helpers/screenshots.py docs
+	@PYTHONPATH=tests $(BIN)/python tests/helpers/screenshots.py docs
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mvad needs Python 3.10 or newer; say which with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mvad needs Python 3.10 or newer; choose one with: make PYTHON=python3.12")'
 	@echo "installing into .venv (some minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }

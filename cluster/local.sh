@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A Ray cluster of several nodes on this machine alone, to try things out: a head that runs no work, and workers.
+# Start a Ray cluster of several nodes on this machine, to try things out: a head that runs no work, and workers.
 #
-#   cluster/local.sh [WORKERS]      2 by default; Ctrl-C ends it
+#   cluster/local.sh [WORKERS]      default: 2; stop it with Ctrl-C
 #
-# Ports and the folder of its logs are its own, so that it does not meddle with another Ray on this machine. Change them
-# by the variables below; RAY names the program, RAY_AUTH_TOKEN_PATH the file of the token.
+# It has its own ports and log folder, so it does not disturb another Ray on this machine. The variables below change
+# them; RAY is the path of the ray program, RAY_AUTH_TOKEN_PATH that of the token file.
 set -euo pipefail
 
 workers=${1:-2}
@@ -15,30 +15,30 @@ fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 port=${MVAD_PORT:-46379}
 dashboard_port=${MVAD_DASHBOARD_PORT:-48265}
-cpus=${MVAD_CPUS:-2} # that each worker claims to have; an actor takes a half, and decoding needs a whole one beside it
+cpus=${MVAD_CPUS:-2} # per worker; an actor takes half a CPU, and decoding needs one more
 if [[ -z ${RAY:-} ]]; then
     RAY=$here/.venv/bin/ray
-    [[ -x $RAY ]] || RAY=$(command -v ray) || { echo "local.sh: no ray; run make demo, or say where: RAY=..." >&2; exit 2; }
+    [[ -x $RAY ]] || RAY=$(command -v ray) || { echo "local.sh: ray is not installed; run make demo, or set RAY to its path" >&2; exit 2; }
 fi
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nothing is to be drained when the whole cluster ends
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # the whole cluster ends, so there is nothing to drain
 if [[ -z ${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-} ]]; then
     "$RAY" get-auth-token --generate >/dev/null 2>&1
 fi
-folder=$(mktemp -d "${MVAD_TEMP:-/tmp}/mvad-ray.XXXXXX") # short: Ray makes sockets in it
+folder=$(mktemp -d "${MVAD_TEMP:-/tmp}/mvad-ray.XXXXXX") # a short path: Ray creates sockets in it
 
-# With job control every node is a process group of its own: it can be ended as a whole, and Ctrl-C does not race us.
+# With job control every node is its own process group: it can be stopped as a whole, and Ctrl-C reaches only this script.
 set -m
 groups=()
 
-# shellcheck disable=SC2329  # the traps call it
+# shellcheck disable=SC2329  # called by the traps
 end() {
     trap - EXIT
     trap '' INT TERM
     local group
     for group in "${groups[@]}"; do kill -TERM "$group" 2>/dev/null || true; done
-    for _ in {1..15}; do # three seconds for Ray to end by itself
+    for _ in {1..15}; do # give Ray three seconds to stop by itself
         jobs -r | grep -q . || break
         sleep 0.2
     done
@@ -50,8 +50,8 @@ end() {
 trap 'end 0' INT TERM
 trap 'end 1' EXIT
 
-# One after another: nodes that start at the same time choose the same names for their sockets.
-start() { # name of the node, arguments of ray start
+# Start one after another: nodes that start at the same time choose the same names for their sockets.
+start() { # arguments: name of the node, arguments of ray start
     "$RAY" start "${@:2}" --block --dashboard-agent-listen-port=0 \
         --min-worker-port=0 --max-worker-port=0 --object-store-memory="${MVAD_OBJECT_STORE:-268435456}" \
         >"$folder/$1.log" 2>&1 </dev/null &
@@ -75,7 +75,7 @@ for ((number = 1; number <= workers; number++)); do
 done
 
 cat <<TEXT
-a head and $workers workers of $cpus CPU each; Ctrl-C ends them. In another terminal, in $here:
+A head and $workers workers with $cpus CPUs each are running; Ctrl-C ends them. In another terminal, in $here:
 
   export RAY_AUTH_MODE=token${RAY_AUTH_TOKEN_PATH:+ RAY_AUTH_TOKEN_PATH=$RAY_AUTH_TOKEN_PATH}
   $RAY status --address 127.0.0.1:$port
@@ -84,5 +84,5 @@ a head and $workers workers of $cpus CPU each; Ctrl-C ends them. In another term
       ${RAY%ray}python jobs/run.py $here/demo/data --out $here/demo/submitted --backbone efficientnet_lite0
 TEXT
 wait -n || true
-echo "local.sh: a node has ended by itself" >&2
+echo "local.sh: a node stopped unexpectedly" >&2
 exit 1

@@ -1,8 +1,6 @@
-"""Entry point for ``ray job submit``: the command ``mvad compare`` with the same options."""
+"""``mvad compare`` for ``ray job submit``: the same arguments, options and exit codes."""
 
-import sys
-
-from mvad.cli import main
+from entry_point import run_command
 
 if __name__ == "__main__":
-    main(["compare", *sys.argv[1:]])
+    run_command(__file__)

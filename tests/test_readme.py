@@ -1,4 +1,4 @@
-"""The README's commands exist, and what they need is there."""
+"""The commands, options, targets and code in the README and in ``docs/`` work."""
 
 import json
 import os
@@ -12,17 +12,30 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from benchmarks.main import app as benchmark_app
 from helpers.tiles import ROOT
 from mvad.cli import app
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(?:bash|console)\n(.*?)```", README, flags=re.S)
-LINES = [line.strip().removeprefix("$ ") for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+HAND_WRITTEN = [page for page in PAGES if page.name != "cli.md"]
+COMMANDS = {**get_command(app).commands, "benchmark": get_command(benchmark_app)}
 
 
-def uses():
-    """Command name and arguments of every use of mvad or of a job in the README."""
-    for line in LINES:
+def code_blocks(page, languages):
+    return re.findall(rf"^```(?:{languages})\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+def shell_lines(page):
+    """Lines of the page's shell commands, those that continue joined."""
+    for block in code_blocks(page, "bash|console|cron"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield line.strip().removeprefix("$ ")
+
+
+def command_uses(page):
+    """Name and arguments of every use of a command or of a job on a page, in shell blocks and in tables."""
+    inline = re.findall(r"`((?:mvad|python) [^`\n]*)`", page.read_text())
+    for line in re.split(r"\n|&&", "\n".join([*shell_lines(page), *inline])):
         words = shlex.split(line, comments=True)
         for number, word in enumerate(words):
             if word.split("/")[-1] == "mvad" and number + 1 < len(words):
@@ -32,53 +45,85 @@ def uses():
                 yield Path(word).stem, words[number + 1 :]
 
 
-def test_commands_and_options_exist():
-    commands = get_command(app).commands
-    found = list(uses())
-    assert len(found) >= 5
-    for name, arguments in found:
-        assert name in commands, name
-        known = {option for one in commands[name].params for option in (*one.opts, *one.secondary_opts)}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    for name, arguments in command_uses(page):
+        if name.startswith("--") or name == "COMMAND":
+            continue
+        assert name in COMMANDS, name
+        options = {option for each in COMMANDS[name].params for option in (*each.opts, *each.secondary_opts)}
         for argument in arguments:
             if argument.startswith("--"):
-                assert argument in known | {"--help"}, f"{name} {argument}"
+                assert argument in options | {"--help"}, f"{name} {argument}"
 
 
-def test_every_command_is_in_the_readme():
-    assert set(get_command(app).commands) <= {name for name, _ in uses()}
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
+def test_options_named_in_the_text_exist(page):
+    options = {
+        option
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    own_method = {"--shrinkage"}  # of the example of a method
+    other = {"--help", "--install-completion"}
+    for option in re.findall(r"`(--[a-z-]+)", page.read_text()):
+        assert option in options | own_method | other, option
+
+
+def test_every_command_is_documented():
+    documented = {name for page in HAND_WRITTEN for name, _ in command_uses(page)}
+    assert set(COMMANDS) <= documented
+
+
+def test_every_job_is_a_command_and_every_job_file_is_small():
+    jobs = {path.stem: path for path in ROOT.glob("jobs/*.py") if path.stem != "entry_point"}
+    assert set(jobs) == {"run", "fit", "score", "nightly", "compare", "update", "benchmark"} <= set(COMMANDS)
+    assert all(len(path.read_text().splitlines()) <= 12 for path in jobs.values())
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    used = {target for line in LINES for target in re.findall(r"^make (\w+)", line)}
-    assert {"demo", "test"} <= used <= targets
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    lines = [line for page in PAGES for line in shell_lines(page)]
+    inline = [word for page in PAGES for word in re.findall(r"`(make\s[\w-]+)`", page.read_text())]
+    used = {target for line in [*lines, *inline] for target in re.findall(r"^make\s([\w-]+)", line)}
+    assert {"demo", "test", "docs", "benchmark"} <= used <= targets
 
 
 @pytest.mark.parametrize("word", ["/work/", "/root/", "/tmp/v"])
 def test_no_paths_of_one_machine(word):
-    for place in [ROOT / "README.md", *ROOT.glob("mvad/**/*.py"), *ROOT.glob("jobs/*.py")]:
-        assert word not in place.read_text(), place
+    for path in [*PAGES, *ROOT.glob("mvad/**/*.py"), *ROOT.glob("jobs/*.py")]:
+        assert word not in path.read_text(), path
 
 
-def test_the_method_of_the_readme_works(tiles, tmp_path):
-    """As the README says: its file, an import and a line in the list, then the main job with it."""
+def test_the_method_of_the_docs_works(tiles, tmp_path):
+    """As docs/methods.md says: its file, an import and a line in the list, then the main job with it."""
+    page = ROOT / "docs/methods.md"
     shutil.copytree(ROOT / "mvad", tmp_path / "mvad", ignore=shutil.ignore_patterns("__pycache__"))
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "(Detector)" in block]
-    assert len(code.splitlines()) <= 40
+    (code,) = [block for block in code_blocks(page, "python") if "(Detector)" in block]
+    assert len(code.splitlines()) <= 45
     detectors = tmp_path / "mvad/detectors"
     (detectors / "mahalanobis.py").write_text(code)
-    listing = (detectors / "__init__.py").read_text()
-    line = re.search(r"beside its import: `(.*?)`", README).group(1)
-    listing = listing.replace("_ALL: list[type[Detector]] = [\n", f"_ALL: list[type[Detector]] = [\n{line}\n")
-    (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{listing}")
+    methods = (detectors / "__init__.py").read_text()
+    line = re.search(r"one line to the list of methods: `(.*?)`", page.read_text()).group(1)
+    with_line = methods.replace("_ALL: list[type[Detector]] = [\n", f"_ALL: list[type[Detector]] = [\n{line}\n")
+    assert with_line != methods
+    (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{with_line}")
     command = [sys.executable, "-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
     options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--folds", "0", "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run(
-        [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    process = subprocess.run(
+        [*command, *options, "--shrinkage", "0.2"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert [row["method"] for row in summary] == ["mahalanobis"] * 3
     assert all(row["image_auroc"] > 0.6 for row in summary)
-    assert (tmp_path / "out/models/mahalanobis/alpha/precision.npy").exists()
+    model = tmp_path / "out/models/mahalanobis/alpha"
+    assert (model / "precision.npy").exists()
+    assert '"shrinkage": 0.2' in (model / "model.json").read_text()

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 MAX_SAFE_LENGTH = 40
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_-])?")
-HASH_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$")
 RESERVED_ON_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
 
@@ -53,7 +53,7 @@ def safe_name(name: str) -> str:
     stays as it is. Any other name keeps up to 40 of its safe characters and gets ``-`` and 16 hexadecimal digits of its
     SHA-256. So do names that Windows reserves or changes (``con``, a trailing dot), and names that end like such a
     hash. Different names therefore differ in more than capitals, on file systems that ignore them too. The result has
-    at most 49 ASCII characters and never starts with ``.`` or ``_``, which mark hidden files for Arrow and Spark.
+    at most 57 ASCII characters and never starts with ``.`` or ``_``, which mark hidden files for Arrow and Spark.
     """
     if (
         len(name) <= MAX_SAFE_LENGTH

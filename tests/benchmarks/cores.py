@@ -1,6 +1,6 @@
-"""Score with some of this machine's cores alone: a process of its own, with a Ray of its own.
+"""Score with only some of this machine's cores: a process of its own, with a Ray of its own.
 
-One JSON object is read from standard input, and the images a second of the flow are written to standard output::
+Reads one JSON object from standard input and writes the images per second of the flow to standard output::
 
     {"cores", "runs": [[short folder, images], [long folder, images]], "models", "out", "options"}
 """
@@ -11,32 +11,32 @@ import json
 import logging
 import os
 import sys
-import time
+from pathlib import Path
 
 import ray
 
-import mvad
+from benchmarks.case import score_images, time_runs
 from mvad.runtime import session
 
 
 def main() -> None:
-    given = json.loads(sys.stdin.read())
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given["cores"]])
+    task = json.loads(sys.stdin.read())
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["cores"]])
     with session.core_muted():
         ray.init(
             address="local",
             include_dashboard=False,
-            num_cpus=given["cores"],
+            num_cpus=task["cores"],
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    seconds = []
-    (short, few), (long, many) = given["runs"]
-    for folder in (short, short, long):  # the first is a warm-up
-        started = time.perf_counter()
-        mvad.score(folder, given["models"], given["out"], new_run=True, quiet=True, **given["options"])
-        seconds.append(time.perf_counter() - started)
-    sys.stdout.write(json.dumps((many - few) / max(seconds[2] - seconds[1], 1e-9)) + "\n")
+    (short, n_short), (long, n_long) = task["runs"]
+    models, out, options = Path(task["models"]), Path(task["out"]), task["options"]
+    _, short_s, long_s = (  # the first is a warm-up
+        time_runs(lambda folder=folder: score_images(Path(folder), models, out, **options))[0]
+        for folder in (short, short, long)
+    )
+    sys.stdout.write(json.dumps((n_long - n_short) / max(long_s - short_s, 1e-9)) + "\n")
 
 
 if __name__ == "__main__":

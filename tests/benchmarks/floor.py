@@ -1,7 +1,7 @@
-"""What the work takes by itself, without Ray: in as many processes of one thread as the machine has cores.
+"""The same work without Ray, in as many single-threaded processes as the machine has cores.
 
-The floor is decoding and the forward pass of the truncated network, with nothing made of its maps; no job that looks at
-images can be faster on this machine. `Workers` measures it, and also all that scoring computes.
+The floor is decoding and the forward pass of the truncated network, without any use of its feature maps: no job that
+looks at images can be faster on this machine. `Workers` measures the floor, and also everything that scoring computes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import faiss
 import torch
 from torch import Tensor, nn
 
-from mvad.commands.plan import Stages
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.detectors import METHODS, State
+from mvad.features.backbones import Backbone
 from mvad.features.extractor import (
     ExtractorSpec,
     FeatureExtractor,
@@ -32,38 +32,44 @@ from mvad.features.extractor import (
 from mvad.features.kinds import PATCHES
 from mvad.features.weights import Network
 
-AT_ONCE = 8  # images a task
+IMAGES_PER_TASK = 8
 MAX_PIXELS = 10**9
-MAPS = ("shallow", "deep")
+OUTPUTS = ("shallow", "deep")
 
-Opener = Callable[[], FeatureExtractor]
+ExtractorLoader = Callable[[], FeatureExtractor]
 
 
-class _Maps(nn.Module):
+class _TruncatedNetwork(nn.Module):
     def __init__(self, network: Network, side: int) -> None:
         super().__init__()
-        from mvad.features.backbones import Backbone
-
         self.backbone = Backbone(network.spec, network.weights, side)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.backbone(pixels)[0])
 
 
-def floor_opener(network: Network, side: int, engine: str) -> Opener:
-    """What opens, in another process, an extractor of nothing but the maps of the truncated network."""
+def backbone_loader(network: Network, side: int, engine: str) -> ExtractorLoader:
+    """Return a function that loads, in another process, an extractor of the truncated network's feature maps alone."""
     if resolve_engine(engine) == "onnx":
-        return functools.partial(OnnxExtractor, MAPS, onnx_graph(_Maps(network, side), side))
-    return functools.partial(_open_torch, network, side)
+        return functools.partial(OnnxExtractor, OUTPUTS, onnx_graph(_TruncatedNetwork(network, side), side))
+    return functools.partial(_load_torch, network, side)
 
 
-def _open_torch(network: Network, side: int) -> TorchExtractor:
-    return TorchExtractor(MAPS, _Maps(network, side))
+def _load_torch(network: Network, side: int) -> TorchExtractor:
+    return TorchExtractor(OUTPUTS, _TruncatedNetwork(network, side))
 
 
-def package_opener(package: ExtractorSpec) -> Opener:
-    """What opens a package in another process."""
-    return package.open
+def spec_loader(spec: ExtractorSpec) -> ExtractorLoader:
+    """Return a function that loads mvad's extractor in another process."""
+    return spec.load
+
+
+class Stages(NamedTuple):
+    """Seconds of a core per image: decoding, the forward pass, and the search of the bank."""
+
+    decode: float
+    forward: float
+    search: float
 
 
 class _Process(NamedTuple):
@@ -75,12 +81,12 @@ class _Process(NamedTuple):
 _process: _Process
 
 
-def _start(opener: Opener, size: ImageSize, model: tuple[str, State] | None) -> None:
+def _start(loader: ExtractorLoader, size: ImageSize, model: tuple[str, State] | None) -> None:
     global _process
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     score = None if model is None else METHODS[model[0]].from_state(model[1]).image_scores
-    _process = _Process(opener(), size, score)
+    _process = _Process(loader(), size, score)
 
 
 def _work(uris: Sequence[str]) -> Stages:
@@ -89,36 +95,38 @@ def _work(uris: Sequence[str]) -> Stages:
         started = time.perf_counter()
         pixels, _, _ = load_image(uri, _process.size, MAX_PIXELS)
         decoded = time.perf_counter()
-        found = _process.extract(pixels[None])
+        features = _process.extract(pixels[None])
         extracted = time.perf_counter()
         if _process.score is not None:
-            _process.score(found[PATCHES])
+            _process.score(features[PATCHES])
         decode, forward = decode + decoded - started, forward + extracted - decoded
         search += time.perf_counter() - extracted
     return Stages(decode, forward, search)
 
 
 class Workers:
-    """Processes that decode images, run a network, and with a model score them; they start with the first work.
+    """Processes that decode images, run a network and, given a model, score; they start with the first work.
 
     Parameters
     ----------
-    opener
-        Opens what each of them extracts with.
+    loader
+        Loads each process's extractor.
     model
-        Method and state of a detector of patches; None: nothing is scored.
+        Method and state of a detector of patch features; None: do not score.
     """
 
-    def __init__(self, opener: Opener, size: ImageSize, processes: int, model: tuple[str, State] | None = None) -> None:
-        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (opener, size, model))
+    def __init__(
+        self, loader: ExtractorLoader, size: ImageSize, processes: int, model: tuple[str, State] | None = None
+    ) -> None:
+        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (loader, size, model))
 
     def measure(self, uris: Sequence[str]) -> tuple[float, Stages]:
-        """Seconds for all images, and what one takes of a core."""
-        parts = [uris[start : start + AT_ONCE] for start in range(0, len(uris), AT_ONCE)]
+        """Return the seconds for all images, and the seconds of a core per image and stage."""
+        chunks = [uris[start : start + IMAGES_PER_TASK] for start in range(0, len(uris), IMAGES_PER_TASK)]
         started = time.perf_counter()
-        done = list(self._pool.map(_work, parts))
+        costs = list(self._pool.map(_work, chunks))
         seconds = time.perf_counter() - started
-        return seconds, Stages(*(sum(column) / len(uris) for column in zip(*done, strict=True)))
+        return seconds, Stages(*(sum(column) / len(uris) for column in zip(*costs, strict=True)))
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -1,8 +1,7 @@
-"""Ways of running a network on this machine, and of decoding, side by side: one image and one thread at a time."""
+"""Ways of running a network on this machine, and of decoding: one image and one thread at a time."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import statistics
@@ -15,79 +14,80 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.floor import floor_opener
+from benchmarks.floor import backbone_loader
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image, read_image
-from mvad.features.backbones import cut_network, network
+from mvad.features.backbones import build_network, truncate_network
 from mvad.features.weights import Network
 
-LOOKED_AT = 8  # images
-AT_ONCE = 4  # runs in a row of each way, in turn with the others
-JPEG_QUALITY, JPEG_SIDE = 92, 1024
+N_JPEGS, JPEG_QUALITY, JPEG_SIDE = 8, 92, 1024
+RUNS_IN_A_ROW = 4  # of each way, before the next way has its turn
+MAX_PIXELS = 10**9
 
 Way = Callable[[], Sequence[Tensor]]
 
 
-def compare_forward_passes(own: Network, size: ImageSize, uris: Sequence[str], repeats: int) -> list[dict[str, Any]]:
-    """Milliseconds of ways of running the truncated network, and of decoding JPEG, and how far each is from the plain.
+def compare_forward_passes(
+    weights: Network, size: ImageSize, uris: Sequence[str], repeats: int
+) -> list[dict[str, Any]]:
+    """Time ways of running the truncated network and of decoding JPEG, and compare their results with the plain way.
 
     Returns
     -------
-    A row a way: ``way``, ``milliseconds``, ``difference`` (the largest, as a share of the largest plain value).
+    One row per way: ``way``, ``milliseconds``, ``difference`` (largest, as a share of the largest plain value).
     """
-    pixels = np.stack([load_image(uri, size, 10**9)[0] for uri in uris[:1]])
+    pixels = np.stack([load_image(uris[0], size, MAX_PIXELS)[0]])  # a copy: PyTorch wants it writable
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _timed(_ways(own, size, pixels), repeats) + _timed(_jpegs(uris[:LOOKED_AT], size), repeats)
+        ways = _network_ways(weights, size, pixels)
+        return _time_ways(ways, repeats) + _time_ways(_jpeg_ways(uris[:N_JPEGS], size), repeats)
     finally:
         torch.set_num_threads(threads)
 
 
-def _ways(own: Network, size: ImageSize, pixels: np.ndarray) -> dict[str, Way]:
-    spec = own.spec
-    whole = network(spec, size.crop)
-    whole.load_state_dict({name: torch.tensor(array) for name, array in own.weights.items()})
-    plain = cut_network(whole.eval(), spec, (0, 1), pooled=False).eval()
+def _network_ways(weights: Network, size: ImageSize, pixels: np.ndarray) -> dict[str, Way]:
+    spec = weights.spec
+    full = build_network(spec, size.crop)
+    full.load_state_dict({name: torch.tensor(array) for name, array in weights.weights.items()})
+    plain = truncate_network(full.eval(), spec, (0, 1), pooled=False).eval()
     mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
     images = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
-    last = images.contiguous(memory_format=torch.channels_last)
-    plain_last = cut_network(whole, spec, (0, 1), pooled=False).eval().to(memory_format=torch.channels_last)
+    images_last = images.contiguous(memory_format=torch.channels_last)
+    plain_last = truncate_network(full, spec, (0, 1), pooled=False).eval().to(memory_format=torch.channels_last)
 
-    def lower() -> Sequence[Tensor]:
+    def bfloat16() -> Sequence[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            return [stage.float() for stage in plain_last(last)[0]]
+            return [feature_map.float() for feature_map in plain_last(images_last)[0]]
 
+    torch_extract, onnx_extract = (backbone_loader(weights, size.crop, engine)() for engine in ("torch", "onnx"))
     ways: dict[str, Way] = {
         "PyTorch": lambda: plain(images)[0],
-        "PyTorch, channels last": lambda: plain_last(last)[0],
-        "PyTorch, channels last, bfloat16": lower,
+        "PyTorch, channels last": lambda: plain_last(images_last)[0],
+        "PyTorch, channels last, bfloat16": bfloat16,
+        "mvad --engine torch: batch norms folded": lambda: torch_extract.run(pixels),
+        "mvad --engine onnx": lambda: onnx_extract.run(pixels),
     }
-    for engine in ("torch", "onnx"):
-        title = "mvad --engine torch: batch norms folded" if engine == "torch" else "mvad --engine onnx"
-        if engine == "torch" or importlib.util.find_spec("onnxruntime"):
-            extract = floor_opener(own, size.crop, engine)()
-            ways[title] = lambda extract=extract: extract.run(pixels)  # type: ignore[misc]
-    compiled = _compiled(plain_last, last)
+    compiled = _compiled_way(plain_last, images_last)
     if compiled is not None:
         ways["PyTorch, inductor with frozen weights"] = compiled
     return ways
 
 
-def _compiled(plain: nn.Module, images: Tensor) -> Way | None:
-    """By inductor, where there is a compiler for it."""
+def _compiled_way(plain: nn.Module, images: Tensor) -> Way | None:
+    """Compile with inductor; None where there is no working compiler."""
     import torch._inductor.config as inductor
 
     logging.getLogger("torch").setLevel(logging.ERROR)
-    kept, inductor.freezing = inductor.freezing, True
+    freezing, inductor.freezing = inductor.freezing, True
     try:
-        run = torch.compile(lambda given: plain(given)[0])
+        run = torch.compile(lambda batch: plain(batch)[0])
         with torch.no_grad():
             run(images)
     except Exception:  # no compiler, or one that fails
         return None
     finally:
-        inductor.freezing = kept
+        inductor.freezing = freezing
 
     def way() -> Sequence[Tensor]:
         with torch.inference_mode(False), torch.no_grad():
@@ -96,46 +96,46 @@ def _compiled(plain: nn.Module, images: Tensor) -> Way | None:
     return way
 
 
-def _jpegs(uris: Sequence[str], size: ImageSize) -> dict[str, Way]:
-    """Decoding photos of `JPEG_SIDE` pixels made of the images: in full, and at a half or less where that is enough."""
+def _jpeg_ways(uris: Sequence[str], size: ImageSize) -> dict[str, Way]:
+    """Decode photos of `JPEG_SIDE` pixels made from the images: in full, and at reduced size where that is enough."""
     files = []
     for uri in uris:
         target = io.BytesIO()
-        read_image(uri, 10**9).resize((JPEG_SIDE, JPEG_SIDE)).save(target, "JPEG", quality=JPEG_QUALITY)
+        read_image(uri, MAX_PIXELS).resize((JPEG_SIDE, JPEG_SIDE)).save(target, "JPEG", quality=JPEG_QUALITY)
         files.append(target.getvalue())
 
     def decode(draft: bool) -> Sequence[Tensor]:
-        found = []
+        images = []
         for data in files:
             image = Image.open(io.BytesIO(data))
             if draft:
                 image.draft("RGB", (size.resize, size.resize))
             small = image.convert("RGB").resize((size.resize, size.resize), Image.Resampling.BILINEAR)
-            found.append(torch.from_numpy(np.asarray(small, np.float32)))
-        return found
+            images.append(torch.from_numpy(np.asarray(small, np.float32)))
+        return images
 
     return {
-        f"JPEG of {JPEG_SIDE} pixels, {len(files)} of them": lambda: decode(False),
+        f"{len(files)} JPEG files of {JPEG_SIDE} pixels": lambda: decode(False),
         "the same, decoded as drafts": lambda: decode(True),
     }
 
 
-def _timed(ways: dict[str, Way], repeats: int) -> list[dict[str, Any]]:
-    """Each way in turn, so that what else the machine does falls on all of them alike; the first is the plain one."""
+def _time_ways(ways: dict[str, Way], repeats: int) -> list[dict[str, Any]]:
+    """Time the ways in turn, so that other load on the machine affects all alike; the first way is the plain one."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, Sequence[Tensor]] = {}
+    outputs: dict[str, Sequence[Tensor]] = {}
     with torch.inference_mode():
         for _ in range(repeats + 1):  # the first is a warm-up
             for name, way in ways.items():
                 started = time.perf_counter()
-                for _ in range(AT_ONCE):
-                    found[name] = way()
-                seconds[name].append((time.perf_counter() - started) / AT_ONCE)
-    plain = next(iter(found.values()))
+                for _ in range(RUNS_IN_A_ROW):
+                    outputs[name] = way()
+                seconds[name].append((time.perf_counter() - started) / RUNS_IN_A_ROW)
+    plain = next(iter(outputs.values()))
     scale = max(float(values.abs().max()) for values in plain)
     rows = []
-    for name, values in found.items():
-        away = max(float((one - other).abs().max()) for one, other in zip(values, plain, strict=True))
+    for name, values in outputs.items():
+        difference = max(float((one - other).abs().max()) for one, other in zip(values, plain, strict=True))
         milliseconds = statistics.median(seconds[name][1:]) * 1e3
-        rows.append({"way": name, "milliseconds": milliseconds, "difference": away / scale})
+        rows.append({"way": name, "milliseconds": milliseconds, "difference": difference / scale})
     return rows

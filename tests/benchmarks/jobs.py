@@ -1,4 +1,4 @@
-"""Fit and score as users run them, beside the same work without Ray."""
+"""Fit and score as users run them, next to the same work without Ray."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.case import Case, ray_cpus, seconds_of
-from benchmarks.floor import Opener, Workers, floor_opener, package_opener
+from benchmarks.case import Case, n_cpus, time_runs
+from benchmarks.floor import ExtractorLoader, Workers, backbone_loader, spec_loader
 from benchmarks.peak import peak_memory
 from mvad.commands.plan import Costs, predict
 from mvad.detectors import State
@@ -22,44 +23,51 @@ from mvad.model_store import read_arrays
 from mvad.results import read_run
 from mvad.storage import to_uri
 
-LONG_RUN = 500  # images; in shorter runs, noise in starting hides what the flow takes
+MIN_LONG_RUN = 500  # images; in shorter runs, noise at the start hides the cost of the flow
 
 
 def measure_jobs(case: Case) -> dict[str, Any]:
-    """Seconds and memory of fitting and scoring; of the floor, started and not; of all work without Ray."""
-    options, count, few = case.options, len(case.many), len(case.once)
+    """Seconds and memory of fitting and scoring; of the floor, started and running; of all work without Ray."""
+    options, n_long, n_short = case.options, len(case.many), len(case.once)
     case.fit(limit=16)
     with peak_memory() as fit_peak:
-        fits = seconds_of(case.fit, options.fit_repeats)
+        fits = time_runs(case.fit, options.fit_repeats)
     case.score("once")
-    floor, work = floor_opener(case.network, case.size.crop, options.engine), _work_opener(case)
+    floor_loader = backbone_loader(case.network, case.size.crop, options.engine)
+    work_loader = spec_loader(prepare([PATCHES], case.network, case.size, options.engine))
     model = case.model.method, State(case.model.settings, read_arrays(case.model))
-    floors, begun, works, longs, shorts, firsts = [], [], [], [], [], []
+    long_s: list[float] = []
+    short_s: list[float] = []
+    floor_s: list[float] = []
+    started_floor_s: list[float] = []
+    without_ray_s: list[float] = []
+    first_result_s: list[float] = []
     with peak_memory() as score_peak:
         for _ in range(options.repeats):
-            longs += seconds_of(lambda: case.score("many"))
-            firsts.append(read_run(to_uri(str(case.folder / "many-scores")))["stages"]["score"]["first_seconds"])
-            shorts += seconds_of(lambda: case.score("once"))
-            warm, whole = _floor_seconds(floor, case)
-            floors.append(warm)
-            begun.append(whole)
-            workers = Workers(work, case.size, ray_cpus(), model)
+            long_s += time_runs(lambda: case.score("many"))
+            stages = read_run(to_uri(str(case.folder / "many-scores")))["stages"]
+            first_result_s.append(stages["score"]["first_seconds"])
+            short_s += time_runs(lambda: case.score("once"))
+            running, starting = _floor_seconds(floor_loader, case)
+            floor_s.append(running)
+            started_floor_s.append(starting)
+            workers = Workers(work_loader, case.size, n_cpus(), model)
             workers.measure(case.once)
-            seconds, stages = workers.measure(case.many)
-            works.append(seconds)
+            seconds, costs = workers.measure(case.many)
+            without_ray_s.append(seconds)
             workers.close()
-    found: dict[str, Any] = {
-        "scored_images": count,
+    measurements: dict[str, Any] = {
+        "scored_images": n_long,
         "fit_seconds": fits,
-        "score_images_per_second": [count / seconds for seconds in longs],
-        "floor_images_per_second": [count / seconds for seconds in floors],
-        "floor_from_its_start_images_per_second": [count / seconds for seconds in begun],
-        "without_ray_images_per_second": [count / seconds for seconds in works],
-        "above_floor": _ratio(longs, floors),
-        "above_floor_from_its_start": _ratio(longs, begun),
-        "short_run": {"images": few, "seconds": shorts},
-        "first_result_seconds": firsts,
-        "stages": stages._asdict(),
+        "score_images_per_second": [n_long / seconds for seconds in long_s],
+        "floor_images_per_second": [n_long / seconds for seconds in floor_s],
+        "floor_from_its_start_images_per_second": [n_long / seconds for seconds in started_floor_s],
+        "without_ray_images_per_second": [n_long / seconds for seconds in without_ray_s],
+        "above_floor": _ratio(long_s, floor_s),
+        "above_floor_from_its_start": _ratio(long_s, started_floor_s),
+        "short_run": {"images": n_short, "seconds": short_s},
+        "first_result_seconds": first_result_s,
+        "stages": costs._asdict(),
         "peak_bytes": {
             "fit driver": fit_peak.driver,
             "fit actor": fit_peak.actor,
@@ -68,59 +76,55 @@ def measure_jobs(case: Case) -> dict[str, Any]:
         },
         "auroc": case.auroc(case.scores()),
     }
-    if count >= max(LONG_RUN, 2 * few):
-        # Between a short and a long run lies the flow alone: starting is the same in both.
-        flow = [(long - short) / (count - few) for long, short in zip(longs, shorts, strict=True)]
-        found["flow_images_per_second"] = [1 / seconds for seconds in flow]
-        found["flow_above_floor"] = _ratio(flow, [seconds / count for seconds in floors])
-        found["ray_overhead"] = statistics.median(
-            (one - alone / count) / (least / count) for one, alone, least in zip(flow, works, floors, strict=True)
+    if n_long >= max(MIN_LONG_RUN, 2 * n_short):
+        # A long run minus a short one leaves the flow alone: both take the same time to start.
+        flow = [(long - short) / (n_long - n_short) for long, short in zip(long_s, short_s, strict=True)]
+        measurements["flow_images_per_second"] = [1 / seconds for seconds in flow]
+        measurements["flow_above_floor"] = _ratio(flow, [seconds / n_long for seconds in floor_s])
+        measurements["ray_overhead"] = statistics.median(
+            (ours - without_ray / n_long) / (floor / n_long)
+            for ours, without_ray, floor in zip(flow, without_ray_s, floor_s, strict=True)
         )
-    return found
+    return measurements
 
 
-def _work_opener(case: Case) -> Opener:
-    return package_opener(prepare([PATCHES], case.network, case.size, case.options.engine))
-
-
-def _floor_seconds(opener: Opener, case: Case) -> tuple[float, float]:
-    """Seconds for all images by processes that run already, and by ones that start for them."""
+def _floor_seconds(loader: ExtractorLoader, case: Case) -> tuple[float, float]:
+    """Seconds for all images by processes that already run, and by processes that are started for them."""
     started = time.perf_counter()
-    workers = Workers(opener, case.size, ray_cpus())
+    workers = Workers(loader, case.size, n_cpus())
     workers.measure(case.many)
-    whole = time.perf_counter() - started
-    seconds, _ = workers.measure(case.many)
+    starting = time.perf_counter() - started
+    running, _ = workers.measure(case.many)
     workers.close()
-    return seconds, whole
+    return running, starting
 
 
-def measure_plan(case: Case, measured: dict[str, Any]) -> list[dict[str, float]]:
-    """What `planning.predict` says of this machine with one and with all of its cores, and what scoring takes then."""
-    costs = Costs(**measured["stages"], file_bytes=0.0, moved_bytes=0.0)
-    found = []
-    for cores in sorted({1, ray_cpus()} if hasattr(os, "sched_setaffinity") else ()):
-        given = {
+def measure_plan(case: Case, measurements: dict[str, Any]) -> list[dict[str, float]]:
+    """Compare what ``mvad plan`` predicts for one core and for all cores of this machine with what scoring takes."""
+    costs = Costs(**measurements["stages"], file_bytes=0.0, moved_bytes=0.0)
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *filter(None, sys.path)])}
+    rows = []
+    for cores in sorted({1, n_cpus()} if hasattr(os, "sched_setaffinity") else ()):
+        task = {
             "cores": cores,
-            "runs": [[str(case.folder / images), len(uris)] for images, uris in _runs(case)],
+            "runs": [[str(case.folder / "once"), len(case.once)], [str(case.folder / "many"), len(case.many)]],
             "models": str(case.folder / "models"),
             "out": str(case.folder / "cores-scores"),
             "options": {"weights": str(case.weights), "engine": case.options.engine},
         }
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "benchmarks.cores"],
-            input=json.dumps(given),
+            input=json.dumps(task),
+            env=environment,
             text=True,
             capture_output=True,
             check=True,
         )
         predicted = predict(costs, len(case.many), gpus=0, cores=cores).images_per_second
-        rate = json.loads(done.stdout.strip().splitlines()[-1])
-        found.append({"cores": cores, "predicted_images_per_second": predicted, "measured_images_per_second": rate})
-    return found
-
-
-def _runs(case: Case) -> list[tuple[str, Sequence[str]]]:
-    return [("once", case.once), ("many", case.many)]
+        measured = json.loads(process.stdout.strip().splitlines()[-1])
+        rows.append({"cores": cores, "predicted_images_per_second": predicted, "measured_images_per_second": measured})
+    return rows
 
 
 def _ratio(ours: Sequence[float], others: Sequence[float]) -> float:

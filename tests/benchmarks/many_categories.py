@@ -1,6 +1,6 @@
-"""Fit and score very many small categories in one run: how long it takes, and whether memory stays where it is.
+"""Fit and score very many small categories in one run: how long it takes, and whether memory grows.
 
-python tests/many_categories.py --categories 1000 --images 4 --size 64
+PYTHONPATH=tests python -m benchmarks.many_categories --categories 1000 --images 4 --size 64
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 from PIL import Image
 
 import mvad
-from benchmarks.peak import peak_memory
+from benchmarks.peak import INTERVAL_S, peak_memory
 from helpers.tiles import paint
 from mvad import results
 from mvad.storage import to_uri
@@ -29,7 +29,7 @@ OPTIONS = {"backbone": "efficientnet_lite0", "quiet": True, "new_run": True}
 
 
 def write_categories(root: Path, categories: int, images: int, size: int) -> int:
-    """Categories in the MVTec layout, each with so many good images and a half of them to test; gives the images."""
+    """Write categories in the MVTec layout, half as many test images of each kind as good ones; return their number."""
     random = np.random.default_rng(0)
     test = max(1, images // 2)
     for number in range(categories):
@@ -44,30 +44,30 @@ def write_categories(root: Path, categories: int, images: int, size: int) -> int
 
 @contextmanager
 def shared_memory() -> Iterator[list[int]]:
-    """The most bytes of shared memory, where Ray's objects lie, above what was there before; the last entry."""
-    seen, done = [0], threading.Event()
+    """Watch shared memory, where Ray keeps its objects; the last entry is the peak in bytes above the start."""
+    peaks, done = [0], threading.Event()
     before = psutil.virtual_memory().shared
 
     def watch() -> None:
-        while not done.wait(0.2):
-            seen.append(max(seen[-1], psutil.virtual_memory().shared - before))
+        while not done.wait(INTERVAL_S):
+            peaks.append(max(peaks[-1], psutil.virtual_memory().shared - before))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield peaks
     finally:
         done.set()
         thread.join()
 
 
 def measure(root: Path, out: Path, n_images: int, size: int, folds: int, actors: int | None) -> dict[str, Any]:
-    """Run once; seconds a stage, and peaks in megabytes."""
+    """Run once; return seconds per stage, and peaks in megabytes."""
     started = time.monotonic()
     with peak_memory() as peak, shared_memory() as shared:
         result = mvad.run(str(root), str(out), image_size=size, folds=folds, actors=actors, **OPTIONS)
     seconds = time.monotonic() - started
-    n_rows, n_models = results.count_scores(to_uri(out)), len(result.summary) - 1
+    n_rows, n_models = len(results.read_scores(to_uri(out), ["image_id"])), len(result.summary) - 1
     return {
         "categories": n_models,
         "images": n_images,
@@ -83,7 +83,7 @@ def measure(root: Path, out: Path, n_images: int, size: int, folds: int, actors:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Very many categories in one run.")
-    parser.add_argument("--categories", default="1000", help="numbers, comma separated: a run each")
+    parser.add_argument("--categories", default="1000", help="numbers, comma separated; one run each")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--folds", type=int, default=2)
@@ -94,10 +94,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             root, out = Path(folder) / "data", Path(folder) / "out"
             n_images = write_categories(root, categories, options.images, options.size)
-            found = measure(root, out, n_images, options.size, options.folds, options.actors)
-        tested = categories * 2 * max(1, options.images // 2)
-        complete &= found["exit_code"] == 0 and found["rows"] == tested and found["categories"] == categories
-        print("  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+            report = measure(root, out, n_images, options.size, options.folds, options.actors)
+        n_tested = categories * 2 * max(1, options.images // 2)
+        complete &= report["exit_code"] == 0 and report["rows"] == n_tested and report["categories"] == categories
+        print("  ".join(f"{name} {value}" for name, value in report.items()), flush=True)
     return 0 if complete else 1
 
 

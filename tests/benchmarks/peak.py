@@ -7,23 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mvad.errors import UsageError
+import psutil
 
-try:
-    import psutil
-except ImportError as error:
-    raise UsageError("measuring memory needs psutil; install it with: pip install 'mvad[benchmark]'.") from error
-
-EVERY = 0.2  # seconds
-ACTORS = "ray::MapWorker"
+INTERVAL_S = 0.2
+ACTOR_NAME = "ray::MapWorker"
+MAX_NAME_LENGTH = 15  # Linux cuts the names of processes
 
 
 @dataclass
 class Peak:
-    """Largest private memory seen, in bytes: of this process, and of any one actor that runs a backbone.
+    """Largest private memory seen, in bytes: of this process, and of any single actor that runs a backbone.
 
-    What is mapped from Ray's object store is not counted: it is bounded by the store, and shared with others or not
-    from one moment to the next.
+    Memory mapped from Ray's object store is not counted: the store bounds it, and whether it is shared varies from
+    moment to moment.
     """
 
     driver: int = 0
@@ -31,20 +27,27 @@ class Peak:
     _done: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
-        me = psutil.Process()
-        while not self._done.wait(EVERY):
-            self.driver = max(self.driver, _private(me))
+        """Sample until the measurement ends."""
+        driver = psutil.Process()
+        while not self._done.wait(INTERVAL_S):
+            self.driver = max(self.driver, _private_bytes(driver))
             for process in psutil.process_iter():
                 try:
-                    if process.name().startswith(ACTORS[:15]) or process.cmdline()[:1][0].startswith(ACTORS):
-                        self.actor = max(self.actor, _private(process))
-                except (psutil.Error, IndexError):
+                    if _is_actor(process):
+                        self.actor = max(self.actor, _private_bytes(process))
+                except psutil.Error:
                     continue
 
 
-def _private(process: psutil.Process) -> int:
-    info = process.memory_info()
-    return info.rss - getattr(info, "shared", 0)
+def _is_actor(process: psutil.Process) -> bool:
+    if process.name().startswith(ACTOR_NAME[:MAX_NAME_LENGTH]):
+        return True
+    return any(word.startswith(ACTOR_NAME) for word in process.cmdline()[:1])
+
+
+def _private_bytes(process: psutil.Process) -> int:
+    memory = process.memory_info()
+    return memory.rss - getattr(memory, "shared", 0)
 
 
 @contextmanager

@@ -12,58 +12,58 @@ from rich.table import Table
 
 def _table(*headers: str, title: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left")
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number else "left")
     return table
 
 
-def show(console: Console, name: str, measured: dict[str, Any]) -> None:
-    """What was measured of one backbone."""
-    title = f"\n{name}, {measured['image_size']} pixels, --coreset-ratio {measured['coreset_ratio']}"
+def show(console: Console, name: str, measurements: dict[str, Any]) -> None:
+    """Print the measurements of one backbone."""
+    title = f"\n{name}, {measurements['image_size']} pixels, --coreset-ratio {measurements['coreset_ratio']}"
     table = _table("what", "mvad", "other", "ratio", title=title)
-    for cells in [*_job_rows(measured), *_algorithm_rows(measured)]:
+    for cells in [*_job_rows(measurements), *_algorithm_rows(measurements)]:
         table.add_row(*cells)
     if table.row_count:
         console.print(table)
-    peer = measured.get("peer", {})
-    for what, value in (
-        ("image AUROC", measured.get("auroc")),
-        ("of anomalib with our bank", peer.get("auroc_with_our_bank")),
-        ("of anomalib with its own", peer.get("auroc")),
+    peer = measurements.get("peer", {})
+    for name, value in (
+        ("image AUROC", measurements.get("auroc")),
+        ("image AUROC of anomalib with mvad's bank", peer.get("auroc_with_our_bank")),
+        ("image AUROC of anomalib with its own bank", peer.get("auroc")),
     ):
         if value is not None:
-            console.print(f"{what}: {value:.4f}")
-    if "first_result_seconds" in measured:
-        console.print(f"first results of a run after {statistics.median(measured['first_result_seconds']):.1f} s")
-    if "ray_overhead" in measured:
-        console.print(f"what Ray adds to the flow: {measured['ray_overhead']:.1%} of the floor")
-    for row in measured.get("plan", []):
-        rates = [row[f"{what}_images_per_second"] for what in ("predicted", "measured")]
+            console.print(f"{name}: {value:.4f}")
+    if "first_result_seconds" in measurements:
+        console.print(f"first result of a run after {statistics.median(measurements['first_result_seconds']):.1f} s")
+    if "ray_overhead" in measurements:
+        console.print(f"overhead of Ray in the flow: {measurements['ray_overhead']:.1%} of the floor")
+    for row in measurements.get("plan", []):
+        rates = [row[f"{source}_images_per_second"] for source in ("predicted", "measured")]
         console.print("plan, {} cores: {:.1f} images/s; measured: {:.1f}".format(row["cores"], *rates))
-    if "peak_bytes" in measured:
-        memory = ", ".join(f"{what} {size / 2**20:.0f} MiB" for what, size in measured["peak_bytes"].items())
+    if "peak_bytes" in measurements:
+        memory = ", ".join(f"{process} {size / 2**20:.0f} MiB" for process, size in measurements["peak_bytes"].items())
         console.print(f"peak private memory: {memory}", soft_wrap=True)
-    if "shards" in measured:
-        _show_shards(console, measured["shards"])
-    if "forward" in measured:
+    if "shards" in measurements:
+        _show_shards(console, measurements["shards"])
+    if "forward" in measurements:
         table = _table("one image, one thread", "ms", "largest difference")
-        for row in measured["forward"]:
+        for row in measurements["forward"]:
             table.add_row(row["way"], f"{row['milliseconds']:.1f}", f"{row['difference']:.0e}")
         console.print(table)
 
 
-def _job_rows(measured: dict[str, Any]) -> list[list[str]]:
-    peer, rows = measured.get("peer"), []
-    if "fit_seconds" in measured:
-        ours = statistics.median(measured["fit_seconds"])
+def _job_rows(measurements: dict[str, Any]) -> list[list[str]]:
+    peer, rows = measurements.get("peer"), []
+    if "fit_seconds" in measurements:
+        ours = statistics.median(measurements["fit_seconds"])
         if peer and "fit_seconds" in peer:
             theirs = peer["fit_seconds"]
             rows.append(["fit: anomalib", f"{ours:.1f} s", f"{theirs:,.1f} s", f"{theirs / ours:.1f}"])
         else:
             rows.append(["fit", f"{ours:.1f} s", "-", "-"])
-    if "score_images_per_second" not in measured:
+    if "score_images_per_second" not in measurements:
         return rows
-    rate = statistics.median(measured["score_images_per_second"])
+    rate = statistics.median(measurements["score_images_per_second"])
     if peer:
         theirs = statistics.median(peer["score_images_per_second"])
         rows.append(["score: anomalib, same bank", f"{rate:.1f}/s", f"{theirs:.1f}/s", f"{rate / theirs:.1f}"])
@@ -72,20 +72,20 @@ def _job_rows(measured: dict[str, Any]) -> list[list[str]]:
         ("score: floor, running", "score", "floor", "above_floor"),
         ("score without starting: floor", "flow", "floor", "flow_above_floor"),
     ):
-        if ratio_key in measured:
-            one, other = (statistics.median(measured[f"{key}_images_per_second"]) for key in (ours_key, other_key))
-            rows.append([what, f"{one:.1f}/s", f"{other:.1f}/s", f"{measured[ratio_key]:.2f} x its time"])
+        if ratio_key in measurements:
+            one, other = (statistics.median(measurements[f"{key}_images_per_second"]) for key in (ours_key, other_key))
+            rows.append([what, f"{one:.1f}/s", f"{other:.1f}/s", f"{measurements[ratio_key]:.2f} x its time"])
     return rows
 
 
-def _algorithm_rows(measured: dict[str, Any]) -> list[list[str]]:
+def _algorithm_rows(measurements: dict[str, Any]) -> list[list[str]]:
     rows = []
     for part, what, unit, scale in (
         ("coreset", "coreset: plain greedy", "s", 1.0),
-        ("search", "search of an image: all patches, FAISS", "ms", 1e3),
+        ("search", "search per image: all patches, FAISS", "ms", 1e3),
     ):
-        if part in measured:
-            ours, other = (measured[part][key] * scale for key in ("seconds", "other_seconds"))
+        if part in measurements:
+            ours, other = (measurements[part][key] * scale for key in ("seconds", "other_seconds"))
             rows.append([what, f"{ours:.1f} {unit}", f"{other:,.1f} {unit}", f"{other / ours:.1f}"])
     return rows
 
@@ -95,12 +95,12 @@ def _show_shards(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         auroc = "-" if row["auroc"] is None else f"{row['auroc']:.4f}"
         cells = [f"{row['vectors']:,}", f"{row['radius']:.3f}", f"{row['bound']:.3f}", auroc]
-        table.add_row("exact" if row["shards"] == 1 else f"of {row['shards']} shards", *cells)
+        table.add_row("exact" if row["shards"] == 1 else f"merged from {row['shards']} shards", *cells)
     console.print(table)
 
 
 def show_growth(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    """Seconds and memory by number of images."""
+    """Print seconds and memory by number of images."""
     headers = ("images", "fit s", "driver MiB", "actor MiB", "bank", "score s", "images/s", "driver MiB", "actor MiB")
     table = _table(*headers)
     for row in rows:

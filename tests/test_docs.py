@@ -1,0 +1,34 @@
+"""The pages of ``docs/`` are complete and current."""
+
+import re
+
+import pytest
+
+from helpers.cli_page import cli_page
+from helpers.tiles import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "cluster/README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+def test_the_page_of_the_command_line_is_current():
+    assert (ROOT / "docs/cli.md").read_text() == cli_page(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", file.read_text(), flags=re.M)
+            assert anchor[1:] in {heading_anchor(heading) for heading in headings}, f"{page.name}: {target}{anchor}"
+
+
+def heading_anchor(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_links_every_page():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(docs/{page.name})" in readme for page in ROOT.glob("docs/*.md"))
