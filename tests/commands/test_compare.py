@@ -9,9 +9,9 @@ import pytest
 import mvad
 from helpers.tiles import COMPARED, write_category
 from mvad import results
-from mvad.commands.compare import SCHEMA
-from mvad.detectors import METHODS, PatchCore
+from mvad.detectors import METHODS
 from mvad.errors import UsageError
+from mvad.results.comparison import SCHEMA
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -111,10 +111,14 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
     write_category(tmp_path / "data", "cap", train=5, good=2, defective=2)
     (tmp_path / "data/cap/train/good/001.png").write_bytes(b"")
 
-    def explode(self, features):
+    def explode(options, features, rows, prior=None, all_cores=False):  # defined here, it travels to the tasks as code
+        if options.method != "patchcore":
+            from mvad.fitting.tasks import fit_detector
+
+            return fit_detector(options, features, rows, prior)
         raise ValueError("no room\nfor patches")
 
-    monkeypatch.setattr(PatchCore, "fit", explode)
+    monkeypatch.setattr("mvad.fitting.scheduler.fit_detector", explode)
     options = {**COMPARED, "shots": None, "methods": "vae-fewshot,knn,patchcore", "max_errors": "0", "actors": 1}
     options["engine"] = "torch"
     result = mvad.compare(str(tmp_path / "data"), str(tmp_path / "out"), **options)

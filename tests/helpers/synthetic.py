@@ -1,14 +1,21 @@
 """Results without a run: handmade rows, written by the writers that runs use."""
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from helpers.tiles import paint
 from mvad import results
+from mvad.calibration import DecisionRule
+from mvad.data.manifest import SCHEMA
+from mvad.model_store import ModelInfo
 from mvad.options import RunOptions, as_json
-from mvad.results import DecisionRule, Destination, write_rows
-from mvad.results.run_record import versions
-from mvad.results.summary import summarise
+from mvad.pipeline.columns import SCORED
+from mvad.results.store import write_part
+from mvad.results.summary import evaluate
+from mvad.runtime.versions import versions
+from mvad.scoring.jobs import ScoringJob
+from mvad.scoring.write import score_rows
 from mvad.storage import to_uri
 
 SIZE = {"resize": 64, "crop": 64}
@@ -27,32 +34,25 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
     Rows are dictionaries with ``image_id`` and ``uri`` and, optionally, score, label, defect, mask_uri, error, width,
     height (default 96) and grid (an array of patch scores).
     """
-    count = len(rows)
-
-    def column(key, missing, dtype=object):
-        values = np.empty(count, dtype)
-        values[:] = [missing if row.get(key) is None else row[key] for row in rows]
-        return values
-
+    count, scores = len(rows), None if calibration is None else np.asarray(calibration, np.float32)
+    images = {"category": [name] * count, "split": [row.get("split", "test") for row in rows]}
+    for key in ("image_id", "uri", "label", "defect", "mask_uri"):
+        images[key] = [row.get(key) or None if key != "label" else row.get(key) for row in rows]
     grids = [row.get("grid") for row in rows]
-    batch = {
-        **{key: column(key, "") for key in ("image_id", "uri", "defect", "mask_uri", "error")},
-        "category": np.array([name] * count, object),
-        "split": column("split", "test"),
-        "label": column("label", -1, np.int8),
-        "score": column("score", np.nan, np.float32),
-        "width": column("width", 96, np.int32),
-        "height": column("height", 96, np.int32),
-        **{key: np.zeros(count) for key in ("seconds", "bytes", "retries", "memory")},
-        "actor": np.full(count, "", object),
-        "patch_grid": np.array([(0, 0) if grid is None else grid.shape for grid in grids], np.int32),
-        "patch_scores": np.array(
-            [b"" if grid is None else grid.astype(np.float32).tobytes() for grid in grids], object
-        ),
+    scored = {
+        "row": list(range(count)),
+        "job": [0] * count,
+        "error": [row.get("error") for row in rows],
+        "width": [None if row.get("error") else row.get("width", 96) for row in rows],
+        "height": [None if row.get("error") else row.get("height", 96) for row in rows],
+        "score": [None if row.get("error") else row.get("score") for row in rows],
+        "patch_scores": [None if grid is None else grid.astype(np.float32).ravel() for grid in grids],
+        "patch_grid": [None if grid is None else grid.shape for grid in grids],
     }
-    scores = None if calibration is None else np.asarray(calibration, np.float32)
+    model = ModelInfo("0" * 64, "patchcore", name, {}, None, "", None, {}, {}, "")
     rule = DecisionRule("0" * 64, scores, "conformal", threshold, "nothing much", False)
-    write_rows(batch, Destination(to_uri(out), "run-1", {name: rule}))
+    job = ScoringJob(model, rule, to_uri(out), "run-1", 0.0)
+    write_part(job.out, score_rows(pa.table(images, SCHEMA), pa.table(scored, SCORED), job))
     return {
         "method": "patchcore",
         "backbone": "efficientnet_lite0",
@@ -88,4 +88,5 @@ def finish(out, categories, **changed):
         **changed,
     }
     results.write_json(f"{uri}/run.json", run)
-    return results.write_summary(uri, summarise(uri, run))
+    summary, _ = evaluate(uri, categories)
+    return results.write_summary(uri, summary)
