@@ -67,7 +67,7 @@ def measure(root: Path, out: Path, n_images: int, size: int, folds: int, actors:
     with peak_memory() as peak, shared_memory() as shared:
         result = mvad.run(str(root), str(out), image_size=size, folds=folds, actors=actors, **OPTIONS)
     seconds = time.monotonic() - started
-    n_rows, n_models = results.count_scores(to_uri(out)), len(result.summary) - 1
+    n_rows, n_models = len(results.read_scores(to_uri(out), ["image_id"])), len(result.summary) - 1
     return {
         "categories": n_models,
         "images": n_images,
