@@ -35,8 +35,8 @@ class Totals:
         Size of the image files that could be decoded.
     actor_memory
         The largest resident memory of any one actor, in bytes.
-    tasks_retried
-        How often tasks were started again after a worker or node was lost.
+    retries
+        How often tasks were started again after a worker or node was lost, by the id of the task.
     actors
         Names of the actors that computed something.
     """
@@ -44,8 +44,13 @@ class Totals:
     seconds: dict[Any, float] = field(default_factory=lambda: defaultdict(float))
     bytes_read: int = 0
     actor_memory: int = 0
-    tasks_retried: int = 0
+    retries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     actors: set[str] = field(default_factory=set)
+
+    @property
+    def tasks_retried(self) -> int:
+        """How often tasks were started again."""
+        return sum(self.retries.values())
 
 
 class _Ledger:
@@ -54,16 +59,18 @@ class _Ledger:
     def __init__(self) -> None:
         self._totals: dict[str, Totals] = defaultdict(Totals)
 
-    def add(
-        self, stage: str, seconds: Mapping[Any, float], bytes_read: int, memory: int, retries: int, actor: str | None
-    ) -> None:
+    def add_batch(self, stage: str, seconds: Mapping[Any, float], bytes_read: int, memory: int, actor: str) -> None:
         totals = self._totals[stage]
         for key, value in seconds.items():
             totals.seconds[key] += value
         totals.bytes_read += bytes_read
         totals.actor_memory = max(totals.actor_memory, memory)
-        totals.tasks_retried += retries
-        totals.actors |= set() if actor is None else {actor}
+        totals.actors.add(actor)
+
+    def add_retries(self, stage: str, task: str, retries: int) -> None:
+        """Note how often a task was started again; each attempt of it may say so."""
+        totals = self._totals[stage]
+        totals.retries[task] = max(totals.retries[task], retries)
 
     def totals(self, stage: str) -> Totals:
         return self._totals[stage]
@@ -73,8 +80,9 @@ class _Ledger:
 
 
 @functools.lru_cache(maxsize=1)
-def _ledger(job: str) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+def _ledger(job: str, node: str) -> Any:
+    """The ledger of this session of Ray: another one that this process starts has the same job id on another node."""
+    here = NodeAffinitySchedulingStrategy(node, soft=True)
     ledger: Any = ray.remote(_Ledger)
     return ledger.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
@@ -85,7 +93,8 @@ class StageTotals:
     def __init__(self, name: str) -> None:
         self.name = name
         self._stage = uuid.uuid4().hex
-        self._ledger = _ledger(ray.get_runtime_context().get_job_id())
+        context = ray.get_runtime_context()
+        self._ledger = _ledger(context.get_job_id(), context.get_node_id())
 
     def add_batch(
         self, seconds: Mapping[Any, float], n_images: int, n_errors: int, bytes_read: int, actor: str
@@ -104,16 +113,16 @@ class StageTotals:
             The actor's name.
         """
         telemetry.count(self.name, n_images - n_errors, n_errors, bytes_read, sum(seconds.values()))
-        self._add(seconds, bytes_read, telemetry.peak_memory(), 0, actor)
+        with suppress(RayError):  # the images matter, the numbers do not
+            memory = telemetry.peak_memory()
+            ray.get(self._ledger.add_batch.remote(self._stage, dict(seconds), bytes_read, memory, actor))
 
     def add_retries(self) -> None:
         """Add how often Ray has started the current task before."""
         if retries := telemetry.retries():
-            self._add({}, 0, 0, retries, None)
-
-    def _add(self, seconds: Mapping[Any, float], bytes_read: int, memory: int, retries: int, actor: str | None) -> None:
-        with suppress(RayError):  # the images matter, the numbers do not
-            ray.get(self._ledger.add.remote(self._stage, dict(seconds), bytes_read, memory, retries, actor))
+            task = ray.get_runtime_context().get_task_id()
+            with suppress(RayError):
+                ray.get(self._ledger.add_retries.remote(self._stage, task, retries))
 
     def get(self) -> Totals:
         """The totals so far."""

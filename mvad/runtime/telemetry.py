@@ -12,16 +12,10 @@ import json
 import logging
 import os
 import sys
-import uuid
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter
-
-    from mvad.data.images import Batch
 
 logger = logging.getLogger("mvad")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the environment of a submitted job
@@ -78,23 +72,6 @@ def retries() -> int:
 
     core = getattr(global_worker, "core_worker", None)
     return 0 if core is None else core.get_current_task_attempt_number()
-
-
-def retries_column(count: int) -> NDArray[np.int64]:
-    """The `retries` of this task in the first of so many rows, so that their sum is right however they are divided."""
-    column = np.zeros(count, np.int64)
-    column[:1] = retries()
-    return column
-
-
-def new_name() -> str:
-    """The name of an actor that has just started; one that is started again has another."""
-    return uuid.uuid4().hex
-
-
-def columns(name: str, count: int) -> Batch:
-    """What every row of a batch says of the actor that computed it: its name, and its peak memory."""
-    return {"actor": np.full(count, name, object), "memory": np.full(count, peak_memory())}
 
 
 def log(event: str, **facts: Any) -> None:

@@ -24,7 +24,7 @@ from mvad.data.images import FORMATS, decode, decode_batch
 from mvad.data.layouts import SUFFIXES
 from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
-from mvad.options import CommonOptions
+from mvad.options import DataOptions
 from mvad.storage import local_path
 
 SIZE = ImageSize(resize=32, crop=32)
@@ -149,7 +149,7 @@ def write(root, *paths):
 
 
 def listed(root, **options):
-    manifest = read_manifest(os.fspath(root), CommonOptions(**options))
+    manifest = read_manifest(os.fspath(root), DataOptions(**options))
     return [row["image_id"] for row in manifest.table.to_pylist()], manifest
 
 

@@ -2,18 +2,24 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image, ImageDraw
 
 from mvad.data.augmentation import allowed_flips, vary
-from mvad.data.few_shot import TrainingSet, pick, variant_seeds
+from mvad.data.few_shot import N_VARIANTS, pick, training_rows, variant_seeds
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
-from mvad.options import VARIANTS, FitOptions
+from mvad.fitting.by_category import CategoryFeatures
+from mvad.options import FitOptions
 
 
 def few(shots, shot_seed=0, **options):
     return FitOptions(shots=shots, shot_seed=shot_seed, **options)
+
+
+def ids(count):
+    return [f"{number:02}.png" for number in range(count)]
 
 
 def train(*counts):
@@ -21,44 +27,59 @@ def train(*counts):
     return pa.table({"category": [name for name, _ in rows], "image_id": [image for _, image in rows]})
 
 
+def features_of(table, category):
+    """The category as a fit gets it: no features, but what each row of them is."""
+    rows = table.filter(pc.equal(table["category"], category))
+    image_ids, variants = np.array(rows["image_id"].to_pylist(), object), rows["variant"].to_numpy()
+    return CategoryFeatures(category, {}, image_ids, variants, list(dict.fromkeys(image_ids)), {})
+
+
 def test_picks_follow_from_the_seed_and_fewer_are_among_more():
-    one, five, same, other = (pick(30, few(*args), "cap") for args in ((1,), (5,), (5,), (5, 1)))
-    assert len(one) == 1
-    assert set(one) <= set(five)
-    np.testing.assert_array_equal(five, np.sort(same))
+    single, five, same, other = (pick(ids(30), few(*args), "cap") for args in ((1,), (5,), (5,), (5, 1)))
+    assert len(single) == 1
+    assert set(single) <= set(five)
+    assert five == sorted(same)
     assert set(five) != set(other)
-    assert set(five) != set(pick(30, few(5), "lid"))
-    np.testing.assert_array_equal(pick(4, few(5), "cap"), range(4))
-    np.testing.assert_array_equal(pick(4, FitOptions(), "cap"), range(4))
+    assert set(five) != set(pick(ids(30), few(5), "lid"))
+    assert pick(ids(4), few(5), "cap") == ids(4)
+    assert pick(ids(4), FitOptions(), "cap") == ids(4)
 
 
 def test_all_images_without_variants_unless_few_are_asked_for():
-    images = TrainingSet.of(train(3, 2), [FitOptions()])
-    assert images.table["image_id"].to_pylist() == train(3, 2)["image_id"].to_pylist()
-    assert images.table["variant"].to_pylist() == [0] * 5
-    np.testing.assert_array_equal(images.places_of(FitOptions(), "c1"), [0, 1])
+    fits = [FitOptions()]
+    table = training_rows(train(3, 2), {"c0": fits, "c1": fits})
+    assert table["image_id"].to_pylist() == train(3, 2)["image_id"].to_pylist()
+    assert table["variant"].to_pylist() == [0] * 5
+    category = features_of(table, "c1")
+    np.testing.assert_array_equal(category.rows_of(pick(category.all_image_ids, FitOptions(), "c1")), [0, 1])
 
 
 def test_one_table_serves_several_fits():
     fits = [FitOptions(), few(2), few(1, augment=False), few(3, 7)]
-    images = TrainingSet.of(train(6, 4), fits)
-    ids, seeds = images.table["image_id"].to_pylist(), images.table["variant"].to_pylist()
-    assert len(set(zip(ids, seeds, strict=True))) == len(ids)  # nothing twice
-    for category, count, first in (("c0", 6, 0), ("c1", 4, ids.index("c1/0.png"))):
+    table = training_rows(train(6, 4), {"c0": fits, "c1": fits})
+    rows = list(zip(table["image_id"].to_pylist(), table["variant"].to_pylist(), strict=True))
+    assert len(set(rows)) == len(rows)  # nothing twice
+    assert list(dict.fromkeys(image_id for image_id, _ in rows)) == train(6, 4)["image_id"].to_pylist()
+    for name, count in (("c0", 6), ("c1", 4)):
+        category = features_of(table, name)
+        assert category.all_image_ids == [f"{name}/{image}.png" for image in range(count)]
         for fit in fits:
-            places = first + images.places_of(fit, category)
-            chosen = pick(count, fit, category)
-            runs = [ids[place] for place in places]
-            assert runs == [f"{category}/{image}.png" for image in chosen for _ in range(fit.copies)]
-            for run in range(len(chosen)):
-                own = [seeds[place] for place in places[run * fit.copies : (run + 1) * fit.copies]]
-                assert own == [0, *variant_seeds(runs[run * fit.copies], 0)][: fit.copies]
+            picked = pick(category.all_image_ids, fit, name)
+            positions = category.rows_of(picked, variants=fit.rows_per_image > 1)
+            assert category.image_ids[positions].tolist() == [
+                image_id for image_id in picked for _ in range(fit.rows_per_image)
+            ]
+            seeds = category.variants[positions].reshape(len(picked), fit.rows_per_image).tolist()
+            assert seeds == [[0, *variant_seeds(image_id, 0)][: fit.rows_per_image] for image_id in picked]
 
 
 def test_few_shots_alone_leave_the_other_images_out():
-    images = TrainingSet.of(train(9), [few(2)])
-    assert len(images.table) == 2 * (1 + VARIANTS)
-    assert len(TrainingSet.of(train(9), [few(2)], whole=True).table) == 9 + 2 * VARIANTS
+    table = training_rows(train(9), {"c0": [few(2)]})
+    assert len(table) == 2 * (1 + N_VARIANTS)
+    picked = pick(train(9)["image_id"].to_pylist(), few(2), "c0")
+    assert list(dict.fromkeys(table["image_id"].to_pylist())) == picked
+    assert pick(picked, few(2), "c0") == picked  # a fit that gets no others uses these
+    assert len(training_rows(train(9), {"c0": [few(2)]}, all_images=True)) == 9 + 2 * N_VARIANTS
 
 
 @pytest.fixture
@@ -70,11 +91,11 @@ def arrow():
 
 
 def test_variants_differ_by_a_small_move(arrow):
-    one, same, other = (vary(arrow, seed, "none") for seed in (1, 1, 2))
-    assert one.size == arrow.size
-    assert one.tobytes() == same.tobytes()
-    assert one.tobytes() != other.tobytes()
-    assert one.tobytes() != arrow.tobytes()
+    first, same, other = (vary(arrow, seed, "none") for seed in (1, 1, 2))
+    assert first.size == arrow.size
+    assert first.tobytes() == same.tobytes()
+    assert first.tobytes() != other.tobytes()
+    assert first.tobytes() != arrow.tobytes()
     flat = Image.new("RGB", (80, 60), (7, 8, 9))
     assert vary(flat, 5, "both").tobytes() == flat.tobytes()  # the edges are filled by reflection
 
@@ -108,10 +129,10 @@ def test_variants_are_decoded_next_to_their_image(tmp_path, arrow):
     (tmp_path / "b.png").write_bytes(b"broken")
     uris = [(tmp_path / name).as_uri() for name in ("a.png", "a.png", "b.png", "b.png", "a.png")]
     batch = {"uri": np.array(uris, object), "variant": np.array([0, 3, 0, 3, 4])}
-    found = decode_batch(batch, ImageSize(resize=64, crop=48), 10_000, flips="auto")
-    assert [bool(error) for error in found["error"]] == [False, False, True, True, False]
+    decoded = decode_batch(batch, ImageSize(resize=64, crop=48), 10_000, flips="auto")
+    assert [bool(error) for error in decoded["error"]] == [False, False, True, True, False]
     resized = arrow.resize((64, 64), Image.Resampling.BILINEAR)
-    for row, wanted in ((0, resized), (1, vary(resized, 3, "none")), (4, vary(resized, 4, "none"))):
-        np.testing.assert_array_equal(found["pixels"][row], np.asarray(wanted.crop((8, 8, 56, 56))))
-    assert (found["width"][[0, 1, 4]] == 80).all()
-    assert not found["pixels"][2].any()
+    for row, expected in ((0, resized), (1, vary(resized, 3, "none")), (4, vary(resized, 4, "none"))):
+        np.testing.assert_array_equal(decoded["pixels"][row], np.asarray(expected.crop((8, 8, 56, 56))))
+    assert (decoded["width"][[0, 1, 4]] == 80).all()
+    assert not decoded["pixels"][2].any()

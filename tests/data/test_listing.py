@@ -17,7 +17,8 @@ from mvad.data.layouts import plain_table, surely_plain
 from mvad.data.listing import Listing, in_portions
 from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
-from mvad.options import CommonOptions
+from mvad.options import DataOptions
+from mvad.results.repair import drop_rows
 from mvad.storage import FileEntry, to_uri
 
 
@@ -129,8 +130,8 @@ DUMP = (
 def test_portions_are_the_manifest(tmp_path, page_by_page, options):
     """The dump has folders without images, images without a folder, and hidden ones."""
     tree(tmp_path, *DUMP)
-    manifest = read_manifest(str(tmp_path), CommonOptions(**options))
-    images = Listing(str(tmp_path), CommonOptions(**options))
+    manifest = read_manifest(str(tmp_path), DataOptions(**options))
+    images = Listing(str(tmp_path), DataOptions(**options))
     assert not images.ended
     assert set(images.categories) >= set(manifest.categories)
     portions = list(images)
@@ -153,8 +154,8 @@ def test_portions_are_the_manifest(tmp_path, page_by_page, options):
 )
 def test_what_depends_on_all_files_is_listed_completely_first(tmp_path, page_by_page, paths, options):
     tree(tmp_path, *paths)
-    manifest = read_manifest(str(tmp_path), CommonOptions(**options))
-    images = Listing(str(tmp_path), CommonOptions(**options))
+    manifest = read_manifest(str(tmp_path), DataOptions(**options))
+    images = Listing(str(tmp_path), DataOptions(**options))
     assert images.ended
     assert images.categories == manifest.categories
     assert images.n_images == manifest.n_images
@@ -176,15 +177,15 @@ def test_bad_input_has_the_messages_of_the_manifest(tmp_path, paths, options, me
     tree(tmp_path, *paths)
     for read in (read_manifest, Listing):
         with pytest.raises(UsageError, match=message):
-            read(str(tmp_path), CommonOptions(**options))
+            read(str(tmp_path), DataOptions(**options))
     with pytest.raises(UsageError, match=r"no such folder: .* does not exist"):
-        Listing(str(tmp_path / "nowhere"), CommonOptions())
+        Listing(str(tmp_path / "nowhere"), DataOptions())
 
 
 def test_an_unknown_category_is_an_error_before_the_listing_ends(tmp_path, page_by_page):
     tree(tmp_path, *DUMP)
     with pytest.raises(UsageError, match=r"unknown category 'cap'; .* has: line1, line2, line3"):
-        Listing(str(tmp_path), CommonOptions(categories="cap"))
+        Listing(str(tmp_path), DataOptions(categories="cap"))
 
 
 PARTS = st.sampled_from(["test", "train", "good", "ok", "bad", "cap", "split_csv"])
@@ -196,7 +197,7 @@ PATHS = st.lists(PARTS, min_size=0, max_size=4).map(lambda parts: "/".join([*par
 def test_what_is_surely_plain_is_plain(tmp_path_factory, paths):
     root = tree(tmp_path_factory.mktemp("dump"), *paths)
     if surely_plain(to_uri(root), storage.list_subfolders(to_uri(root))):
-        manifest = read_manifest(str(root), CommonOptions(category="any"))
+        manifest = read_manifest(str(root), DataOptions(category="any"))
         assert manifest.categories == ["any"]  # other layouts ignore --category
         assert manifest.n_images == len(paths)
 
@@ -215,7 +216,7 @@ def test_scoring_in_portions_gives_the_rows_of_a_single_portion(tmp_path, tiles,
     assert [row["category"] for row in result.summary] == ["alpha", "beta", "gamma", "mean"]
     assert [error["image_id"] for error in result.errors] == ["gamma/a.png"]
     lost = [name for name in rows["image_id"].to_pylist() if name.startswith("beta/")][::2]
-    results.drop_rows(to_uri(tmp_path / "out"), lost)
+    drop_rows(to_uri(tmp_path / "out"), lost)
     mvad.score(str(dump), models, str(tmp_path / "out"), **options)
     assert results.read_scores(to_uri(tmp_path / "out"), ["image_id", "score", "error"]).equals(rows)
     page_by_page.undo()

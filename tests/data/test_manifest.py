@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from helpers.tiles import tree
 from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
-from mvad.options import CommonOptions
+from mvad.options import DataOptions
 from mvad.storage import local_path
 
 
 def rows(root, **options):
-    return read_manifest(str(root), CommonOptions(**options)).table.to_pylist()
+    return read_manifest(str(root), DataOptions(**options)).table.to_pylist()
 
 
 MVTEC = (
@@ -34,7 +34,7 @@ MVTEC = (
 
 def test_mvtec_layout(tmp_path):
     root = tree(tmp_path, *MVTEC, "cable/readme.txt", "cable/.hidden.png")
-    manifest = read_manifest(str(root), CommonOptions())
+    manifest = read_manifest(str(root), DataOptions())
     assert manifest.table.schema == SCHEMA
     assert manifest.ignored == 0
     assert manifest.categories == ["cable", "pill"]
@@ -111,7 +111,7 @@ def test_layout_can_be_forced(tmp_path):
 
 def test_images_outside_the_layout_are_counted(tmp_path):
     tree(tmp_path, *MVTEC, "cable/overview.png")
-    assert read_manifest(str(tmp_path), CommonOptions()).ignored == 1
+    assert read_manifest(str(tmp_path), DataOptions()).ignored == 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

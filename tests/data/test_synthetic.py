@@ -11,7 +11,7 @@ import mvad
 from helpers.tiles import EMBEDDED
 from mvad.data.manifest import read_manifest
 from mvad.data.synthetic import CATEGORIES, SIDE
-from mvad.options import CommonOptions
+from mvad.options import DataOptions
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 
 def test_layout(data):
-    manifest = read_manifest(str(data), CommonOptions())
+    manifest = read_manifest(str(data), DataOptions())
     assert manifest.categories == sorted(CATEGORIES)
     assert manifest.ignored == 0
     table = manifest.table.to_pylist()

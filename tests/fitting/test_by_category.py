@@ -20,9 +20,8 @@ def batch(rows, bad=()):
     return {
         "row": rows,
         "features_depth": np.full((len(rows), 1), 7, np.float32),
-        "features_place": np.where(np.isin(rows, bad), 0, rows)[:, None, None] * np.ones((1, 2, 3), np.float32),
+        "features_patches": np.where(np.isin(rows, bad), 0, rows)[:, None, None] * np.ones((1, 2, 3), np.float32),
         "error": np.array(["broken" if row in bad else "" for row in rows], object),
-        "seconds": np.full(len(rows), 0.5),
     }
 
 
@@ -33,27 +32,30 @@ def test_any_order_of_arrival_gives_the_same(counts, size, random):
     total = len(table)
     bad = [row for row in range(total) if random.random() < 0.2]
     order = random.sample(range(total), total)
-    found = {
-        one.name: one
-        for one in group_by_category((batch(order[i : i + size], bad) for i in range(0, total, size)), table)
-    }
+    batches = (batch(order[i : i + size], bad) for i in range(0, total, size))
+    categories = {category.category: category for category in group_by_category(batches, table)}
     first = 0
     for number, count in enumerate(counts):
-        one = found.pop(f"c{number}")
-        usable = [row for row in range(first, first + count) if row not in bad]
-        np.testing.assert_array_equal(one.features["place"][:, 0, 0], usable)
-        assert one.features["place"].shape[1:] == (2, 3)
-        assert one.features["depth"].shape == (len(usable), 1)
-        asked = np.array(random.sample(range(count), random.randint(1, count)))
-        chosen = one.features["place"][one.rows(asked)][:, 0, 0] - first
-        np.testing.assert_array_equal(chosen, [place for place in asked if first + place not in bad])
-        assert one.errors == {f"c{number}/{row}.png": "broken" for row in range(first, first + count) if row in bad}
-        assert one.seconds == pytest.approx(0.5 * count)
+        category = categories.pop(f"c{number}")
+        rows = range(first, first + count)
+        usable = [row for row in rows if row not in bad]
+        np.testing.assert_array_equal(category.features["patches"][:, 0, 0], usable)
+        assert category.features["patches"].shape[1:] == (2, 3)
+        assert category.features["depth"].shape == (len(usable), 1)
+        assert category.image_ids.tolist() == [f"c{number}/{row}.png" for row in usable]
+        assert category.variants.tolist() == [0] * len(usable)
+        assert category.all_image_ids == [f"c{number}/{row}.png" for row in rows]
+        sample = sorted(random.sample(rows, random.randint(1, count)))
+        positions = category.rows_of([f"c{number}/{row}.png" for row in sample])
+        picked = category.features["patches"][positions][:, 0, 0]
+        np.testing.assert_array_equal(picked, [row for row in sample if row not in bad])
+        assert category.errors == {f"c{number}/{row}.png": "broken" for row in rows if row in bad}
+        assert category.nbytes == 4 * len(usable) * (2 * 3 + 1)
         first += count
-    assert not found
+    assert not categories
 
 
-def test_a_category_is_given_out_when_it_is_complete():
+def test_a_category_is_yielded_when_it_is_complete():
     arrived = []
 
     def stream():
@@ -61,7 +63,32 @@ def test_a_category_is_given_out_when_it_is_complete():
             arrived.append(rows)
             yield batch(rows)
 
-    found = group_by_category(stream(), images(2, 3))
-    assert next(found).name == "c0"
+    categories = group_by_category(stream(), images(2, 3))
+    assert next(categories).category == "c0"
     assert arrived == [[0, 3], [1]]
-    assert next(found).name == "c1"
+    assert next(categories).category == "c1"
+
+
+def test_variants_belong_to_their_image():
+    """Two of three images with two variants each; one of the two cannot be used."""
+    ids = ["a", "a", "a", "b", "c", "c", "c"]
+    variants = [0, 31, 32, 0, 0, 51, 52]
+    table = pa.table({"category": ["cap"] * 7, "image_id": ids, "variant": variants})
+    (category,) = group_by_category([batch(range(7), bad=(4, 5, 6))], table)
+    assert category.all_image_ids == ["a", "b", "c"]
+    assert category.image_ids.tolist() == ["a", "a", "a", "b"]
+    assert category.variants.tolist() == [0, 31, 32, 0]
+    assert category.errors == {"c": "broken"}
+    assert category.rows_of(["a", "b", "c"]).tolist() == [0, 3]
+    assert category.rows_of(["a", "c"], variants=True).tolist() == [0, 1, 2]
+
+
+def test_each_shard_is_yielded_by_itself():
+    shards = np.array([0, 0, 1, 1, 0, 1])
+    batches = [batch([2, 0, 4]), batch([3, 1, 5], bad=[1])]
+    units = {(unit.category, unit.shard): unit for unit in group_by_category(batches, images(4, 2), shards)}
+    assert units.keys() == {("c0", 0), ("c0", 1), ("c1", 0), ("c1", 1)}
+    rows = {name: unit.features["patches"][:, 0, 0].tolist() for name, unit in units.items()}
+    assert rows == {("c0", 0): [0], ("c0", 1): [2, 3], ("c1", 0): [4], ("c1", 1): [5]}
+    assert units["c0", 0].errors == {"c0/1.png": "broken"}
+    assert units["c0", 0].all_image_ids == ["c0/0.png", "c0/1.png"]

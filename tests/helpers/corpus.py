@@ -444,14 +444,14 @@ def examine(root: str, max_pixels: int) -> dict[str, object]:
     from mvad.data.image_size import ImageSize
     from mvad.data.images import decode_batch
     from mvad.data.manifest import read_manifest
-    from mvad.options import CommonOptions
+    from mvad.options import DataOptions
 
     def peak_bytes() -> int:
         # Not `resource.getrusage`: its peak starts at that of the parent process.
         return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
     opened: list[str] = []
-    images = read_manifest(root, CommonOptions(layout="plain")).table.to_pylist()
+    images = read_manifest(root, DataOptions(layout="plain")).table.to_pylist()
     Image.init()  # loads the decoders now, so that their modules are not among the opened files
     peak_before = peak_bytes()
 

@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import re
 import time
 from urllib.request import urlopen
@@ -47,12 +46,16 @@ def test_ray_exports_counts_to_prometheus(base_run, tiles, tmp_path):
     assert now["ray_mvad_actor_seconds_total", "score"] > before.get(("ray_mvad_actor_seconds_total", "score"), 0)
 
 
-def test_a_stage_is_one_line_of_json_in_the_log(caplog):
+def test_a_stage_is_one_line_of_json_in_the_log(ray_local, caplog, monkeypatch):
     report = Reporter(quiet=True)
     with caplog.at_level(logging.INFO, "mvad"), report.stage("score", 3) as stage:
         stage.actors += 1
-        stage.advance(1, bytes_read=10, actor_memory=500, actor="first")
-        stage.advance(2, bytes_read=20, retries=1, actor_memory=400, actor="its replacement")
+        for actor, n_images, memory in (("first", 1, 500), ("its replacement", 2, 400)):
+            monkeypatch.setattr(telemetry, "peak_memory", lambda memory=memory: memory)
+            stage.totals.add_batch({"cap": 0.5}, n_images, 0, 10 * n_images, actor)
+            stage.advance(n_images)
+        monkeypatch.setattr(telemetry, "retries", lambda: 1)
+        stage.totals.add_retries()
     (line,) = [record.message for record in caplog.records if record.name == "mvad"]
     logged = json.loads(line)
     assert logged["event"] == "stage"
@@ -82,19 +85,7 @@ def test_lines_reach_the_log_of_a_submitted_job(monkeypatch, capsys):
     assert lines == [{"event": "stage", "images": 2}, {"event": "stage", "images": 3}]
 
 
-def test_retries_are_counted_once_per_task(ray_local, tmp_path):
-    """One of two tasks loses its process twice."""
-
-    @ray.remote(max_retries=-1)
-    def task(number):
-        for attempt in range(2 * number):
-            marker = tmp_path / f"{number}-{attempt}"
-            if not marker.exists():
-                marker.touch()
-                os._exit(1)
-        return telemetry.retries_column(3).tolist()
-
-    assert ray.get([task.remote(0), task.remote(1)]) == [[0, 0, 0], [2, 0, 0]]
+def test_nothing_is_retried_outside_of_tasks(ray_local):
     assert telemetry.retries() == 0
 
 

@@ -4,12 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+import ray
 
 import mvad
 from mvad import results
 from mvad.errors import UsageError
 from mvad.model_store import find_models, map_arrays, read_arrays
-from mvad.scoring import model_sharing as broadcast
+from mvad.scoring import model_sharing
 from mvad.storage import to_uri
 
 
@@ -17,14 +18,16 @@ def test_what_fits_is_shared_and_the_rest_is_read(base_run, monkeypatch):
     models = find_models(to_uri(base_run[0] / "models"))
     sizes = sorted(model.record["bytes"] for model in models.values())
     budget = {"all": sum(sizes), "one": sum(sizes) - 1, "none": 0}
+    put = ray.put
     for name, count in (("all", 2), ("one", 1), ("none", 0)):
-        monkeypatch.setattr(
-            broadcast, "_stores", lambda name=name: [(budget[name] + 0.5) / broadcast.STORE_SHARE, 1e12]
-        )
-        found = broadcast.Broadcast(models.values())
-        assert len(found.shared) == count, name
+        stores = [(budget[name] + 0.5) / model_sharing.STORE_FRACTION, 1e12]
+        monkeypatch.setattr(model_sharing, "_stores", lambda stores=stores: stores)
+        shared = []
+        monkeypatch.setattr(ray, "put", lambda arrays, shared=shared: shared.append(arrays) or put(arrays))
+        broadcast = model_sharing.Broadcast(models.values())
+        assert len(shared) == count, name
         for model in models.values():
-            arrays, expected = found.arrays(model), read_arrays(model)
+            arrays, expected = broadcast.arrays(model), read_arrays(model)
             assert arrays.keys() == expected.keys()
             assert all(np.array_equal(arrays[key], expected[key]) for key in expected)
 
@@ -46,15 +49,15 @@ def test_what_is_not_shared_stays_in_its_file(base_run, tmp_path):
 
 def test_scores_are_the_same_either_way(base_run, tiles, tmp_path, monkeypatch):
     out, _ = base_run
-    monkeypatch.setattr(broadcast, "STORE_SHARE", 0.0)
+    monkeypatch.setattr(model_sharing, "STORE_FRACTION", 0.0)
     mvad.score(str(tiles), str(out / "models"), str(tmp_path / "out"), actors=1, quiet=True)
     columns = ["image_id", "score", "p_value", "is_anomaly"]
     assert results.read_scores(to_uri(tmp_path / "out"), columns).equals(results.read_scores(to_uri(out), columns))
 
 
 def test_many_categories_in_one_run(ray_local, tmp_path):
-    from many_categories import measure, write_categories
+    from benchmarks.many_categories import measure, write_categories
 
     n_images = write_categories(tmp_path / "data", categories=20, images=2, size=64)
-    found = measure(tmp_path / "data", tmp_path / "out", n_images, size=64, folds=0, actors=1)
-    assert (found["categories"], found["rows"], found["exit_code"]) == (20, 40, 0)
+    measured = measure(tmp_path / "data", tmp_path / "out", n_images, size=64, folds=0, actors=1)
+    assert (measured["categories"], measured["rows"], measured["exit_code"]) == (20, 40, 0)

@@ -12,6 +12,7 @@ from helpers.faulty_store import FAULTS, FaultyStore
 from helpers.tiles import EMBEDDED
 from mvad import results, storage
 from mvad.data import listing
+from mvad.results.store import read_status
 from mvad.storage import to_uri
 
 COLUMNS = ["image_id", "score", "status", "error"]
@@ -45,8 +46,8 @@ def test_a_run_through_faults_gives_the_same_rows(store, base_run):
         faulty.rate = 0.0
     assert result.exit_code == 0
     assert set(faulty.injected) == set(FAULTS)
-    found = results.read_scores(uri("out"), COLUMNS)
-    assert found.equals(results.read_scores(storage.to_uri(base_run[0]), COLUMNS))
+    scores = results.read_scores(uri("out"), COLUMNS)
+    assert scores.equals(results.read_scores(storage.to_uri(base_run[0]), COLUMNS))
     assert storage.exists(storage.join(uri("out"), "_SUCCESS"))
 
 
@@ -62,18 +63,18 @@ def test_folders_are_listed_side_by_side(store, tiles):
     faulty, uri = store
     slow = "tiles/beta/test/spot"
     faulty.held = {slow}
-    found = []
+    files = []
     try:
         for page in storage.list_pages(uri("tiles")):
-            found += page
-            if len(found) == 36:  # images and masks of all other folders
+            files += page
+            if len(files) == 36:  # images and masks of all other folders
                 faulty.released.set()
     finally:
         faulty.held = set()
         faulty.released.set()
     faulty.released.clear()
-    assert [f"{slow}/" in f"tiles/{file.path}" for file in found] == [False] * 36 + [True] * 4
-    assert sorted(file.path for file in found) == sorted(file.path for file in storage.list_files(tiles.as_uri()))
+    assert [f"{slow}/" in f"tiles/{file.path}" for file in files] == [False] * 36 + [True] * 4
+    assert sorted(file.path for file in files) == sorted(file.path for file in storage.list_files(tiles.as_uri()))
 
 
 def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
@@ -92,7 +93,7 @@ def test_the_first_images_are_scored_while_a_folder_is_still_being_listed(
     def watch():
         while not scored_before:
             time.sleep(0.05)
-            scored_before.extend(results.read_states(out)["image_id"].to_pylist())
+            scored_before.extend(read_status(out)["image_id"].to_pylist())
         faulty.released.set()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -20,7 +20,7 @@ from mvad.data.listing import Listing
 from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
 from mvad.model_store import find_models, map_arrays, read_arrays
-from mvad.options import CommonOptions
+from mvad.options import DataOptions
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -49,8 +49,8 @@ def bucket(request, tiles):
 
 
 def test_the_manifest_is_that_of_the_local_folder(bucket, tiles):
-    manifest = read_manifest(bucket("tiles"), CommonOptions()).table
-    expected = read_manifest(str(tiles), CommonOptions()).table
+    manifest = read_manifest(bucket("tiles"), DataOptions()).table
+    expected = read_manifest(str(tiles), DataOptions()).table
     columns = ["image_id", "category", "split", "label", "defect"]
     assert manifest.select(columns).equals(expected.select(columns))
 
@@ -63,7 +63,7 @@ def test_a_table_skips_the_listing(bucket, tiles, suffix, monkeypatch):
     (pq.write_table if suffix == "parquet" else pyarrow.csv.write_csv)(table, sink)
     uri = storage.join(bucket("tiles"), f"images.{suffix}")
     storage.write(uri, sink.getvalue())
-    listing = Listing(uri, CommonOptions())
+    listing = Listing(uri, DataOptions())
     (images,) = listing
     assert images["image_id"].to_pylist() == names
     assert listing.categories == ["alpha"]
@@ -89,7 +89,7 @@ def test_any_name_can_be_written_and_listed(bucket):
 
 def test_the_error_of_a_missing_folder_hides_keys(bucket):
     with pytest.raises(UsageError, match=r"(s3|gs)://plant/nowhere cannot be listed") as caught:
-        read_manifest(bucket("nowhere"), CommonOptions())
+        read_manifest(bucket("nowhere"), DataOptions())
     assert "secret" not in str(caught.value)
 
 
