@@ -10,8 +10,9 @@ import importlib
 from typing import Any
 
 from mvad.commands import COMMANDS
+from mvad.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [*COMMANDS]
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -18,11 +18,11 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 from typer.models import OptionInfo
 
-from mvad import __version__
 from mvad.commands import COMMANDS
 from mvad.console import as_document
 from mvad.errors import UsageError
 from mvad.options import keywords_of, panels
+from mvad.version import VERSION
 
 Json = Annotated[
     bool,
@@ -42,7 +42,7 @@ def _callback(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     if version:
-        typer.echo(__version__)
+        typer.echo(VERSION)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(EXIT_USAGE)
@@ -50,7 +50,8 @@ def _callback(
 
 def _command(name: str) -> Callable[..., None]:
     """The command line's form of a function: options in panels, ``--json``, and the exit code of its result."""
-    function = getattr(importlib.import_module(f"mvad.commands.{name}"), name)
+    module = importlib.import_module(f"mvad.commands.{name}")
+    function = getattr(module, name)
     own = [p for p in inspect.signature(function).parameters.values() if p.annotation is not inspect.Parameter.empty]
     options = keywords_of(function.options)
     names = {parameter.name for parameter in options} | {"options"}
@@ -59,7 +60,7 @@ def _command(name: str) -> Callable[..., None]:
     @functools.wraps(function)
     def call(*, json: bool = False, **arguments: Any) -> None:
         with redirect_stdout(sys.stderr) if json else nullcontext():
-            result = function(**arguments)
+            result = getattr(module, name)(**arguments)
         if json:
             typer.echo(as_document(result))
         raise typer.Exit(getattr(result, "exit_code", 0))
@@ -78,16 +79,24 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
-    """An option as typer takes it: in a panel of ``--help``, with text where only `options` knows how to read it."""
+    """An option as typer takes it: in a panel of ``--help``, and as text where `options` reads and checks it better."""
     hint, *metadata = get_args(parameter.annotation)
-    (info,) = (one for one in metadata if isinstance(one, OptionInfo))
-    info = copy.copy(info)
+    (info,) = (copy.copy(one) for one in metadata if isinstance(one, OptionInfo))
+    hint, default = _plain(hint), parameter.default
     info.rich_help_panel, info.help = panel, escape(info.help or "")
-    default = parameter.default
-    if info.metavar and info.metavar != "N":  # sizes and lists
+    choices = _choices(hint)
+    if choices:
+        info.metavar, info.autocompletion = "|".join(choices), lambda: choices
+    if info.metavar and info.metavar != "N":  # choices, sizes and lists
         hint = str | None
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default and str(default)
-    return parameter.replace(annotation=Annotated[_plain(hint), info], default=default)
+    return parameter.replace(annotation=Annotated[hint, info], default=default)
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values of a ``Literal``, which may be optional."""
+    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    return list(get_args(literals[0])) if literals else []
 
 
 def _plain(hint: Any) -> Any:
@@ -108,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False)
     except (UsageError, TyperException) as error:
-        Console(stderr=True, highlight=False).print(f"mvad: {escape(str(error))}", soft_wrap=True)
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        Console(stderr=True, highlight=False).print(f"mvad: {escape(message)}", soft_wrap=True)
         sys.exit(EXIT_USAGE)
     except typer.Abort:
         sys.exit(1)

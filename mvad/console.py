@@ -26,9 +26,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mvad import storage
 from mvad.runtime.telemetry import log, peak_memory
 
 if TYPE_CHECKING:
+    from mvad.data.listing import Listing
+    from mvad.data.manifest import Manifest
     from mvad.runtime.stage_totals import StageTotals
 
 LOG_INTERVAL_S = 30.0
@@ -86,6 +89,13 @@ class Reporter:
         """Print a line of the result."""
         if not self.quiet:
             self._out.print(escape(text), soft_wrap=True)
+
+    def image_count(self, images: Manifest | Listing) -> None:
+        """Say how many images there are under DATA, and how many are left out."""
+        categories = plural(len(images.categories), "category", "categories")
+        self.info(f"{plural(images.n_images, 'image')} of {categories} in {storage.readable(images.root)}")
+        if images.ignored:
+            self.warn(f"{plural(images.ignored, 'image file')} left out: the layout has no place for them")
 
     def table(self, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table: columns of names, which may be folded, then columns of numbers, which are not."""

@@ -18,8 +18,8 @@ from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
 from mvad.calibration import RULES
-from mvad.data.few_shot import N_VARIANTS
 from mvad.data.image_size import ImageSize
+from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
@@ -38,7 +38,7 @@ def split_commas(value: Any) -> Any:
     words = [value] if isinstance(value, str | int | float) else list(value or ())
     parts = [part.strip() for word in words for part in str(word).split(",")]
     if words and not any(parts):
-        raise ValueError("the list is empty")
+        raise ValueError("the list is empty; separate names by commas")
     return [part for part in parts if part] or None
 
 
@@ -345,7 +345,9 @@ class RunOptions(FitOptions, ScoreOptions):
 class CompareOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, VariantOptions, NewRunOptions):
     """Method"""
 
-    methods: Annotated[Names, _commas("Compare these methods, or all", "A,B")] = None
+    methods: Annotated[
+        Names, Option(help="Compare these methods, comma-separated.", metavar="A,B", show_default="all")
+    ] = None
     shots: Annotated[
         list[Positive] | None,
         BeforeValidator(split_commas),
@@ -536,6 +538,8 @@ def _sentence(error: ValidationError) -> str:
         "literal_error": "is unknown; choose one of: {expected}",
         "unexpected_keyword_argument": "is no option of this command",
         "value_error": "is wrong: {error}",
+        "int_parsing": "is not a whole number",
+        "float_parsing": "is not a number",
     }
     text = limits.get(first["type"], "is wrong: " + first["msg"][:1].lower() + first["msg"][1:])
     shown = (

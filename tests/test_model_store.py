@@ -6,7 +6,7 @@ from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.model_store import find_models, read_arrays, save_model
+from mvad.model_store import FittedModel, find_models, read_arrays, save_model
 from mvad.storage import to_uri
 
 RECORD = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
@@ -18,16 +18,8 @@ def fitted(seed=0):
 
 
 def save(folder, category="cap", seed=0, record=RECORD):
-    return save_model(
-        to_uri(folder),
-        category,
-        PatchCore,
-        fitted(seed).state,
-        describe("efficientnet_lite0"),
-        "abc",
-        ImageSize(resize=64, crop=64),
-        record,
-    )
+    spec, size = describe("efficientnet_lite0"), ImageSize(resize=64, crop=64)
+    return save_model(to_uri(folder), FittedModel(category, PatchCore, fitted(seed).state, spec, "abc", size, record))
 
 
 def test_saved_and_read_again(tmp_path):

@@ -16,11 +16,12 @@ from helpers.tiles import ROOT
 PACKAGE = ROOT / "mvad"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MIN_MODULES, MAX_MODULES = 2, 10
-OTHER_SIZES: dict[str, str] = {}  # folder: why it has fewer or more modules
+OTHER_SIZES = {"mvad/commands": "one file per command"}  # folder: why it has fewer or more modules
 MAX_RECIPE_LINES = 40
 HEAVY = ("torch", "torchvision", "timm", "ray", "scipy", "sklearn", "faiss")
 LIGHT_MODULES = ("mvad.options", "mvad.cli", "mvad.console", "mvad.model_store", "mvad.results")
 LIGHT_FOLDERS = ("calibration", "data", "detectors", "storage")
+NETWORKS = ("mvad.detectors.networks", "mvad.detectors.training")  # imported when a network is trained or used
 # Imports each module while none of the heavy ones can be imported, and prints those that fail, with the place.
 IMPORT_LIGHT = """
 import importlib, json, sys, traceback
@@ -119,6 +120,7 @@ def test_light_modules_import_nothing_heavy():
     modules = [*LIGHT_MODULES]
     for folder in LIGHT_FOLDERS:
         modules += [module_name(file) for file in sorted((PACKAGE / folder).rglob("*.py"))]
+    modules = [module for module in modules if module not in NETWORKS]
     arguments = json.dumps([modules, HEAVY, str(PACKAGE)])
     ended = subprocess.run(
         [sys.executable, "-c", IMPORT_LIGHT, arguments], cwd=ROOT, capture_output=True, text=True, check=False

@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.manifest import read_manifest
-from mvad.data.requirements import log_image_count, require_test_images, require_training_images
+from mvad.data.manifest import read_manifest, require_test_images, require_training_images
 from mvad.detectors import find_method
 from mvad.errors import UsageError
 from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, takes
@@ -72,7 +71,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
     store.write_json(storage.join(target, "run.json"), content)
-    log_image_count(manifest, report)
+    report.image_count(manifest)
 
     groups, reasons = _by_network(method_runs, options, report)
     cells: dict[tuple[str, str], dict[str, Any]] = {}

@@ -6,8 +6,7 @@ import time
 
 from mvad import fitting, pipeline, storage
 from mvad.console import Reporter, plural
-from mvad.data.manifest import read_manifest
-from mvad.data.requirements import log_image_count, require_training_images
+from mvad.data.manifest import read_manifest, require_training_images
 from mvad.model_store import ensure_no_models
 from mvad.options import Data, FitOptions, Models, takes
 from mvad.results.result import Result, exit_code
@@ -34,7 +33,7 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
         ensure_no_models(folder, options.method, manifest.categories)
     network = fitting.load_network(options)
     jobs = fitting.fit_jobs(manifest.categories, network, folder, options)
-    log_image_count(manifest, report)
+    report.image_count(manifest)
 
     started = time.monotonic()
     with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.manifest import read_manifest
-from mvad.data.requirements import log_image_count, require_test_images, require_training_images
+from mvad.data.manifest import read_manifest, require_test_images, require_training_images
 from mvad.options import Data, Out, RunOptions, takes
 from mvad.results.result import Result
 from mvad.results.run_record import Run
@@ -33,7 +32,7 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     network = fitting.load_network(options)
     jobs = fitting.fit_jobs(manifest.categories, network, storage.join(target, "models"), options)
     run = Run.open("run", target, manifest, options)
-    log_image_count(manifest, report)
+    report.image_count(manifest)
 
     with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
         with run.timed("fit"):

@@ -7,8 +7,7 @@ import itertools
 
 from mvad import pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.listing import Listing
-from mvad.data.requirements import require_images
+from mvad.data.listing import Listing, require_images
 from mvad.model_store import ensure_outside_models, find_models, load_networks, models_for
 from mvad.options import Data, Models, Out, ScoreOptions, takes
 from mvad.results.result import Result

@@ -21,6 +21,7 @@ from mvad.data.layouts import image_files, no_category_error, no_images_error, p
 from mvad.data.manifest import read_manifest, require_categories, select_categories
 from mvad.data.schema import SCHEMA
 from mvad.data.tables import is_table
+from mvad.errors import UsageError
 
 if TYPE_CHECKING:
     from mvad.options import DataOptions
@@ -124,6 +125,13 @@ class Listing:
             self.ended, self.ignored = ended, ignored
             self._seen_categories |= seen if names is None else seen & {*names}
             yield images
+
+
+def require_images(images: Listing) -> Listing:
+    """A listing that has test images, as far as is known; else UsageError."""
+    if images.ended and not images.n_test:
+        raise UsageError(f"no test images under {storage.readable(images.root)}.")
+    return images
 
 
 def in_portions(

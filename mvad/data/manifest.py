@@ -109,3 +109,26 @@ def _limit(table: pa.Table, limit: int) -> pa.Table:
     starts = np.cumsum(counts) - counts
     rows = [start + evenly_spaced(count, limit) for start, count in zip(starts, counts, strict=True)]
     return table.take(pa.array(np.concatenate(rows)))
+
+
+def require_training_images(manifest: Manifest) -> pa.Table:
+    """The rows of the training images; UsageError if a category has none."""
+    train, folder = manifest.split("train"), storage.readable(manifest.root)
+    trained = set(train["category"].to_pylist())
+    missing = [name for name in manifest.categories if name not in trained]
+    if not trained:
+        raise UsageError(f"no train/good images under {folder}; a model is learnt from them.")
+    if missing:
+        raise UsageError(
+            f"category {missing[0]!r} under {folder} has no train/good images; add some, or leave it out with "
+            "--categories."
+        )
+    return train
+
+
+def require_test_images(manifest: Manifest, advice: str) -> pa.Table:
+    """The rows of the test images; UsageError, which ends in ``advice``, if there are none."""
+    images = manifest.split("test")
+    if not len(images):
+        raise UsageError(f"no test images under {storage.readable(manifest.root)}{advice}")
+    return images

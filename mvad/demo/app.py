@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from mvad import __version__
 from mvad.data.images import FORMATS, decode, resize_and_crop
 from mvad.demo.answers import (
     Candidate,
@@ -36,6 +35,7 @@ from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.security import SecurityMiddleware
 from mvad.demo.uploads import MULTIPART, UploadLimits, UploadRoute, form_error, plain
 from mvad.errors import ImageError, one_line
+from mvad.version import VERSION
 
 STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"
@@ -69,7 +69,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
     """
     app = FastAPI(
         title="mvad",
-        version=__version__,
+        version=VERSION,
         summary="Scores images with fitted models.",
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,

@@ -98,7 +98,7 @@ def group_by_category(
     batches
         With columns ``row`` (in ``images``), ``error`` and ``features_<kind>`` for each kind.
     images
-        Rows of the training images, those of a category next to each other; ``variant`` as in `few_shot`.
+        Rows of the training images, those of a category next to each other; ``variant`` as in `sampling`.
     shards : (n,) int64
         The shard of each row within its category; default: a category is one shard.
     """

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad.console import Reporter
-from mvad.data.few_shot import training_rows
+from mvad.data.sampling import training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
 from mvad.fitting.by_category import group_by_category

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from mvad.calibration import fold_splits
 from mvad.console import Stage
-from mvad.data.few_shot import pick
-from mvad.data.sampling import evenly_spaced
+from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import Pretrained, State
 from mvad.errors import failure_reason
 from mvad.fitting.by_category import CategoryFeatures

@@ -22,13 +22,11 @@ import pyarrow.compute as pc
 
 from mvad import calibration, storage
 from mvad.calibration import DecisionRule
-from mvad.data.requirements import log_image_count
 from mvad.errors import UsageError
 from mvad.options import as_json
 from mvad.results import store
 from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
-from mvad.results.rows import write_error_rows
 from mvad.results.summary import evaluate
 from mvad.runtime.versions import versions
 
@@ -144,7 +142,7 @@ class Run:
         """
         for portion in images:
             if images.ended:
-                log_image_count(images, report)
+                report.image_count(images)
             else:
                 report.info(f"{images.n_images:,} images so far; still listing {storage.readable(images.root)}")
             if self._status is not None:
@@ -224,7 +222,7 @@ class Run:
 
     def write_errors(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
         """Write rows for images that never reached an actor, or did so in training."""
-        write_error_rows(self.out, images, reasons, self.run_id)
+        store.write_error_rows(self.out, images, reasons, self.run_id)
         self._n_rows += len(images)
 
     def finish(self, n_images: int, stages: Mapping[str, Any]) -> Result:

@@ -13,6 +13,9 @@ Columns are added at the end, never changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 SCORES = pa.schema(
@@ -68,3 +71,11 @@ SUMMARY = pa.schema(
         pa.field("note", pa.string()),  # why a number is missing
     ]
 )
+
+
+def score_table(images: pa.Table, run_id: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Rows of the score table: the manifest's columns of images, then ``columns``, null where there is none."""
+    count = len(images)
+    known = {name: images[name] for name in SCORES.names if name in images.column_names}
+    known |= {"run_id": pa.array([run_id] * count, pa.string()), **columns}
+    return pa.table({field.name: known.get(field.name, pa.nulls(count, field.type)) for field in SCORES}, SCORES)

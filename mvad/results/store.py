@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.errors import UsageError
-from mvad.results.schema import SCORES, SUMMARY
+from mvad.results.schema import SCORES, SUMMARY, score_table
 
 # pyarrow.dataset and pyarrow.parquet import pandas, which takes half a second: here where they are used.
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
+MAX_ROWS_PER_FILE = 256
 OWN_NAMES = (
     *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
@@ -76,6 +77,17 @@ def write_part(out: str, rows: pa.Table) -> None:
     digest = hashlib.sha256("\n".join(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
     folder = storage.join(out, "scores", storage.safe_name(category))
     storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
+
+
+def write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], run_id: str) -> None:
+    """Write score rows for images that cannot be scored, with the reason for each image id."""
+    for category in pc.unique(images["category"]).to_pylist():
+        rows = images.filter(pc.equal(images["category"], category))
+        for start in range(0, len(rows), MAX_ROWS_PER_FILE):
+            part = rows.slice(start, MAX_ROWS_PER_FILE)
+            errors = pa.array([reasons[name] for name in part["image_id"].to_pylist()], pa.string())
+            status = pa.array(["error"] * len(part), pa.string())
+            write_part(out, score_table(part, run_id, {"status": status, "error": errors}))
 
 
 def to_parquet(table: pa.Table) -> pa.Buffer:

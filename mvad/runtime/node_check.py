@@ -80,13 +80,14 @@ def _version_reader() -> Callable[[tuple[str, ...]], Versions]:
     # A function inside a function is sent to the workers as code, so it also runs where mvad is missing or older.
     def read(packages: tuple[str, ...]) -> dict[str, str]:
         import hashlib
+        import importlib
         import importlib.metadata
         import pathlib
         import platform
 
         versions = {"mvad": "none", "Python": platform.python_version()}
         try:
-            import mvad
+            mvad = importlib.import_module("mvad")
         except ImportError:
             pass
         else:

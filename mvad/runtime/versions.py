@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
+from mvad.version import VERSION
+
 PACKAGES = ("ray", "torch", "torchvision", "timm", "faiss-cpu", "numpy", "pyarrow", "pillow", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
     """Versions of mvad, Python and the packages that scores depend on."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    from mvad import __version__
-
-    return {"mvad": __version__, "python": platform.python_version(), **packages}
+    return {"mvad": VERSION, "python": platform.python_version(), **packages}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from mvad.results.rows import score_table
+from mvad.results.schema import score_table
 from mvad.results.store import write_part
 from mvad.results.verdicts import decide
 from mvad.runtime.stage_totals import StageTotals

@@ -135,9 +135,9 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
 def test_wrong_use(tiles, tmp_path):
     for options, message in (
         ({"methods": "magic"}, "unknown method 'magic'"),
-        ({"methods": ","}, "names no method"),
-        ({"shots": "one"}, "not a list of numbers"),
-        ({"shots": "0,5"}, "less than one image"),
+        ({"methods": ","}, "the list is empty"),
+        ({"shots": "one"}, "--shots 'one' is not a whole number"),
+        ({"shots": "0,5"}, "--shots '0' is too small; the minimum is 1"),
         ({"backbone": "resnet5000"}, "unknown backbone"),
     ):
         with pytest.raises(UsageError, match=message):

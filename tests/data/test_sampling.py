@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mvad.data.augmentation import allowed_flips, vary
-from mvad.data.few_shot import N_VARIANTS, pick, training_rows, variant_seeds
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
+from mvad.data.sampling import N_VARIANTS, pick, training_rows, variant_seeds
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.options import FitOptions
 

@@ -1,0 +1,3 @@
+"""The version of mvad."""
+
+VERSION = "0.1.0"
