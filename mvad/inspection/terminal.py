@@ -62,5 +62,5 @@ def _print_categories(rows: Sequence[dict[str, Any]], reporter: Reporter) -> Non
     cells = []
     for row in rows:
         counts = [f"{row[name]:,}" if row[name] else "-" for name in columns]
-        cells.append([row["category"], ", ".join(row["formats"]) or "-", *counts, row["size"]])
-    reporter.table(["category", "format"], [*(COUNTS[name] for name in columns), "pixels"], cells)
+        cells.append([row["category"], *counts, row["size"], ", ".join(row["formats"]) or "-"])
+    reporter.table(["category"], [*(COUNTS[name] for name in columns), "pixels", "format"], cells)

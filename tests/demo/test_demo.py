@@ -25,7 +25,8 @@ import mvad
 from helpers.browser import drop, visit
 from helpers.tiles import EMBEDDED, paint
 from mvad import results
-from mvad.anomaly_maps.colours import MIDDLE
+from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
+from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
 from mvad.demo import serving
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
@@ -41,7 +42,6 @@ from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions
-from mvad.results import DecisionRule
 
 LIMITS = UploadLimits(max_bytes=300_000, max_files=3, max_pixels=40_000)
 MAX_MODEL_BYTES = 1 << 30
@@ -336,7 +336,7 @@ def test_a_map_exceeds_the_middle_colour_if_and_only_if_its_image_is_flagged(mod
     for score in (0.5 * threshold, 0.99 * threshold, 1.01 * threshold, 3 * threshold):
         map_layer(grid, score, model, 96, 96)
         levels = scale.levels(drawn[-1])
-        assert (levels.max() >= MIDDLE) == (score > threshold)
+        assert (levels.max() >= THRESHOLD_LEVEL) == (score > threshold)
         assert np.median(drawn[-1]) == pytest.approx(1.0, abs=1e-3)
     assert scale.levels(np.array([np.median(model.rule.calibration)])) == 0
     map_layer(np.zeros((8, 8), np.float32), 1.0, model, 96, 96)  # flat
@@ -406,7 +406,7 @@ def test_every_request_is_answered_as_described(description, path, method, mode)
     [
         ({"port": 70_000}, "--port 70000"),
         ({"max_upload": "much"}, "'much' is not a size"),
-        ({"max_upload": "0"}, "--max-upload 0"),
+        ({"max_upload": "0"}, "--max-upload '0' is too small"),
         ({"max_files": 0}, "--max-files 0"),
         ({"false_alarm_rate": 2}, "--false-alarm-rate 2"),
         ({"threshold_rule": "guess"}, "'guess' is unknown"),

@@ -72,7 +72,7 @@ def test_the_report_of_a_run(base_run, tmp_path, capsys):
     assert any("its marked defect outlined" in image["alt"] for image in pictures)
     assert any(re.match(r"Anomaly map of alpha/test/spot/\d+.png: highest \d+% from", i["alt"]) for i in pictures)
     # results that have a report can still be replaced; the report goes with them
-    results.check_free(out.as_uri(), replace=True)
+    results.ensure_writable(out.as_uri(), replace=True)
     results.clear(out.as_uri())
     assert not (out / "report.html").exists()
 
@@ -225,7 +225,7 @@ def test_many_categories_have_pages_of_their_own(tmp_path):
     assert "report/part%252000%2525%2523%253F.html" not in links
     assert len({link for link in links if link.startswith("report/")}) == 41
     assert len(list((out / "report").iterdir())) == 41
-    results.check_free(out.as_uri(), replace=True)
+    results.ensure_writable(out.as_uri(), replace=True)
 
 
 @pytest.fixture(scope="module")
