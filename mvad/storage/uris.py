@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 MAX_SAFE_LENGTH = 40
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_-])?")
+MAX_FOLDER_LENGTH = 246  # with the prefix of older results, what file systems allow
 HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$")
 RESERVED_ON_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
@@ -42,8 +43,9 @@ def sibling(uri: str, name: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """Make a name safe as the name of one folder: percent-encoded, and never ``.`` or ``..``."""
-    return quote(name, safe=" ") if name.strip(".") else name.replace(".", "%2E")
+    """Make a name safe as the name of one folder: percent-encoded, never ``.`` or ``..``; `safe_name` if too long."""
+    quoted = quote(name, safe=" ", errors="surrogatepass") if name.strip(".") else name.replace(".", "%2E")
+    return quoted if len(quoted) <= MAX_FOLDER_LENGTH else safe_name(name)
 
 
 def safe_name(name: str) -> str:

@@ -1,0 +1,120 @@
+"""Results of categories with any name, as other programs read them; and results of the older form."""
+
+import json
+import shutil
+
+import duckdb
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import mvad
+from helpers.synthetic import finish, write_category
+from mvad import results
+from mvad.storage import folder_name, to_uri
+
+HARD = [
+    "x" * 255,
+    "铝合金压铸件左侧面视觉检测工位三号相机白班生产线物料编号甲乙丙",
+    "Αλουμινένιο_περίβλημα_αριστερή_πλευρά_κάμερα_3_γραμμή",
+    "__HIVE_DEFAULT_PARTITION__",
+    "a=b",
+    "line\nbreak\x07",
+    "..",
+    "01",
+    "1",
+    "Cap",
+    "cap",
+    "mean",
+    " ",
+    "100%",
+    "\\udcff",
+]
+
+
+def rows(name, count=2):
+    return [
+        {"image_id": f"{name}/{n}.png", "uri": f"file:///{n}.png", "score": n, "label": n % 2} for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hard")
+    finish(out, {name: write_category(out, name, rows(name)) for name in HARD})
+    return out
+
+
+def test_every_folder_is_short_and_holds_one_category(hard):
+    folders = list((hard / "scores").iterdir())
+    assert len({folder.name.lower() for folder in folders}) == len(HARD)
+    for folder in folders:
+        assert folder.name.isascii()
+        assert "=" not in folder.name
+        assert len(folder.name) <= 60
+        for file in folder.iterdir():
+            statistics = pq.ParquetFile(file).metadata.row_group(0).column(2).statistics
+            assert pq.read_schema(file).names[2] == "category"
+            assert statistics.min == statistics.max
+
+
+def test_other_programs_read_every_name(hard):
+    expected = sorted(name for name in HARD for _ in range(2))
+    place = str(hard / "scores")
+    assert sorted(pandas.read_parquet(place)["category"]) == expected
+    assert sorted(polars.read_parquet(f"{place}/**/*.parquet")["category"]) == expected
+    assert sorted(polars.read_parquet(f"{place}/", hive_partitioning=True)["category"]) == expected
+    found = duckdb.sql(f"select category from read_parquet('{place}/*/*.parquet')").fetchall()
+    assert sorted(name for (name,) in found) == expected
+    part = next((hard / "scores").glob("*/*.parquet"))
+    assert set(pandas.read_parquet(part)["category"]) < set(HARD)
+    joined = pandas.read_parquet(place).merge(pandas.read_parquet(hard / "summary.parquet"), on="category")
+    assert len(joined) == len(expected) + 2  # a category may be called mean
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_a_category_is_read_by_its_name(hard, name):
+    table = results.read_scores(to_uri(hard), category=name)
+    assert table["category"].to_pylist() == [name] * 2
+    assert results.read_images(to_uri(hard), name, [f"{name}/1.png"], ["score"])["score"].to_pylist() == [1.0]
+    assert [category for category, _ in results.list_parts(to_uri(hard), name)] == [name]
+
+
+def older(out):
+    """Bring results to their older form: a folder per category with a Hive key, and no such column in the files."""
+    for folder in list((out / "scores").iterdir()):
+        for file in folder.iterdir():
+            table = pq.read_table(file, partitioning=None)
+            place = out / "scores" / f"category={folder_name(table['category'][0].as_py())}"
+            place.mkdir(exist_ok=True)
+            pq.write_table(table.drop_columns(["category"]), place / file.name)
+        shutil.rmtree(folder)
+
+
+def test_results_of_the_older_form_are_read(base_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(base_run[0], out)
+    expected = results.read_scores(to_uri(out))
+    older(out)
+    assert results.read_scores(to_uri(out)).equals(expected)
+    assert results.read_scores(to_uri(out), category="beta")["category"].to_pylist() == ["beta"] * 8
+    assert [name for name, _ in results.list_parts(to_uri(out))] == ["alpha", "beta"]
+    assert mvad.evaluate(str(out), quiet=True).summary == base_run[1].summary
+    mvad.report(str(out), quiet=True)
+    assert (out / "report.html").exists()
+
+
+def test_results_of_the_older_form_are_resumed(base_run, tiles, tmp_path):
+    out, models = tmp_path / "out", str(base_run[0] / "models")
+    mvad.score(str(tiles), models, str(out), categories="alpha", actors=1, quiet=True)
+    older(out)
+    before = results.read_scores(to_uri(out))
+    mvad.score(str(tiles), models, str(out), actors=1, quiet=True)
+    after = results.read_scores(to_uri(out))
+    assert len(after) == 16
+    assert after.filter(pa.compute.equal(after["category"], "alpha")).equals(before)
+    assert sorted(folder.name for folder in (out / "scores").iterdir()) == ["beta", "category=alpha"]
+    run = json.loads((out / "run.json").read_text())
+    assert (run["n_rows"], len(run["earlier_runs"])) == (16, 1)
