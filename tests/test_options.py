@@ -39,7 +39,7 @@ from mvad.options import (
             {"layout": "coco"},
             "--layout 'coco' is unknown; choose one of: 'auto', 'mvtec', 'visa' or 'plain'.",
         ),
-        (RunOptions, {"categories": ","}, "--categories ',' is wrong: the list is empty."),
+        (RunOptions, {"categories": ","}, "--categories ',' is wrong: the list is empty; separate names by commas."),
         (RunOptions, {"max_errors": "many"}, "--max-errors 'many' is wrong: give a count (20) or a share (5%)."),
         (RunOptions, {"weights": 3}, "--weights 3 is wrong: input should be a valid string."),
         (RunOptions, {"colour": 1}, "--colour is no option of this command."),

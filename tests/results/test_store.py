@@ -12,11 +12,9 @@ import pytest
 from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.errors import UsageError
-from mvad.results import rows as score_rows
 from mvad.results import store
 from mvad.results.repair import drop_duplicates, drop_rows
-from mvad.results.rows import score_table, write_error_rows
-from mvad.results.schema import SCORES, SUMMARY
+from mvad.results.schema import SCORES, SUMMARY, score_table
 from mvad.results.verdicts import decide, decide_together
 from mvad.storage import to_uri
 
@@ -203,18 +201,18 @@ def test_a_table_of_scores_has_every_column(tmp_path):
 
 
 def test_images_that_cannot_be_scored_get_their_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_rows, "MAX_ROWS_PER_FILE", 2)
+    monkeypatch.setattr(store, "MAX_ROWS_PER_FILE", 2)
     names = [f"{number}.png" for number in range(5)]
     table = pa.concat_tables([images(names), images(["lid.png"], "lid")])
     reasons = {name: f"because of {name}" for name in [*names, "lid.png"]}
-    write_error_rows(to_uri(tmp_path), table, reasons, "run")
+    store.write_error_rows(to_uri(tmp_path), table, reasons, "run")
     rows = rows_of(tmp_path)
     assert {name: row["error"] for name, row in rows.items()} == reasons
     assert {row["status"] for row in rows.values()} == {"error"}
     assert {row["category"] for name, row in rows.items() if name != "lid.png"} == {"cap"}
     assert all(row["score"] is row["is_anomaly"] is row["threshold"] is None for row in rows.values())
     assert len(files_of(tmp_path)) == 4  # 2 + 2 + 1 images of cap, one of lid
-    write_error_rows(to_uri(tmp_path), table.slice(0, 0), {}, "run")
+    store.write_error_rows(to_uri(tmp_path), table.slice(0, 0), {}, "run")
     assert len(files_of(tmp_path)) == 4
 
 
