@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 import mvad
 from helpers.tiles import EMBEDDED
 from mvad.data.manifest import read_manifest
-from mvad.data.synthetic import CATEGORIES, SIDE
+from mvad.data.synthetic import CATEGORIES, SIDE, write_sample
 from mvad.options import DataOptions
 
 
@@ -45,7 +45,7 @@ def test_masks_mark_a_small_part_inside_the_image(data):
 
 def test_the_seed_gives_the_pixels(tmp_path):
     for folder, seed in (("first", 0), ("same", 0), ("other", 1)):
-        mvad.sample(str(tmp_path / folder), seed=seed, n_train=1, n_test_good=1, n_test_per_defect=1)
+        write_sample(str(tmp_path / folder), seed, n_train=1, n_test_good=1, n_test_per_defect=1)
     for path in ("weave/test/cut/000.png", "bracket/train/good/000.png", "perforated/ground_truth/stain/000_mask.png"):
         assert (tmp_path / "same" / path).read_bytes() == (tmp_path / "first" / path).read_bytes()
         assert (tmp_path / "other" / path).read_bytes() != (tmp_path / "first" / path).read_bytes()

@@ -7,10 +7,10 @@ from mvad.results.metrics import image_metrics, pixel_metrics
 
 
 def test_image_metrics_by_hand():
-    found = image_metrics(np.array([0, 0, 1, 1], np.int8), np.array([0.1, 0.4, 0.35, 0.8], np.float32))
-    assert found["image_auroc"] == pytest.approx(3 / 4)  # one of four pairs is in the wrong order
-    assert found["image_ap"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert found["image_f1_max"] == pytest.approx(0.8)
+    metrics = image_metrics(np.array([0, 0, 1, 1], np.int8), np.array([0.1, 0.4, 0.35, 0.8], np.float32))
+    assert metrics["image_auroc"] == pytest.approx(3 / 4)  # one of four pairs is in the wrong order
+    assert metrics["image_ap"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics["image_f1_max"] == pytest.approx(0.8)
 
 
 def test_scores_need_no_range():
@@ -25,11 +25,11 @@ def test_aupro_is_that_of_the_plain_reference(seed):
     masks = np.zeros((4, 16, 16), bool)
     masks[0, 2:5, 2:5] = masks[0, 10:12, 9:16] = masks[1, 0, 0] = masks[1, 1, 1] = masks[2, 4:12, 4:12] = True
     maps = (random.random(masks.shape) + 0.4 * masks).round(2).astype(np.float32)
-    found = pixel_metrics(masks, maps)
-    assert found["pixel_aupro"] == pytest.approx(reference.aupro(masks, maps), abs=1e-6)
+    metrics = pixel_metrics(masks, maps)
+    assert metrics["pixel_aupro"] == pytest.approx(reference.aupro(masks, maps), abs=1e-6)
     below = maps[masks][:, None] > maps[~masks][None]
     ties = maps[masks][:, None] == maps[~masks][None]
-    assert found["pixel_auroc"] == pytest.approx(below.mean() + ties.mean() / 2, abs=1e-6)
+    assert metrics["pixel_auroc"] == pytest.approx(below.mean() + ties.mean() / 2, abs=1e-6)
 
 
 def test_a_small_region_counts_as_much_as_a_large_one():
@@ -37,19 +37,19 @@ def test_a_small_region_counts_as_much_as_a_large_one():
     masks[0, :16, :16] = masks[0, 30, 30] = True
     maps = np.zeros((1, 32, 32), np.float32)
     maps[0, :16, :16] = 1
-    found = pixel_metrics(masks, maps)
-    assert found["pixel_auroc"] > 0.99
+    metrics = pixel_metrics(masks, maps)
+    assert metrics["pixel_auroc"] > 0.99
     # The large region is detected at once, the small one only as fast as everything else.
-    assert found["pixel_aupro"] == pytest.approx(0.5 + 0.5 * 0.15, abs=0.01)
+    assert metrics["pixel_aupro"] == pytest.approx(0.5 + 0.5 * 0.15, abs=0.01)
 
 
 def test_maps_are_upsampled_and_smoothed():
     grid = np.zeros((8, 8), np.float32)
     grid[2, 5] = 1
-    found = anomaly_map(grid, 64)
-    assert found.shape == (64, 64)
-    peak = np.unravel_index(found.argmax(), found.shape)
+    heat = anomaly_map(grid, 64)
+    assert heat.shape == (64, 64)
+    peak = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(peak[0] - 19.5) <= 1
     assert abs(peak[1] - 43.5) <= 1
-    assert found.sum() == pytest.approx(64, rel=0.01)  # one patch is 8 x 8 pixels
+    assert heat.sum() == pytest.approx(64, rel=0.01)  # one patch is 8 x 8 pixels
     np.testing.assert_allclose(anomaly_map(np.full((4, 4), 3.0, np.float32), 32), 3, rtol=1e-5)
