@@ -52,7 +52,9 @@ def _command(name: str) -> Callable[..., None]:
     """The command line's form of a function: options in panels, ``--json``, and the exit code of its result."""
     module = importlib.import_module(f"mvad.commands.{name}")
     function = getattr(module, name)
-    own = [p for p in inspect.signature(function).parameters.values() if p.annotation is not inspect.Parameter.empty]
+    parameters = [
+        p for p in inspect.signature(function).parameters.values() if p.annotation is not inspect.Parameter.empty
+    ]
     options = keywords_of(function.options)
     names = {parameter.name for parameter in options} | {"options"}
     panel = {option: title for title, group in panels(function.options).items() for option in group}
@@ -70,7 +72,7 @@ def _command(name: str) -> Callable[..., None]:
         if name == "serve"
         else [inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)]
     )
-    positional = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in names]
+    positional = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name not in names]
     shown = [_in_panel(parameter, panel[parameter.name]) for parameter in options]
     call.__signature__ = inspect.Signature([*positional, *shown, *extra])  # type: ignore[attr-defined]
     first = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]

@@ -39,9 +39,9 @@ MAX_SHOWN_ERRORS = 5
 WIDTH = 100  # columns of text, if standard output is not a terminal
 
 
-def as_document(found: Any) -> str:
+def as_document(result: Any) -> str:
     """What a command returns as JSON text; numbers that are not finite, of which JSON knows none, are null."""
-    return json.dumps(_plain(found), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -50,9 +50,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, Mapping):
-        return {str(name): _plain(own) for name, own in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return _plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -138,15 +138,15 @@ class Reporter:
             transient=True,
         )
 
-    def errors(self, errors: Sequence[dict[str, str]], where: str = "scores/ (status = 'error')") -> None:
-        """Name the first few unreadable files and count the rest; ``where`` they all are."""
+    def errors(self, errors: Sequence[dict[str, str]], place: str = "scores/ (status = 'error')") -> None:
+        """Name the first few unreadable files and count the rest; ``place`` is where all are named."""
         if not errors:
             return
         self.warn(f"{len(errors):,} file{'s' if len(errors) > 1 else ''} could not be used:")
         for entry in errors[:MAX_SHOWN_ERRORS]:
             self.warn(f"  {entry['image_id']!r}: {entry['error']}")
         if len(errors) > MAX_SHOWN_ERRORS:
-            self.warn(f"  and {len(errors) - MAX_SHOWN_ERRORS:,} more, all in {where}")
+            self.warn(f"  and {len(errors) - MAX_SHOWN_ERRORS:,} more, all in {place}")
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> None:
         """Print the summary of a run; of a single category, without the mean."""
@@ -243,8 +243,10 @@ class Stage:
         elif time.monotonic() - self._logged > LOG_INTERVAL_S:
             self._logged = time.monotonic()
             rate = self.done / self.seconds
-            left = datetime.timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
-            self.report.info(f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s, {left} left")
+            time_left = datetime.timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
+            self.report.info(
+                f"{self.name:<9}{self.done:>8,} of {self.total:,} {self.unit}  {rate:.1f}/s, {time_left} left"
+            )
 
     def busy_with(self, text: str, *, passing: bool = False) -> None:
         """Show work that completes no image for a while; if ``passing``, it is one of many and may be left out."""

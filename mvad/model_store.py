@@ -85,11 +85,11 @@ def save_model(folder: str, model: FittedModel) -> ModelInfo:
 
     ``model.json`` comes last, so that a folder with one is complete.
     """
-    place = storage.join(folder, model.method.method, storage.folder_name(model.category))
-    storage.remove(storage.join(place, "model.json"))
+    uri = storage.join(folder, model.method.method, storage.folder_name(model.category))
+    storage.remove(storage.join(uri, "model.json"))
     files, size_bytes = {}, 0
     for file, parts in _files(model):
-        storage.write(storage.join(place, file), *parts)
+        storage.write(storage.join(uri, file), *parts)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
@@ -107,8 +107,8 @@ def save_model(folder: str, model: FittedModel) -> ModelInfo:
     }
     record = {**model.record, "bytes": size_bytes}
     text = json.dumps({"model_id": _content_id(content), **content, "record": record}, indent=2)
-    storage.write(storage.join(place, "model.json"), text.encode())
-    return read_model(place)
+    storage.write(storage.join(uri, "model.json"), text.encode())
+    return read_model(uri)
 
 
 def _files(model: FittedModel) -> Iterator[tuple[str, list[bytes | memoryview]]]:
@@ -130,21 +130,21 @@ def _content_id(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_model(place: str) -> ModelInfo:
-    """Read ``model.json`` in the folder ``place`` (a URI), and check it against its own id.
+def read_model(uri: str) -> ModelInfo:
+    """Read ``model.json`` in the folder ``uri`` (a URI), and check it against its own id.
 
     Raises
     ------
     UsageError
         It is damaged, or of a format this version does not know.
     """
-    where = storage.readable(place)
+    readable = storage.readable(uri)
     try:
-        content = json.loads(storage.read(storage.join(place, "model.json")))
+        content = json.loads(storage.read(storage.join(uri, "model.json")))
         model_id, record = content.pop("model_id"), content.pop("record")
         if content["format"] != FORMAT:
             raise UsageError(
-                f"the model in {where} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
+                f"the model in {readable} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
             )
         if _content_id(content) != model_id or content["method"] not in METHODS:
             raise ValueError("its content does not match its id")
@@ -161,10 +161,10 @@ def read_model(place: str) -> ModelInfo:
             size=ImageSize(**content["size"]),
             files=content["files"],
             record=record,
-            uri=place,
+            uri=uri,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"the model in {where} is damaged ({error}); fit it again.") from error
+        raise UsageError(f"the model in {readable} is damaged ({error}); fit it again.") from error
 
 
 def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
@@ -191,9 +191,9 @@ def _arrays(model: ModelInfo, read: Callable[[ModelInfo, str], NDArray[Any]]) ->
 
 
 def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
-    place = storage.join(model.uri, file)
+    uri = storage.join(model.uri, file)
     try:
-        with storage.local_copy(place) as path:
+        with storage.local_copy(uri) as path:
             with open(path, "rb") as stream:
                 digest = hashlib.sha256()
                 while part := stream.read(HASH_CHUNK_BYTES):
@@ -201,7 +201,7 @@ def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
             _check(model, file, digest.hexdigest())
             return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise UsageError(f"{storage.readable(place)} cannot be read ({error}); fit the model again.") from error
+        raise UsageError(f"{storage.readable(uri)} cannot be read ({error}); fit the model again.") from error
 
 
 def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
@@ -215,26 +215,26 @@ def _read_array(model: ModelInfo, file: str) -> NDArray[Any]:
 
 
 def _read_checked(model: ModelInfo, file: str) -> bytes:
-    place = storage.join(model.uri, file)
+    uri = storage.join(model.uri, file)
     try:
-        data = storage.read(place)
+        data = storage.read(uri)
     except OSError as error:
-        raise UsageError(f"{storage.readable(place)} cannot be read ({error}); fit the model again.") from error
+        raise UsageError(f"{storage.readable(uri)} cannot be read ({error}); fit the model again.") from error
     _check(model, file, hashlib.sha256(data).hexdigest())
     return data
 
 
 def _check(model: ModelInfo, file: str, digest: str) -> None:
     if digest != model.files[file]:
-        place = storage.readable(storage.join(model.uri, file))
-        raise UsageError(f"{place} is damaged: its hash is not the model's; fit the model again.")
+        uri = storage.readable(storage.join(model.uri, file))
+        raise UsageError(f"{uri} is damaged: its hash is not the model's; fit the model again.")
 
 
 def keep_previous(model: ModelInfo) -> None:
     """Copy a model to ``previous/<id>`` in its own folder, before it is replaced."""
-    place = storage.join(model.uri, "previous", model.model_id[:12])
+    uri = storage.join(model.uri, "previous", model.model_id[:12])
     for file in (*model.files, "model.json"):
-        storage.write(storage.join(place, file), storage.read(storage.join(model.uri, file)))
+        storage.write(storage.join(uri, file), storage.read(storage.join(model.uri, file)))
 
 
 def list_models(folder: str) -> list[dict[str, Any]]:
@@ -278,11 +278,11 @@ def ensure_no_models(folder: str, method: str, categories: Sequence[str]) -> Non
 
 def models_for(categories: Sequence[str], models: Mapping[str, ModelInfo], folder: str) -> dict[str, ModelInfo]:
     """Those of the models in ``folder`` (a URI) that are of one of the categories; UsageError if none is."""
-    chosen = {name: models[name] for name in categories if name in models}
-    if not chosen:
+    category_models = {name: models[name] for name in categories if name in models}
+    if not category_models:
         names, known = ", ".join(categories[:5]), ", ".join(sorted(models))
         raise UsageError(f"{storage.readable(folder)} has no model for {names}; it has models for: {known}.")
-    return chosen
+    return category_models
 
 
 def load_networks(
@@ -322,16 +322,16 @@ def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
     methods = [name for name in storage.list_folder(folder) if name in METHODS]
     if method is not None:
         methods = [name for name in methods if name == method]
-    where = storage.readable(folder)
+    readable = storage.readable(folder)
     if len(methods) > 1:
-        raise UsageError(f"{where} holds models of several methods; choose one with --method: {', '.join(methods)}.")
-    places = [
+        raise UsageError(f"{readable} holds models of several methods; choose one with --method: {', '.join(methods)}.")
+    uris = [
         storage.join(folder, name, child)
         for name in methods
         for child in storage.list_folder(storage.join(folder, name))
     ]
-    complete = storage.parallel_map(lambda place: storage.exists(storage.join(place, "model.json")), places)
-    models = storage.parallel_map(read_model, itertools.compress(places, complete))
+    complete = storage.parallel_map(lambda uri: storage.exists(storage.join(uri, "model.json")), uris)
+    models = storage.parallel_map(read_model, itertools.compress(uris, complete))
     if not models:
-        raise UsageError(f"no models in {where}; make some with: mvad fit DATA --models {where}")
+        raise UsageError(f"no models in {readable}; make some with: mvad fit DATA --models {readable}")
     return {model.category: model for model in models}

@@ -489,16 +489,18 @@ def takes(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def call(*arguments: Any, options: Any = None, **keywords: Any) -> Any:
-            positional = [name for name in keywords if name in own]
+            positional = [name for name in keywords if name in names]
             values = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
-            values |= {name: value for name, value in keywords.items() if name not in own}
+            values |= {name: value for name, value in keywords.items() if name not in names}
             return command(*arguments, **{name: keywords[name] for name in positional}, options=build(kind, values))
 
         signature = inspect.signature(command, eval_str=True)
-        own = [name for name in signature.parameters if name != "options"]
-        parameters = [signature.parameters[name] for name in own]
-        whole = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None)
-        call.__signature__ = inspect.Signature([*parameters, whole, *keywords_of(kind)])  # type: ignore[attr-defined]
+        names = [name for name in signature.parameters if name != "options"]
+        parameters = [signature.parameters[name] for name in names]
+        whole_options = inspect.Parameter(
+            "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None
+        )
+        call.__signature__ = inspect.Signature([*parameters, whole_options, *keywords_of(kind)])  # type: ignore[attr-defined]
         call.options = kind  # type: ignore[attr-defined]
         return call
 
@@ -517,13 +519,13 @@ def keywords_of(kind: type) -> list[inspect.Parameter]:
 
 def panels(kind: type) -> dict[str, list[str]]:
     """The names of a kind's options by the title of their panel in ``--help``: the docstring of their group."""
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for part in kind.__mro__:
         title = (part.__doc__ or "").strip()
         for name in inspect.get_annotations(part):
-            if not any(name in names for names in found.values()):
-                found.setdefault(title, []).append(name)
-    return dict(sorted(found.items(), key=lambda panel: PANEL_ORDER.get(panel[0], 0)))
+            if not any(name in names for names in titles.values()):
+                titles.setdefault(title, []).append(name)
+    return dict(sorted(titles.items(), key=lambda panel: PANEL_ORDER.get(panel[0], 0)))
 
 
 def _sentence(error: ValidationError) -> str:

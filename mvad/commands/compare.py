@@ -60,6 +60,12 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     ------
     UsageError
         Unusable input, an unknown name, or an OUT that is in use.
+
+    Examples
+    --------
+    >>> options = {"backbone": "efficientnet_lite0", "categories": "weave", "limit": 4, "image_size": 64, "quiet": True}
+    >>> [row["method"] for row in mvad.compare("sample", "compared", methods="knn", **options).summary]
+    ['knn', 'knn']
     """
     started, report, target = time.monotonic(), Reporter(options.quiet), storage.to_uri(out)
     method_runs = _method_runs(target, options)
@@ -83,8 +89,8 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
                 errors |= {row["image_id"]: row for row in result.errors}
 
     repeats: dict[tuple[str, int | None], list[str]] = defaultdict(list)
-    for one in method_runs:
-        repeats[one.options.method, one.options.shots].append(one.name)
+    for run in method_runs:
+        repeats[run.options.method, run.options.shots].append(run.name)
     table = comparison_table(repeats, cells, reasons, manifest.categories)
     rows = store.write_table(target, "compare", table)
     code = exit_code(options, len(errors), len(manifest.table))
@@ -107,7 +113,10 @@ def _method_runs(target: str, options: CompareOptions) -> list[MethodRun]:
         shots = [
             (count, repeat) for count in sorted(set(options.shots or ())) for repeat in range(options.shot_repeats)
         ]
-        for fit in [options.fit_options(method), *(options.fit_options(method, *one) for one in shots)]:
+        for fit in [
+            options.fit_options(method),
+            *(options.fit_options(method, count, repeat) for count, repeat in shots),
+        ]:
             name = method if fit.shots is None else f"{method}-{fit.shots}shot-{fit.shot_seed}"
             runs.append(MethodRun(name, fit, storage.join(target, "runs", name)))
     return runs

@@ -36,6 +36,12 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     ------
     UsageError
         Unusable input or an unknown name.
+
+    Examples
+    --------
+    >>> options = {"backbone": "efficientnet_lite0", "categories": "weave", "limit": 6, "image_size": 64, "quiet": True}
+    >>> [row["rate"] for row in mvad.false_alarms("sample", splits=1, folds=2, rates="0.1,0.2", **options)]
+    [0.1, 0.2]
     """
     report = Reporter(options.quiet)
     if issubclass(find_method(options.method), Pretrained) or options.folds < 2:

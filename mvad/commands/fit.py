@@ -23,7 +23,8 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
 
     Examples
     --------
-    >>> mvad.fit("sample", "models", backbone="efficientnet_lite0", categories="weave", limit=4, quiet=True).exit_code
+    >>> options = {"backbone": "efficientnet_lite0", "categories": "weave", "limit": 4, "image_size": 64}
+    >>> mvad.fit("sample", "models", quiet=True, **options).exit_code
     0
     """
     report, folder = Reporter(options.quiet), storage.to_uri(models)

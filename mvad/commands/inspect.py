@@ -32,6 +32,11 @@ def inspect(
     ------
     UsageError
         Unusable input, an unknown name, missing weights, or an ``out`` that exists or is not an ``.html``.
+
+    Examples
+    --------
+    >>> [row["category"] for row in mvad.inspect("sample", features=False, limit=4, quiet=True).summary]
+    ['bracket', 'perforated', 'weave']
     """
     started = time.monotonic()
     reporter = Reporter(options.quiet)

@@ -49,6 +49,11 @@ def maps(
     ------
     UsageError
         OUT holds no results of a finished run, or none with maps; or the folder holds other files.
+
+    Examples
+    --------
+    >>> mvad.maps("results", "maps", quiet=True).errors
+    []
     """
     report, source, target = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(to)
     run = results.read_finished_run(source)

@@ -37,6 +37,12 @@ def nightly(
     ------
     UsageError
         As for `score`; or ``date`` is not a date.
+
+    Examples
+    --------
+    >>> options = {"category": "weave", "limit": 4, "quiet": True}
+    >>> mvad.nightly("sample/weave/test", "models", "nights", "2026-11-23", **options).errors
+    []
     """
     try:
         day = datetime.date.fromisoformat(date) if date else datetime.date.today()

@@ -27,6 +27,11 @@ def report(out: Results, options: ReportOptions) -> Result:
     ------
     UsageError
         OUT holds no results of a finished run, or a category is unknown.
+
+    Examples
+    --------
+    >>> mvad.report("results", quiet=True).exit_code
+    0
     """
     reporter = Reporter(options.quiet)
     source = storage.to_uri(out)

@@ -21,8 +21,9 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
 
     Examples
     --------
-    >>> result = mvad.run("sample", "results", backbone="efficientnet_lite0", categories="weave", limit=4, quiet=True)
-    >>> result.exit_code
+    >>> from mvad.options import RunOptions
+    >>> options = RunOptions(backbone="efficientnet_lite0", categories="weave", limit=4, image_size=64)
+    >>> mvad.run("sample", "results", options=options, maps="all", quiet=True).exit_code
     0
     """
     report, target = Reporter(options.quiet), storage.to_uri(out)

@@ -35,18 +35,18 @@ def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result
     ensure_outside_models(target, folder)
     fitted = find_models(folder, options.method)
     images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
-    chosen = models_for(images.categories, fitted, folder)
-    networks = load_networks(chosen.values(), options.weights, options.budget)
-    run = Run.resume(target, images, chosen, options)  # a new run, or one that was interrupted
+    category_models = models_for(images.categories, fitted, folder)
+    networks = load_networks(category_models.values(), options.weights, options.budget)
+    run = Run.resume(target, images, category_models, options)  # a new run, or one that was interrupted
 
     missing = run.missing(images, report)  # what has no row yet
     first = next(missing, None)
     if first is None and run.is_done:
         return run.nothing_to_do(report)
     run.record()
-    jobs = scoring.scoring_jobs(chosen.values(), run, options)
+    jobs = scoring.scoring_jobs(category_models.values(), run, options)
     if first is not None:
-        prepare = functools.partial(scoring.prepare_networks, chosen.values(), networks, options)
+        prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):
             scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
     return run.show(run.finish(images.n_test, report.stages), report)

@@ -33,16 +33,21 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     ------
     UsageError
         No model of any category of DATA, a method that cannot be updated, other weights, or unusable input.
+
+    Examples
+    --------
+    >>> mvad.update("sample", "models", categories="weave", limit=2, quiet=True).summary[0]["n_new"]
+    2
     """
     started, report, folder = time.monotonic(), Reporter(options.quiet), storage.to_uri(models)
     fitted = find_models(folder, options.method)
     manifest = read_manifest(data, options)
-    chosen = models_for(manifest.categories, fitted, folder)
-    fitting.ensure_extendable(chosen.values())
-    networks = load_networks(chosen.values(), options.weights, options.budget)
+    category_models = models_for(manifest.categories, fitted, folder)
+    fitting.ensure_extendable(category_models.values())
+    networks = load_networks(category_models.values(), options.weights, options.budget)
 
     with pipeline.job_session(options, report):
-        rows, errors = fitting.update_models(manifest.table, chosen, networks, folder, options, report)
+        rows, errors = fitting.update_models(manifest.table, category_models, networks, folder, options, report)
     _show(rows, report)
     report.errors(errors)
     code = exit_code(options, len(errors), len(manifest.table))

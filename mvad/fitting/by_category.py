@@ -42,8 +42,8 @@ class CategoryFeatures:
 
     def rows_of(self, image_ids: Collection[str], *, variants: bool = False) -> NDArray[np.int64]:
         """Rows of the features of some images, in their order; with ``variants``, each followed by its variants."""
-        chosen = np.isin(self.image_ids, list(image_ids))
-        return np.flatnonzero(chosen if variants else chosen & (self.variants == 0))
+        selected = np.isin(self.image_ids, list(image_ids))
+        return np.flatnonzero(selected if variants else selected & (self.variants == 0))
 
     @property
     def nbytes(self) -> int:

@@ -175,8 +175,10 @@ class FitScheduler:
         """Start the fit to all images, and one to the other images of each fold."""
         job = fit.outcome.job
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
-        whole = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, all_cores=not self._pool.gpus)
-        self._watch(whole, _Task(fit, fit.take_state, features, n_bytes))
+        fit_all = self._remote(fit_detector).remote(
+            job.options, features, fit.rows, prior, all_cores=not self._pool.gpus
+        )
+        self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
         if not job.calibrates_by_folds or fit.n_images < MIN_CALIBRATION_IMAGES:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row

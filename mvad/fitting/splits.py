@@ -54,8 +54,8 @@ def _of_category(category: CategoryFeatures, options: FalseAlarmOptions, pool: A
         order = np.random.default_rng([options.seed, split]).permutation(n_images)
         others, fitted = order[:n_fresh], np.sort(order[n_fresh:])
         tasks.append((task.remote(options, features, fitted, others), fresh, split, slice(None)))
-        for rest, fold in fold_splits(len(fitted), options.folds, options.seed):
-            scores = task.remote(options, features, fitted[rest], fitted[fold])
+        for others_in_fold, fold in fold_splits(len(fitted), options.folds, options.seed):
+            scores = task.remote(options, features, fitted[others_in_fold], fitted[fold])
             tasks.append((scores, held_out, split, fold))
     for scores, array, split, rows in tasks:
         array[split, rows], _ = ray.get(scores)

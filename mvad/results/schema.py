@@ -76,6 +76,6 @@ SUMMARY = pa.schema(
 def score_table(images: pa.Table, run_id: str, columns: Mapping[str, Any]) -> pa.Table:
     """Rows of the score table: the manifest's columns of images, then ``columns``, null where there is none."""
     count = len(images)
-    known = {name: images[name] for name in SCORES.names if name in images.column_names}
-    known |= {"run_id": pa.array([run_id] * count, pa.string()), **columns}
-    return pa.table({field.name: known.get(field.name, pa.nulls(count, field.type)) for field in SCORES}, SCORES)
+    values = {name: images[name] for name in SCORES.names if name in images.column_names}
+    values |= {"run_id": pa.array([run_id] * count, pa.string()), **columns}
+    return pa.table({field.name: values.get(field.name, pa.nulls(count, field.type)) for field in SCORES}, SCORES)

@@ -56,9 +56,9 @@ def ensure_outside(out: str, target: str, allowed: Sequence[str]) -> None:
     UsageError
         It is: a file that is not part of the results would keep the run from being resumed.
     """
-    place, folder = target.partition("?")[0], out.partition("?")[0]  # connection options may differ
-    inside = place == folder or place.startswith(f"{folder}/")
-    if inside and not any(f"{place}/".startswith(f"{folder}/{name}/") for name in allowed):
+    target_path, folder = target.partition("?")[0], out.partition("?")[0]  # connection options may differ
+    inside = target_path == folder or target_path.startswith(f"{folder}/")
+    if inside and not any(f"{target_path}/".startswith(f"{folder}/{name}/") for name in allowed):
         raise UsageError(
             f"{storage.readable(target)} lies in the folder of the results; give --to another place, or "
             f"{storage.readable(storage.join(out, allowed[0]))}."
@@ -130,13 +130,13 @@ def read_scores(
     out: str,
     columns: Sequence[str] | None = None,
     category: str | None = None,
-    where: pads.Expression | None = None,
+    condition: pads.Expression | None = None,
 ) -> pa.Table:
     """Score rows under OUT (a URI), sorted by image id.
 
     Parameters
     ----------
-    columns, category, where
+    columns, category, condition
         Default: all of them.
 
     Raises
@@ -146,7 +146,7 @@ def read_scores(
     """
     names = list(columns or SCORES.names)
     needed = names if "image_id" in names else [*names, "image_id"]
-    return _dataset(out, category).to_table(needed, filter=where).sort_by("image_id").select(names)
+    return _dataset(out, category).to_table(needed, filter=condition).sort_by("image_id").select(names)
 
 
 def read_by_category(out: str, categories: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -162,11 +162,11 @@ def read_images(out: str, category: str, image_ids: Collection[str], columns: Se
     import pyarrow.dataset as pads
 
     dataset = _dataset(out, category)
-    where = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
-    names = set(dataset.to_table(["__filename"], filter=where)["__filename"].to_pylist())
+    condition = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
+    names = set(dataset.to_table(["__filename"], filter=condition)["__filename"].to_pylist())
     fragments = [fragment for fragment in dataset.get_fragments() if fragment.path in names]
     rows = pads.FileSystemDataset(fragments, SCORES, pads.ParquetFileFormat(), dataset.filesystem)
-    table = rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=where) if fragments else None
+    table = rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=condition) if fragments else None
     return (
         pa.table({name: pa.array([], SCORES.field(name).type) for name in columns})
         if table is None
@@ -179,7 +179,7 @@ def read_errors(out: str) -> list[dict[str, str]]:
     import pyarrow.dataset as pads
 
     columns = ["image_id", "category", "split", "error"]
-    return read_scores(out, columns, where=pads.field("status") == "error").to_pylist()
+    return read_scores(out, columns, condition=pads.field("status") == "error").to_pylist()
 
 
 def read_status(out: str) -> pa.Table:

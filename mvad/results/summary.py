@@ -142,9 +142,9 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
     from mvad.data.images import load_mask
 
     field = pads.field
-    known = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
-    known &= (field("split") == "test") & field("patch_scores").is_valid()
-    rows = read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, known)
+    condition = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
+    condition &= (field("split") == "test") & field("patch_scores").is_valid()
+    rows = read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, condition)
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None
@@ -170,14 +170,14 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = {row[name] for row in rows}
         mean[name] = values.pop() if len(values) == 1 else None
     for name in ("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "fit_seconds", "score_seconds"):
-        known = [row[name] for row in rows if row.get(name) is not None]
-        mean[name] = sum(known) if known else None
+        numbers = [row[name] for row in rows if row.get(name) is not None]
+        mean[name] = sum(numbers) if numbers else None
     for name in _AVERAGED:
-        known = [row[name] for row in rows if row.get(name) is not None]
-        mean[name] = float(np.mean(known)) if known else None
-    without = [row["category"] for row in rows if row.get("image_auroc") is None]
-    if without and len(without) < len(rows):
-        mean["note"] = f"without {', '.join(without)}"
+        numbers = [row[name] for row in rows if row.get(name) is not None]
+        mean[name] = float(np.mean(numbers)) if numbers else None
+    missing = [row["category"] for row in rows if row.get("image_auroc") is None]
+    if missing and len(missing) < len(rows):
+        mean["note"] = f"without {', '.join(missing)}"
     images = sum(row["images_per_second"] * row["score_seconds"] for row in rows if row["images_per_second"])
     mean["images_per_second"] = images / mean["score_seconds"] if mean["score_seconds"] else None
     return mean

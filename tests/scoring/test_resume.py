@@ -3,24 +3,14 @@
 import json
 import shutil
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 import mvad
 from mvad import results
-from mvad.calibration import DecisionRule
 from mvad.commands.nightly import verdict
-from mvad.data.manifest import SCHEMA
 from mvad.errors import UsageError
-from mvad.model_store import ModelInfo
-from mvad.pipeline.columns import SCORED
-from mvad.results.repair import drop_duplicates, drop_rows
+from mvad.results.repair import drop_rows
 from mvad.results.result import EXIT_DRIFTED, Result
-from mvad.results.store import write_part
-from mvad.results.verdicts import decide_together
-from mvad.scoring.jobs import ScoringJob
-from mvad.scoring.write import score_rows
 from mvad.storage import to_uri
 
 DAY = "2026-11-23"
@@ -154,75 +144,6 @@ def test_rows_of_other_options_or_models_are_not_mixed(begun, no_ray, base_run, 
     with pytest.raises(UsageError, match="another run's results"):
         mvad.score(str(dump), str(models), str(tmp_path / "run"), **OPTIONS)
     assert len(rows_of(out)) == 8
-
-
-def write(out, names, scores, rule=None, error=None):
-    """Write the rows of images of one category, as the scoring of a block does."""
-    count = len(names)
-    columns = {name: pa.array(names) for name in ("image_id", "uri")}
-    columns |= {"category": pa.array(["cap"] * count), "split": pa.array(["test"] * count)}
-    images = pa.table({field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA}, SCHEMA)
-    scored = pa.table(
-        {
-            "row": range(count),
-            "job": [0] * count,
-            "error": [error] * count,
-            "width": [1] * count,
-            "height": [1] * count,
-            "score": scores,
-            "patch_scores": [[score] for score in scores],
-            "patch_grid": [[1, 1]] * count,
-        },
-        SCORED,
-    )
-    model = ModelInfo("m", "patchcore", "cap", {}, None, "", None, {}, {}, "")
-    write_part(to_uri(out), score_rows(images, scored, ScoringJob(model, rule or DecisionRule("m"), "", "r", 0.0)))
-
-
-def test_rows_that_were_written_twice_are_there_once(tmp_path):
-    """A retried task whose blocks were divided otherwise."""
-    write(tmp_path, ["a", "b", "c"], [1, 2, 3])
-    write(tmp_path, ["b", "c", "d"], [2, 3, 4])
-    write(tmp_path, ["a", "b", "c", "d"], [1, 2, 3, 4])
-    assert len(results.read_scores(to_uri(tmp_path))) == 10
-    assert sorted(drop_duplicates(to_uri(tmp_path))["image_id"].to_pylist()) == ["a", "b", "c", "d"]
-    rows = results.read_scores(to_uri(tmp_path)).to_pylist()
-    assert [(row["image_id"], row["score"]) for row in rows] == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scores/**/*.parquet")}
-    drop_duplicates(to_uri(tmp_path))
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("scores/**/*.parquet")} == before
-
-
-def test_a_full_disk_spoils_no_file(tmp_path, monkeypatch):
-    write(tmp_path, ["a", "b"], [1, 2])
-
-    def full(handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write(tmp_path, ["a", "b"], [3, 4])
-    with pytest.raises(OSError, match="No space left"):
-        drop_rows(to_uri(tmp_path), {"a"})
-    monkeypatch.undo()
-    assert [row["score"] for row in results.read_scores(to_uri(tmp_path)).to_pylist()] == [1, 2]
-    assert not list(tmp_path.glob("**/*.unfinished"))
-
-
-def test_the_batch_as_a_whole_can_be_decided_on(tmp_path):
-    """19 calibration scores: the p-values of 4 images are 1/20, 1/20, 11/20 and 1; at 10 % two are flagged."""
-    rule = DecisionRule("m", np.arange(19, dtype=np.float32), "conformal", 18.0)
-    write(tmp_path, ["a", "b"], [99, 50], rule)
-    write(tmp_path, ["c", "d"], [8.5, -1], rule)
-    write(tmp_path, ["e"], [None], rule, "broken")
-    decide_together(to_uri(tmp_path), "cap", 0.1)
-    rows = {row["image_id"]: row for row in results.read_scores(to_uri(tmp_path)).to_pylist()}
-    assert [rows[name]["p_value"] for name in "abcde"] == [1 / 20, 1 / 20, 11 / 20, 1, None]
-    assert [rows[name]["is_anomaly"] for name in "abcde"] == [True, True, False, False, None]
-    assert rows["a"]["threshold"] == 8.5
-    decide_together(to_uri(tmp_path), "cap", 0.04)
-    rows = {row["image_id"]: row for row in results.read_scores(to_uri(tmp_path)).to_pylist()}
-    assert not any(row["is_anomaly"] for row in rows.values())
 
 
 @pytest.mark.parametrize(
