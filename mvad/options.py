@@ -108,11 +108,6 @@ class CategoryOptions(Group):
 
     categories: Annotated[Names, _commas("Use these categories only", "A,B")] = None
 
-    @property
-    def category_names(self) -> list[str] | None:
-        """The categories asked for, or None for all."""
-        return self.categories
-
 
 @group()
 class FileOptions(Group):
@@ -489,18 +484,16 @@ def takes(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def call(*arguments: Any, options: Any = None, **keywords: Any) -> Any:
-            positional = [name for name in keywords if name in names]
             values = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
             values |= {name: value for name, value in keywords.items() if name not in names}
-            return command(*arguments, **{name: keywords[name] for name in positional}, options=build(kind, values))
+            others = {name: value for name, value in keywords.items() if name in names}
+            return command(*arguments, **others, options=build(kind, values))
 
         signature = inspect.signature(command, eval_str=True)
         names = [name for name in signature.parameters if name != "options"]
         parameters = [signature.parameters[name] for name in names]
-        whole_options = inspect.Parameter(
-            "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None
-        )
-        call.__signature__ = inspect.Signature([*parameters, whole_options, *keywords_of(kind)])  # type: ignore[attr-defined]
+        parameters.append(inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+        call.__signature__ = inspect.Signature([*parameters, *keywords_of(kind)])  # type: ignore[attr-defined]
         call.options = kind  # type: ignore[attr-defined]
         return call
 
@@ -531,24 +524,20 @@ def panels(kind: type) -> dict[str, list[str]]:
 def _sentence(error: ValidationError) -> str:
     """What is wrong with the first wrong option."""
     first = error.errors()[0]
-    name, value = str(first["loc"][0]).replace("_", "-") if first["loc"] else "option", first["input"]
+    kind, value = first["type"], first["input"]
+    option = "--" + str(first["loc"][0]).replace("_", "-")
+    if kind == "unexpected_keyword_argument":
+        return f"{option} is no option of this command."
     limits = {
         "greater_than_equal": "is too small; the minimum is {ge:g}",
         "greater_than": "must be above {gt:g}",
         "less_than_equal": "is too large; the maximum is {le:g}",
         "less_than": "must be below {lt:g}",
         "literal_error": "is unknown; choose one of: {expected}",
-        "unexpected_keyword_argument": "is no option of this command",
         "value_error": "is wrong: {error}",
         "int_parsing": "is not a whole number",
         "float_parsing": "is not a number",
     }
-    text = limits.get(first["type"], "is wrong: " + first["msg"][:1].lower() + first["msg"][1:])
-    shown = (
-        ""
-        if first["type"] == "unexpected_keyword_argument"
-        else f" {value!r}"
-        if isinstance(value, str)
-        else f" {value}"
-    )
-    return f"--{name}{shown} {text.format(**first.get('ctx', {}))}."
+    text = limits.get(kind, "is wrong: " + first["msg"][:1].lower() + first["msg"][1:])
+    shown = repr(value) if isinstance(value, str) else value
+    return f"{option} {shown} {text.format(**first.get('ctx', {}))}."

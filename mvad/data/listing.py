@@ -71,7 +71,7 @@ class Listing:
         """The categories that have images, sorted; until the listing has ended, all that may have some."""
         if self.ended:
             return sorted(self._seen_categories)
-        return sorted(self._options.category_names or self._possible_categories)
+        return sorted(self._options.categories or self._possible_categories)
 
     @property
     def _possible_categories(self) -> set[str]:
@@ -98,7 +98,7 @@ class Listing:
         yield images
 
     def _plain_portions(self) -> Iterator[pa.Table]:
-        names, ignored = self._options.category_names, 0
+        names, ignored = self._options.categories, 0
 
         def list_tables() -> Iterator[pa.Table]:
             nonlocal ignored

@@ -71,8 +71,8 @@ def read_manifest(data: str, options: DataOptions) -> Manifest:
     repeated = repeated_ids(table)
     if len(repeated):
         raise UsageError(f"{storage.readable(root)} names {repeated[0].as_py()!r} more than once.")
-    require_categories(options.category_names, pc.unique(table["category"]).to_pylist(), root)
-    table = select_categories(table, options.category_names)
+    require_categories(options.categories, pc.unique(table["category"]).to_pylist(), root)
+    table = select_categories(table, options.categories)
     if options.limit is not None:
         table = _limit(table, options.limit)
     return Manifest(root, table, ignored)

@@ -124,7 +124,7 @@ def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -
     rows = {row["category"]: row for row in summary}
     categories = [
         read_category(source, name, run["categories"].get(name, {}), rows.get(name, {}), models, options.pictures)
-        for name in _category_names(source, options.category_names)
+        for name in _category_names(source, options.categories)
     ]
     mean = rows.get(MEAN) if len(categories) > 1 and options.categories is None else None
     return Overview(storage.readable(source), run, summary, categories, mean)

@@ -61,7 +61,7 @@ class Run:
         self._rules: dict[str, DecisionRule] = {}
         self._started = time.monotonic()
         self._n_rows = 0  # rows that must be in OUT in the end
-        self._status: pa.Table | None = None  # of the rows of earlier runs
+        self._done, self._failed = pa.array([], pa.string()), pa.array([], pa.string())  # image ids, of earlier runs
         self._earlier: dict[str, Any] = {}
         self._new_categories = set(images.categories)
         self._content: dict[str, Any] = {
@@ -117,14 +117,16 @@ class Run:
         return run
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
-        self._earlier, self._status = earlier, drop_duplicates(self.out)
+        self._earlier, status = earlier, drop_duplicates(self.out)
+        is_done = pc.equal(status["status"], "ok")
+        self._done, self._failed = (status.filter(rows)["image_id"] for rows in (is_done, pc.invert(is_done)))
         kept = ("run_id", "status", "started", "seconds", "n_rows")
         runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
         self._content["earlier_runs"] = runs
         before = earlier.get("categories", {})
         self._new_categories -= before.keys()
         self.categories |= {name: dict(facts) for name, facts in before.items()}
-        self._n_rows = len(self._status)
+        self._n_rows = len(status)
 
     def _begin(self) -> None:
         for name in self._new_categories:
@@ -145,11 +147,10 @@ class Run:
                 report.image_count(images)
             else:
                 report.info(f"{images.n_images:,} images so far; still listing {storage.readable(images.root)}")
-            if self._status is not None:
+            if self._earlier:
                 n_listed = len(portion)
-                done = self._status.filter(pc.equal(self._status["status"], "ok"))["image_id"]
-                portion = portion.filter(pc.invert(pc.is_in(portion["image_id"], done)))
-                failed = self._status.filter(pc.is_in(self._status["image_id"], portion["image_id"]))["image_id"]
+                portion = portion.filter(pc.invert(pc.is_in(portion["image_id"], self._done)))
+                failed = self._failed.filter(pc.is_in(self._failed, portion["image_id"]))
                 drop_rows(self.out, failed.to_pylist())
                 self._n_rows -= len(failed)
                 report.info(f"{n_listed - len(portion):,} rows are there already, {len(portion):,} images are left")

@@ -7,7 +7,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,8 +17,6 @@ from helpers.tiles import EMBEDDED, REAL_DATA, write_category
 from mvad import results
 from mvad.errors import UsageError
 from mvad.options import RunOptions
-from mvad.pipeline.dataset import MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, split_into_blocks
-from mvad.runtime.resources import ActorPool
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -309,19 +306,3 @@ def test_bottle(tmp_path):
     assert (bottle["n_train"], bottle["n_good"], bottle["n_defect"], bottle["n_error"]) == (209, 20, 63, 0)
     assert bottle["image_auroc"] >= 0.998
     assert bottle["pixel_auroc"] >= 0.975
-
-
-@pytest.mark.parametrize("n_images", [0, 1, 7, 100, 2_000, 50_000])
-@pytest.mark.parametrize(("actors", "threads"), [(1, 1), (1, 4), (6, 1), (64, 4)])
-def test_blocks_hold_all_images_in_order_and_the_outer_ones_few(n_images, actors, threads):
-    pool = ActorPool(actors, actor_resources={}, task_resources={}, threads=threads)
-    blocks = split_into_blocks(pa.table({"number": range(n_images)}), 224, pool)
-    assert [number for block in blocks for number in block["number"].to_pylist()] == list(range(n_images))
-    sizes = [len(block) for block in blocks]
-    assert all(sizes)
-    if n_images:
-        assert sizes[0] <= MIN_BLOCK_ROWS
-        assert max(sizes) <= MAX_BLOCK_ROWS
-    if n_images >= 2_000 and actors < 10:
-        assert max(sizes) > sizes[-1] == MIN_BLOCK_ROWS
-        assert sum(size == MIN_BLOCK_ROWS for size in sizes) < len(sizes) / 2
