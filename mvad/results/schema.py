@@ -3,7 +3,7 @@
 ::
 
     OUT/scores/<safe name>/part-*.parquet    one row per image; one category per file, and ``category`` a column of it
-    OUT/summary.parquet, OUT/summary.json    one row per category, then, of several, their mean
+    OUT/summary.parquet, OUT/summary.json    one row per category, then their mean
     OUT/run.json                             configuration, versions, models, counts, seconds
     OUT/_SUCCESS                             written last, and only if the exit code is 0
     OUT/report.html, OUT/report, OUT/maps    for people, by `mvad report` and `mvad maps`
@@ -43,7 +43,7 @@ SCORES = pa.schema(
 )
 SUMMARY = pa.schema(
     [
-        pa.field("category", pa.string(), nullable=False),  # of several, the last row is their mean
+        pa.field("category", pa.string(), nullable=False),  # the last row is the mean
         pa.field("method", pa.string()),
         pa.field("backbone", pa.string()),
         pa.field("n_train", pa.int64()),  # good images the model was fitted on
