@@ -48,12 +48,12 @@ class Chart(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A set of images that a scatter plot tells apart: its name and size, its class in the style sheet, its marker."""
+    """A set of images that a scatter plot tells apart."""
 
     name: str
     n_images: int
-    style: str
-    marker: str
+    style: str  # a class in the style sheet
+    marker: str  # an SVG path
 
 
 def histogram(
@@ -64,29 +64,21 @@ def histogram(
     meaning: str = "higher is more abnormal",
     log: bool = False,
 ) -> Chart | None:
-    """Draw one histogram per group, below each other on one axis, with the threshold across all of them.
+    """Draw one histogram per group, below each other on one axis; None if there are no values.
 
     Parameters
     ----------
     groups
         Finite values by group; the group's first word is its class in the style sheet. Empty groups are left out.
-    threshold
-        None if there is none.
     quantity, meaning
         What the axis shows.
-    log
-        Whether the axis is logarithmic.
-
-    Returns
-    -------
-    None if there are no values
     """
     groups = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
     if not groups:
         return None
-    positions = {
-        name: np.log10(np.maximum(values, MIN_LOG_VALUE)) if log else values for name, values in groups.items()
-    }
+    positions = groups
+    if log:
+        positions = {name: np.log10(np.maximum(values, MIN_LOG_VALUE)) for name, values in groups.items()}
     low, high, clipped = _axis_range(np.concatenate(list(positions.values())), threshold)
     edges = np.linspace(low, high, N_BINS + 1)
     counts = {name: np.histogram(np.minimum(values, high), edges)[0] for name, values in positions.items()}
@@ -228,14 +220,9 @@ def scatter(
     titles: Sequence[str],
     ringed: Sequence[bool],
 ) -> Markup:
-    """Draw points with the markers of their series, a title each, and a ring around some of them.
+    """Draw (n, 2) points, later ones on top, with the markers of their series, titles, and rings around some of them.
 
-    Parameters
-    ----------
-    text
-        What the plot shows, in words.
-    points : (n, 2) float32
-        Later points are drawn on top.
+    ``text`` says in words what the plot shows.
     """
     low = points.min(axis=0)
     extent = np.maximum(points.max(axis=0) - low, 1e-6)
@@ -256,7 +243,6 @@ def bar(share: float) -> Markup:
 
 
 def _linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """A linear map from values to pixels."""
     return lambda value: float(start + (value - low) / (high - low) * (end - start))
 
 
@@ -264,8 +250,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from low to high, at most ``MAX_TICKS``."""
     step = 10.0 ** math.floor(math.log10((high - low) / MAX_TICKS))
     step = next(step * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (step * factor) <= MAX_TICKS)
-    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-    return [round(number * step, 12) for number in numbers]
+    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
