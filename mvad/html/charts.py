@@ -37,6 +37,9 @@ MARKERS = (
 )  # circle, square, triangle, diamond, inverted triangle, cross
 SUBSETS = ("train", "good", "unlabelled")  # have a colour of their own, and the first marker
 
+Values = NDArray[np.floating[Any]]
+Point = tuple[float, float]
+
 
 class Chart(NamedTuple):
     """A drawing, what it shows in words, and its numbers."""
@@ -57,7 +60,7 @@ class Series(NamedTuple):
 
 
 def histogram(
-    groups: Mapping[str, NDArray[np.floating[Any]]],
+    groups: Mapping[str, Values],
     threshold: float | None = None,
     *,
     quantity: str = "score",
@@ -121,7 +124,7 @@ def histogram(
     return Chart(svg, " ".join(texts), [quantity, *groups], rows)
 
 
-def _axis_range(values: NDArray[np.float64], threshold: float | None) -> tuple[float, float, bool]:
+def _axis_range(values: Values, threshold: float | None) -> tuple[float, float, bool]:
     """The ends of the axis, and whether some values lie beyond the upper end."""
     shown = values if threshold is None else np.append(values, threshold)
     low, high = float(shown.min()), float(shown.max())
@@ -133,15 +136,13 @@ def _axis_range(values: NDArray[np.float64], threshold: float | None) -> tuple[f
     return low, limit if clipped else high, clipped
 
 
-def _describe(name: str, values: NDArray[np.floating[Any]], threshold: float | None) -> str:
+def _describe(name: str, values: Values, threshold: float | None) -> str:
     text = f"{name.capitalize()}: {len(values):,}, median {np.median(values):.4g}, "
     text += f"from {values.min():.4g} to {values.max():.4g}"
     return text + ("." if threshold is None else f", {int((values > threshold).sum()):,} above the threshold.")
 
 
-def roc(
-    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: tuple[float, float] | None = None
-) -> Chart:
+def roc(labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: Point | None = None) -> Chart:
     """Draw the ROC curve; ``operating_point`` is the false-alarm rate and the recall at the threshold."""
     false_alarm_rate, recall, _ = roc_curve(labels, scores)
     recalls = [float(recall[false_alarm_rate <= rate].max()) for rate in FALSE_ALARM_RATES]
@@ -155,7 +156,7 @@ def roc(
 
 
 def precision_recall(
-    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: tuple[float, float] | None = None
+    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: Point | None = None
 ) -> Chart:
     """Draw precision against recall; ``operating_point`` is the recall and the precision at the threshold."""
     precision, recall, _ = precision_recall_curve(labels, scores)
@@ -172,12 +173,7 @@ def precision_recall(
 
 
 def _curve(
-    text: str,
-    horizontal: NDArray[np.float64],
-    vertical: NDArray[np.float64],
-    axes: tuple[str, str],
-    point: tuple[float, float] | None,
-    chance: tuple[float, float],
+    text: str, horizontal: Values, vertical: Values, axes: tuple[str, str], point: Point | None, chance: Point
 ) -> Markup:
     """A curve in the unit square; ``chance`` is where the line of a random ranking begins and ends."""
     x = _linear(0, 1, CURVE_LEFT, CURVE_LEFT + CURVE_SIDE)
@@ -214,11 +210,7 @@ def series_of(names: Iterable[str]) -> dict[str, Series]:
 
 
 def scatter(
-    text: str,
-    points: NDArray[np.float32],
-    series: Sequence[Series],
-    titles: Sequence[str],
-    ringed: Sequence[bool],
+    text: str, points: NDArray[np.float32], series: Sequence[Series], titles: Sequence[str], ringed: Sequence[bool]
 ) -> Markup:
     """Draw (n, 2) points, later ones on top, with the markers of their series, titles, and rings around some of them.
 

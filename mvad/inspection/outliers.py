@@ -23,23 +23,12 @@ N_NEIGHBOURS = 3  # the distance to this neighbour says how unusual features are
 
 
 class OutlierScores(NamedTuple):
-    """Modified z-scores of n images; NaN where there is nothing to compare with.
-
-    Attributes
-    ----------
-    brightness, sharpness : (n,) float32
-        ``sharpness`` is that of its logarithm.
-    unusual : (n,) float32
-        Of the logarithm of the distance to the third nearest reference image in the space of pooled features; high for
-        another product or another view.
-    reasons
-        Why an image is an outlier, "" if it is not.
-    """
+    """Modified z-scores of n images, arrays of shape (n,); NaN where there is nothing to compare with."""
 
     brightness: NDArray[np.float32]
-    sharpness: NDArray[np.float32]
-    unusual: NDArray[np.float32]
-    reasons: list[str]
+    sharpness: NDArray[np.float32]  # of its logarithm
+    unusual: NDArray[np.float32]  # of `_log_distances`; high for another product or another view
+    reasons: list[str]  # why an image is an outlier, "" if it is not
 
 
 def find_outliers(
@@ -49,16 +38,10 @@ def find_outliers(
     features: NDArray[np.float32] | None,
     reference: NDArray[np.bool_],
 ) -> OutlierScores:
-    """Compare the readable images of one category with each other.
+    """Compare the n readable images of one category with each other.
 
-    Parameters
-    ----------
-    brightness, contrast, sharpness : (n,)
-        As in `measure.Measurement`.
-    features : (n, d)
-        Pooled features, or None.
-    reference : (n,)
-        The training images.
+    The (n,) measurements are those of `measure.Measurement`, ``features`` are pooled ones, (n, d), and ``reference`` is
+    true for training images.
     """
     if reference.sum() < MIN_IMAGES:
         reference = np.ones(len(brightness), bool)
@@ -84,15 +67,9 @@ def log_sharpness(sharpness: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_], min_mad: float) -> NDArray[np.float32]:
-    """Modified z-scores of values; NaN without ``MIN_IMAGES`` reference values.
+    """Modified z-scores of (n,) values, by the median and MAD (at least ``min_mad``) of those in ``reference``.
 
-    Parameters
-    ----------
-    values : (n,)
-    reference : (n,)
-        The values that median and MAD are taken of.
-    min_mad
-        A smaller MAD is raised to this.
+    NaN if the latter are fewer than ``MIN_IMAGES``.
     """
     reference_values = values[reference]
     if len(reference_values) < MIN_IMAGES:
@@ -103,7 +80,7 @@ def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_],
 
 
 def _log_distances(features: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """log2 of each image's distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
+    """log2 of each image's feature distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
     queries = np.ascontiguousarray(features, np.float32)
     references = np.ascontiguousarray(queries[reference])
     squares = np.maximum(faiss.knn(queries, references, min(N_NEIGHBOURS + 1, len(references)))[0], 0)

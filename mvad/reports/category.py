@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,13 +138,11 @@ def _calibration(
     elif facts.get("model"):
         uris.append(storage.to_uri(facts["model"]))
     for uri in uris:
-        try:
+        with contextlib.suppress(UsageError):
             model = read_model(uri)
             scores = read_calibration(model) if model.model_id == facts["model_id"] else None
-        except UsageError:
-            continue
-        if scores is not None:
-            return scores, None
+            if scores is not None:
+                return scores, None
     return none, "the model was not found; give the folder of its models with --models"
 
 

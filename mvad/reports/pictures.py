@@ -70,12 +70,11 @@ def _picture(row: dict[str, Any], size: ImageSize | None, scale: Scale | None, m
     if size is not None and scale is not None:
         try:
             square = stored_map(row, size)
-        except ImageError as error:
-            problems.append(str(error))
-        else:
             if square is not None:
                 map_image = overlay(image or Image.new("RGB", (width, height), GREY), square, size, scale)
                 peak = _peak(square, size)
+        except ImageError as error:
+            problems.append(str(error))
     if image is not None and row["mask_uri"]:
         try:
             image, marked = mark(image, read_mask(row["mask_uri"], max_pixels)), True
