@@ -155,11 +155,12 @@ def _similar_pairs(vectors: NDArray[np.float32], min_product: float, max_exact_i
         products, neighbours = faiss.knn(vectors, vectors, n_results, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         n_cells = int(4 * np.sqrt(count))
-        index = faiss.index_factory(vectors.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT)
+        width = vectors.shape[1]
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, n_cells, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = NPROBE
         index.train(vectors[:: max(1, count // (64 * n_cells))])
         index.add(vectors)
-        cells = faiss.SearchParametersIVF(nprobe=NPROBE)
-        products, neighbours = index.search(vectors, n_results, params=cells)
+        products, neighbours = index.search(vectors, n_results)
     left = np.repeat(np.arange(count), n_results)
     right, products = neighbours.ravel().astype(np.int64), products.ravel()
     similar = (products >= min_product) & (right != left) & (right >= 0)

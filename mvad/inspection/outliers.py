@@ -21,22 +21,20 @@ BLANK_CONTRAST = 2.0  # grey levels
 MIN_MAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # grey levels, and log2 of the others
 N_NEIGHBOURS = 3  # the distance to this neighbour says how unusual features are
 
+Values = NDArray[np.float32]
+
 
 class OutlierScores(NamedTuple):
     """Modified z-scores of n images, arrays of shape (n,); NaN where there is nothing to compare with."""
 
-    brightness: NDArray[np.float32]
-    sharpness: NDArray[np.float32]  # of its logarithm
-    unusual: NDArray[np.float32]  # of `_log_distances`; high for another product or another view
+    brightness: Values
+    sharpness: Values  # of its logarithm
+    unusual: Values  # of `_log_distances`; high for another product or another view
     reasons: list[str]  # why an image is an outlier, "" if it is not
 
 
 def find_outliers(
-    brightness: NDArray[np.float32],
-    contrast: NDArray[np.float32],
-    sharpness: NDArray[np.float32],
-    features: NDArray[np.float32] | None,
-    reference: NDArray[np.bool_],
+    brightness: Values, contrast: Values, sharpness: Values, features: Values | None, reference: NDArray[np.bool_]
 ) -> OutlierScores:
     """Compare the n readable images of one category with each other.
 
@@ -61,12 +59,12 @@ def find_outliers(
     return OutlierScores(**z_scores, reasons=reasons)
 
 
-def log_sharpness(sharpness: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_sharpness(sharpness: Values) -> Values:
     """log2 of sharpness, which may be 0."""
     return np.log2(np.maximum(sharpness, 1e-3))
 
 
-def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_], min_mad: float) -> NDArray[np.float32]:
+def modified_z_scores(values: Values, reference: NDArray[np.bool_], min_mad: float) -> Values:
     """Modified z-scores of (n,) values, by the median and MAD (at least ``min_mad``) of those in ``reference``.
 
     NaN if the latter are fewer than ``MIN_IMAGES``.
@@ -79,7 +77,7 @@ def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_],
     return (0.6745 * (values - median) / mad).astype(np.float32)
 
 
-def _log_distances(features: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _log_distances(features: Values, reference: NDArray[np.bool_]) -> Values:
     """log2 of each image's feature distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
     queries = np.ascontiguousarray(features, np.float32)
     references = np.ascontiguousarray(queries[reference])

@@ -93,13 +93,9 @@ def image_table(manifest: Manifest, measurements: Mapping[str, NDArray[Any]]) ->
         near.nearest[rows] = np.where(duplicates.nearest < 0, -1, rows[duplicates.nearest])
         near.similarity[rows] = duplicates.similarity
         n_groups += int(duplicates.group.max()) + 1
-        outliers = find_outliers(
-            measurements["brightness"][rows],
-            measurements["contrast"][rows],
-            measurements["sharpness"][rows],
-            measurements["features"][rows] if "features" in measurements else None,
-            subset[rows] == "train",
-        )
+        brightness, contrast, sharpness = (measurements[name][rows] for name in ("brightness", "contrast", "sharpness"))
+        features = measurements["features"][rows] if "features" in measurements else None
+        outliers = find_outliers(brightness, contrast, sharpness, features, subset[rows] == "train")
         for name, column in z_scores.items():
             column[rows] = getattr(outliers, name)
         reasons[rows] = outliers.reasons
