@@ -59,12 +59,11 @@ class NearDuplicates(NamedTuple):
 
 
 def exact_duplicates(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Groups of equal (n, 32) uint8 digests, as `_numbered`."""
+    """Groups of equal (n, 32) uint8 digests: (n,) int64, numbered in the order of first members, -1 if unique."""
     return _numbered(np.ascontiguousarray(digests).view("V32").ravel())
 
 
 def _numbered(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Groups of equal values: (n,) int64, numbered in the order of their first members, -1 for a single one."""
     _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts > 1)
     number = np.full(len(counts), -1, np.int64)
@@ -73,7 +72,7 @@ def _numbered(values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX_EXACT_IMAGES) -> NearDuplicates:
-    """Find near duplicates among the images of one category, as the module says.
+    """Find near duplicates among the images of one category by their (n, side, side) uint8 fingerprints.
 
     Images whose fingerprints vary by less than ``MIN_STD`` grey levels without lighting, such as black ones, are left
     out. The search is exact for up to ``max_exact_images``.

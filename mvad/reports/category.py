@@ -150,14 +150,10 @@ def _outcomes(labelled: pa.Table) -> dict[str, int]:
     decided = labelled.filter(pc.is_valid(labelled["is_anomaly"]))
     if not len(decided):
         return {}
-    defective = decided["label"].to_numpy() == 1
-    flagged = decided["is_anomaly"].to_numpy(zero_copy_only=False)
-    return {
-        "found": int((defective & flagged).sum()),
-        "missed": int((defective & ~flagged).sum()),
-        "false_alarms": int((~defective & flagged).sum()),
-        "passed": int((~defective & ~flagged).sum()),
-    }
+    groups = decided.group_by(["label", "is_anomaly"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(group["label"], group["is_anomaly"]): group["count_all"] for group in groups})
+    names = {"found": (1, True), "missed": (1, False), "false_alarms": (0, True), "passed": (0, False)}
+    return {name: counts[key] for name, key in names.items()}
 
 
 def _curves(labels: NDArray[np.int8], scores: NDArray[np.float32], outcomes: Mapping[str, int]) -> dict[str, Chart]:
