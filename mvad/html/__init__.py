@@ -1,8 +1,4 @@
-"""What the HTML pages of a report and of an inspection have in common.
-
-Each page is one self-contained HTML file. Templates escape every name, and a policy in the page forbids it to load or
-run anything and to use any style but its own.
-"""
+"""Self-contained HTML pages: names are escaped, and a policy forbids to load or run anything but the page's style."""
 
 from __future__ import annotations
 
@@ -16,18 +12,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 MISSING = "-"  # shown where there is no number
-BASE_STYLE = "base.css"
 
 
 def environment(package: str, filters: Mapping[str, Callable[[Any], str]]) -> Environment:
     """The templates of a package, which may extend ``base.html``; its filters show None as `MISSING`."""
-    env = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("mvad.html")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("mvad.html")])
+    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = {"count": "{:,}".format, "size": readable_size, **filters}
     env.filters |= {"name": visible, **{name: _unless_missing(show) for name, show in numbers.items()}}
     return env
@@ -36,7 +26,7 @@ def environment(package: str, filters: Mapping[str, Callable[[Any], str]]) -> En
 def render(env: Environment, template: str, style: str, **content: Any) -> str:
     """Render a page; ``style`` is the name of its style sheet, which follows that of all pages."""
     assert env.loader is not None
-    text = "".join(env.loader.get_source(env, name)[0] for name in (BASE_STYLE, style))
+    text = "".join(env.loader.get_source(env, name)[0] for name in ("base.css", style))
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return env.get_template(template).render(style=Markup(text), style_hash=digest, **content)
 

@@ -37,6 +37,9 @@ MARKERS = (
 )  # circle, square, triangle, diamond, inverted triangle, cross
 SUBSETS = ("train", "good", "unlabelled")  # have a colour of their own, and the first marker
 
+Values = NDArray[np.floating[Any]]
+Point = tuple[float, float]
+
 
 class Chart(NamedTuple):
     """A drawing, what it shows in words, and its numbers."""
@@ -48,45 +51,37 @@ class Chart(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A set of images that a scatter plot tells apart: its name and size, its class in the style sheet, its marker."""
+    """A set of images that a scatter plot tells apart."""
 
     name: str
     n_images: int
-    style: str
-    marker: str
+    style: str  # a class in the style sheet
+    marker: str  # an SVG path
 
 
 def histogram(
-    groups: Mapping[str, NDArray[np.floating[Any]]],
+    groups: Mapping[str, Values],
     threshold: float | None = None,
     *,
     quantity: str = "score",
     meaning: str = "higher is more abnormal",
     log: bool = False,
 ) -> Chart | None:
-    """Draw one histogram per group, below each other on one axis, with the threshold across all of them.
+    """Draw one histogram per group, below each other on one axis; None if there are no values.
 
     Parameters
     ----------
     groups
         Finite values by group; the group's first word is its class in the style sheet. Empty groups are left out.
-    threshold
-        None if there is none.
     quantity, meaning
         What the axis shows.
-    log
-        Whether the axis is logarithmic.
-
-    Returns
-    -------
-    None if there are no values
     """
     groups = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
     if not groups:
         return None
-    positions = {
-        name: np.log10(np.maximum(values, MIN_LOG_VALUE)) if log else values for name, values in groups.items()
-    }
+    positions = groups
+    if log:
+        positions = {name: np.log10(np.maximum(values, MIN_LOG_VALUE)) for name, values in groups.items()}
     low, high, clipped = _axis_range(np.concatenate(list(positions.values())), threshold)
     edges = np.linspace(low, high, N_BINS + 1)
     counts = {name: np.histogram(np.minimum(values, high), edges)[0] for name, values in positions.items()}
@@ -129,7 +124,7 @@ def histogram(
     return Chart(svg, " ".join(texts), [quantity, *groups], rows)
 
 
-def _axis_range(values: NDArray[np.float64], threshold: float | None) -> tuple[float, float, bool]:
+def _axis_range(values: Values, threshold: float | None) -> tuple[float, float, bool]:
     """The ends of the axis, and whether some values lie beyond the upper end."""
     shown = values if threshold is None else np.append(values, threshold)
     low, high = float(shown.min()), float(shown.max())
@@ -141,15 +136,13 @@ def _axis_range(values: NDArray[np.float64], threshold: float | None) -> tuple[f
     return low, limit if clipped else high, clipped
 
 
-def _describe(name: str, values: NDArray[np.floating[Any]], threshold: float | None) -> str:
+def _describe(name: str, values: Values, threshold: float | None) -> str:
     text = f"{name.capitalize()}: {len(values):,}, median {np.median(values):.4g}, "
     text += f"from {values.min():.4g} to {values.max():.4g}"
     return text + ("." if threshold is None else f", {int((values > threshold).sum()):,} above the threshold.")
 
 
-def roc(
-    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: tuple[float, float] | None = None
-) -> Chart:
+def roc(labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: Point | None = None) -> Chart:
     """Draw the ROC curve; ``operating_point`` is the false-alarm rate and the recall at the threshold."""
     false_alarm_rate, recall, _ = roc_curve(labels, scores)
     recalls = [float(recall[false_alarm_rate <= rate].max()) for rate in FALSE_ALARM_RATES]
@@ -163,7 +156,7 @@ def roc(
 
 
 def precision_recall(
-    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: tuple[float, float] | None = None
+    labels: NDArray[np.int8], scores: NDArray[np.float32], operating_point: Point | None = None
 ) -> Chart:
     """Draw precision against recall; ``operating_point`` is the recall and the precision at the threshold."""
     precision, recall, _ = precision_recall_curve(labels, scores)
@@ -180,12 +173,7 @@ def precision_recall(
 
 
 def _curve(
-    text: str,
-    horizontal: NDArray[np.float64],
-    vertical: NDArray[np.float64],
-    axes: tuple[str, str],
-    point: tuple[float, float] | None,
-    chance: tuple[float, float],
+    text: str, horizontal: Values, vertical: Values, axes: tuple[str, str], point: Point | None, chance: Point
 ) -> Markup:
     """A curve in the unit square; ``chance`` is where the line of a random ranking begins and ends."""
     x = _linear(0, 1, CURVE_LEFT, CURVE_LEFT + CURVE_SIDE)
@@ -222,20 +210,11 @@ def series_of(names: Iterable[str]) -> dict[str, Series]:
 
 
 def scatter(
-    text: str,
-    points: NDArray[np.float32],
-    series: Sequence[Series],
-    titles: Sequence[str],
-    ringed: Sequence[bool],
+    text: str, points: NDArray[np.float32], series: Sequence[Series], titles: Sequence[str], ringed: Sequence[bool]
 ) -> Markup:
-    """Draw points with the markers of their series, a title each, and a ring around some of them.
+    """Draw (n, 2) points, later ones on top, with the markers of their series, titles, and rings around some of them.
 
-    Parameters
-    ----------
-    text
-        What the plot shows, in words.
-    points : (n, 2) float32
-        Later points are drawn on top.
+    ``text`` says in words what the plot shows.
     """
     low = points.min(axis=0)
     extent = np.maximum(points.max(axis=0) - low, 1e-6)
@@ -256,7 +235,6 @@ def bar(share: float) -> Markup:
 
 
 def _linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """A linear map from values to pixels."""
     return lambda value: float(start + (value - low) / (high - low) * (end - start))
 
 
@@ -264,8 +242,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from low to high, at most ``MAX_TICKS``."""
     step = 10.0 ** math.floor(math.log10((high - low) / MAX_TICKS))
     step = next(step * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (step * factor) <= MAX_TICKS)
-    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-    return [round(number * step, 12) for number in numbers]
+    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

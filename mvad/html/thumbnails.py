@@ -1,4 +1,4 @@
-"""Pictures inside a page: small copies of images, encoded as ``data:`` URIs."""
+"""Pictures inside a page, as ``data:`` URIs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from PIL import Image
 
 
 def fit_within(width: int, height: int, max_side: int, min_side: int = 1) -> tuple[int, int]:
-    """Width and height of an image shrunk to ``max_side`` pixels; never larger than it was.
-
-    The shorter side keeps ``min_side`` pixels if it had them, so a very long image is shown less long.
-    """
+    """Width and height of an image shrunk to ``max_side``; its shorter side keeps ``min_side`` if it was as long."""
     shrink = min(1.0, max_side / max(width, height))
     width, height = (max(round(length * shrink), min(length, min_side)) for length in (width, height))
     return width, height

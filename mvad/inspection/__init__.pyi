@@ -6,6 +6,6 @@ from .page import pictured_rows as pictured_rows
 from .result import SUFFIXES as SUFFIXES
 from .result import Inspection as Inspection
 from .result import output_uris as output_uris
+from .result import print_inspection as print_inspection
 from .result import write_inspection as write_inspection
 from .table import image_table as image_table
-from .terminal import print_inspection as print_inspection

@@ -6,7 +6,7 @@ About a kilobyte per image comes back to the driver; pixels never do.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,13 +54,7 @@ class InspectionExtractor(Extractor):
 def measure_images(
     images: pa.Table, network: Network | None, options: InspectOptions, pool: ActorPool, stage: Stage
 ) -> dict[str, NDArray[Any]]:
-    """Measure all images: the columns of `measure.Measurement`, and (n, d) float16 ``features`` if there is a network.
-
-    Parameters
-    ----------
-    images
-        Rows of a manifest; the columns that are returned have their order.
-    """
+    """Columns of `measure.Measurement`, in the order of the images, and (n, d) float16 ``features`` with a network."""
     size = None if network is None else options.size
     measure = functools.partial(measure_batch, size=size, max_pixels=options.max_pixels)
     dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
@@ -74,7 +68,7 @@ def measure_images(
             **pool.arguments,
         )
     columns: dict[str, NDArray[Any]] = {}
-    for batch in _batches(dataset):
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         rows = batch.pop("row")
         for name, values in batch.items():
             if name not in columns:
@@ -92,7 +86,8 @@ def make_thumbnails(
     if not len(rows):
         return pictures
     shrink = functools.partial(thumbnail_batch, max_pixels=options.max_pixels)
-    for batch in _batches(_files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)):
+    dataset = _files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         pictures |= {int(row): data for row, data in zip(batch["row"], batch["picture"], strict=True) if data}
         stage.advance(len(batch["row"]))
     return pictures
@@ -102,7 +97,3 @@ def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool:
     row_numbers = pa.array(rows, pa.int64())
     table = pa.table({"row": row_numbers, "uri": images["uri"].take(row_numbers)})
     return ray.data.from_arrow(split_into_blocks(table, options.image_size, pool))
-
-
-def _batches(dataset: ray.data.Dataset) -> Iterator[Batch]:
-    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)

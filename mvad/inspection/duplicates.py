@@ -20,7 +20,7 @@ perforated plates, which are all different, 8 are in pairs; with a fixed limit o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -46,21 +46,11 @@ NPROBE = 16  # cells searched
 
 
 class NearDuplicates(NamedTuple):
-    """Near duplicates among n images.
+    """Near duplicates among n images; arrays of shape (n,)."""
 
-    Attributes
-    ----------
-    group : (n,) int64
-        Equal for images that are near duplicates, directly or through others; -1 for an image without any.
-    nearest : (n,) int64
-        The most similar near duplicate; -1 if there is none.
-    similarity : (n,) float32
-        Correlation with ``nearest``; NaN if there is none.
-    """
-
-    group: NDArray[np.int64]
-    nearest: NDArray[np.int64]
-    similarity: NDArray[np.float32]
+    group: NDArray[np.int64]  # equal for near duplicates, directly or through others; -1 for an image without any
+    nearest: NDArray[np.int64]  # the most similar near duplicate; -1 if there is none
+    similarity: NDArray[np.float32]  # the correlation with it; NaN if there is none
 
     @classmethod
     def none(cls, n_images: int) -> NearDuplicates:
@@ -69,17 +59,12 @@ class NearDuplicates(NamedTuple):
 
 
 def exact_duplicates(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Groups of equal digests: (n,) int64, numbered in the order of their first members, -1 for a single one.
+    """Groups of equal (n, 32) uint8 digests: (n,) int64, numbered in the order of first members, -1 if unique."""
+    return _numbered(np.ascontiguousarray(digests).view("V32").ravel())
 
-    Parameters
-    ----------
-    digests : (n, 32) uint8
-    """
-    groups = np.full(len(digests), -1, np.int64)
-    if not len(digests):
-        return groups
-    rows = np.ascontiguousarray(digests).view("V32").ravel()
-    _, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+
+def _numbered(values: NDArray[Any]) -> NDArray[np.int64]:
+    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts > 1)
     number = np.full(len(counts), -1, np.int64)
     number[repeated[np.argsort(first[repeated])]] = np.arange(len(repeated))
@@ -87,16 +72,10 @@ def exact_duplicates(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX_EXACT_IMAGES) -> NearDuplicates:
-    """Find near duplicates among the images of one category, as the module says.
+    """Find near duplicates among the images of one category by their (n, side, side) uint8 fingerprints.
 
     Images whose fingerprints vary by less than ``MIN_STD`` grey levels without lighting, such as black ones, are left
-    out.
-
-    Parameters
-    ----------
-    fingerprints : (n, FINGERPRINT_SIDE, FINGERPRINT_SIDE) uint8
-    max_exact_images
-        The search is exact up to so many images.
+    out. The search is exact for up to ``max_exact_images``.
     """
     count = len(fingerprints)
     vectors, structured = _remove_lighting(fingerprints)
@@ -114,10 +93,7 @@ def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX
             if not similarity[image] >= correlation:
                 nearest[image], similarity[image] = other, correlation
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
-    components = connected_components(graph, directed=False)[1]
-    paired = nearest >= 0
-    _, first, inverse = np.unique(components[paired], return_index=True, return_inverse=True)
-    group[paired] = np.argsort(np.argsort(first))[inverse]
+    group[:] = _numbered(connected_components(graph, directed=False)[1])
     return duplicates
 
 
@@ -127,10 +103,10 @@ def near_duplicates_of_distinct(fingerprints: NDArray[np.uint8], exact: NDArray[
     _, first, inverse = np.unique(exact[repeated], return_index=True, return_inverse=True)
     leader = np.arange(len(exact))
     leader[repeated] = repeated[first[inverse]]
-    distinct, place = np.unique(leader, return_inverse=True)
-    found = near_duplicates(fingerprints[distinct])
-    nearest = np.where(found.nearest < 0, -1, distinct[found.nearest])
-    return NearDuplicates(found.group[place], nearest[place], found.similarity[place])
+    distinct, inverse = np.unique(leader, return_inverse=True)
+    near = near_duplicates(fingerprints[distinct])
+    nearest = np.where(near.nearest < 0, -1, distinct[near.nearest])
+    return NearDuplicates(near.group[inverse], nearest[inverse], near.similarity[inverse])
 
 
 def chance_level(vectors: NDArray[np.float32]) -> float:
@@ -138,12 +114,8 @@ def chance_level(vectors: NDArray[np.float32]) -> float:
 
     Directions that are equally likely in d dimensions have products t with P(|t| > x) = I_(1 - x^2)((d - 1) / 2, 1 / 2)
     and a mean fourth power of 3 / (d (d + 2)). The images are taken for such, with the d that fits their own fourth
-    powers; the few products of true duplicates among them hardly change it.
-
-    Parameters
-    ----------
-    vectors : (n, m) float32
-        Of length 1, centred; two or more.
+    powers; the few products of true duplicates among them hardly change it. ``vectors`` are (n, m), centred, of length
+    1, and two or more.
     """
     count = len(vectors)
     sample = vectors[evenly_spaced(count, CHANCE_SAMPLE)].astype(np.float64)
@@ -182,12 +154,11 @@ def _similar_pairs(vectors: NDArray[np.float32], min_product: float, max_exact_i
         products, neighbours = faiss.knn(vectors, vectors, n_results, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         n_cells = int(4 * np.sqrt(count))
-        index = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], n_cells, faiss.METRIC_INNER_PRODUCT
-        )
+        width = vectors.shape[1]
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, n_cells, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = NPROBE
         index.train(vectors[:: max(1, count // (64 * n_cells))])
         index.add(vectors)
-        index.nprobe = NPROBE
         products, neighbours = index.search(vectors, n_results)
     left = np.repeat(np.arange(count), n_results)
     right, products = neighbours.ravel().astype(np.int64), products.ravel()

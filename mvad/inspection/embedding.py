@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -24,23 +25,15 @@ def add_embedding(
 ) -> pa.Table:
     """Fill ``map_x`` and ``map_y`` of the image table for evenly spaced images of each category.
 
-    Parameters
-    ----------
-    features : (n, d) float16
-    method
-        ``pca`` or ``tsne``.
-    max_category_points
-        Default: depends on the method.
+    ``features`` are (n, d); ``method`` is ``pca`` or ``tsne``.
     """
     coordinates = np.full((len(images), 2), np.nan, np.float32)
     categories = by_category(images)
     limit = max_category_points or MAX_CATEGORY_POINTS[method]
     max_points = min(max(MAX_POINTS // len(categories), MIN_POINTS), limit)
-    readable = np.array([error is None for error in images["error"].to_pylist()])
-    start = 0
-    for _, part in categories:
+    readable = pc.is_null(images["error"]).to_numpy()
+    for _, start, part in categories:
         rows = start + np.flatnonzero(readable[start : start + len(part)])
-        start += len(part)
         if len(rows) >= MIN_IMAGES:
             sample = rows[evenly_spaced(len(rows), max_points)]
             coordinates[sample] = embed(features[sample].astype(np.float32), method)

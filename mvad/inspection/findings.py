@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from mvad.console import plural
 from mvad.data.manifest import Manifest
 from mvad.inspection.outliers import MIN_IMAGES, MIN_MAD, SMALL_SAMPLE_FACTOR, log_sharpness, modified_z_scores
 from mvad.inspection.table import SUBSETS, by_category, subsets
@@ -17,7 +19,12 @@ from mvad.inspection.table import SUBSETS, by_category, subsets
 MIN_TRAINING_IMAGES = 20  # fewer deserve a note
 MAX_MEDIAN_Z = 1.5  # of test images; raised for small samples. Beyond, lighting or focus has changed
 MAX_ASPECT_SPREAD = 1.25  # of the largest aspect ratio to the smallest
-SUBSET_NAMES = {"train": "training", "good": "good test", "defect": "defective", "unlabelled": "unlabelled"}
+NOUNS = {
+    "train": "training image",
+    "good": "good test image",
+    "defect": "defective image",
+    "unlabelled": "unlabelled image",
+}
 WHY_NOT_REPEATED = {
     "train": "calibration will overestimate the model",
     "unlabelled": "scores and rates count the same thing more than once",
@@ -25,47 +32,38 @@ WHY_NOT_REPEATED = {
 
 
 class Finding(NamedTuple):
-    """One finding.
+    """One thing to know."""
 
-    Attributes
-    ----------
-    level
-        ``warning``: it spoils a model or its evaluation; ``note``: it is good to know.
-    category
-        "" if it concerns several.
-    """
-
-    level: str
-    category: str
+    level: str  # warning: it spoils a model or its evaluation; note: it is good to know
+    category: str  # "" if it concerns several
     text: str
 
 
 def find_all(manifest: Manifest, images: pa.Table) -> list[Finding]:
     """All findings, warnings first."""
-    findings = list(_across_categories(manifest, images))
+    findings = [Finding(level, "", text) for level, text in _across_categories(manifest, images)]
     has_training = "train" in images["split"].to_pylist()
-    for category, rows in by_category(images):
-        findings += _missing(category, rows, has_training)
+    for category, _, rows in by_category(images):
+        statements = [*_missing(rows, has_training)]
         readable = rows.filter(pc.is_null(rows["error"]))
         if len(readable):
             for check in (_duplicates, _outliers, _files, _lighting):
-                findings += check(category, readable)
+                statements += check(readable, subsets(readable))
+        findings += [Finding(level, category, text) for level, text in statements]
     return sorted(findings, key=lambda finding: finding.level != "warning")
 
 
-def _images(count: int, subset: str = "") -> str:
-    words = (f"{count:,}", SUBSET_NAMES.get(subset, subset), "image" if count == 1 else "images")
-    return " ".join(word for word in words if word)
+Statements = Iterator[tuple[str, str]]  # level and text of each finding
 
 
-def _across_categories(manifest: Manifest, images: pa.Table) -> Iterator[Finding]:
+def _across_categories(manifest: Manifest, images: pa.Table) -> Statements:
     n_errors = len(images) - images["error"].null_count
     if n_errors:
-        text = f"{_images(n_errors)} cannot be read; a run names such images and continues."
-        yield Finding("warning", "", text)
+        yield "warning", f"{plural(n_errors, 'image')} cannot be read; a run names such images and continues."
     if manifest.ignored:
-        files = "1 image file is" if manifest.ignored == 1 else f"{manifest.ignored:,} image files are"
-        yield Finding("note", "", f"{files} ignored, in folders that this layout does not use.")
+        verb = "is" if manifest.ignored == 1 else "are"
+        files = plural(manifest.ignored, "image file")
+        yield "note", f"{files} {verb} ignored, in folders that this layout does not use."
     categories: dict[int, set[str]] = defaultdict(set)
     repeated = images.filter(pc.is_valid(images["duplicate_group"]))
     for group, name in zip(repeated["duplicate_group"].to_pylist(), repeated["category"].to_pylist(), strict=True):
@@ -74,29 +72,27 @@ def _across_categories(manifest: Manifest, images: pa.Table) -> Iterator[Finding
     if shared:
         example = " and ".join(repr(name) for name in sorted(shared[0])[:2])
         verb = "occurs" if len(shared) == 1 else "occur"
-        yield Finding("warning", "", f"{_images(len(shared))} {verb} in several categories, such as {example}.")
+        yield "warning", f"{plural(len(shared), 'image')} {verb} in several categories, such as {example}."
 
 
-def _missing(category: str, images: pa.Table, has_training: bool) -> Iterator[Finding]:
+def _missing(images: pa.Table, has_training: bool) -> Statements:
     counts = Counter(subsets(images))
     if has_training and not counts["train"]:
-        yield Finding("warning", category, "there are no training images (train/good), so no model can be fitted.")
+        yield "warning", "there are no training images (train/good), so no model can be fitted."
     elif 0 < counts["train"] < MIN_TRAINING_IMAGES:
         verb = "is" if counts["train"] == 1 else "are"
-        yield Finding("note", category, f"there {verb} only {_images(counts['train'], 'train')}; see --shots.")
+        yield "note", f"there {verb} only {plural(counts['train'], NOUNS['train'])}; see --shots."
     if counts["good"] + counts["defect"] and not (counts["good"] and counts["defect"]):
         absent = "defective" if counts["good"] else "good"
-        yield Finding("note", category, f"there are no {absent} test images, so there will be no AUROC.")
+        yield "note", f"there are no {absent} test images, so there will be no AUROC."
     defective = images.filter(pc.equal(images["label"], 1))
     without = defective["mask_uri"].null_count
     if without:
         have = "has no mask and is" if without == 1 else "have no mask and are"
-        text = f"{without:,} of {_images(len(defective), 'defect')} {have} left out of pixel metrics."
-        yield Finding("note", category, text)
+        yield "note", f"{without:,} of {plural(len(defective), NOUNS['defect'])} {have} left out of pixel metrics."
 
 
-def _duplicates(category: str, images: pa.Table) -> Iterator[Finding]:
-    subset = subsets(images)
+def _duplicates(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
     counts = Counter(subset)
     for column, near in (("duplicate_group", False), ("near_group", True)):
         groups = pc.fill_null(images[column], -1).to_numpy()
@@ -104,17 +100,19 @@ def _duplicates(category: str, images: pa.Table) -> Iterator[Finding]:
         for name in ("good", "unlabelled", "defect"):
             n_leaked = int(np.isin(members[name], members["train"]).sum())
             if n_leaked:
-                yield _leak(category, name, n_leaked, counts[name], near)
+                repeat = _repeat(n_leaked, near, "a training image", "training images")
+                level, advice = _leak(name, near)
+                yield level, f"{n_leaked:,} of {plural(counts[name], NOUNS[name])} {repeat}: {advice}."
         n_contradictory = int(np.isin(members["good"], members["defect"]).sum())
         if n_contradictory:
             repeat = _repeat(n_contradictory, near, "a defective one", "defective ones")
-            text = f"{_images(n_contradictory, 'good')} {repeat}: a label may be wrong."
-            yield Finding("note" if near else "warning", category, text)
+            level = "note" if near else "warning"
+            yield level, f"{plural(n_contradictory, NOUNS['good'])} {repeat}: a label may be wrong."
         for name, reason in WHY_NOT_REPEATED.items():
             surplus = len(members[name]) - len(np.unique(members[name]))
             if surplus:
-                text = f"{_images(surplus, name)} {_repeat(surplus, near, 'another', 'others')}: {reason}."
-                yield Finding("note", category, text)
+                repeat = _repeat(surplus, near, "another", "others")
+                yield "note", f"{plural(surplus, NOUNS[name])} {repeat}: {reason}."
 
 
 def _repeat(count: int, near: bool, other: str, others: str) -> str:
@@ -123,19 +121,16 @@ def _repeat(count: int, near: bool, other: str, others: str) -> str:
     return f"are {'near' if near else 'exact'} duplicates of {others}"
 
 
-def _leak(category: str, subset: str, n_leaked: int, count: int, near: bool) -> Finding:
-    """Test images that are training images too."""
-    repeat = _repeat(n_leaked, near, "a training image", "training images")
-    text = f"{n_leaked:,} of {_images(count, subset)} {repeat}"
+def _leak(subset: str, near: bool) -> tuple[str, str]:
+    """Level of the finding that test images are training images too, and what it means."""
     if subset != "defect":
-        return Finding("warning", category, f"{text}: such scores say little about new images.")
-    # A fingerprint does not show whether a small defect is in the training image too.
-    advice = "check whether the training image shows the defect too" if near else "the model learns the defect as good"
-    return Finding("note" if near else "warning", category, f"{text}: {advice}.")
+        return "warning", "such scores say little about new images"
+    if near:  # a fingerprint does not show whether a small defect is in the training image too
+        return "note", "check whether the training image shows the defect too"
+    return "warning", "the model learns the defect as good"
 
 
-def _outliers(category: str, images: pa.Table) -> Iterator[Finding]:
-    subset = subsets(images)
+def _outliers(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
     for name, level in (("train", "warning"), ("good", "note"), ("unlabelled", "note")):
         rows = images.filter(pa.array(subset == name))
         rows = rows.filter(pc.is_valid(rows["outlier"]))
@@ -143,37 +138,26 @@ def _outliers(category: str, images: pa.Table) -> Iterator[Finding]:
             example = f"{rows['image_id'][0].as_py()!r} ({rows['outlier'][0].as_py()})"
             outliers = f"is an outlier: {example}" if len(rows) == 1 else f"are outliers, such as {example}"
             advice = "; check before fitting" if name == "train" else ""
-            yield Finding(level, category, f"{_images(len(rows), name)} {outliers}{advice}.")
+            yield level, f"{plural(len(rows), NOUNS[name])} {outliers}{advice}."
 
 
-def _files(category: str, images: pa.Table) -> Iterator[Finding]:
+def _files(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
     ratios = images["width"].to_numpy() / images["height"].to_numpy()
     if ratios.max() > MAX_ASPECT_SPREAD * ratios.min():
-        text = (
-            f"aspect ratios (width / height) range from {ratios.min():.2f} to {ratios.max():.2f}; "
-            "a model sees every image stretched to a square."
-        )
-        yield Finding("note", category, text)
-    subset = subsets(images)
+        ends = f"from {ratios.min():.2f} to {ratios.max():.2f}"
+        yield "note", f"aspect ratios (width / height) range {ends}; a model sees every image stretched to a square."
     pairs = zip(images["format"].to_pylist(), images["mode"].to_pylist(), strict=True)
     formats = np.array([" ".join(pair) for pair in pairs])
     for name, other in (("train", "good"), ("train", "defect"), ("good", "defect"), ("train", "unlabelled")):
         left, right = set(formats[subset == name]), set(formats[subset == other])
         if left and right and not left & right:
-            text = (
-                f"{SUBSET_NAMES[name]} images are {_first_three(left)}, but {SUBSET_NAMES[other]} images are "
-                f"{_first_three(right)}: a model may tell them apart by format alone."
-            )
-            yield Finding("warning", category, text)
+            first, second = (", ".join(sorted(names)[:3]) for names in (left, right))
+            contrast = f"{NOUNS[name]}s are {first}, but {NOUNS[other]}s are {second}"
+            yield "warning", f"{contrast}: a model may tell them apart by format alone."
             return
 
 
-def _first_three(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:3])
-
-
-def _lighting(category: str, images: pa.Table) -> Iterator[Finding]:
-    subset = subsets(images)
+def _lighting(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
     train = subset == "train"
     brightness, sharpness = images["brightness"].to_numpy(), log_sharpness(images["sharpness"].to_numpy())
     for name in ("good", "unlabelled"):
@@ -188,5 +172,4 @@ def _lighting(category: str, images: pa.Table) -> Iterator[Finding]:
             shift = float(np.median(modified_z_scores(values, train, min_mad)[rows]))
             if abs(shift) > MAX_MEDIAN_Z * (1 + SMALL_SAMPLE_FACTOR / n_images):
                 how = below if shift < 0 else above
-                text = f"{SUBSET_NAMES[name]} images are {how} than the training images overall: expect false alarms."
-                yield Finding("warning", category, text)
+                yield "warning", f"{NOUNS[name]}s are {how} than the training images overall: expect false alarms."

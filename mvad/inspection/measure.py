@@ -22,57 +22,22 @@ THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 82  # of the JPEG pictures on the page
 
 
 class Measurement(NamedTuple):
-    """What is known of one image; of an unreadable file only ``error`` and what was learned before it failed.
+    """What is known of one image; of an unreadable file only ``error`` and what was learned before it failed."""
 
-    Attributes
-    ----------
-    format, mode
-        As Pillow names them: ``PNG``, ``JPEG``; ``RGB``, ``L``, ``I;16``.
-    width, height
-        In pixels, of the upright image.
-    bytes
-        Size of the file; -1 if it cannot be opened.
-    brightness, contrast
-        Mean and standard deviation of the grey values, 0 to 255.
-    sharpness
-        Standard deviation of the Laplacian (4 neighbours) of the grey values divided by their own standard deviation,
-        which makes it independent of brightness and contrast; of the image reduced to ``MAX_SHARPNESS_SIDE`` pixels.
-    file_digest, pixel_digest : (32,) uint8
-        SHA-256 of the file, and of its size and RGB pixels.
-    fingerprint : (FINGERPRINT_SIDE, FINGERPRINT_SIDE) uint8
-        The image in grey, stretched to a small square.
-    error
-        Why the file cannot be used; "" if it can.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    bytes: int
-    brightness: float
-    contrast: float
-    sharpness: float
-    file_digest: NDArray[np.uint8]
-    pixel_digest: NDArray[np.uint8]
-    fingerprint: NDArray[np.uint8]
-    error: str
+    format: str = ""  # format and mode as Pillow names them: PNG, JPEG; RGB, L, I;16
+    mode: str = ""
+    width: int = 0  # in pixels, of the upright image
+    height: int = 0
+    bytes: int = -1  # size of the file; -1 if it cannot be opened
+    brightness: float = np.nan  # mean and standard deviation of the grey values, 0 to 255
+    contrast: float = np.nan
+    sharpness: float = np.nan  # see `sharpness`; of the image reduced to ``MAX_SHARPNESS_SIDE`` pixels
+    file_digest: NDArray[np.uint8] = np.zeros(32, np.uint8)  # SHA-256 of the file
+    pixel_digest: NDArray[np.uint8] = np.zeros(32, np.uint8)  # SHA-256 of the size and the RGB pixels
+    fingerprint: NDArray[np.uint8] = np.zeros((FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8)  # small and grey
+    error: str = ""  # why the file cannot be used
 
 
-UNKNOWN = Measurement(
-    format="",
-    mode="",
-    width=0,
-    height=0,
-    bytes=-1,
-    brightness=np.nan,
-    contrast=np.nan,
-    sharpness=np.nan,
-    file_digest=np.zeros(32, np.uint8),
-    pixel_digest=np.zeros(32, np.uint8),
-    fingerprint=np.zeros((FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8),
-    error="",
-)
 DTYPES: dict[str, Any] = {
     **dict.fromkeys(("format", "mode", "error"), object),
     **dict.fromkeys(("width", "height"), np.int32),
@@ -90,7 +55,7 @@ def measure(uri: str, max_pixels: int) -> tuple[Measurement, Image.Image | None]
         values |= {"bytes": len(data), "file_digest": _sha256(data)}
         image = decode(data, max_pixels)
     except ImageError as error:
-        return UNKNOWN._replace(**values, error=one_line(error)), None
+        return Measurement(**values, error=one_line(error)), None
     grey = image.convert("L")
     reduced = grey.copy()
     reduced.thumbnail((MAX_SHARPNESS_SIDE, MAX_SHARPNESS_SIDE), Image.Resampling.BOX)
@@ -105,7 +70,6 @@ def measure(uri: str, max_pixels: int) -> tuple[Measurement, Image.Image | None]
         sharpness=sharpness(pixels),
         pixel_digest=_sha256(f"{image.width} {image.height} ".encode(), image.tobytes()),
         fingerprint=np.asarray(grey.resize((FINGERPRINT_SIDE, FINGERPRINT_SIDE), Image.Resampling.BOX)),
-        error="",
     )
     return measurement, image
 
@@ -126,7 +90,10 @@ def _format_and_mode(data: bytes) -> tuple[str, str]:
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:
-    """Standard deviation of the Laplacian over that of the values themselves (at least 1); see `Measurement`."""
+    """Standard deviation of the Laplacian (4 neighbours) of grey values, divided by their own (at least 1).
+
+    The division makes it independent of brightness and contrast.
+    """
     padded = np.pad(grey.astype(np.int16), 1, mode="edge")
     inner = padded[1:-1, 1:-1]
     laplacian = 4 * inner - padded[:-2, 1:-1] - padded[2:, 1:-1] - padded[1:-1, :-2] - padded[1:-1, 2:]
@@ -134,13 +101,7 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
 
 
 def measure_batch(batch: Batch, size: ImageSize | None, max_pixels: int) -> Batch:
-    """Measure images: the columns of `Measurement`, ``row``, and with a ``size`` their ``pixels`` for a backbone.
-
-    Parameters
-    ----------
-    batch
-        With columns ``row`` and ``uri``.
-    """
+    """Measure a batch of ``row`` and ``uri``: ``row``, `Measurement`, and with a ``size`` their ``pixels``."""
     measurements = []
     side = 0 if size is None else size.crop
     pixels = np.zeros((len(batch["uri"]), side, side, 3), np.uint8)

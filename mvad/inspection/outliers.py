@@ -21,44 +21,25 @@ BLANK_CONTRAST = 2.0  # grey levels
 MIN_MAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # grey levels, and log2 of the others
 N_NEIGHBOURS = 3  # the distance to this neighbour says how unusual features are
 
+Values = NDArray[np.float32]
+
 
 class OutlierScores(NamedTuple):
-    """Modified z-scores of n images; NaN where there is nothing to compare with.
+    """Modified z-scores of n images, arrays of shape (n,); NaN where there is nothing to compare with."""
 
-    Attributes
-    ----------
-    brightness, sharpness : (n,) float32
-        ``sharpness`` is that of its logarithm.
-    unusual : (n,) float32
-        Of the logarithm of the distance to the third nearest reference image in the space of pooled features; high for
-        another product or another view.
-    reasons
-        Why an image is an outlier, "" if it is not.
-    """
-
-    brightness: NDArray[np.float32]
-    sharpness: NDArray[np.float32]
-    unusual: NDArray[np.float32]
-    reasons: list[str]
+    brightness: Values
+    sharpness: Values  # of its logarithm
+    unusual: Values  # of `_log_distances`; high for another product or another view
+    reasons: list[str]  # why an image is an outlier, "" if it is not
 
 
 def find_outliers(
-    brightness: NDArray[np.float32],
-    contrast: NDArray[np.float32],
-    sharpness: NDArray[np.float32],
-    features: NDArray[np.float32] | None,
-    reference: NDArray[np.bool_],
+    brightness: Values, contrast: Values, sharpness: Values, features: Values | None, reference: NDArray[np.bool_]
 ) -> OutlierScores:
-    """Compare the readable images of one category with each other.
+    """Compare the n readable images of one category with each other.
 
-    Parameters
-    ----------
-    brightness, contrast, sharpness : (n,)
-        As in `measure.Measurement`.
-    features : (n, d)
-        Pooled features, or None.
-    reference : (n,)
-        The training images.
+    The (n,) measurements are those of `measure.Measurement`, ``features`` are pooled ones, (n, d), and ``reference`` is
+    true for training images.
     """
     if reference.sum() < MIN_IMAGES:
         reference = np.ones(len(brightness), bool)
@@ -78,21 +59,15 @@ def find_outliers(
     return OutlierScores(**z_scores, reasons=reasons)
 
 
-def log_sharpness(sharpness: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_sharpness(sharpness: Values) -> Values:
     """log2 of sharpness, which may be 0."""
     return np.log2(np.maximum(sharpness, 1e-3))
 
 
-def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_], min_mad: float) -> NDArray[np.float32]:
-    """Modified z-scores of values; NaN without ``MIN_IMAGES`` reference values.
+def modified_z_scores(values: Values, reference: NDArray[np.bool_], min_mad: float) -> Values:
+    """Modified z-scores of (n,) values, by the median and MAD (at least ``min_mad``) of those in ``reference``.
 
-    Parameters
-    ----------
-    values : (n,)
-    reference : (n,)
-        The values that median and MAD are taken of.
-    min_mad
-        A smaller MAD is raised to this.
+    NaN if the latter are fewer than ``MIN_IMAGES``.
     """
     reference_values = values[reference]
     if len(reference_values) < MIN_IMAGES:
@@ -102,8 +77,8 @@ def modified_z_scores(values: NDArray[np.float32], reference: NDArray[np.bool_],
     return (0.6745 * (values - median) / mad).astype(np.float32)
 
 
-def _log_distances(features: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """log2 of each image's distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
+def _log_distances(features: Values, reference: NDArray[np.bool_]) -> Values:
+    """log2 of each image's feature distance to its ``N_NEIGHBOURS``-th nearest reference image other than itself."""
     queries = np.ascontiguousarray(features, np.float32)
     references = np.ascontiguousarray(queries[reference])
     squares = np.maximum(faiss.knn(queries, references, min(N_NEIGHBOURS + 1, len(references)))[0], 0)

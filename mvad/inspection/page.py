@@ -20,7 +20,7 @@ from mvad.data.sampling import evenly_spaced
 from mvad.html.charts import Chart, Series, histogram, scatter, series_of
 from mvad.html.thumbnails import data_uri
 from mvad.inspection.findings import Finding
-from mvad.inspection.table import SUBSETS, Z_SCORES, by_category, category_rows, subsets
+from mvad.inspection.table import COUNTS, SUBSETS, Z_SCORES, by_category, category_rows, subsets
 from mvad.options import InspectOptions
 
 MAX_SECTIONS = 40  # categories shown in detail
@@ -32,16 +32,6 @@ MAX_GROUPS, MAX_GROUP_IMAGES = 6, 6  # of duplicates
 MAX_OUTLIERS = 8
 MAX_ERRORS = 200
 SHOWN_COLUMNS = ["image_id", "width", "height", "near_similarity", "outlier", "map_x", "map_y"]
-COLUMNS = {  # of the table of categories
-    "n_train": "train",
-    "n_good": "good",
-    "n_defect": "defect",
-    "n_unlabelled": "unlabelled",
-    "n_error": "unreadable",
-    "n_duplicate": "exact duplicates",
-    "n_near": "near duplicates",
-    "n_outlier": "outliers",
-}
 DUPLICATES = {"duplicate_group": "Exact duplicates", "near_group": "Near duplicates"}
 
 Row = dict[str, Any]
@@ -49,30 +39,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one category; only the rows shown are Python objects.
-
-    Attributes
-    ----------
-    sheet
-        Subset or defect, how many images it has, and those shown.
-    duplicates
-        Title, groups shown, each cut to a few images, and the number of all groups.
-    values
-        ``brightness`` and ``sharpness`` of all readable images, and their ``subset``.
-    series
-        What the scatter plot tells apart.
-    plotted
-        The images in the scatter plot.
-    """
+    """What the page shows of one category; only the rows shown are Python objects."""
 
     summary: Row
-    sheet: list[tuple[str, int, list[Row]]]
-    duplicates: list[tuple[str, list[list[Row]], int]]
+    sheet: list[tuple[str, int, list[Row]]]  # subset or defect, how many images it has, and those shown
+    duplicates: list[tuple[str, list[list[Row]], int]]  # title, some groups, cut to few images, and how many there are
     outliers: list[Row]
     n_outliers: int
-    values: dict[str, NDArray[Any]]
-    series: dict[str, Series]
-    plotted: list[Row]
+    values: dict[str, NDArray[Any]]  # brightness, sharpness and subset of all readable images
+    series: dict[str, Series]  # what the scatter plot tells apart
+    plotted: list[Row]  # in the scatter plot
 
     @property
     def pictured(self) -> set[int]:
@@ -87,14 +63,11 @@ class Section:
 
     @property
     def histograms(self) -> dict[str, Chart | None]:
-        brightness, sharpness = (
-            {name: self.values[quantity][self.values["subset"] == name] for name in SUBSETS}
-            for quantity in ("brightness", "sharpness")
-        )
-        return {
-            "Brightness": histogram(brightness, quantity="brightness", meaning="mean grey value"),
-            "Sharpness": histogram(sharpness, quantity="sharpness", meaning="logarithmic", log=True),
-        }
+        charts = {}
+        for quantity, meaning, log in (("brightness", "mean grey value", False), ("sharpness", "logarithmic", True)):
+            groups = {name: self.values[quantity][self.values["subset"] == name] for name in SUBSETS}
+            charts[quantity.capitalize()] = histogram(groups, quantity=quantity, meaning=meaning, log=log)
+        return charts
 
     @property
     def scatter_plot(self) -> Markup:
@@ -110,26 +83,27 @@ class Section:
         )
 
 
-def sections(images: pa.Table) -> list[Section]:
-    """The categories shown in detail: all, or those with the most findings, in their order."""
-    categories = by_category(images)
-    summaries = category_rows(images)
-    n_found = [sum(row[name] for name in ("n_error", "n_outlier", "n_duplicate", "n_near")) for row in summaries]
-    numbers = sorted(np.argsort([-count for count in n_found], kind="stable")[:MAX_SECTIONS].tolist())
-    scale = min(1.0, MAX_PICTURES / (PICTURES_PER_CATEGORY * len(numbers)))
-    starts = np.cumsum([0, *(len(rows) for _, rows in categories)]).tolist()
-    return [_section(summaries[number], categories[number][1], starts[number], scale) for number in numbers]
-
-
 def pictured_rows(images: pa.Table) -> list[int]:
     """Rows of the image table that the page shows as pictures."""
     return sorted(set().union(*(section.pictured for section in sections(images))))
 
 
-def _section(summary: Row, images: pa.Table, start: int, scale: float) -> Section:
-    """The section of a category whose images begin at row ``start`` of the image table; ``scale`` bounds pictures."""
+def sections(images: pa.Table) -> list[Section]:
+    """The categories shown in detail: all, or those with the most findings, in their order."""
+    categories, summaries = by_category(images), category_rows(images)
+    n_findings = [sum(row[name] for name in ("n_error", "n_outlier", "n_duplicate", "n_near")) for row in summaries]
+    numbers = sorted(np.argsort([-count for count in n_findings], kind="stable")[:MAX_SECTIONS].tolist())
+    scale = min(1.0, MAX_PICTURES / (PICTURES_PER_CATEGORY * len(numbers)))
+    return [_section(summaries[number], categories[number], scale) for number in numbers]
+
+
+def _section(summary: Row, category: tuple[str, int, pa.Table], scale: float) -> Section:
+    """The section of a category of `by_category`; ``scale`` bounds the pictures."""
+    _, start, images = category
     subset = subsets(images)
-    names = _series_names(images, subset)
+    defect = np.array(images["defect"].to_pylist(), object)
+    named = (subset == "defect") & ~np.isin(defect.astype(str), ["", "None", *MAX_SHEET_PICTURES])
+    names = np.where(named, defect, subset)  # a defect that is named like a subset stays ``defect``
     readable = pc.is_null(images["error"]).to_numpy()
 
     def scaled(count: int) -> int:
@@ -154,7 +128,9 @@ def _section(summary: Row, images: pa.Table, start: int, scale: float) -> Sectio
         picks = [group[evenly_spaced(len(group), scaled(MAX_GROUP_IMAGES))] for group in groups[: scaled(MAX_GROUPS)]]
         duplicates.append((title, [shown(numbers) for numbers in picks], len(groups)))
     outliers = np.flatnonzero(pc.is_valid(images["outlier"]).to_numpy())
-    order = np.lexsort((-_largest_z(images)[outliers], subset[outliers] != "train", subset[outliers] == "defect"))
+    z_scores = np.nan_to_num([images[f"{name}_z"].to_numpy().astype(float) for name in Z_SCORES])
+    largest = np.abs(z_scores).max(axis=0)
+    order = np.lexsort((-largest[outliers], subset[outliers] != "train", subset[outliers] == "defect"))
     values = {name: images[name].to_numpy()[readable] for name in ("brightness", "sharpness")}
     return Section(
         summary=summary,
@@ -166,18 +142,6 @@ def _section(summary: Row, images: pa.Table, start: int, scale: float) -> Sectio
         series=series,
         plotted=shown(np.flatnonzero(pc.is_valid(images["map_x"]).to_numpy())),
     )
-
-
-def _series_names(images: pa.Table, subset: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The subset of each image, or its defect; a defect that is named like a subset stays ``defect``."""
-    defect = np.array(images["defect"].to_pylist(), object)
-    named = (subset == "defect") & ~np.isin(defect.astype(str), ["", "None", *MAX_SHEET_PICTURES])
-    return np.where(named, defect, subset)
-
-
-def _largest_z(images: pa.Table) -> NDArray[np.float64]:
-    columns = [np.abs(images[f"{name}_z"].to_numpy().astype(float)) for name in Z_SCORES]
-    return np.max(np.nan_to_num(columns), axis=0)
 
 
 def _groups(groups: NDArray[np.int64], subset: NDArray[np.object_]) -> list[NDArray[np.int64]]:
@@ -198,19 +162,9 @@ def render_page(
     pictures: Mapping[int, bytes],
     options: InspectOptions,
 ) -> str:
-    """Render the HTML page.
-
-    Parameters
-    ----------
-    facts
-        Of the inspection as a whole: as in the JSON file.
-    summary
-        One row per category.
-    pictures
-        JPEG files by row of the image table.
-    """
+    """Render the HTML page; ``facts`` are those of the JSON file, ``pictures`` JPEG files by row of the image table."""
     failed = images.select(["image_id", "error"]).filter(pc.is_valid(images["error"]))
-    totals = {name: sum(row[name] for row in summary) for name in (*COLUMNS, "bytes")}
+    totals = {name: sum(row[name] for row in summary) for name in (*COUNTS, "bytes")}
     return html.render(
         html.environment("mvad.inspection", {}),
         "inspect.html",
@@ -222,6 +176,6 @@ def render_page(
         pictures={row: data_uri(data, "image/jpeg") for row, data in pictures.items()},
         errors=failed.slice(0, MAX_ERRORS).to_pylist(),
         totals=totals,
-        columns={name: title for name, title in COLUMNS.items() if name != "n_unlabelled" or totals[name]},
+        columns={name: title for name, (title, _) in COUNTS.items() if name != "n_unlabelled" or totals[name]},
         options=options,
     )

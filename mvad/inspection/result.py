@@ -1,4 +1,4 @@
-"""The result of an inspection, and its files.
+"""The result of an inspection, its summary at a terminal, and its files.
 
 ::
 
@@ -16,34 +16,29 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mvad import results, storage
+from mvad.console import MAX_SHOWN_ERRORS, Reporter, plural
 from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
 from mvad.inspection.findings import Finding, find_all
 from mvad.inspection.page import render_page
-from mvad.inspection.table import category_rows
+from mvad.inspection.table import COUNTS, IMAGES, category_rows
 from mvad.options import InspectOptions, as_json
-from mvad.results.result import MAX_LISTED_ERRORS, Result, exit_code
+from mvad.results.result import EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
+from mvad.results.store import to_parquet
 from mvad.runtime.versions import versions
 
 SUFFIXES = (".html", ".parquet", ".json")
+MAX_NOTES = 12
+ALWAYS_SHOWN = ("n_train", "n_error")
 
 
 @dataclass
 class Inspection(Result):
-    """What `inspect` found out; ``summary`` has one row per category.
+    """What `inspect` learned; ``summary`` has one row per category, and ``findings`` begin with the warnings."""
 
-    Attributes
-    ----------
-    images
-        One row per image: see `table.IMAGES`.
-    findings
-        What to know before fitting a model, warnings first.
-    """
-
-    images: pa.Table = field(default_factory=lambda: pa.table({}))
+    images: pa.Table = field(default_factory=IMAGES.empty_table)
     findings: list[Finding] = field(default_factory=list)
 
     @classmethod
@@ -57,14 +52,39 @@ class Inspection(Result):
         return super().document() | {"findings": self.findings}
 
 
-def output_uris(out: str, *, replace: bool) -> tuple[str, ...]:
-    """The URIs of the page, the table and the summary.
+def print_inspection(inspection: Inspection, manifest: Manifest, options: InspectOptions, reporter: Reporter) -> None:
+    """Print the table of categories and the findings; warnings are printed even if ``quiet``."""
+    images = plural(len(inspection.images), "image")
+    categories = plural(len(inspection.summary), "category", "categories")
+    reporter.result(f"{images} of {categories} in {storage.readable(manifest.root)}")
+    columns = [name for name in COUNTS if name in ALWAYS_SHOWN or any(row[name] for row in inspection.summary)]
+    cells = []
+    for row in inspection.summary:
+        counts = [f"{row[name]:,}" if row[name] else "-" for name in columns]
+        cells.append([row["category"], *counts, row["size"], ", ".join(row["formats"]) or "-"])
+    reporter.table(["category"], [*(COUNTS[name][1] for name in columns), "pixels", "format"], cells)
+    n_notes = 0
+    for level, category, text in inspection.findings:  # warnings come first
+        sentence = f"{category}: {text}" if category else text
+        if level == "warning":
+            reporter.warn(sentence)
+            continue
+        n_notes += 1
+        if n_notes <= MAX_NOTES:
+            reporter.result(f"note: {sentence}")
+    if n_notes > MAX_NOTES:
+        reporter.result(f"and {plural(n_notes - MAX_NOTES, 'more note')}; --out FILE.html lists them all")
+    for row in inspection.errors[:MAX_SHOWN_ERRORS]:
+        reporter.warn(f"  {row['image_id']!r}: {row['error']}")
+    n_more = len(inspection.errors) - MAX_SHOWN_ERRORS
+    if n_more > 0:
+        reporter.warn(f"  and {plural(n_more, 'more unreadable file')}; --out FILE.html names them")
+    if inspection.exit_code == EXIT_TOO_MANY_ERRORS:
+        reporter.warn(f"more files are unreadable than --max-errors {options.max_errors} allows: exit code 3")
 
-    Raises
-    ------
-    UsageError
-        ``out`` does not end in ``.html``, or one of them exists and ``replace`` is false.
-    """
+
+def output_uris(out: str, *, replace: bool) -> tuple[str, ...]:
+    """The URIs of page, table and summary; UsageError if ``out`` is no ``.html``, or one exists and is not replaced."""
     if not out.endswith(".html"):
         raise UsageError(f"--out {out!r} is not an HTML file; give a name that ends in .html.")
     stem = storage.to_uri(out).removesuffix(".html")
@@ -95,9 +115,7 @@ def write_inspection(
         "exit_code": inspection.exit_code,
         "seconds": round(inspection.seconds["total"], 3),
     }
-    sink = pa.BufferOutputStream()
-    pq.write_table(inspection.images, sink, compression="zstd")
-    storage.write(table_uri, sink.getvalue())
+    storage.write(table_uri, to_parquet(inspection.images))
     findings = [finding._asdict() for finding in inspection.findings]
     errors = inspection.errors[:MAX_LISTED_ERRORS]
     results.write_json(summary_uri, {**facts, "categories": inspection.summary, "findings": findings, "errors": errors})

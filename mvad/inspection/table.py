@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,18 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad.data.manifest import Manifest
+from mvad.data.schema import SCHEMA
 from mvad.inspection.duplicates import NearDuplicates, exact_duplicates, near_duplicates_of_distinct
 from mvad.inspection.outliers import find_outliers
 
 IMAGES = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("label", pa.int8()),
-        pa.field("defect", pa.string()),
-        pa.field("mask_uri", pa.string()),
+        *SCHEMA,
         pa.field("format", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("width", pa.int32()),
@@ -47,6 +43,16 @@ IMAGES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
+COUNTS = {  # of a category, with their titles on the page and at a terminal
+    "n_train": ("train", "train"),
+    "n_good": ("good", "good"),
+    "n_defect": ("defect", "defect"),
+    "n_unlabelled": ("unlabelled", "unlabelled"),
+    "n_error": ("unreadable", "errors"),
+    "n_duplicate": ("exact duplicates", "dup."),
+    "n_near": ("near duplicates", "near dup."),
+    "n_outlier": ("outliers", "outliers"),
+}
 SUBSETS = ("train", "good", "defect", "unlabelled")  # train/good, and the test images by label
 Z_SCORES = ("brightness", "sharpness", "unusual")
 
@@ -59,13 +65,7 @@ def subsets(images: pa.Table) -> NDArray[np.object_]:
 
 
 def image_table(manifest: Manifest, measurements: Mapping[str, NDArray[Any]]) -> pa.Table:
-    """Compare the images with each other, and put everything known of them in one table.
-
-    Parameters
-    ----------
-    measurements
-        As `distributed.measure_images` returns them.
-    """
+    """Compare the images with each other, and put all that is known of them in one table, measurements included."""
     images = manifest.table
     count, failed = len(images), measurements["error"] != ""
     columns: dict[str, Any] = {name: images[name] for name in images.column_names}
@@ -74,18 +74,18 @@ def image_table(manifest: Manifest, measurements: Mapping[str, NDArray[Any]]) ->
     unopened = measurements["bytes"] < 0
     columns["bytes"] = pa.array(measurements["bytes"], mask=unopened)
     columns["error"] = pa.array(measurements["error"], mask=~failed)
-    columns["sha256"] = _hexadecimal(measurements["file_digest"], unopened)
-    columns["pixel_sha256"] = _hexadecimal(measurements["pixel_digest"], failed)
+    for name, digests, missing in (("sha256", "file_digest", unopened), ("pixel_sha256", "pixel_digest", failed)):
+        columns[name] = pa.array([digest.tobytes().hex() for digest in measurements[digests]], mask=missing)
 
     exact = np.full(count, -1, np.int64)
     exact[~failed] = exact_duplicates(measurements["pixel_digest"][~failed])
     near = NearDuplicates.none(count)
     z_scores = {name: np.full(count, np.nan, np.float32) for name in Z_SCORES}
     reasons = np.full(count, "", object)
-    names, subset = np.array(images["category"].to_pylist(), object), subsets(images)
+    subset = subsets(images)
     n_groups = 0
-    for category in manifest.categories:
-        rows = np.flatnonzero((names == category) & ~failed)
+    for _, start, category_images in by_category(images):
+        rows = start + np.flatnonzero(~failed[start : start + len(category_images)])
         if not len(rows):
             continue
         duplicates = near_duplicates_of_distinct(measurements["fingerprint"][rows], exact[rows])
@@ -93,13 +93,9 @@ def image_table(manifest: Manifest, measurements: Mapping[str, NDArray[Any]]) ->
         near.nearest[rows] = np.where(duplicates.nearest < 0, -1, rows[duplicates.nearest])
         near.similarity[rows] = duplicates.similarity
         n_groups += int(duplicates.group.max()) + 1
-        outliers = find_outliers(
-            measurements["brightness"][rows],
-            measurements["contrast"][rows],
-            measurements["sharpness"][rows],
-            measurements["features"][rows] if "features" in measurements else None,
-            subset[rows] == "train",
-        )
+        brightness, contrast, sharpness = (measurements[name][rows] for name in ("brightness", "contrast", "sharpness"))
+        features = measurements["features"][rows] if "features" in measurements else None
+        outliers = find_outliers(brightness, contrast, sharpness, features, subset[rows] == "train")
         for name, column in z_scores.items():
             column[rows] = getattr(outliers, name)
         reasons[rows] = outliers.reasons
@@ -110,25 +106,23 @@ def image_table(manifest: Manifest, measurements: Mapping[str, NDArray[Any]]) ->
     columns["near_similarity"] = pa.array(near.similarity, mask=near.nearest < 0)
     columns |= {f"{name}_z": pa.array(column, mask=np.isnan(column)) for name, column in z_scores.items()}
     columns["outlier"] = pa.array(reasons, pa.string(), mask=reasons == "")
-    columns |= {name: pa.nulls(count, pa.float32()) for name in ("map_x", "map_y")}
-    return pa.table({name: columns[name] for name in IMAGES.names}, schema=IMAGES)
+    columns |= dict.fromkeys(("map_x", "map_y"), pa.nulls(count, pa.float32()))
+    return pa.table(columns, IMAGES)
 
 
-def _hexadecimal(digests: NDArray[np.uint8], missing: NDArray[np.bool_]) -> pa.Array:
-    return pa.array([row.tobytes().hex() for row in digests], pa.string(), mask=missing)
+def by_category(images: pa.Table) -> list[tuple[str, int, pa.Table]]:
+    """Name, first row, and rows (a slice, not a copy) of each category of a table in the manifest's order."""
+    counts = images["category"].value_counts().to_pylist()
+    starts = itertools.accumulate((count["counts"] for count in counts), initial=0)
+    return [
+        (count["values"], start, images.slice(start, count["counts"]))
+        for count, start in zip(counts, starts, strict=False)
+    ]
 
 
 def category_rows(images: pa.Table) -> list[dict[str, Any]]:
     """One row per category: counts, sizes, formats, medians; ``n_outlier`` leaves defective images out."""
-    return [_category_row(name, rows) for name, rows in by_category(images)]
-
-
-def by_category(images: pa.Table) -> list[tuple[str, pa.Table]]:
-    """The rows of each category, in their order; slices, not copies, of a table in the manifest's order."""
-    names = images["category"].to_pylist()
-    starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
-    ends = [*starts[1:], len(names)]
-    return [(names[start], images.slice(start, end - start)) for start, end in zip(starts, ends, strict=True)]
+    return [_category_row(name, rows) for name, _, rows in by_category(images)]
 
 
 def _category_row(name: str, images: pa.Table) -> dict[str, Any]:
@@ -145,7 +139,7 @@ def _category_row(name: str, images: pa.Table) -> dict[str, Any]:
         "defects": {defect or "": defects[defect] for defect in sorted(defects, key=str)},
         "sizes": _ten_most_frequent(sizes, "{0[0]} x {0[1]}".format),
         "n_sizes": len(sizes),
-        "size": _size_range(readable),
+        "size": " x ".join(_range(readable[side]) for side in ("width", "height")) if len(readable) else "-",
         "formats": _ten_most_frequent(formats, " ".join),
         "bytes": pc.sum(images["bytes"]).as_py() or 0,
         "median_brightness": _median(readable["brightness"]),
@@ -160,13 +154,9 @@ def _ten_most_frequent(counts: Counter[Any], show: Callable[[Any], str]) -> dict
     return {show(key): count for key, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:10]}
 
 
-def _size_range(images: pa.Table) -> str:
-    """The one size of all images, or the range of widths and heights."""
-    if not len(images):
-        return "-"
-    ranges = [pc.min_max(images[side]).as_py() for side in ("width", "height")]
-    texts = [str(ends["min"]) if ends["min"] == ends["max"] else f"{ends['min']}-{ends['max']}" for ends in ranges]
-    return " x ".join(texts)
+def _range(values: pa.ChunkedArray) -> str:
+    low, high = pc.min_max(values).as_py().values()
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _median(values: pa.ChunkedArray) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,50 +25,58 @@ SHOWN_COLUMNS = ("image_id", "label", "defect", "score", "p_value", "is_anomaly"
 MAX_ERRORS = 30
 MAX_REASONS = 8
 MAX_DEFECTS = 40
+GALLERIES = {  # title, lead and sentence if there are none, by label and whether there is a threshold
+    (1, True): (
+        "Missed defects",
+        "Defective images that are not flagged, lowest scores first.",
+        "None: every defective image is flagged.",
+    ),
+    (1, False): (
+        "Defective images that score lowest",
+        "There is no threshold; these images are the hardest to tell from good ones.",
+        "",
+    ),
+    (0, True): (
+        "False alarms",
+        "Good images that are flagged, highest scores first.",
+        "None: no good image is flagged.",
+    ),
+    (0, False): (
+        "Good images that score highest",
+        "There is no threshold; these images would be the first false alarms.",
+        "",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images to look at: a heading, what they have in common, the sentence if there are none, rows, their total."""
+    """Images to look at."""
 
     title: str
-    lead: str
-    empty: str
+    lead: str  # what they have in common
+    empty: str  # said if there are none
     rows: list[dict[str, Any]]
     total: int
 
 
 @dataclass(frozen=True)
 class Category:
-    """The facts of one category.
-
-    Attributes
-    ----------
-    facts, summary
-        What ``run.json`` says of it, and its row of ``summary.json``.
-    outcomes
-        Numbers of images found, missed, falsely flagged and rightly passed; empty without labels or a threshold.
-    defects
-        One row per defect type.
-    errors, reasons
-        The first unreadable files, and how often each reason occurs.
-    calibration_note
-        Why the calibration scores are not shown; None if they are, or if there are none.
-    """
+    """The facts of one category."""
 
     name: str
-    facts: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    facts: Mapping[str, Any]  # what run.json says of it
+    summary: Mapping[str, Any]  # its row of summary.json
     threshold: float | None
     scores: Chart | None
     curves: dict[str, Chart]
-    outcomes: dict[str, int]
-    defects: list[dict[str, Any]]
+    outcomes: dict[str, int]  # images found, missed, falsely flagged, rightly passed; empty without labels or threshold
+    defects: list[dict[str, Any]]  # one row per defect type
     galleries: list[Gallery]
-    errors: list[dict[str, Any]]
+    errors: list[dict[str, Any]]  # the first unreadable files
     n_errors: int
-    reasons: list[tuple[str, int]]
-    calibration_note: str | None
+    reasons: list[tuple[str, int]]  # of errors, and how often each occurs
+    calibration_note: str | None  # why the calibration scores are not shown; None if they are, or if there are none
 
     @property
     def shown_ids(self) -> list[str]:
@@ -85,12 +94,7 @@ def read_category(
 ) -> Category:
     """Read one category of the results in ``source`` (a URI), except for its patch scores.
 
-    Parameters
-    ----------
-    models
-        URI of the folder of models, if they are not where ``run.json`` says.
-    max_images
-        Most images to show.
+    ``models`` is the URI of the folder of models, if they are not where ``run.json`` says.
     """
     rows = results.read_scores(source, COLUMNS, name)
     failed = rows.filter(pc.equal(rows["status"], "error"))
@@ -134,13 +138,11 @@ def _calibration(
     elif facts.get("model"):
         uris.append(storage.to_uri(facts["model"]))
     for uri in uris:
-        try:
+        with contextlib.suppress(UsageError):
             model = read_model(uri)
             scores = read_calibration(model) if model.model_id == facts["model_id"] else None
-        except UsageError:
-            continue
-        if scores is not None:
-            return scores, None
+            if scores is not None:
+                return scores, None
     return none, "the model was not found; give the folder of its models with --models"
 
 
@@ -148,14 +150,10 @@ def _outcomes(labelled: pa.Table) -> dict[str, int]:
     decided = labelled.filter(pc.is_valid(labelled["is_anomaly"]))
     if not len(decided):
         return {}
-    defective = decided["label"].to_numpy() == 1
-    flagged = decided["is_anomaly"].to_numpy(zero_copy_only=False)
-    return {
-        "found": int((defective & flagged).sum()),
-        "missed": int((defective & ~flagged).sum()),
-        "false_alarms": int((~defective & flagged).sum()),
-        "passed": int((~defective & ~flagged).sum()),
-    }
+    groups = decided.group_by(["label", "is_anomaly"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(group["label"], group["is_anomaly"]): group["count_all"] for group in groups})
+    names = {"found": (1, True), "missed": (1, False), "false_alarms": (0, True), "passed": (0, False)}
+    return {name: counts[key] for name, key in names.items()}
 
 
 def _curves(labels: NDArray[np.int8], scores: NDArray[np.float32], outcomes: Mapping[str, int]) -> dict[str, Chart]:
@@ -181,13 +179,13 @@ def _defects(labelled: pa.Table) -> list[dict[str, Any]]:
     rows = []
     for defect in sorted({defect for defect in defects[~good] if defect}):
         members = (defects == defect) & ~good
-        flagged = labelled["is_anomaly"].filter(pa.array(members)).drop_null()
+        flagged = labelled["is_anomaly"].filter(pa.array(members))
         compared = members | good
         rows.append(
             {
                 "defect": defect,
                 "count": int(members.sum()),
-                "found": pc.sum(flagged).as_py() if len(flagged) else None,
+                "found": pc.sum(flagged).as_py(),
                 "median": float(np.median(scores[members])),
                 "auroc": float(roc_auc_score(members[compared], scores[compared])) if good.any() else None,
             }
@@ -201,27 +199,15 @@ def _galleries(scored: pa.Table, labels: set[int], max_images: int) -> list[Gall
         return []
     n_each = -(-max_images // (1 + len(labels)))
     galleries = [_gallery(scored, "Most anomalous", "The images with the highest scores.", "", n_each)]
-    if 1 in labels:
-        defective = scored.filter(pc.fill_null(pc.equal(scored["label"], 1), False))
-        decided = defective.filter(pc.is_valid(defective["is_anomaly"]))
+    for label, order in ((1, "ascending"), (0, "descending")):
+        if label not in labels:
+            continue
+        rows = scored.filter(pc.equal(scored["label"], label))
+        decided = rows.filter(pc.is_valid(rows["is_anomaly"]))
         if len(decided):
-            missed = decided.filter(pc.invert(decided["is_anomaly"]))
-            lead = "Defective images that are not flagged, lowest scores first."
-            empty = "None: every defective image is flagged."
-            galleries.append(_gallery(missed, "Missed defects", lead, empty, n_each, "ascending"))
-        else:
-            lead = "There is no threshold; these images are the hardest to tell from good ones."
-            galleries.append(_gallery(defective, "Defective images that score lowest", lead, "", n_each, "ascending"))
-    if 0 in labels:
-        good = scored.filter(pc.fill_null(pc.equal(scored["label"], 0), False))
-        decided = good.filter(pc.is_valid(good["is_anomaly"]))
-        if len(decided):
-            false_alarms = decided.filter(decided["is_anomaly"])
-            lead = "Good images that are flagged, highest scores first."
-            galleries.append(_gallery(false_alarms, "False alarms", lead, "None: no good image is flagged.", n_each))
-        else:
-            lead = "There is no threshold; these images would be the first false alarms."
-            galleries.append(_gallery(good, "Good images that score highest", lead, "", n_each))
+            rows = decided.filter(pc.not_equal(decided["is_anomaly"], label == 1))
+        words = GALLERIES[label, len(decided) > 0]
+        galleries.append(_gallery(rows, *words, n_each, order))
     return galleries
 
 

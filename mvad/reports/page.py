@@ -1,24 +1,131 @@
-"""Render the pages of a report and write them."""
+"""What all pages of a report say, and writing them: run, summary, warnings, and one section per category."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from mvad import html, storage
+from mvad import html, results, storage
 from mvad.anomaly_maps.colours import legend
+from mvad.data.manifest import require_categories
 from mvad.html.charts import bar
 from mvad.html.thumbnails import webp_uri
-from mvad.reports.category import Category
-from mvad.reports.overview import Overview
-from mvad.reports.pictures import QUALITY, Picture, category_pictures
+from mvad.options import ReportOptions
+from mvad.reports.category import Category, read_category
+from mvad.reports.pictures import QUALITY, category_pictures
+from mvad.results.summary import MEAN
 
 MAX_IMAGES, MAX_CATEGORIES = 800, 40  # on a single page, which then has about 8 MB
+COLUMNS = (  # of the summary table: key, title, filter that shows the value
+    ("method", "Method", "name"),
+    ("n_train", "Training images", "count"),
+    ("n_scored", "Scored", "count"),
+    ("n_flagged", "Flagged", "count"),
+    ("n_good", "Good", "count"),
+    ("n_defect", "Defective", "count"),
+    ("n_error", "Unreadable", "count"),
+    ("image_auroc", "AUROC", "metric"),
+    ("image_ap", "Average precision", "metric"),
+    ("image_f1_max", "Best F1", "metric"),
+    ("recall_at_threshold", "Recall", "percent"),
+    ("false_alarm_rate", "False alarms", "percent"),
+    ("pixel_auroc", "Pixel AUROC", "metric"),
+    ("pixel_aupro", "AUPRO", "metric"),
+    ("drift_median_shift", "Score shift", "shift"),
+    ("fit_seconds", "Fit (s)", "seconds"),
+    ("images_per_second", "Images/s", "seconds"),
+)
+URI_OPTIONS = ("weights", "address")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What all pages of a report show.
+
+    Attributes
+    ----------
+    results
+        The results folder, without keys.
+    run, summary
+        ``run.json``, and the rows of ``summary.json``.
+    mean
+        The row of means; None where the page shows fewer than two categories, or not all of them.
+    """
+
+    results: str
+    run: Mapping[str, Any]
+    summary: list[dict[str, Any]]
+    categories: Sequence[Category]
+    mean: Mapping[str, Any] | None
+
+    @property
+    def columns(self) -> list[tuple[str, str, str]]:
+        """The columns of the summary table that hold a value for some category and say something."""
+        rows = [category.summary for category in self.categories]
+        hidden = set()
+        if all(category.threshold is None for category in self.categories):
+            hidden.add("n_flagged")
+        if not any(row.get("n_good") or row.get("n_defect") for row in rows):
+            hidden |= {"n_good", "n_defect"}
+        if len({row.get("method") for row in rows}) < 2:  # the sections say it
+            hidden.add("method")
+        columns = [column for column in COLUMNS if column[0] not in hidden]
+        return [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
+
+    @property
+    def total(self) -> dict[str, int]:
+        """Images scored, flagged and unreadable, over all categories on the page."""
+        names = ("n_scored", "n_flagged", "n_error")
+        return {name: sum(category.summary.get(name) or 0 for category in self.categories) for name in names}
+
+    @property
+    def has_threshold(self) -> bool:
+        return any(category.summary.get("threshold") is not None for category in self.categories)
+
+    @property
+    def n_pictures(self) -> int:
+        return sum(len(category.shown_ids) for category in self.categories)
+
+    @property
+    def warnings(self) -> list[tuple[int, str]]:
+        """What a reader should know first: the number of a category, from 1, and a sentence."""
+        return [
+            (number, text.removeprefix(f"{category.name}: "))
+            for number, category in enumerate(self.categories, start=1)
+            for text in (category.facts.get("warning"), category.facts.get("note"))
+            if text
+        ]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the run as text, without keys of object storage."""
+        texts = {
+            name: "default" if value is None else str(value) for name, value in self.run.get("options", {}).items()
+        }
+        uris = {name: texts[name] for name in URI_OPTIONS if "://" in texts.get(name, "")}
+        return texts | {name: storage.readable(uri) for name, uri in uris.items()}
+
+
+def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -> Overview:
+    """Read the results folder ``source`` (a URI) of a finished run; UsageError if a category is unknown."""
+    models = storage.to_uri(options.models) if options.models else None
+    summary = results.read_summary(source)
+    rows = {row["category"]: row for row in summary}
+    names = sorted({category for category, _ in results.list_parts(source)})
+    require_categories(options.categories, names, source)
+    categories = [
+        read_category(source, name, run["categories"].get(name, {}), rows.get(name, {}), models, options.pictures)
+        for name in names
+        if options.categories is None or name in options.category_names
+    ]
+    mean = rows.get(MEAN) if len(categories) > 1 and options.categories is None else None
+    return Overview(storage.readable(source), run, summary, categories, mean)
 
 
 class Pages(NamedTuple):
@@ -31,10 +138,13 @@ class Pages(NamedTuple):
 
 def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -> Pages:
     """Write the report on the results in ``source`` to ``target``, and its other pages next to it (URIs)."""
+    env = _environment()
+    render = functools.partial(html.render, env, style="report.css", overview=overview)
     file = storage.readable(target).rpartition("/")[2]
     stem = file.removesuffix(".html")
     split = overview.n_pictures > MAX_IMAGES or len(overview.categories) > MAX_CATEGORIES
     sections: list[Markup] = []
+    links: list[str] = []
     errors: list[dict[str, str]] = []
     n_bytes = 0
     for number, category in enumerate(overview.categories, start=1):
@@ -44,39 +154,24 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
             for picture in pictures.values()
             if picture.problem
         ]
-        section = _section(category, number, pictures)
+        anchor = f"category-{number}"
+        colours = webp_uri(legend(), QUALITY) if any(picture.map for picture in pictures.values()) else None
+        content = {"category": category, "pictures": pictures, "anchor": anchor, "legend": colours}
+        section = Markup(env.get_template("section.html").render(content))
         if split:
-            page = _render("category.html", overview, category=category, section=section, back=quote(f"../{file}"))
-            storage.write(storage.join(storage.sibling(target, stem), _file_name(category)), page)
+            name = f"{storage.folder_name(category.name)}.html"
+            page = render("category.html", category=category, section=section, back=quote(f"../{file}")).encode()
+            storage.write(storage.join(storage.sibling(target, stem), name), page)
             n_bytes += len(page)
+            links.append(f"{quote(stem)}/{quote(name)}")
         else:
             sections.append(section)
-    links = [
-        f"{quote(stem)}/{quote(_file_name(category))}" if split else f"#category-{number}"
-        for number, category in enumerate(overview.categories, start=1)
-    ]
-    page = _render("page.html", overview, sections=sections, links=links)
+            links.append(f"#{anchor}")
+    page = render("page.html", sections=sections, links=links).encode()
     storage.write(target, page)
     return Pages(1 + split * len(overview.categories), n_bytes + len(page), errors)
 
 
-def _file_name(category: Category) -> str:
-    return f"{storage.folder_name(category.name)}.html"
-
-
-def _section(category: Category, number: int, pictures: Mapping[str, Picture]) -> Markup:
-    """The part of a page that is about one category."""
-    colours = webp_uri(legend(), QUALITY) if any(picture.map for picture in pictures.values()) else None
-    template = _environment().get_template("section.html")
-    anchor = f"category-{number}"
-    return Markup(template.render(category=category, pictures=pictures, anchor=anchor, legend=colours))
-
-
-def _render(template: str, overview: Overview, **content: Any) -> bytes:
-    return html.render(_environment(), template, "report.css", overview=overview, **content).encode()
-
-
-@functools.cache
 def _environment() -> Environment:
     filters = {
         "metric": "{:.3f}".format,

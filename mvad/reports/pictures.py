@@ -29,30 +29,16 @@ COLUMNS = ("image_id", "uri", "mask_uri", "width", "height", "patch_scores", "pa
 
 @dataclass(frozen=True)
 class Picture:
-    """The thumbnails of one image as data URIs, and why one is missing.
-
-    Attributes
-    ----------
-    image, map
-        None where the source cannot be read, or where no map was kept.
-    width, height
-        Of the thumbnails, in pixels.
-    marked
-        Whether the annotated defect is outlined in ``image``.
-    peak
-        Where the map is highest, in words.
-    problem
-        Why the source, its mask or its map cannot be shown; None if all is well.
-    """
+    """The thumbnails of one image as ``data:`` URIs."""
 
     image_id: str
-    image: str | None
-    map: str | None
-    width: int
+    image: str | None  # None if the source cannot be read
+    map: str | None  # None if no map was kept
+    width: int  # of the thumbnails, in pixels
     height: int
-    marked: bool
-    peak: str | None
-    problem: str | None
+    marked: bool  # whether the annotated defect is outlined in ``image``
+    peak: str | None  # where the map is highest, in words
+    problem: str | None  # why the source, its mask or its map cannot be shown
 
 
 def category_pictures(source: str, category: Category, max_pixels: int) -> dict[str, Picture]:
@@ -68,13 +54,11 @@ def category_pictures(source: str, category: Category, max_pixels: int) -> dict[
 
 
 def _picture(row: dict[str, Any], size: ImageSize | None, scale: Scale | None, max_pixels: int) -> Picture:
-    """The picture of a score row; without the model's geometry or the colours of its maps it has no map."""
+    """The picture of a score row; without ``size`` or ``scale`` it has no map."""
     width, height = fit_within(row["width"], row["height"], MAX_SIDE, MIN_SIDE)
     image: Image.Image | None = None
     map_image: Image.Image | None = None
-    peak = None
-    marked = False
-    problems = []
+    peak, marked, problems = None, False, []
     try:
         image = read_image(row["uri"], max_pixels)
         if image.size != (row["width"], row["height"]):
@@ -86,27 +70,18 @@ def _picture(row: dict[str, Any], size: ImageSize | None, scale: Scale | None, m
     if size is not None and scale is not None:
         try:
             square = stored_map(row, size)
-        except ImageError as error:
-            problems.append(str(error))
-        else:
             if square is not None:
                 map_image = overlay(image or Image.new("RGB", (width, height), GREY), square, size, scale)
                 peak = _peak(square, size)
+        except ImageError as error:
+            problems.append(str(error))
     if image is not None and row["mask_uri"]:
         try:
             image, marked = mark(image, read_mask(row["mask_uri"], max_pixels)), True
         except ImageError as error:
             problems.append(f"mask: {error}")
-    return Picture(
-        image_id=row["image_id"],
-        image=None if image is None else webp_uri(image, QUALITY),
-        map=None if map_image is None else webp_uri(map_image, QUALITY),
-        width=width,
-        height=height,
-        marked=marked,
-        peak=peak,
-        problem="; ".join(problems) or None,
-    )
+    uri, map_uri = (None if picture is None else webp_uri(picture, QUALITY) for picture in (image, map_image))
+    return Picture(row["image_id"], uri, map_uri, width, height, marked, peak, "; ".join(problems) or None)
 
 
 def _peak(square: NDArray[np.float32], size: ImageSize) -> str:
