@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers.detectors import through_disk
 from mvad.detectors import VAE, Autoencoder, FeatureAutoencoder, Pretrained, VAEFewShot
-from mvad.detectors.feature_autoencoder import latent_size
+from mvad.detectors.autoencoders import latent_size
 from mvad.detectors.networks import PatchVAE
 from mvad.detectors.training import TrainingPlan, seeded, split, train
 
