@@ -39,7 +39,6 @@ class KNN(LeaveOneOut, Extendable, Detector):
         ] = 500
 
     params: Params
-
     _columns: NDArray[np.int64] = np.empty(0, np.int64)
     _bank: MemoryBank | None = None
 

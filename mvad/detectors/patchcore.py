@@ -48,9 +48,7 @@ class PatchCore(Extendable, Shardable, Detector):
             Option(help="Dimensions of the random projection in which the coreset is chosen; 0: no projection."),
         ] = 128
         reweight: Annotated[  # equation 7
-            int,
-            Field(ge=0),
-            Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting."),
+            int, Field(ge=0), Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting.")
         ] = 9
 
     params: Params

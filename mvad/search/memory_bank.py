@@ -17,21 +17,17 @@ MAX_GPU_SHARE = 0.5  # a bank larger than this share of a GPU's free memory stay
 
 
 class MemoryBank:
-    """A read-only set of feature vectors to search.
+    """A read-only set of feature vectors to search, (m, d) float32, for queries and results on one device.
 
-    Parameters
-    ----------
-    vectors : (m, d) float32
-        Used in place, without a copy, on a CPU; copied once to a GPU with enough free memory.
-    device
-        Device of queries and results.
+    The vectors are used in place, without a copy, on a CPU, and copied once to a GPU with enough free memory.
     """
 
     def __init__(self, vectors: NDArray[np.float32], device: str | torch.device = "cpu") -> None:
         self.vectors = vectors
         self.device = torch.device(device)
         # Vectors that stay in main memory are moved to the device as they are needed.
-        self.tensor = as_tensor(vectors, self.device if _fits(vectors.nbytes, self.device) else "cpu")
+        fits = self.device.type != "cuda" or vectors.nbytes <= MAX_GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        self.tensor = as_tensor(vectors, self.device if fits else "cpu")
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -77,24 +73,12 @@ class MemoryBank:
         return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), nearest.cpu().numpy()
 
 
-def _fits(size_bytes: int, device: torch.device) -> bool:
-    return device.type != "cuda" or size_bytes <= MAX_GPU_SHARE * torch.cuda.mem_get_info(device)[0]
-
-
 def nearest_in_chunks(
     queries: Tensor, vectors: Tensor, squared_lengths: Tensor, k: int, vectors_per_chunk: int = VECTORS_PER_CHUNK
 ) -> Tensor:
-    """Find the k nearest vectors of each query, one chunk of vectors at a time, as GPUs do: (n, k) int64.
+    """Find the k nearest of (m, d) vectors for each of (n, d) queries, chunk by chunk, as GPUs do: (n, k) int64.
 
-    Parameters
-    ----------
-    queries : (n, d) float32
-    vectors : (m, d) float32
-        On any device; each chunk is moved to that of the queries.
-    squared_lengths : (m,) float32
-        Of the vectors, on the device of the queries.
-    k
-        At most m.
+    The vectors may be on another device than the queries and their ``squared_lengths``, (m,). k is at most m.
     """
     best_ranks = torch.empty((len(queries), 0), device=queries.device)
     best_indices = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
