@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mvad.search.coreset import ShardCoreset
-
-T = TypeVar("T")
 
 
 class Scores(NamedTuple):
@@ -133,7 +131,7 @@ class Detector(ABC):
         """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
         return self.score(features).image
 
-    def _require_fitted(self, learnt: T | None) -> T:
+    def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""
         if learnt is None:
             raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
@@ -168,12 +166,11 @@ class Shardable(ABC):
 
 
 class Pretrained(ABC):
-    """A method that learns from other categories before it is fitted to one: `pretrain`, `start_from`, then `fit`."""
+    """A method that learns from other categories before it is fitted to one: `pretrain`, then `fit`.
+
+    Between the two, `Detector.restore` takes over the state of another detector after `pretrain`.
+    """
 
     @abstractmethod
     def pretrain(self, others: Sequence[Tensor]) -> Self:
         """Learn from features of good images of other categories, one tensor each. Returns the detector itself."""
-
-    @abstractmethod
-    def start_from(self, state: State, device: str | torch.device) -> None:
-        """Take over the state of a detector after `pretrain`."""

@@ -97,20 +97,18 @@ class PatchCore(Extendable, Shardable, Detector):
         vectors, self.coverage = self._coreset(patches, size)
         self._fill_bank(vectors, patches.device)
 
-    def _coreset(self, patches: Tensor, size: int) -> tuple[NDArray[np.float32], float]:
+    def _coreset(self, patches: Tensor, size: int) -> ShardCoreset:
         import torch
 
-        from mvad.search.coreset import greedy_coreset, random_projection
+        from mvad.search.coreset import ShardCoreset, greedy_coreset, random_projection
 
         projected = random_projection(patches, self.params.projection, self.seed)
         indices, radius = greedy_coreset(projected, size)
-        return patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy(), radius
+        return ShardCoreset(patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy(), radius)
 
     def subsample(self, features: Tensor, share: float) -> ShardCoreset:
-        from mvad.search.coreset import ShardCoreset
-
         patches = features.flatten(0, 2)
-        return ShardCoreset(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
+        return self._coreset(patches, max(1, math.ceil(share * len(patches))))
 
     def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
         from mvad.runtime.tensors import as_tensor

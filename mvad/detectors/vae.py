@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mvad.detectors.base import Pretrained, State
+from mvad.detectors.base import Pretrained
 from mvad.detectors.trained import TrainedDetector
 
 if TYPE_CHECKING:
@@ -82,9 +82,6 @@ class VAEFewShot(Pretrained, VAE):
                 parts.append(scaler(images.flatten(0, 2)))
         self._train(self._untrained(others[0]), torch.cat(rows), torch.cat(held_out), vae_loss)
         return self
-
-    def start_from(self, state: State, device: str | torch.device) -> None:
-        self.restore(state, device)
 
     def fit(self, features: Tensor) -> Self:
         """Adapt to (n, height, width, channels) float32 features of good images."""

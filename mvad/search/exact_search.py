@@ -103,13 +103,16 @@ class ExactSearch:
         """Squared distances in the axes to each vector of the bank, minus the row's own squared length: (n, m)."""
         return torch.addmm(self._squared_lengths, projections, self._projections.T, alpha=-2)
 
-    def distances(self, rows: Tensor, indices: Tensor) -> Tensor:
-        """Compute the distance of each row to one vector of the bank, given by index: (n,) float32."""
-        chunks = [
-            torch.linalg.vector_norm(self.bank.rows(vectors).sub_(chunk), dim=1)
-            for chunk, vectors in self._pair_chunks(rows, indices)
-        ]
-        return torch.cat(chunks)
+    def distances(self, rows: Tensor, indices: Tensor, row_of: Tensor | None = None) -> Tensor:
+        """Compute the distance of each row to one vector of the bank, given by index: (n,) float32.
+
+        With ``row_of``, (n,) int64, it is that of the row with this number.
+        """
+        differences = (
+            self.bank.rows(vectors).sub_(part if row_of is None else rows[part])
+            for part, vectors in self._pair_chunks(rows if row_of is None else row_of, indices)
+        )
+        return torch.cat([torch.linalg.vector_norm(difference, dim=1) for difference in differences])
 
     def nearest(
         self, rows: Tensor, projections: Tensor | None = None, upper_bounds: Tensor | None = None
@@ -135,12 +138,7 @@ class ExactSearch:
         """Find the nearest vectors in three steps: rule out in the axes, compare in full, settle near ties exactly."""
         rank_bound = self._rank_bound(rows, projections, upper_bounds)
         row_of, indices = torch.nonzero(self._ranks(projections) <= rank_bound[:, None]).unbind(1)
-        distances = torch.cat(
-            [
-                torch.linalg.vector_norm(self.bank.rows(vectors).sub_(rows[row_numbers]), dim=1)
-                for row_numbers, vectors in self._pair_chunks(row_of, indices)
-            ]
-        )
+        distances = self.distances(rows, indices, row_of)
         smallest = _min_by_row(distances, row_of, len(rows))
         (close,) = torch.nonzero(distances <= smallest[row_of] * (1 + TIE_TOLERANCE), as_tuple=True)
         row_of, indices = row_of[close], indices[close]
@@ -162,8 +160,8 @@ class ExactSearch:
         )
         return torch.cat([difference.square_().sum(dim=1).sqrt_() for difference in differences])
 
-    def _pair_chunks(self, row_of: Tensor, indices: Tensor) -> zip[tuple[Tensor, Tensor]]:
-        return zip(row_of.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True)
+    def _pair_chunks(self, rows: Tensor, indices: Tensor) -> zip[tuple[Tensor, Tensor]]:
+        return zip(rows.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True)
 
     def bank_neighbours(self, indices: Tensor, k: int) -> NDArray[np.int64]:
         """Find the k vectors of the bank nearest to each of some of its own, given by index: (n,) to (n, k) int64.

@@ -43,22 +43,11 @@ class MemoryBank:
         return torch.cat(chunks).to(self.device)
 
     def search(self, queries: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest vectors of each query.
+        """Find the k nearest vectors of each of (n, d) queries; k is capped at the size of the bank.
 
-        Candidates are ranked by the fast expanded form of the distance. The distances returned are recomputed from the
-        differences, which keeps small ones accurate.
-
-        Parameters
-        ----------
-        queries : (n, d) float32, on the bank's device
-        k
-            Capped at the size of the bank.
-
-        Returns
-        -------
-        distances : (n, k) float32
-            Euclidean; each row ascends, up to rounding.
-        indices : (n, k) int64
+        Returns Euclidean distances, (n, k) float32, and indices, (n, k) int64. Candidates are ranked by the fast
+        expanded form of the distance. The distances are recomputed from the differences, which keeps small ones
+        accurate; so each row ascends, up to rounding.
         """
         k = min(k, len(self))
         if self.device.type == "cpu":
