@@ -226,7 +226,7 @@ class FeatureNetwork(nn.Module):
 
 
 def patch_features(maps: Sequence[Tensor], reference: int = 0) -> Tensor:
-    """Join the feature maps of several levels into locally aware patch features: PatchCore (2106.08265), section 3.1.
+    """Join feature maps of several levels into locally aware patch features: PatchCore, arXiv 2106.08265, section 3.1.
 
     Each map is averaged over 3x3 neighbourhoods. All are brought to the grid of one of them, smaller maps by bilinear
     interpolation and larger ones by averaging over its cells, and their channels are concatenated. Zeros beyond the
