@@ -3,14 +3,12 @@
 A method of your own is one file in this folder, with a subclass of `Detector`, and one line in the list below.
 """
 
-from mvad.detectors.autoencoder import Autoencoder
+from mvad.detectors.autoencoders import Autoencoder, FeatureAutoencoder
 from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Pretrained, Scores, Shardable, State
-from mvad.detectors.feature_autoencoder import FeatureAutoencoder
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
 from mvad.detectors.trained import TrainedDetector
-from mvad.detectors.vae import VAE
-from mvad.detectors.vae_fewshot import VAEFewShot
+from mvad.detectors.vae import VAE, VAEFewShot
 from mvad.errors import UsageError
 
 _ALL: list[type[Detector]] = [

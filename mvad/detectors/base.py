@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,43 +25,21 @@ if TYPE_CHECKING:
 
     from mvad.search.coreset import ShardCoreset
 
-T = TypeVar("T")
-
 
 class Scores(NamedTuple):
-    """Scores of a batch of images.
+    """Anomaly scores of a batch of images, unbounded."""
 
-    Attributes
-    ----------
-    image : (n,) float32
-        One anomaly score per image, unbounded.
-    grid : (n, height, width) float32, or None
-        One anomaly score per patch, of methods that localise.
-    """
-
-    image: NDArray[np.float32]
-    grid: NDArray[np.float32] | None
+    image: NDArray[np.float32]  # (n,): one per image
+    grid: NDArray[np.float32] | None  # (n, height, width): one per patch, of methods that localise
 
 
 class State(NamedTuple):
-    """The result of fitting, which is all that a model on disk holds of a detector.
+    """The result of fitting, which is all that a model on disk holds of a detector."""
 
-    Attributes
-    ----------
-    settings
-        JSON values.
-    arrays
-        What was learnt.
-    seconds
-        How long fitting took.
-    loo_scores : (n,) float32, or None
-        See `LeaveOneOut`.
-    """
-
-    settings: dict[str, Any]
-    arrays: dict[str, NDArray[Any]]
-    seconds: float = 0.0
-    loo_scores: NDArray[np.float32] | None = None
+    settings: dict[str, Any]  # JSON values
+    arrays: dict[str, NDArray[Any]]  # what was learnt
+    seconds: float = 0.0  # how long fitting took
+    loo_scores: NDArray[np.float32] | None = None  # (n,): see `LeaveOneOut`
 
 
 class Detector(ABC):
@@ -74,23 +52,8 @@ class Detector(ABC):
     copies
         Rows per training image in the features to fit to: the image, followed by its variants.
     **params
-        Fields of `Params`.
-
-    Attributes
-    ----------
-    method
-        Name on the command line.
-    feature
-        Kind of features to extract, one of `features.kinds.KINDS`.
-    default_backbone
-        Backbone, unless another one is given.
-    default_rule
-        Rule that sets the threshold unless another one is given, one of `calibration.RULES`.
-    needs_transformer
-        Whether the backbone must be a Vision Transformer.
-    Params
-        Parameters of the method, a subclass of `Detector.Params`. Each is an option on the command line; the docstring
-        is their title there.
+        Fields of `Params`, a class of the method's own. Each is an option on the command line; the docstring of the
+        class is their title there.
 
     Raises
     ------
@@ -98,11 +61,11 @@ class Detector(ABC):
         A parameter out of range or unknown.
     """
 
-    method: ClassVar[str]
-    feature: ClassVar[str]
+    method: ClassVar[str]  # name on the command line
+    feature: ClassVar[str]  # kind of features to extract, one of `features.kinds.KINDS`
     default_backbone: ClassVar[str] = "resnet50"
-    default_rule: ClassVar[str] = "conformal"
-    needs_transformer: ClassVar[bool] = False
+    default_rule: ClassVar[str] = "conformal"  # rule that sets the threshold, one of `calibration.RULES`
+    needs_transformer: ClassVar[bool] = False  # whether the backbone must be a Vision Transformer
     loo_scores: NDArray[np.float32] | None = None
 
     @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -128,13 +91,7 @@ class Detector(ABC):
 
     @classmethod
     def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
-        """Build a fitted detector.
-
-        Parameters
-        ----------
-        state
-            Its arrays may be read-only and shared between processes.
-        """
+        """Build a fitted detector; the arrays of the state may be read-only and shared between processes."""
         arguments = {"seed", "copies", *(field.name for field in fields(cls.Params))}
         detector = cls(**{name: value for name, value in state.settings.items() if name in arguments})
         detector.restore(state, device)
@@ -161,17 +118,20 @@ class Detector(ABC):
 
     @abstractmethod
     def fit(self, features: Tensor) -> Self:
-        """Learn from features of good images, ``copies`` rows per image. Returns the detector itself."""
+        """Learn from features of good images, ``copies`` rows per image, of the shape that `features.kinds` gives.
+
+        Returns the detector itself.
+        """
 
     @abstractmethod
     def score(self, features: Tensor) -> Scores:
-        """Score the features of a batch of images, on the detector's device."""
+        """Score features on the detector's device, each image by itself: the others of a batch change nothing."""
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
         """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
         return self.score(features).image
 
-    def _require_fitted(self, learnt: T | None) -> T:
+    def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""
         if learnt is None:
             raise RuntimeError(f"this {type(self).__name__} is not fitted; call fit first")
@@ -206,12 +166,11 @@ class Shardable(ABC):
 
 
 class Pretrained(ABC):
-    """A method that learns from other categories before it is fitted to one: `pretrain`, `start_from`, then `fit`."""
+    """A method that learns from other categories before it is fitted to one: `pretrain`, then `fit`.
+
+    Between the two, `Detector.restore` takes over the state of another detector after `pretrain`.
+    """
 
     @abstractmethod
     def pretrain(self, others: Sequence[Tensor]) -> Self:
         """Learn from features of good images of other categories, one tensor each. Returns the detector itself."""
-
-    @abstractmethod
-    def start_from(self, state: State, device: str | torch.device) -> None:
-        """Take over the state of a detector after `pretrain`."""

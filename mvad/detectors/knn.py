@@ -39,11 +39,8 @@ class KNN(LeaveOneOut, Extendable, Detector):
         ] = 500
 
     params: Params
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._columns = np.empty(0, np.int64)
-        self._bank: MemoryBank | None = None
+    _columns: NDArray[np.int64] = np.empty(0, np.int64)
+    _bank: MemoryBank | None = None
 
     @classmethod
     def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
@@ -76,10 +73,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
         """Fill the bank with all good images, and score each of them without itself.
 
         A single image gets no such score. Variants of an image are not scored, and are not its neighbours.
-
-        Parameters
-        ----------
-        features : (n, channels) float32
+        ``features``: (n, channels) float32.
         """
         rows = features.cpu().numpy()
         deviations = rows.std(axis=0, dtype=np.float64)
@@ -90,12 +84,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
         return self
 
     def extend(self, features: Tensor) -> Self:
-        """Add images to the bank, with the same columns, and score all images again, each without itself.
-
-        Parameters
-        ----------
-        features : (n, channels) float32
-        """
+        """Add images to the bank, with the same columns, and score all images again, each without itself."""
         rows = np.ascontiguousarray(features.cpu().numpy()[:, self._columns])
         self._fill_bank(np.concatenate([self.bank.vectors, rows]), features.device)
         self.loo_scores = self._leave_one_out()
@@ -103,9 +92,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
 
     def _leave_one_out(self) -> NDArray[np.float32]:
         """Score each of the bank's images by the others alone: (n,)."""
-        import torch
-
-        queries = torch.tensor(self.bank.vectors[:: self.copies], device=self.bank.device)
+        queries = self.bank.tensor[:: self.copies].to(self.bank.device).contiguous()
         neighbours = min(self.params.neighbours, len(self.bank) - self.copies)
         distances, indices = self.bank.search(queries, neighbours + self.copies)
         is_itself = indices // self.copies == np.arange(len(queries))[:, None]
@@ -113,16 +100,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
         return np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
 
     def score(self, features: Tensor) -> Scores:
-        """Score each image by itself, so that the other images of a batch change nothing.
-
-        Parameters
-        ----------
-        features : (n, channels) float32, on the detector's device
-        """
-        import torch
-
-        columns = torch.as_tensor(np.array(self._columns), device=features.device)
-        queries = features[:, columns].contiguous()
+        queries = features[:, self._columns.tolist()].contiguous()
         neighbours = self.params.neighbours
         image = [self.bank.search(query[None], neighbours)[0].mean(dtype=np.float64) for query in queries]
         return Scores(np.array(image, np.float32), None)

@@ -15,10 +15,11 @@ BOTTLENECK_CHANNELS = 16
 class Standardise(nn.Module):
     """Scale channels to zero mean and unit deviation over the good images."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mean: Tensor
-        self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
 
@@ -88,11 +89,7 @@ class PatchVAE(nn.Module):
     def forward(self, rows: Tensor, noise: Tensor) -> Tensor:
         """Negative evidence lower bound in nats, estimated with the given noise: (n, channels) to (n,).
 
-        Parameters
-        ----------
-        rows : (n, channels)
-        noise : (samples, latent), the same for all rows, or (samples, n, latent)
-            Standard normal.
+        The noise is standard normal, (samples, n, latent), or (samples, latent), the same for all rows.
         """
         target = self.standardise(rows)
         mean, log_deviation = self.encoder(target).chunk(2, dim=-1)

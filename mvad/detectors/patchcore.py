@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 class PatchCore(Extendable, Shardable, Detector):
     """A memory bank of good patches; a patch is as abnormal as it is far from the bank.
 
-    Attributes
-    ----------
-    coverage
-        Covering radius of the bank in the projected space: the largest distance of a training patch to it; an upper
-        bound after `fit_shards`.
+    Its ``coverage`` is the covering radius of the bank in the projected space: the largest distance of a training patch
+    to it; an upper bound after `fit_shards`.
     """
 
     method: ClassVar[str] = "patchcore"
@@ -51,18 +48,13 @@ class PatchCore(Extendable, Shardable, Detector):
             Option(help="Dimensions of the random projection in which the coreset is chosen; 0: no projection."),
         ] = 128
         reweight: Annotated[  # equation 7
-            int,
-            Field(ge=0),
-            Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting."),
+            int, Field(ge=0), Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting.")
         ] = 9
 
     params: Params
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.coverage = 0.0
-        self._bank: MemoryBank | None = None
-        self._search: ExactSearch | None = None
+    coverage: float = 0.0
+    _bank: MemoryBank | None = None
+    _search: ExactSearch | None = None
 
     def restore(self, state: State, device: str | torch.device) -> None:
         self.coverage = state.settings["coverage"]
@@ -96,12 +88,7 @@ class PatchCore(Extendable, Shardable, Detector):
         self._bank, self._search = MemoryBank(vectors, device), None
 
     def fit(self, features: Tensor) -> Self:
-        """Fill the bank with a coreset of the patches of good images.
-
-        Parameters
-        ----------
-        features : (n, height, width, channels) float32
-        """
+        """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32."""
         patches = features.flatten(0, 2)
         self._fit_patches(patches, max(1, round(self.params.coreset_ratio * len(patches))))
         return self
@@ -110,20 +97,18 @@ class PatchCore(Extendable, Shardable, Detector):
         vectors, self.coverage = self._coreset(patches, size)
         self._fill_bank(vectors, patches.device)
 
-    def _coreset(self, patches: Tensor, size: int) -> tuple[NDArray[np.float32], float]:
+    def _coreset(self, patches: Tensor, size: int) -> ShardCoreset:
         import torch
 
-        from mvad.search.coreset import greedy_coreset, random_projection
+        from mvad.search.coreset import ShardCoreset, greedy_coreset, random_projection
 
         projected = random_projection(patches, self.params.projection, self.seed)
         indices, radius = greedy_coreset(projected, size)
-        return patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy(), radius
+        return ShardCoreset(patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy(), radius)
 
     def subsample(self, features: Tensor, share: float) -> ShardCoreset:
-        from mvad.search.coreset import ShardCoreset
-
         patches = features.flatten(0, 2)
-        return ShardCoreset(*self._coreset(patches, max(1, math.ceil(share * len(patches)))))
+        return self._coreset(patches, max(1, math.ceil(share * len(patches))))
 
     def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
         from mvad.runtime.tensors import as_tensor
@@ -134,12 +119,7 @@ class PatchCore(Extendable, Shardable, Detector):
         return self
 
     def extend(self, features: Tensor) -> Self:
-        """Choose a new coreset from the bank and the patches of more images; it grows by `coreset_ratio` of the latter.
-
-        Parameters
-        ----------
-        features : (n, height, width, channels) float32
-        """
+        """Choose a new coreset from the bank and the patches of more images; it grows by `coreset_ratio` of those."""
         import torch
 
         patches = features.flatten(0, 2)
@@ -148,12 +128,6 @@ class PatchCore(Extendable, Shardable, Detector):
         return self
 
     def score(self, features: Tensor) -> Scores:
-        """Score each image by itself, so that the other images of a batch change nothing.
-
-        Parameters
-        ----------
-        features : (n, height, width, channels) float32, on the detector's device
-        """
         import torch
 
         images = features.flatten(1, 2)
@@ -173,23 +147,16 @@ class PatchCore(Extendable, Shardable, Detector):
     def _reweighted(
         self, images: Tensor, distances: NDArray[np.float32], patch: Tensor, nearest: Tensor
     ) -> NDArray[np.float32]:
-        """Compute image scores from the index, distance and nearest vector of each image's worst patch: (n,) each."""
-        import torch
+        """Compute image scores from the distance, index and nearest vector m of each image's worst patch: (n,) each.
 
+        Equation 7: the distance times 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors
+        nearest to m. It lowers the score where the bank is dense around m, which is the first of its own neighbours.
+        """
         # A bank of one vector says nothing about density.
         if self.params.reweight < 2 or len(self.bank) < 2:
             return distances
-        worst = images[torch.arange(len(images)), patch]
-        return (distances * self._weights(worst, nearest)).astype(np.float32)
-
-    def _weights(self, patches: Tensor, nearest: Tensor) -> NDArray[np.float64]:
-        """Equation 7: 1 - exp d(patch, m) / sum over m' of exp d(patch, m'), m' the b bank vectors nearest to m.
-
-        It lowers the score where the bank is dense around m, the bank vector nearest to the patch. m itself is the
-        first of its own neighbours.
-        """
         neighbours = self.search.bank_neighbours(nearest, self.params.reweight)
-        differences = self.bank.vectors[neighbours] - patches.cpu().numpy()[:, None]
-        distances = np.linalg.norm(differences, axis=2).astype(np.float64)
-        shares = np.exp(distances - distances.max(axis=1, keepdims=True))
-        return 1 - shares[:, 0] / shares.sum(axis=1)
+        worst = images[range(len(images)), patch].cpu().numpy()
+        to_neighbours = np.linalg.norm(self.bank.vectors[neighbours] - worst[:, None], axis=2).astype(np.float64)
+        shares = np.exp(to_neighbours - to_neighbours.max(axis=1, keepdims=True))
+        return (distances * (1 - shares[:, 0] / shares.sum(axis=1))).astype(np.float32)

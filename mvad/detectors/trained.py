@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class TrainedDetector(Detector):
-    """A detector whose state is a network, which `build` makes from ``shape``, its sizes.
+    """A detector whose state is a network.
 
     Such methods are fitted in tasks, in parallel, and their arrays are saved as one ``.safetensors`` file.
     """
 
+    architecture: ClassVar[str]  # name of the network's class in `networks`
     default_epochs: ClassVar[int] = 50
     default_learning_rate: ClassVar[float] = 1e-3
     batch_size: ClassVar[int] = 1024
@@ -52,7 +53,7 @@ class TrainedDetector(Detector):
         super().__init__(**arguments)
         self.shape: dict[str, Any] = {}
         self.history: dict[str, Any] = {}
-        self._network: nn.Module | None = None
+        self._network: Any = None
 
     @property
     def plan(self) -> TrainingPlan:
@@ -69,22 +70,16 @@ class TrainedDetector(Detector):
     def restore(self, state: State, device: str | torch.device) -> None:
         import torch
 
-        self.shape, self.history = state.settings["shape"], state.settings["history"]
-        network = self.build(**self.shape)
+        self.history = state.settings["history"]
+        network = self.build(**state.settings["shape"])
         network.load_state_dict({name: torch.tensor(array) for name, array in state.arrays.items()})
         self._network = network.to(device).eval().requires_grad_(False)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Parameters; ``shape``: sizes of the network; ``history``: epochs run and the loss on held-out images."""
-        return {
-            "epochs": self.plan.epochs,
-            "learning_rate": self.plan.learning_rate,
-            "seed": self.seed,
-            "copies": self.copies,
-            "shape": self.shape,
-            "history": self.history,
-        }
+        params = {"epochs": self.plan.epochs, "learning_rate": self.plan.learning_rate}
+        return {**super().settings, **params, "shape": self.shape, "history": self.history}
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -92,8 +87,15 @@ class TrainedDetector(Detector):
         return {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in self.network.state_dict().items()}
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         return self._require_fitted(self._network)
+
+    def build(self, **shape: Any) -> Any:
+        """Build the untrained network of the given sizes; its weights depend on the seed alone."""
+        from mvad.detectors import networks, training
+
+        self.shape = shape
+        return training.seeded(lambda: getattr(networks, self.architecture)(**shape), self.seed)
 
     def _train(
         self,
@@ -103,35 +105,17 @@ class TrainedDetector(Detector):
         loss: Loss | None = None,
         plan: TrainingPlan | None = None,
     ) -> None:
-        """Train a network by `training.train` and keep it.
+        """Train a network by `training.train` and keep it; by default with the mean of its output as loss."""
+        from mvad.detectors.training import mean_output, train
 
-        Parameters
-        ----------
-        loss
-            Default: the mean of the network's output.
-        plan
-            Default: `plan`.
-        """
-        from mvad.detectors.training import train
-
-        self.history = train(network, rows, held_out, loss or _mean_output, plan or self.plan)._asdict()
+        self.history = train(network, rows, held_out, loss or mean_output, plan or self.plan)._asdict()
         self._network = network
-
-    @abstractmethod
-    def build(self, **shape: Any) -> nn.Module:
-        """Build the untrained network of the given sizes."""
 
     @abstractmethod
     def grid(self, image: Tensor) -> Tensor:
         """Score the parts of one image: (height, width, channels) features to (height, width) scores."""
 
     def score(self, features: Tensor) -> Scores:
-        """Score each image by itself, so that the other images of a batch change nothing.
-
-        Parameters
-        ----------
-        features : (n, height, width, channels) float32, on the detector's device
-        """
         import torch
 
         with torch.inference_mode():
@@ -141,8 +125,3 @@ class TrainedDetector(Detector):
     def image_score(self, grids: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute image scores, (n,), from grids of scores, (n, height, width): by default the largest of each."""
         return grids.max(axis=(1, 2))
-
-
-def _mean_output(network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-    output: Tensor = network(rows)
-    return output.mean()

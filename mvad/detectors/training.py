@@ -18,31 +18,19 @@ MIN_BATCH_SIZE = 32
 MIN_IMPROVEMENT = 1e-3  # of the loss, relative to it
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # mean over some rows; the generator is for noise
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train.
+    """How to train."""
 
-    Attributes
-    ----------
-    epochs
-        Maximum; the learning rate falls to zero over them, along a cosine.
-    batch_size
-        Maximum rows per step; smaller where there are few rows, so that an epoch has enough steps to learn in.
-    copies
-        Rows per training image, which are held out together: the image and its variants.
-    epoch_rows
-        Maximum rows per epoch, drawn again for each epoch.
-    """
-
-    epochs: int
+    epochs: int  # maximum; the learning rate falls to zero over them, along a cosine
     learning_rate: float
     seed: int
-    batch_size: int
-    copies: int = 1
-    epoch_rows: int = 131_072
+    batch_size: int  # maximum; smaller where there are few rows, so that an epoch has enough steps to learn in
+    copies: int = 1  # rows per training image, which are held out together: the image and its variants
+    epoch_rows: int = 131_072  # maximum, drawn again for each epoch
 
 
 class History(NamedTuple):
@@ -70,15 +58,13 @@ def seeded(build: Callable[[], NetworkT], seed: int) -> NetworkT:
         return build()
 
 
-def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: TrainingPlan) -> History:
-    """Train a network in place; it ends with the weights that did best on the rows held out.
+def mean_output(network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The loss of a network whose output is the loss of each row."""
+    return network(rows).mean()
 
-    Parameters
-    ----------
-    rows, held_out : (n, ...) float32, of the same shape except for n
-    loss
-        Mean loss of a network over some rows; its generator is for noise.
-    """
+
+def train(network: nn.Module, rows: Tensor, held_out: Tensor, loss: Loss, plan: TrainingPlan) -> History:
+    """Train in place on (n, ...) float32 rows; the network ends with the weights that did best on those held out."""
     optimiser = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
     generator = torch.Generator().manual_seed(plan.seed)

@@ -15,25 +15,15 @@ NO_BACKBONE = "none"  # the backbone's name for methods that look at pixels
 class BackboneSpec:
     """A backbone's name and properties, as `backbones.describe` looks them up.
 
-    Attributes
-    ----------
-    name
-        As given to ``--backbone``.
-    stages
-        The layers of the three feature levels, shallow to deep: module names (torchvision) or indices (timm). In a
-        convolutional network these are the layers at strides 8, 16 and 32, in a transformer the blocks at a half, three
-        quarters and the end of its depth.
-    mean, std
-        Normalisation of RGB in [0, 1], per channel.
-    patch
-        Side of a transformer's patches in pixels; the side of an image must be a multiple of it. 1 if there are none.
+    ``stages`` are the layers of the three feature levels, shallow to deep: in a convolutional network those at strides
+    8, 16 and 32, in a transformer the blocks at a half, three quarters and the end of its depth.
     """
 
-    name: str
-    stages: tuple[str | int, ...]
-    mean: tuple[float, ...]
+    name: str  # as given to --backbone
+    stages: tuple[str | int, ...]  # module names (torchvision) or indices (timm)
+    mean: tuple[float, ...]  # normalisation of RGB in [0, 1], per channel, with `std`
     std: tuple[float, ...]
-    patch: int = 1
+    patch: int = 1  # side of a transformer's patches in pixels, of which an image's side is a multiple; 1: no patches
 
     def check_size(self, size: ImageSize) -> None:
         """Raise UsageError if the network cannot take images of this size."""

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vision_transformer import interpolate_embeddings
@@ -18,25 +19,20 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
 from mvad.features.kinds import PATCHES, POOLED, STAGES
-from mvad.features.patches import patch_features
+
+Weights = dict[str, NDArray[Any]]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNET_LAYERS = ("layer2", "layer3", "layer4")
 STRIDES = (8, 16, 32)  # of the three feature levels of a convolutional network
 QUARTERS = (2, 3, 4)  # of a transformer's depth, where its three feature levels end
-
+NEIGHBOURHOOD = 3  # side of the square of patches that a patch feature averages
 PROBE_SIDE = 64
 FOLDING_TOLERANCE = 1e-3  # as a share of the largest output
 
 
 def describe(name: str) -> BackboneSpec:
-    """Look up a backbone by name.
-
-    Raises
-    ------
-    UsageError
-        There is no such backbone, or its architecture is not supported.
-    """
+    """Look up a backbone by name; UsageError if there is none, or its architecture is not supported."""
     if name == NO_BACKBONE:
         return BackboneSpec(name, (), (), ())
     if name == EMBEDDED:
@@ -181,30 +177,17 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 class Backbone(nn.Module):
-    """A network truncated after the deepest layer in use.
+    """A network truncated after the deepest layer in use, with the weights of the full network.
 
-    Parameters
-    ----------
-    weights
-        All arrays of the network, from `weights.load_weights`.
-    side
-        Side of the images in pixels.
-    levels
-        Which of the three feature levels to return: numbers from 0, shallow to deep.
-    pooled
-        Whether to return the pooled features of the full network too.
+    ``side`` is that of the images in pixels. ``levels`` says which of the three feature levels to return, by numbers
+    from 0, shallow to deep; ``pooled`` whether to return the pooled features of the full network too.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        spec: BackboneSpec,
-        weights: Mapping[str, NDArray[Any]],
-        side: int,
-        levels: Sequence[int] = (0, 1),
-        pooled: bool = False,
+        self, spec: BackboneSpec, weights: Weights, side: int, levels: Sequence[int] = (0, 1), pooled: bool = False
     ) -> None:
         super().__init__()
         state = {name: torch.tensor(array) for name, array in weights.items()}
@@ -219,37 +202,19 @@ class Backbone(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Compute features of images.
+        """Compute feature maps and pooled features of (n, side, side, 3) uint8 RGB pixels.
 
-        Parameters
-        ----------
-        pixels : (n, side, side, 3) uint8 RGB
-
-        Returns
-        -------
-        maps : list of (n, channels, height, width)
-            Shallow to deep; for a transformer, its patch tokens as a grid.
-        pooled : (n, channels) or None
-            The average-pooled last map, or the [CLS] token.
+        The maps are (n, channels, height, width) each, shallow to deep; for a transformer, its patch tokens as a grid.
+        The pooled features are (n, channels): the average-pooled last map, or the [CLS] token.
         """
         images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         return self.layers(images.contiguous(memory_format=torch.channels_last))
 
 
 class FeatureNetwork(nn.Module):
-    """Compute features of several kinds from pixels, in one graph.
+    """Compute features of several kinds from pixels, in one graph; ``kinds`` are those that need a backbone."""
 
-    Parameters
-    ----------
-    kinds
-        Of those in `kinds.KINDS` that need a backbone.
-    weights, side
-        As for `Backbone`.
-    """
-
-    def __init__(
-        self, kinds: Sequence[str], spec: BackboneSpec, weights: Mapping[str, NDArray[Any]], side: int
-    ) -> None:
+    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: Weights, side: int) -> None:
         super().__init__()
         self.kinds = tuple(kinds)
         self.backbone = Backbone(spec, weights, side, _levels(kinds), pooled=POOLED in kinds)
@@ -258,6 +223,30 @@ class FeatureNetwork(nn.Module):
         """Return the features of each kind, in the order of ``kinds``, of (n, side, side, 3) uint8 pixels."""
         features = _features(self.kinds, *self.backbone(pixels))
         return tuple(features[kind] for kind in self.kinds)
+
+
+def patch_features(maps: Sequence[Tensor], reference: int = 0) -> Tensor:
+    """Join feature maps of several levels into locally aware patch features: PatchCore, arXiv 2106.08265, section 3.1.
+
+    Each map is averaged over 3x3 neighbourhoods. All are brought to the grid of one of them, smaller maps by bilinear
+    interpolation and larger ones by averaging over its cells, and their channels are concatenated. Zeros beyond the
+    border are averaged in, which makes patches there shorter and so less able to be far from the memory bank. Networks
+    see the border of an image less well than its interior; averaging over the existing neighbours alone would make good
+    borders the most abnormal patches of an image.
+
+    ``maps`` are (n, channels, height, width) each, shallow to deep; ``reference`` is the index of the map whose grid is
+    used. Returns (n, height, width, sum of channels) float32, contiguous, on the device of the maps.
+    """
+    grid = height, width = maps[reference].shape[-2:]
+    levels = []
+    for level in maps:
+        smooth = functional.avg_pool2d(level, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
+        if smooth.shape[-2] > height:
+            smooth = functional.adaptive_avg_pool2d(smooth, (height, width))
+        elif smooth.shape[-2:] != grid:
+            smooth = functional.interpolate(smooth, grid, mode="bilinear", align_corners=False)
+        levels.append(smooth)
+    return torch.cat(levels, dim=1).permute(0, 2, 3, 1).contiguous()
 
 
 def _levels(kinds: Sequence[str]) -> tuple[int, ...]:

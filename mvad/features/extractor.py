@@ -35,19 +35,12 @@ CPU_CHUNK, GPU_CHUNK = 1, 32  # images per forward pass
 
 
 class FeatureExtractor(ABC):
-    """Computes features of several kinds from pixels.
+    """Computes features of several of `kinds.KINDS` from pixels, on one device.
 
     Scores must not depend on how images were grouped into batches, but the rounding of a convolution may depend on the
     shape of its batch. Images therefore go through the network in chunks of one fixed size: single images on a CPU,
     where that is also the fastest, and 32 on a GPU, the last chunk filled up with black images. Several threads may
     share an extractor.
-
-    Parameters
-    ----------
-    kinds
-        Of `kinds.KINDS`.
-    device
-        Where the features are computed and returned.
     """
 
     def __init__(self, kinds: Sequence[str], device: str | torch.device = "cpu") -> None:
@@ -114,16 +107,8 @@ class OnnxExtractor(FeatureExtractor):
         return [torch.from_numpy(values) for values in self._session.run(None, {self._input: pixels})]
 
 
-class ExtractorSpec(ABC):
-    """What other processes need to build a feature extractor."""
-
-    @abstractmethod
-    def load(self, device: str | torch.device = "cpu") -> FeatureExtractor:
-        """Build the extractor in this process."""
-
-
 @dataclass(frozen=True)
-class TorchSpec(ExtractorSpec):
+class TorchSpec:
     """Spec of a `TorchExtractor`."""
 
     kinds: tuple[str, ...]
@@ -131,13 +116,12 @@ class TorchSpec(ExtractorSpec):
     side: int
 
     def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
-        if not network_kinds(self.kinds):
-            return TorchExtractor(self.kinds, None, device)
-        return TorchExtractor(self.kinds, _feature_network(self.kinds, self.network, self.side), device)
+        network = _feature_network(self.kinds, self.network, self.side) if network_kinds(self.kinds) else None
+        return TorchExtractor(self.kinds, network, device)
 
 
 @dataclass(frozen=True)
-class OnnxSpec(ExtractorSpec):
+class OnnxSpec:
     """Spec of an `OnnxExtractor`: an ONNX graph with its weights, for one image of one size."""
 
     kinds: tuple[str, ...]
@@ -147,22 +131,15 @@ class OnnxSpec(ExtractorSpec):
         return OnnxExtractor(self.kinds, self.graph)
 
 
+ExtractorSpec = TorchSpec | OnnxSpec  # what another process needs to `load` a feature extractor
+
+
 def prepare(
     kinds: Sequence[str], network: Network, size: ImageSize, engine: str = "torch", gpus: bool = False
 ) -> ExtractorSpec:
-    """Make the spec from which the actors of this cluster load their extractors.
+    """Make the spec from which the actors of this cluster, with GPUs or not, load their extractors.
 
-    Parameters
-    ----------
-    engine
-        As given to ``--engine``.
-    gpus
-        Whether the actors have GPUs.
-
-    Raises
-    ------
-    UsageError
-        ONNX Runtime is asked for but cannot be used.
+    ``engine`` is the value of ``--engine``; raises UsageError if that is ``onnx`` and ONNX Runtime cannot be used.
     """
     if network_kinds(kinds) and resolve_engine(engine, gpus) == "onnx":
         try:
@@ -198,13 +175,7 @@ def _feature_network(kinds: Sequence[str], network: Network, side: int) -> nn.Mo
 
 
 def onnx_graph(network: nn.Module, side: int) -> bytes:
-    """Export a network that takes (1, side, side, 3) uint8 pixels as an ONNX file.
-
-    Raises
-    ------
-    UsageError
-        The exporter does not support an operation of the network.
-    """
+    """Export a network of (1, side, side, 3) uint8 pixels to ONNX; UsageError if an operation is not supported."""
     example: Any = (torch.zeros(CPU_CHUNK, side, side, 3, dtype=torch.uint8),)
     logger = logging.getLogger("torch.onnx")
     level = logger.level

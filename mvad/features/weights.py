@@ -6,25 +6,20 @@ their own caches.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import torch
 import torchvision
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
-from mvad.features.backbones import build_network, timm_name
-
-Weights = dict[str, NDArray[Any]]
+from mvad.features.backbones import Weights, build_network, timm_name
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,9 @@ class Network:
 def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     """Load the weights of the full network as arrays.
 
-    Parameters
-    ----------
-    path
-        A ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that contains only tensors. None: the published weights
-        (packaged for ``efficientnet_lite0``, downloaded on first use for all others).
-
-    Raises
-    ------
-    UsageError
-        The weights cannot be read or downloaded, or belong to another network.
+    ``path`` is a ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that contains only tensors; None: the published
+    weights, packaged for ``efficientnet_lite0``, downloaded on first use for all others. Raises UsageError if they
+    cannot be read or downloaded, or belong to another network.
     """
     if spec.name == NO_BACKBONE:
         return {}
@@ -109,37 +97,25 @@ def _arrays(state: Mapping[str, Tensor]) -> Weights:
 
 def _download(spec: BackboneSpec) -> tuple[str, Weights]:
     """Download the published weights; returns their name and the arrays."""
-    fetch: Callable[[], Mapping[str, Tensor]]
-    if spec.name.startswith("timm:"):
-        source, advice = f"timm's {timm_name(spec.name)}", "give a copy with --weights PATH"
-        fetch = functools.partial(_fetch_timm, timm_name(spec.name))
-    else:
-        published = torchvision.models.get_model_weights(spec.name)["IMAGENET1K_V1"]
-        source = os.path.basename(published.url)
-        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-        advice = f"put that file into {folder} or give a copy with --weights PATH"
-        fetch = functools.partial(
-            torch.hub.load_state_dict_from_url,
-            published.url,
-            map_location="cpu",
-            progress=False,
-            check_hash=True,
-            weights_only=True,
-        )
+    name, url = timm_name(spec.name), None
+    source, advice = f"timm's {name}", "give a copy with --weights PATH"
+    if not spec.name.startswith("timm:"):
+        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+        source = os.path.basename(url)
+        advice = f"put that file into {os.path.join(torch.hub.get_dir(), 'checkpoints')} or {advice}"
     try:
-        return source, _arrays(fetch())
+        if url is None:
+            import timm
+
+            return source, _arrays(timm.create_model(name, pretrained=True).state_dict())
+        load = torch.hub.load_state_dict_from_url
+        return source, _arrays(load(url, map_location="cpu", progress=False, check_hash=True, weights_only=True))
     except Exception as error:  # the clients of hubs raise many types
         reason = str(error).strip().split("\n")[0][:200]
         raise UsageError(
             f"the weights of {spec.name} ({source}) could not be downloaded ({reason}); {advice}, "
             f"or use --backbone {EMBEDDED}, whose weights are installed with mvad."
         ) from error
-
-
-def _fetch_timm(name: str) -> Mapping[str, Tensor]:
-    import timm
-
-    return timm.create_model(name, pretrained=True).state_dict()
 
 
 def fingerprint(weights: Weights) -> str:

@@ -52,7 +52,7 @@ def fit_detector(
     detector = method.from_options(options, options.rows_per_image)
     if prior is not None:
         assert isinstance(detector, Pretrained)
-        detector.start_from(prior, device)
+        detector.restore(prior, device)
     everything = np.array_equal(rows, np.arange(len(features)))
     detector.fit(as_tensor(features if everything else features[rows], device))
     return detector.state._replace(seconds=time.perf_counter() - started)

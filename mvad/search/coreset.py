@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +13,17 @@ CANDIDATES = 128
 ROWS_PER_CHUNK = 16_384
 
 
+class ShardCoreset(NamedTuple):
+    """The coreset of one shard of the training patches."""
+
+    vectors: NDArray[np.float32]  # (m, d): the patches chosen
+    radius: float  # largest distance of a patch of the shard to the nearest of them, in the projected space
+
+
 def random_projection(features: Tensor, dimensions: int, seed: int) -> Tensor:
     """Project features at random to fewer dimensions; distances are kept on average (Johnson-Lindenstrauss).
 
-    Parameters
-    ----------
-    features : (n, d) float32
-    dimensions
-        If 0, or not less than d, the features are returned as they are.
-
-    Returns
-    -------
-    (n, dimensions) float32
+    From (n, d) to (n, dimensions) float32; if ``dimensions`` is 0, or not less than d, features are returned unchanged.
     """
     width = features.shape[1]
     if not 0 < dimensions < width:
@@ -54,10 +53,8 @@ def greedy_coreset(
     points : (n, d) float32, on any device
     size
         Number of points to choose; fewer are returned once every remaining point is a copy of a chosen one.
-    candidates
-        Number of points considered per step; it affects speed only.
-    rows_per_chunk
-        Rows updated at a time, so that they stay in cache.
+    candidates, rows_per_chunk
+        Points considered per step, and rows updated at a time, so that they stay in cache; they affect speed only.
 
     Returns
     -------
@@ -116,19 +113,3 @@ def _lower_distances(distances: Tensor, points: Tensor, norms: Tensor, new: Tens
         nearest = torch.addmm(centre_norms, points[chunk], centres, alpha=-2).amin(dim=1)
         torch.minimum(distances[chunk], nearest.add_(norms[chunk]), out=distances[chunk])
     distances[new] = 0
-
-
-@dataclass
-class ShardCoreset:
-    """The coreset of one shard of the training patches.
-
-    Attributes
-    ----------
-    vectors : (m, d) float32
-        The patches chosen.
-    radius
-        Largest distance of a patch of the shard to the nearest of them, in the projected space.
-    """
-
-    vectors: NDArray[np.float32]
-    radius: float

@@ -31,11 +31,7 @@ GPU_CHUNK_FACTOR = 1 << 5  # chunks are larger on a GPU, where each kernel launc
 def principal_axes(vectors: Tensor, count: int) -> Tensor:
     """Compute orthonormal directions in which vectors vary most: (count, d), or fewer if d or n is smaller.
 
-    They are computed from the inner products of the vectors, which is fast for a few long vectors.
-
-    Parameters
-    ----------
-    vectors : (n, d) float32
+    They are computed from the inner products of the vectors, (n, d), which is fast for a few long vectors.
     """
     centred = vectors - vectors.mean(dim=0)
     weights = torch.linalg.eigh(centred @ centred.T).eigenvectors.flip(1)[:, : min(count, vectors.shape[1])]
@@ -44,12 +40,10 @@ def principal_axes(vectors: Tensor, count: int) -> Tensor:
 
 
 class ExactSearch:
-    """Exact search of a memory bank.
+    """Exact search of a memory bank, ideally with its vectors in the order that greedy k-centre chose them.
 
     Parameters
     ----------
-    bank
-        Ideally with its vectors in the order that greedy k-centre chose them; any other order only costs time.
     n_axes
         Principal axes in which vectors are ruled out.
     inverted_file
@@ -109,34 +103,25 @@ class ExactSearch:
         """Squared distances in the axes to each vector of the bank, minus the row's own squared length: (n, m)."""
         return torch.addmm(self._squared_lengths, projections, self._projections.T, alpha=-2)
 
-    def distances(self, rows: Tensor, indices: Tensor) -> Tensor:
-        """Compute the distance of each row to one vector of the bank, given by index: (n,) float32."""
-        chunks = [
-            torch.linalg.vector_norm(self.bank.rows(vectors).sub_(chunk), dim=1)
-            for chunk, vectors in zip(
-                rows.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True
-            )
-        ]
-        return torch.cat(chunks) if chunks else rows.new_empty(0)
+    def distances(self, rows: Tensor, indices: Tensor, row_of: Tensor | None = None) -> Tensor:
+        """Compute the distance of each row to one vector of the bank, given by index: (n,) float32.
+
+        With ``row_of``, (n,) int64, it is that of the row with this number.
+        """
+        differences = (
+            self.bank.rows(vectors).sub_(part if row_of is None else rows[part])
+            for part, vectors in self._pair_chunks(rows if row_of is None else row_of, indices)
+        )
+        return torch.cat([torch.linalg.vector_norm(difference, dim=1) for difference in differences])
 
     def nearest(
         self, rows: Tensor, projections: Tensor | None = None, upper_bounds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Find the nearest vector of each row; the first one, if several are equally near.
+        """Find the nearest vector of each of (n, d) rows: its distance, (n,) float32, and its index, (n,) int64.
 
-        The result for a row does not depend on the other rows.
-
-        Parameters
-        ----------
-        rows : (n, d) float32, on the bank's device
-        projections, upper_bounds
-            Those of the rows by `project`, and the distance of each row to any one vector of the bank; computed if not
-            given.
-
-        Returns
-        -------
-        distances : (n,) float32
-        indices : (n,) int64
+        It is the first one, if several are equally near. The result for a row does not depend on the other rows.
+        ``projections`` are those of the rows by `project`; ``upper_bounds`` are the distance of each row to any one
+        vector of the bank. Both are computed if not given.
         """
         projections = self.project(rows) if projections is None else projections
         if upper_bounds is None:
@@ -146,8 +131,6 @@ class ExactSearch:
             self._nearest(*chunk)
             for chunk in zip(*(column.split(self._queries_per_chunk) for column in columns), strict=True)
         ]
-        if not chunks:
-            return rows.new_empty(0), torch.empty(0, dtype=torch.int64, device=rows.device)
         distances, indices = zip(*chunks, strict=True)
         return torch.cat(distances), torch.cat(indices)
 
@@ -155,12 +138,7 @@ class ExactSearch:
         """Find the nearest vectors in three steps: rule out in the axes, compare in full, settle near ties exactly."""
         rank_bound = self._rank_bound(rows, projections, upper_bounds)
         row_of, indices = torch.nonzero(self._ranks(projections) <= rank_bound[:, None]).unbind(1)
-        distances = torch.cat(
-            [
-                torch.linalg.vector_norm(self.bank.rows(vectors).sub_(rows[row_numbers]), dim=1)
-                for row_numbers, vectors in self._pair_chunks(row_of, indices)
-            ]
-        )
+        distances = self.distances(rows, indices, row_of)
         smallest = _min_by_row(distances, row_of, len(rows))
         (close,) = torch.nonzero(distances <= smallest[row_of] * (1 + TIE_TOLERANCE), as_tuple=True)
         row_of, indices = row_of[close], indices[close]
@@ -182,20 +160,13 @@ class ExactSearch:
         )
         return torch.cat([difference.square_().sum(dim=1).sqrt_() for difference in differences])
 
-    def _pair_chunks(self, row_of: Tensor, indices: Tensor) -> zip[tuple[Tensor, Tensor]]:
-        return zip(row_of.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True)
+    def _pair_chunks(self, rows: Tensor, indices: Tensor) -> zip[tuple[Tensor, Tensor]]:
+        return zip(rows.split(self._rows_per_chunk), indices.split(self._rows_per_chunk), strict=True)
 
     def bank_neighbours(self, indices: Tensor, k: int) -> NDArray[np.int64]:
-        """Find the k vectors of the bank nearest to each of some of its own vectors: (n, k) int64.
+        """Find the k vectors of the bank nearest to each of some of its own, given by index: (n,) to (n, k) int64.
 
-        Each vector is the first of its own neighbours.
-
-        Parameters
-        ----------
-        indices : (n,) int64
-            The vectors, by their index in the bank.
-        k
-            Capped at the size of the bank.
+        Each vector is the first of its own neighbours; k is capped at the size of the bank.
         """
         k = min(k, len(self.bank))
         rows, projections = self.bank.rows(indices), self._projections[indices]

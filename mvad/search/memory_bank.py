@@ -17,21 +17,17 @@ MAX_GPU_SHARE = 0.5  # a bank larger than this share of a GPU's free memory stay
 
 
 class MemoryBank:
-    """A read-only set of feature vectors to search.
+    """A read-only set of feature vectors to search, (m, d) float32, for queries and results on one device.
 
-    Parameters
-    ----------
-    vectors : (m, d) float32
-        Used in place, without a copy, on a CPU; copied once to a GPU with enough free memory.
-    device
-        Device of queries and results.
+    The vectors are used in place, without a copy, on a CPU, and copied once to a GPU with enough free memory.
     """
 
     def __init__(self, vectors: NDArray[np.float32], device: str | torch.device = "cpu") -> None:
         self.vectors = vectors
         self.device = torch.device(device)
         # Vectors that stay in main memory are moved to the device as they are needed.
-        self.tensor = as_tensor(vectors, self.device if _fits(vectors.nbytes, self.device) else "cpu")
+        fits = self.device.type != "cuda" or vectors.nbytes <= MAX_GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        self.tensor = as_tensor(vectors, self.device if fits else "cpu")
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -47,22 +43,11 @@ class MemoryBank:
         return torch.cat(chunks).to(self.device)
 
     def search(self, queries: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest vectors of each query.
+        """Find the k nearest vectors of each of (n, d) queries; k is capped at the size of the bank.
 
-        Candidates are ranked by the fast expanded form of the distance. The distances returned are recomputed from the
-        differences, which keeps small ones accurate.
-
-        Parameters
-        ----------
-        queries : (n, d) float32, on the bank's device
-        k
-            Capped at the size of the bank.
-
-        Returns
-        -------
-        distances : (n, k) float32
-            Euclidean; each row ascends, up to rounding.
-        indices : (n, k) int64
+        Returns Euclidean distances, (n, k) float32, and indices, (n, k) int64. Candidates are ranked by the fast
+        expanded form of the distance. The distances are recomputed from the differences, which keeps small ones
+        accurate; so each row ascends, up to rounding.
         """
         k = min(k, len(self))
         if self.device.type == "cpu":
@@ -77,24 +62,12 @@ class MemoryBank:
         return torch.linalg.vector_norm(differences, dim=2).cpu().numpy(), nearest.cpu().numpy()
 
 
-def _fits(size_bytes: int, device: torch.device) -> bool:
-    return device.type != "cuda" or size_bytes <= MAX_GPU_SHARE * torch.cuda.mem_get_info(device)[0]
-
-
 def nearest_in_chunks(
     queries: Tensor, vectors: Tensor, squared_lengths: Tensor, k: int, vectors_per_chunk: int = VECTORS_PER_CHUNK
 ) -> Tensor:
-    """Find the k nearest vectors of each query, one chunk of vectors at a time, as GPUs do: (n, k) int64.
+    """Find the k nearest of (m, d) vectors for each of (n, d) queries, chunk by chunk, as GPUs do: (n, k) int64.
 
-    Parameters
-    ----------
-    queries : (n, d) float32
-    vectors : (m, d) float32
-        On any device; each chunk is moved to that of the queries.
-    squared_lengths : (m,) float32
-        Of the vectors, on the device of the queries.
-    k
-        At most m.
+    The vectors may be on another device than the queries and their ``squared_lengths``, (m,). k is at most m.
     """
     best_ranks = torch.empty((len(queries), 0), device=queries.device)
     best_indices = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)

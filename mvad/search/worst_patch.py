@@ -18,31 +18,17 @@ from mvad.search.exact_search import TIE_TOLERANCE, ExactSearch
 
 
 class WorstPatch(NamedTuple):
-    """The farthest patch of each image.
+    """The farthest patch of each image."""
 
-    Attributes
-    ----------
-    patch : (n,) int64
-        Its index among the patches of the image.
-    distance : (n,) float32
-        Its distance to the bank.
-    nearest : (n,) int64
-        The index of its nearest vector in the bank.
-    """
-
-    patch: Tensor
-    distance: Tensor
-    nearest: Tensor
+    patch: Tensor  # (n,) int64: its index among the patches of the image
+    distance: Tensor  # (n,) float32: its distance to the bank
+    nearest: Tensor  # (n,) int64: the index of its nearest vector in the bank
 
 
 def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
     """Find the farthest patch of each image; the first one, if several are equally far.
 
-    The result for an image does not depend on the other images.
-
-    Parameters
-    ----------
-    patches : (n, p, d) float32, on the bank's device
+    ``patches``: (n, p, d) float32, on the bank's device. The result for an image does not depend on the other images.
     """
     n_images, per_image, width = patches.shape
     rows = patches.reshape(-1, width)

@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers.detectors import through_disk
 from mvad.detectors import VAE, Autoencoder, FeatureAutoencoder, Pretrained, VAEFewShot
-from mvad.detectors.feature_autoencoder import latent_size
+from mvad.detectors.autoencoders import latent_size
 from mvad.detectors.networks import PatchVAE
 from mvad.detectors.training import TrainingPlan, seeded, split, train
 
@@ -91,7 +91,7 @@ def adapted(copies=1):
     others = [scale * good(VAE, 20, seed) + shift for seed, scale, shift in ((5, 3.0, 1.0), (6, 0.5, -4.0))]
     prior = VAEFewShot(epochs=40, learning_rate=3e-3).pretrain(others)
     detector = VAEFewShot(epochs=10, learning_rate=3e-3, copies=copies)
-    detector.start_from(through_disk(prior).state, "cpu")
+    detector.restore(through_disk(prior).state, "cpu")
     return detector
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from helpers import reference
-from mvad.features.patches import patch_features
+from mvad.features.backbones import patch_features
 
 
 def test_same_as_the_plain_reference():
