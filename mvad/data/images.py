@@ -68,7 +68,7 @@ def read_file(uri: str, max_pixels: int) -> bytes:
 
 
 def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
-    """Stretch an RGB image to a square, with antialiasing, and crop its centre: (crop, crop, 3) uint8."""
+    """Stretch an RGB image to ``size.resize`` pixels square, antialiased; crop its centre: (crop, crop, 3) uint8."""
     return np.asarray(crop_centre(_resize(image, size), size.crop))
 
 

@@ -85,7 +85,7 @@ def select_categories(table: pa.Table, names: Sequence[str] | None) -> pa.Table:
 
 
 def _limit(table: pa.Table, limit: int) -> pa.Table:
-    """Keep evenly spaced rows of each category and split of a sorted table, so that every defect has its share."""
+    """Keep at most ``limit`` evenly spaced rows per category and split of a sorted table, so of every defect."""
     groups = table.group_by(["category", "split"], use_threads=False)
     counts = groups.aggregate([([], "count_all")])["count_all"].to_numpy()
     starts = np.cumsum(counts) - counts

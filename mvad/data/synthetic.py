@@ -20,8 +20,6 @@ from mvad import storage
 from mvad.errors import UsageError
 
 SIDE = 256
-N_GOOD = {"train/good": 48, "test/good": 16}  # images per category
-N_PER_DEFECT = 6  # images per category
 
 Pixels = NDArray[np.float64]  # (SIDE, SIDE, 3), 0 to 1
 Alpha = NDArray[np.float64]  # (SIDE, SIDE), 0 to 1: the share of the defect in each pixel
@@ -31,7 +29,9 @@ Random = np.random.Generator
 ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE].astype(float)
 
 
-def write_sample(folder: str, seed: int = 0) -> int:
+def write_sample(
+    folder: str, seed: int = 0, *, n_train: int = 48, n_test_good: int = 16, n_test_per_defect: int = 6
+) -> int:
     """Write the data set into a new ``folder`` (a path or URI) and return its number of images, without masks.
 
     The same seed gives the same pixels. UsageError if the folder is not empty.
@@ -42,13 +42,13 @@ def write_sample(folder: str, seed: int = 0) -> int:
     count = 0
     for number, (category, (paint, defects)) in enumerate(CATEGORIES.items()):
         random = np.random.default_rng([seed, number])
-        for split, n_images in N_GOOD.items():
+        for split, n_images in (("train/good", n_train), ("test/good", n_test_good)):
             for index in range(n_images):
                 uri = storage.join(root, category, split, f"{index:03}.png")
                 _save(uri, _photograph(paint(random)[0], random))
                 count += 1
         for defect, add_defect in defects.items():
-            for index in range(N_PER_DEFECT):
+            for index in range(n_test_per_defect):
                 surface, structure = paint(random)
                 surface, alpha = add_defect(surface, structure, random)
                 image_uri = storage.join(root, category, "test", defect, f"{index:03}.png")

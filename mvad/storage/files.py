@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of a URI and the path on it; UsageError if it is unknown or cannot be opened."""
+    """Return a URI's file system and the path on it; UsageError if the scheme is unknown or it cannot be opened."""
     if is_local(uri):
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
     parts = urlsplit(uri)
@@ -77,7 +77,7 @@ def has_directories(filesystem: pafs.FileSystem) -> bool:
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Apply a function that waits for files to every item, in threads; results keep the order of the items."""
+    """Apply a function that waits for files to items, in threads, in their order; the first exception is raised."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, items))
 
