@@ -1,23 +1,16 @@
-"""Turn scores into decisions: thresholds, p-values, drift, and the sentences about them."""
+"""Turn scores into decisions: thresholds, p-values, drift, and the sentences about them; every name here is public."""
+# ruff: noqa: F401
 
-from mvad.calibration.conformal import RULES, control_fdr, fold_splits, kfold, min_images, p_values, rank, threshold
-from mvad.calibration.decision import DecisionRule
+from mvad.calibration.conformal import (
+    RULES,
+    DecisionRule,
+    control_fdr,
+    fold_splits,
+    kfold,
+    min_images,
+    p_values,
+    rank,
+    threshold,
+)
 from mvad.calibration.drift import Drift, measure_drift
 from mvad.calibration.wording import drift_warning, guarantee, too_few_warning
-
-__all__ = [
-    "RULES",
-    "DecisionRule",
-    "Drift",
-    "control_fdr",
-    "drift_warning",
-    "fold_splits",
-    "guarantee",
-    "kfold",
-    "measure_drift",
-    "min_images",
-    "p_values",
-    "rank",
-    "threshold",
-    "too_few_warning",
-]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,26 +22,29 @@ TOLERANCE_CONFIDENCE = 0.95
 SIGMA_DEVIATIONS = 3.0
 
 
+class DecisionRule(NamedTuple):
+    """The model that scores a category, and the threshold that its calibration scores give.
+
+    A model without calibration has neither threshold nor calibration scores, and its images get no verdict.
+    """
+
+    model_id: str | None = None  # None if the category has no model
+    calibration: NDArray[np.float32] | None = None  # (n,) calibration scores
+    rule: str | None = None  # one of ``RULES``
+    threshold: float | None = None  # the score above which an image is flagged
+    guarantee: str | None = None  # what the threshold guarantees, as a sentence
+    too_few: bool = False  # whether there are too few calibration scores for the requested false-alarm rate
+
+
 def kfold(count: int, n_folds: int, seed: int) -> NDArray[np.int64]:
     """Assign images to folds at random; the sizes of two folds differ by at most one.
 
-    Parameters
-    ----------
-    count
-        Number of images.
-    n_folds
-        Number of folds, at least 2; with fewer images than folds, each image is a fold of its own.
-    seed
-        The same seed gives the same folds.
+    With fewer images than folds, each image is a fold of its own. The same seed gives the same folds. ValueError if
+    there are fewer than 2 folds: no image would be held out.
 
     Returns
     -------
     (count,) int64, the fold of each image, from 0 to min(n_folds, count) - 1
-
-    Raises
-    ------
-    ValueError
-        There are fewer than 2 folds: no image would be held out.
     """
     if n_folds < 2:
         raise ValueError(f"there must be at least 2 folds, not {n_folds}")
@@ -61,7 +65,7 @@ def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
     The p-value is (1 + number of calibration scores >= score) / (n + 1). For a good image exchangeable with the n
     calibration images it is at most a with probability at most a, for every a (Vovk, Gammerman, Shafer, Algorithmic
     learning in a random world, 2005; Bates, Candes, Lei, Romano, Sesia, Testing for outliers with conformal p-values,
-    Annals of Statistics 2023).
+    Annals of Statistics 2023). ValueError if a calibration score is not finite.
 
     Parameters
     ----------
@@ -71,11 +75,6 @@ def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     (m,) float64, from 1 / (n + 1) to 1; NaN where the score is NaN, and everywhere if n is 0
-
-    Raises
-    ------
-    ValueError
-        A calibration score is not finite.
     """
     scores = np.asarray(scores, np.float64)
     ordered = np.sort(require_finite(calibration))
@@ -96,25 +95,15 @@ def threshold(calibration: ArrayLike, rule: str, rate: float) -> float:
         images are independent and scores have no ties, it is Beta(n + 1 - k, k) distributed (Vovk, Conditional
         validity of inductive conformal predictors, ACML 2012).
     ``tolerance``
-        The one-sided normal tolerance bound, mean + f sd (Hahn, Meeker, Statistical intervals, 1991): with 95 %
-        confidence over calibration sets, at most ``rate`` of good images are above it if their scores are independent
-        and normally distributed.
+        The one-sided normal tolerance bound, mean + f sd with f from the noncentral t distribution (Hahn, Meeker,
+        Statistical intervals, 1991): with 95 % confidence over calibration sets, at most ``rate`` of good images are
+        above it if their scores are independent and normally distributed.
     ``sigma``
         Mean + 3 population standard deviations. It ignores ``rate`` and guarantees none.
 
-    Parameters
-    ----------
-    calibration : (n,)
-    rule
-        One of ``RULES``.
-    rate
-        Share of good images that may be flagged, between 0 and 1.
-
-    Raises
-    ------
-    ValueError
-        The rule is unknown, the rate is outside (0, 1), there are no calibration scores (or just one, for the tolerance
-        bound), or one of them is not finite.
+    ``calibration`` has shape (n,); ``rate`` is the share of good images that may be flagged. ValueError if the rule is
+    unknown, the rate is outside (0, 1), there are no calibration scores (or just one, for the tolerance bound), or one
+    of them is not finite.
     """
     _check_rule(rule)
     _check_rate(rate)
@@ -125,7 +114,10 @@ def threshold(calibration: ArrayLike, rule: str, rate: float) -> float:
     if rule == "conformal":
         return float(np.sort(scores)[rank(n, rate) - 1])
     if rule == "tolerance":
-        return float(scores.mean() + _tolerance_factor(n, rate) * scores.std(ddof=1))
+        from scipy.stats import nct, norm
+
+        factor = float(nct.ppf(TOLERANCE_CONFIDENCE, n - 1, norm.isf(rate) * math.sqrt(n)) / math.sqrt(n))
+        return float(scores.mean() + factor * scores.std(ddof=1))
     return float(scores.mean() + SIGMA_DEVIATIONS * scores.std())
 
 
@@ -134,11 +126,7 @@ def min_images(rule: str, rate: float) -> int:
 
     It is ceil(1 / rate) - 1 for the conformal rule, because no p-value is below 1 / (n + 1), and 2 for the others: the
     tolerance bound widens by itself with fewer images, and the sigma rule keeps no rate with any number of them.
-
-    Raises
-    ------
-    ValueError
-        The rule is unknown or the rate is outside (0, 1).
+    ValueError if the rule is unknown or the rate is outside (0, 1).
     """
     _check_rule(rule)
     _check_rate(rate)
@@ -158,18 +146,8 @@ def control_fdr(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
     holds (Bates et al. 2023, theorem 2). No p-value is below 1 / (n + 1), so of m images either none or at least
     m / (rate (n + 1)) are flagged: finding a few defects in a large batch takes many calibration images.
 
-    Parameters
-    ----------
-    p_values : (m,) NaN where missing
-
-    Returns
-    -------
-    (m,) bool, True where flagged; False where NaN
-
-    Raises
-    ------
-    ValueError
-        The rate is outside (0, 1).
+    Takes (m,) p-values, NaN where missing, and returns (m,) bool, True where flagged, False where NaN. ValueError if
+    the rate is outside (0, 1).
     """
     from scipy.stats import false_discovery_control
 
@@ -201,13 +179,6 @@ def require_finite(calibration: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(scores).all():
         raise ValueError("calibration scores must be finite")
     return scores
-
-
-def _tolerance_factor(n: int, rate: float) -> float:
-    """Return f of the one-sided normal tolerance bound, from the noncentral t distribution."""
-    from scipy.stats import nct, norm
-
-    return float(nct.ppf(TOLERANCE_CONFIDENCE, n - 1, norm.isf(rate) * math.sqrt(n)) / math.sqrt(n))
 
 
 def _check_rule(rule: str) -> None:

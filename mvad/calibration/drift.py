@@ -18,28 +18,17 @@ MAX_P_VALUE = 1e-3  # of the rank-sum test
 
 
 class Drift(NamedTuple):
-    """How the scores of a batch compare with the calibration scores; see `measure_drift`.
+    """How the scores of a batch compare with the calibration scores; see `measure_drift`."""
 
-    Attributes
-    ----------
-    n
-        Number of scores in the batch.
-    ks_p_value
-        P-value of the two-sample Kolmogorov-Smirnov test on all scores; many defective images make it small, too.
-    share_below
-        Share of conformal p-values below 0.05.
-    median_shift
-        Median of the batch minus that of the calibration scores, in robust deviations of the latter, without the
-        scores that `measure_drift` sets aside; None if the calibration scores have no spread.
-    drifted
-        Whether the batch as a whole has drifted.
-    """
-
-    n: int
-    ks_p_value: float
-    share_below: float
+    n: int  # number of scores in the batch
+    ks_p_value: (
+        float  # of the two-sample Kolmogorov-Smirnov test on all scores; many defective images make it small, too
+    )
+    share_below: float  # share of conformal p-values below 0.05
+    # Median of the batch minus that of the calibration scores, in robust deviations of the latter, without the scores
+    # that `measure_drift` sets aside; None if the calibration scores have no spread.
     median_shift: float | None
-    drifted: bool
+    drifted: bool  # whether the batch as a whole has drifted
 
 
 def measure_drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
@@ -70,19 +59,8 @@ def measure_drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
     that raises the scores of only some good images looks like defects and is not detected. If there is no robust
     deviation (the middle half of the calibration scores is a single value), nothing counts as drifted.
 
-    Parameters
-    ----------
-    scores : (m,) of a batch; NaN is ignored
-    calibration : (n,)
-
-    Returns
-    -------
-    None if there are fewer than 10 scores of the batch or of the calibration
-
-    Raises
-    ------
-    ValueError
-        A calibration score is not finite.
+    Takes (m,) scores of a batch, of which NaN is ignored, and (n,) calibration scores. Returns None if there are fewer
+    than 10 of either. ValueError if a calibration score is not finite.
     """
     from scipy.stats import ks_2samp
 
@@ -103,9 +81,9 @@ def measure_drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
 
 def _median_shift(batch: NDArray[np.float64], good: NDArray[np.float64]) -> tuple[float | None, bool]:
     """Return the shift of the median in robust deviations, and whether it is a drift; ``batch`` must be sorted."""
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import iqr, mannwhitneyu
 
-    deviation = _robust_deviation(good)
+    deviation = float(1.4826 * np.median(np.abs(good - np.median(good))) or iqr(good) / 1.349)
     if deviation == 0:
         return None, False
     always_kept = batch[math.ceil((1 - MAX_DEFECTIVE_SHARE) * len(batch)) - 1]
@@ -116,11 +94,3 @@ def _median_shift(batch: NDArray[np.float64], good: NDArray[np.float64]) -> tupl
     # The asymptotic test corrects for ties; the exact one does not.
     p_value = mannwhitneyu(kept, good_kept, alternative="two-sided", method="asymptotic").pvalue
     return shift, bool(p_value < MAX_P_VALUE and (rise > MIN_SHIFT_DEVIATIONS or shift < -MIN_SHIFT_DEVIATIONS))
-
-
-def _robust_deviation(scores: NDArray[np.float64]) -> float:
-    """Estimate the standard deviation of normal scores; outliers do not change it."""
-    from scipy.stats import iqr
-
-    deviation = 1.4826 * np.median(np.abs(scores - np.median(scores)))
-    return float(deviation if deviation > 0 else iqr(scores) / 1.349)

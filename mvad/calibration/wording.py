@@ -14,12 +14,7 @@ def guarantee(rule: str, rate: float, n: int) -> str:
     """Say in one sentence what a threshold from n calibration images guarantees.
 
     For the conformal rule it gives the average over calibration sets, and the 5 % to 95 % quantiles for a given set,
-    of Beta(n + 1 - k, k); see `threshold`.
-
-    Raises
-    ------
-    ValueError
-        The rule is unknown or the rate is outside (0, 1).
+    of Beta(n + 1 - k, k); see `threshold`. ValueError if the rule is unknown or the rate is outside (0, 1).
     """
     from scipy.stats import norm
 
@@ -45,19 +40,14 @@ def guarantee(rule: str, rate: float, n: int) -> str:
 
 
 def too_few_warning(categories: Sequence[str], n: int, rate: float) -> str:
-    """Warn that n calibration images are too few for a conformal threshold at ``rate``.
-
-    Parameters
-    ----------
-    categories
-        The names of the categories that have n calibration images each.
-    n
-        Number of calibration images, at least 1 and fewer than `min_images`.
-    """
+    """Warn that these categories have n >= 1 calibration images each, too few for a conformal threshold at ``rate``."""
+    names = ", ".join(categories)
+    if len(categories) > MAX_NAMED:
+        names = f"{categories[0]}, {categories[1]} and {len(categories) - 2:,} other categories"
     average, low_to_high = _conformal_rates(rate, n)
     images = f"{n:,} good image{' is' if n == 1 else 's are'}"
     return (
-        f"{_listed(categories)}: {images} too few for {_percent(rate)} false alarms; expect about {average} "
+        f"{names}: {images} too few for {_percent(rate)} false alarms; expect about {average} "
         f"({low_to_high}). {min_images('conformal', rate):,} or more would give {_percent(rate)}."
     )
 
@@ -80,12 +70,6 @@ def _conformal_rates(rate: float, n: int) -> tuple[str, str]:
     k = rank(n, rate)
     low, high = (float(quantile) for quantile in beta.ppf([0.05, 0.95], n + 1 - k, k))
     return _percent((n + 1 - k) / (n + 1)), f"{_percent(low).removesuffix(' %')} to {_percent(high)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= MAX_NAMED:
-        return ", ".join(names)
-    return f"{names[0]}, {names[1]} and {len(names) - 2:,} other categories"
 
 
 def _percent(share: float) -> str:

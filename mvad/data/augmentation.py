@@ -18,10 +18,7 @@ TRIAL_SIDE = 64  # pixels; at this size coarse structure is compared, not textur
 def vary(image: Image.Image, seed: int, flips: str) -> Image.Image:
     """Return a random variant of an RGB image, of the same size.
 
-    Parameters
-    ----------
-    flips
-        The flips that may happen, each with probability one half; one of `options.FLIPS`.
+    Each flip that ``flips`` (one of `options.FLIPS`) allows happens with probability one half.
     """
     random = np.random.default_rng(seed)
     angle, shift_x, shift_y = random.uniform(-1, 1, 3)

@@ -39,17 +39,8 @@ UPRIGHT = {  # what turns an image upright, by its EXIF orientation
 def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.uint8], int, int]:
     """Read one image in the model's size.
 
-    Returns
-    -------
-    pixels : (crop, crop, 3) uint8
-        RGB; see `resize_and_crop`.
-    width, height : int
-        Pixels of the upright image before resizing.
-
-    Raises
-    ------
-    ImageError
-        The file cannot be read or decoded, or is larger than allowed; the message says which.
+    Returns the pixels of `resize_and_crop`, and the width and height of the upright image before resizing. ImageError
+    if the file cannot be read or decoded, or is larger than allowed; the message says which.
     """
     image = read_image(uri, max_pixels)
     return resize_and_crop(image, size), image.width, image.height
@@ -66,13 +57,7 @@ def read_mask(uri: str, max_pixels: int = MAX_MASK_PIXELS) -> Image.Image:
 
 
 def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:
-    """Read a ground-truth mask in the model's size: (crop, crop) bool, True where defective.
-
-    Raises
-    ------
-    ImageError
-        As for `load_image`.
-    """
+    """Read a mask in the model's size: (crop, crop) bool, True where defective; ImageError as for `load_image`."""
     resized = read_mask(uri).resize((size.resize, size.resize), Image.Resampling.NEAREST)
     return np.asarray(crop_centre(resized, size.crop)) > 0
 
@@ -83,12 +68,7 @@ def read_file(uri: str, max_pixels: int) -> bytes:
 
 
 def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
-    """Stretch an RGB image to a square of ``size.resize`` pixels, with antialiasing, and crop its centre.
-
-    Returns
-    -------
-    (crop, crop, 3) uint8
-    """
+    """Stretch an RGB image to ``size.resize`` pixels square, antialiased; crop its centre: (crop, crop, 3) uint8."""
     return np.asarray(crop_centre(_resize(image, size), size.crop))
 
 
@@ -105,19 +85,11 @@ def crop_centre(image: Image.Image, side: int) -> Image.Image:
 def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "none") -> Batch:
     """Read and decode a batch of images.
 
-    Parameters
-    ----------
-    batch
-        Columns ``uri`` and, optionally, ``variant``: 0 for the image itself, otherwise the seed of a random variant of
-        it (`augmentation.vary`).
-    flips
-        The flips that variants may have: ``auto`` or one of `options.FLIPS`.
-
-    Returns
-    -------
-    The batch with the additional columns ``pixels`` (n, crop, crop, 3) uint8, ``width`` and ``height`` int32 before
-    resizing, ``bytes`` int64 of the file, and ``error``. An image that cannot be used has a reason, in one line, as its
-    ``error``; its pixels and numbers are 0. Otherwise ``error`` is empty.
+    It has the columns ``uri`` and, optionally, ``variant``: 0 for the image itself, otherwise the seed of a random
+    variant of it (`augmentation.vary`) with ``flips``: ``auto`` or one of `options.FLIPS`. Returned are also ``pixels``
+    (n, crop, crop, 3) uint8, ``width`` and ``height`` int32 before resizing, ``file_size`` int64 in bytes, and
+    ``error``. An image that cannot be used has a reason, in one line, as its ``error``; its pixels and numbers are 0.
+    Otherwise ``error`` is empty.
     """
     count = len(batch["uri"])
     pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
@@ -144,26 +116,16 @@ def decode_batch(batch: Batch, size: ImageSize, max_pixels: int, flips: str = "n
         if variant:
             image = vary(image, int(variant), flips_of(uri))
         pixels[row] = np.asarray(crop_centre(image, size.crop))
-    return {
-        **batch,
-        "pixels": pixels,
-        "width": sizes[:, 0],
-        "height": sizes[:, 1],
-        "file_size": n_bytes,
-        "error": errors,
-    }
+    width, height = sizes.T
+    return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """Decode an image file to 8-bit RGB, upright.
 
     16-bit grey keeps its full range (65,535 becomes 255). Transparent parts become black. The first of several frames
-    is taken. Embedded colour profiles are not applied.
-
-    Raises
-    ------
-    ImageError
-        The data are empty, not an image of a known format, damaged, or of more than ``max_pixels`` pixels.
+    is taken. Embedded colour profiles are not applied. ImageError if the data are empty, not an image of a known
+    format, damaged, or of more than ``max_pixels`` pixels.
     """
     if not data:
         raise ImageError("the file is empty")

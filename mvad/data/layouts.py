@@ -14,8 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mvad import storage
-from mvad.data.schema import SCHEMA, image_row
-from mvad.data.tables import read_csv
+from mvad.data.tables import SCHEMA, image_row, read_columns
 from mvad.errors import UsageError
 from mvad.storage import FileEntry
 
@@ -26,36 +25,22 @@ SPLIT_FOLDERS = ("test", "train")  # in the folder of a category; only labelled 
 
 
 def read_folder(root: str, layout: str, category: str | None) -> tuple[pa.Table, int]:
-    """List a folder of images.
+    """List the images of a folder (a URI), and count those that have no place in its layout.
 
-    Parameters
-    ----------
-    root
-        URI of the folder.
-    layout
-        ``mvtec``, ``visa``, ``plain``, or ``auto`` to tell it from the names of folders.
-    category
-        The category of all images of a plain folder; None to take the names of its sub-folders.
-
-    Returns
-    -------
-    The rows of the images (columns of ``SCHEMA``), and the number of images that have no place in the layout.
-
-    Raises
-    ------
-    UsageError
-        The folder cannot be listed, or there are no images where the layout expects them.
+    The layout is ``mvtec``, ``visa``, ``plain``, or ``auto`` to tell it from the names of folders. Without a
+    ``category``, that of an image in a plain folder is the name of its sub-folder. UsageError if the folder cannot be
+    listed, or if there are no images where the layout expects them.
     """
     files = list(storage.list_files(root))
     images = image_files(files)
     if not images:
-        raise no_images_error(root)
+        raise no_images_error(root, ignored=0)
     if layout == "auto":
         layout = _guess_layout([file.path for file in files])
     if layout == "plain":
         table = plain_table(images, category)
         if not len(table):
-            raise no_category_error(root)
+            raise no_images_error(root, ignored=len(images))
         return table, len(images) - len(table)
     rows = _visa_rows(root, images) if layout == "visa" else _mvtec_rows(root, images)
     if not rows:
@@ -72,16 +57,12 @@ def image_files(files: Sequence[FileEntry]) -> list[FileEntry]:
     return [file for file in files if file.path.lower().endswith(SUFFIXES)]
 
 
-def no_images_error(root: str) -> UsageError:
-    """Return the error for a folder without images."""
-    return UsageError(f"no images under {storage.readable(root)}; mvad looks for {', '.join(SUFFIXES)}.")
-
-
-def no_category_error(root: str) -> UsageError:
-    """Return the error for a plain folder whose images are not in folders named after their category."""
-    return UsageError(
-        f"the images lie directly in {storage.readable(root)}, so their category is unknown; add --category NAME."
-    )
+def no_images_error(root: str, ignored: int) -> UsageError:
+    """Return the error for a plain folder without images, or with none in folders named after their category."""
+    folder = storage.readable(root)
+    if ignored:
+        return UsageError(f"the images lie directly in {folder}, so their category is unknown; add --category NAME.")
+    return UsageError(f"no images under {folder}; mvad looks for {', '.join(SUFFIXES)}.")
 
 
 def surely_plain(root: str, subfolders: Sequence[FileEntry]) -> bool:
@@ -137,7 +118,7 @@ def _visa_rows(root: str, images: list[FileEntry]) -> list[dict[str, Any]]:
     if not storage.exists(uri):
         raise UsageError(f"{storage.readable(uri)} does not exist; the visa layout is read from it.")
     rows = []
-    for number, entry in enumerate(read_csv(uri, ("object", "split", "label", "image")).to_pylist(), start=1):
+    for number, entry in enumerate(read_columns(uri, ("object", "split", "label", "image")).to_pylist(), start=1):
         category, path = entry["object"], entry["image"]
         if not category or not path:
             raise UsageError(f"{storage.readable(uri)}, row {number}: object or image is empty.")

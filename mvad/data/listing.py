@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
-from mvad.data.layouts import image_files, no_category_error, no_images_error, plain_table, surely_plain
+from mvad.data.layouts import image_files, no_images_error, plain_table, surely_plain
 from mvad.data.manifest import read_manifest, require_categories, select_categories
-from mvad.data.schema import SCHEMA
-from mvad.data.tables import is_table
+from mvad.data.tables import SCHEMA, is_table
 from mvad.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,29 +33,15 @@ MAX_PENDING_IMAGES = 1 << 18  # listed and not yet taken; the listing pauses her
 class Listing:
     """The test images under DATA, in portions: iterate once over sorted tables with the columns of ``SCHEMA``.
 
-    ``--layout``, ``--category``, ``--categories`` and ``--limit`` are applied.
-
-    Attributes
-    ----------
-    root
-        URI of the folder or table.
-    ended
-        Whether the portions so far hold all images.
-    n_images, n_test
-        Number of images so far, with and without those for training.
-    ignored
-        Number of files listed so far that have the suffix of an image but no place in the layout.
-
-    Raises
-    ------
-    UsageError
-        When created: as `manifest.read_manifest` does. While iterating: the listing failed.
+    ``--layout``, ``--category``, ``--categories`` and ``--limit`` are applied. UsageError when created, as from
+    `manifest.read_manifest`, and while iterating if the listing fails.
     """
 
     def __init__(self, data: str, options: DataOptions) -> None:
         self.root = storage.to_uri(data)
-        self.ended = False
-        self.n_images = self.n_test = self.ignored = 0
+        self.ended = False  # whether the portions so far hold all images
+        self.n_images = self.n_test = 0  # images so far, with and without those for training
+        self.ignored = 0  # files listed so far that have the suffix of an image but no place in the layout
         self._options = options
         self._subfolders = self._plain_subfolders()
         self._seen_categories: set[str] = set()
@@ -118,7 +103,7 @@ class Listing:
             seen = set(pc.unique(table["category"]).to_pylist())
             if number == 0:
                 if not len(table):
-                    raise no_category_error(self.root) if ignored else no_images_error(self.root)
+                    raise no_images_error(self.root, ignored)
                 require_categories(names, seen if ended else self._possible_categories, self.root)
             images = select_categories(table, names)
             self.n_images = self.n_test = self.n_test + len(images)
@@ -139,16 +124,10 @@ def in_portions(
 ) -> Iterator[tuple[pa.Table, bool]]:
     """Join tables that arrive slowly into fewer, larger ones; each comes with whether it is the last.
 
-    A thread takes the tables, also while the consumer is busy. The last portion may be empty.
-
-    Parameters
-    ----------
-    wait_s
-        Seconds before the first portion is given out, unless the tables end or ``max_pending_rows`` have arrived.
-    min_rows
-        Rows of the first portion at least, unless the tables end; each further portion has twice those of the last.
-    max_pending_rows
-        Once so many rows wait for the consumer, they are a portion, and no more tables are taken.
+    A thread takes the tables, also while the consumer is busy. The first portion comes after ``wait_s`` seconds and has
+    at least ``min_rows`` rows, unless the tables end; each further portion has at least twice the rows of the last, and
+    the last may be empty. ``max_pending_rows`` that wait for the consumer are a portion at once; meanwhile no more
+    tables are taken.
     """
     pending = _PendingTables(tables, max_pending_rows)
     deadline, ended = time.monotonic() + wait_s, False

@@ -13,33 +13,21 @@ import pyarrow.compute as pc
 from mvad import storage
 from mvad.data.layouts import read_folder
 from mvad.data.sampling import evenly_spaced
-from mvad.data.schema import SCHEMA
+from mvad.data.tables import SCHEMA as SCHEMA
 from mvad.data.tables import is_table, read_table
 from mvad.errors import UsageError
 
 if TYPE_CHECKING:
     from mvad.options import DataOptions
 
-__all__ = ["SCHEMA", "Manifest", "read_manifest", "repeated_ids", "require_categories", "select_categories"]
-
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images of a data set.
+    """The images of a data set."""
 
-    Attributes
-    ----------
-    root
-        URI of the folder (or table) it was made from.
-    table
-        One row per image, columns of ``SCHEMA``, sorted by category, split and image id.
-    ignored
-        Number of files with the suffix of an image that have no place in the layout.
-    """
-
-    root: str
-    table: pa.Table
-    ignored: int
+    root: str  # URI of the folder (or table) it was made from
+    table: pa.Table  # one row per image, columns of ``SCHEMA``, sorted by category, split and image id
+    ignored: int  # number of files with the suffix of an image that have no place in the layout
 
     @property
     def n_images(self) -> int:
@@ -58,10 +46,7 @@ class Manifest:
 def read_manifest(data: str, options: DataOptions) -> Manifest:
     """List DATA and apply ``--layout``, ``--category``, ``--categories`` and ``--limit``.
 
-    Raises
-    ------
-    UsageError
-        DATA does not exist, has no images, names an image twice, or lacks a category of ``--categories``.
+    UsageError if DATA does not exist, has no images, names an image twice, or lacks a category of ``--categories``.
     """
     root = storage.to_uri(data)
     if is_table(root):
@@ -100,10 +85,7 @@ def select_categories(table: pa.Table, names: Sequence[str] | None) -> pa.Table:
 
 
 def _limit(table: pa.Table, limit: int) -> pa.Table:
-    """Keep at most ``limit`` rows per category and split, evenly spaced, so that every defect has its share.
-
-    ``table`` is sorted by category and split.
-    """
+    """Keep at most ``limit`` evenly spaced rows per category and split of a sorted table, so of every defect."""
     groups = table.group_by(["category", "split"], use_threads=False)
     counts = groups.aggregate([([], "count_all")])["count_all"].to_numpy()
     starts = np.cumsum(counts) - counts

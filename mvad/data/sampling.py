@@ -33,20 +33,10 @@ def pick(image_ids: Sequence[str], options: FitOptions, category: str) -> list[s
 
 
 def training_rows(train: pa.Table, fits: Mapping[str, Sequence[FitOptions]], *, all_images: bool = False) -> pa.Table:
-    """The rows that the fits of each category need: an image, then its variants.
+    """The rows of a manifest, sorted by category, that the fits of each category need: an image, then its variants.
 
-    Parameters
-    ----------
-    train
-        Rows of the manifest, sorted by category.
-    fits
-        The options of the fits by category.
-    all_images
-        Whether to keep images that no fit picks.
-
-    Returns
-    -------
-    The manifest's columns and ``variant``: the seed of a variant, or 0 for the image itself.
+    With ``all_images``, those that no fit picks are kept as well. The column ``variant`` is added: the seed of a
+    variant, or 0 for the image itself.
     """
     categories, image_ids = np.array(train["category"].to_pylist(), object), train["image_id"].to_pylist()
     numbers: list[int] = []

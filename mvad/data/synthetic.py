@@ -32,16 +32,9 @@ ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE].astype(float)
 def write_sample(
     folder: str, seed: int = 0, *, n_train: int = 48, n_test_good: int = 16, n_test_per_defect: int = 6
 ) -> int:
-    """Write the data set into a new ``folder`` (a path or URI); the same seed gives the same pixels.
+    """Write the data set into a new ``folder`` (a path or URI) and return its number of images, without masks.
 
-    Returns
-    -------
-    The number of images, without masks.
-
-    Raises
-    ------
-    UsageError
-        The folder is not empty.
+    The same seed gives the same pixels. UsageError if the folder is not empty.
     """
     root = storage.to_uri(folder)
     if storage.list_folder(root):
@@ -106,7 +99,7 @@ def _weave(random: Random) -> tuple[Pixels, Structure]:
     warp, weft = np.abs(np.sin(u)) ** 0.6, np.abs(np.sin(v)) ** 0.6
     height = np.where(over % 2 == 0, 0.45 + 0.55 * warp * (0.6 + 0.4 * weft), 0.35 + 0.5 * weft * (0.6 + 0.4 * warp))
     height = height * (1 + 0.05 * _noise(random, 1.0)) + 0.03 * _noise(random, 12)
-    return height[..., None] * np.array([0.62, 0.60, 0.55]), {"period": period}
+    return height[..., None] * np.array([0.62, 0.60, 0.55]), {}
 
 
 def _perforated(random: Random) -> tuple[Pixels, Structure]:
@@ -200,7 +193,7 @@ def _curve(structure: Structure, random: Random, length: float, width: float, be
 def _stain(surface: Pixels, structure: Structure, random: Random) -> tuple[Pixels, Alpha]:
     alpha = _blob(structure, random, random.uniform(9, 16), 2.0)
     tint = random.choice([0.72, 0.78, 1.22]) * np.array([1.0, 0.97, 0.90])
-    return surface * (1 - alpha[..., None]) + surface * tint * alpha[..., None], alpha
+    return _blend(surface, alpha, surface * tint)
 
 
 def _cut(surface: Pixels, structure: Structure, random: Random) -> tuple[Pixels, Alpha]:
@@ -270,10 +263,7 @@ Paint = Callable[[Random], tuple[Pixels, Structure]]
 AddDefect = Callable[[Pixels, Structure, Random], tuple[Pixels, Alpha]]
 
 CATEGORIES: dict[str, tuple[Paint, dict[str, AddDefect]]] = {
-    "weave": (
-        _weave,
-        {"stain": _stain, "cut": _cut, "hole": _hole, "thread": _thread, "distortion": _bulge},
-    ),
+    "weave": (_weave, {"stain": _stain, "cut": _cut, "hole": _hole, "thread": _thread, "distortion": _bulge}),
     "perforated": (
         _perforated,
         {

@@ -1,7 +1,8 @@
-"""CSV and Parquet tables of images, with at least a ``uri`` column."""
+"""The columns of a manifest; CSV and Parquet tables of images, with at least a ``uri`` column."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,11 +13,28 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mvad import storage
-from mvad.data.schema import SCHEMA, image_row
 from mvad.errors import UsageError
 from mvad.storage import FileEntry
 
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # path below ROOT, POSIX slashes
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train | test
+        pa.field("label", pa.int8()),  # 0 good, 1 defective, null unknown
+        pa.field("defect", pa.string()),
+        pa.field("mask_uri", pa.string()),
+    ]
+)
 ROWS_PER_CHUNK = 1 << 16  # rows that are Python objects at a time
+
+
+def image_row(
+    file: FileEntry, category: str, split: str, label: int | None, defect: str | None, mask_uri: str | None
+) -> dict[str, Any]:
+    """Return the manifest's row of an image."""
+    return dict(zip(SCHEMA.names, (file.path, file.uri, category, split, label, defect, mask_uri), strict=True))
 
 
 def is_table(uri: str) -> bool:
@@ -31,60 +49,42 @@ def _suffix(uri: str) -> str:
 def read_table(uri: str, category: str | None) -> pa.Table:
     """Read a table of images; its other columns that the manifest has are used too, where they exist.
 
-    Parameters
-    ----------
-    uri
-        URI of the table. Relative paths in its ``uri`` column start from the folder of the table.
-    category
-        The category of all images; None to read it from the table, or from the first folder of relative paths.
-
-    Raises
-    ------
-    UsageError
-        The table does not exist, cannot be read, has no rows, or has a row that cannot be used.
+    Relative paths in its ``uri`` column start from the folder of the table. Without a ``category`` for all images, it
+    is read from the table, or from the first folder of relative paths. UsageError if the table does not exist, cannot
+    be read, has no rows, or has a row that cannot be used.
     """
     if not storage.exists(uri):
         raise UsageError(f"no such file: {storage.readable(uri)}.")
-    if _suffix(uri) == ".csv":
-        table = read_csv(uri, ("uri",))
-    else:
-        filesystem, path = storage.resolve(uri)
-        try:
-            table = pq.read_table(path, filesystem=filesystem)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UsageError(f"{storage.readable(uri)} cannot be read as Parquet: {error}.") from error
-        _require_columns(table, uri, ("uri",))
+    table = read_columns(uri, ("uri",))
     if not len(table):
         raise UsageError(f"{storage.readable(uri)} names no image.")
     table = table.select([name for name in SCHEMA.names if name in table.column_names])
-    chunks, first = [], 1
+    numbers = itertools.count(1)
+    chunks = []
     for batch in table.to_batches(max_chunksize=ROWS_PER_CHUNK):
-        rows = [_table_row(uri, number, entry, category) for number, entry in enumerate(batch.to_pylist(), first)]
+        rows = [_table_row(uri, next(numbers), entry, category) for entry in batch.to_pylist()]
         chunks.append(pa.Table.from_pylist(rows, SCHEMA))
-        first += len(batch)
     return pa.concat_tables(chunks)
 
 
-def read_csv(uri: str, required: Sequence[str]) -> pa.Table:
-    """Read a CSV file whose known columns, except ``label``, are strings; UsageError if it lacks a required column."""
+def read_columns(uri: str, required: Sequence[str]) -> pa.Table:
+    """Read a table; known columns of CSV, except ``label``, are strings. UsageError if it lacks a required column."""
     filesystem, path = storage.resolve(uri)
-    string_columns = {*SCHEMA.names, "object", "image", "mask"} - {"label"}
-    options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(string_columns, pa.string()), strings_can_be_null=True
-    )
+    kind = "CSV" if _suffix(uri) == ".csv" else "Parquet"
     try:
-        with filesystem.open_input_stream(path) as stream:
-            table = pyarrow.csv.read_csv(stream, convert_options=options)
+        if kind == "CSV":
+            strings = dict.fromkeys({*SCHEMA.names, "object", "image", "mask"} - {"label"}, pa.string())
+            options = pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True)
+            with filesystem.open_input_stream(path) as stream:
+                table = pyarrow.csv.read_csv(stream, convert_options=options)
+        else:
+            table = pq.read_table(path, filesystem=filesystem)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{storage.readable(uri)} cannot be read as CSV: {error}.") from error
-    _require_columns(table, uri, required)
-    return table
-
-
-def _require_columns(table: pa.Table, uri: str, required: Sequence[str]) -> None:
+        raise UsageError(f"{storage.readable(uri)} cannot be read as {kind}: {error}.") from error
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise UsageError(f"{storage.readable(uri)} has no column {', '.join(missing)}.")
+    return table
 
 
 def _table_row(table_uri: str, number: int, entry: dict[str, Any], category: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 
 from mvad.errors import UsageError
-from mvad.storage.filesystems import THREADS, has_directories, resolve
+from mvad.storage.files import THREADS, has_directories, resolve
 from mvad.storage.uris import is_local, join, local_path, printable, readable
 
 
@@ -34,10 +34,7 @@ def list_pages(root: str) -> Iterator[list[FileEntry]]:
     Linked folders are followed; a loop of links is left when it comes back to a folder that it is in. Object storage
     returns a thousand names per request, so folders there are listed in parallel.
 
-    Raises
-    ------
-    UsageError
-        The folder does not exist or cannot be read.
+    UsageError if a folder does not exist or cannot be read.
     """
     if is_local(root):
         yield from _walk_local(local_path(root))
@@ -54,12 +51,8 @@ def list_pages(root: str) -> Iterator[list[FileEntry]]:
 def list_subfolders(root: str) -> list[FileEntry] | None:
     """List the folders directly in the folder ``root`` (a URI) except hidden ones, in no particular order.
 
-    Returns None where only a listing of all files could tell; see `filesystems.has_directories`.
-
-    Raises
-    ------
-    UsageError
-        The folder does not exist or cannot be read.
+    Returns None where only a listing of all files could tell; see `files.has_directories`.
+    UsageError if the folder does not exist or cannot be read.
     """
     if is_local(root):
         top = local_path(root)
@@ -141,13 +134,7 @@ def _local_entry(top: bytes, path: bytes) -> FileEntry:
 
 
 def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:
-    """Return the device and inode of a local folder, the same through any link, and its entries that are not hidden.
-
-    Raises
-    ------
-    UsageError
-        The folder does not exist or cannot be read.
-    """
+    """Return the device and inode of a local folder, the same through any link, and its entries that are not hidden."""
     if not os.path.isdir(folder):
         problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(f"no such folder: {printable(folder)} {problem}.")

@@ -95,10 +95,7 @@ def local_path(uri: str) -> bytes:
 
 def printable(path: bytes) -> str:
     r"""Decode a local path; a byte that is not UTF-8 becomes ``\xff``. Different paths give different texts."""
+    text = path.decode("utf-8", "surrogateescape")
     # Backslashes before such a byte, or before what looks like one, are doubled.
-    text = re.sub(
-        r"\\+(?=x[89a-f][0-9a-f]|[\udc80-\udcff])",
-        lambda backslashes: 2 * backslashes[0],
-        path.decode("utf-8", "surrogateescape"),
-    )
+    text = re.sub(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])", r"\1\1", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
