@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -20,15 +20,15 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from mvad.demo.app import BusyError, demo_app
-from mvad.demo.category_models import CategoryModels, ExtractorKey, feature_kinds
+from mvad.demo.category_models import CategoryModels, ExtractorKey
+from mvad.demo.requests import UploadLimits
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
-from mvad.demo.uploads import UploadLimits
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.options import ServeOptions
-from mvad.runtime.threads import use_one_thread
+from mvad.runtime.threads import use_one_thread, worker_device
 
 APPLICATION = "mvad"
 MAX_BATCH_IMAGES, BATCH_WAIT_S = 8, 0.02
@@ -38,23 +38,13 @@ LOGGING = LoggingConfig(log_level="ERROR", enable_access_log=False)
 
 
 class Backend:
-    """Process that scores images in small batches.
-
-    Parameters
-    ----------
-    extractor_specs
-        References to the feature extractor of each group of models.
-    max_model_bytes
-        As for `DemoScorer`.
-    """
+    """Process that scores images in small batches; ``extractor_specs`` are references to those of `DemoScorer`."""
 
     def __init__(
         self, models: CategoryModels, extractor_specs: Mapping[ExtractorKey, ray.ObjectRef], max_model_bytes: int
     ) -> None:
-        torch.backends.cudnn.deterministic = True
         specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._scorer = DemoScorer(models, specs, max_model_bytes, device)
+        self._scorer = DemoScorer(models, specs, max_model_bytes, worker_device())
         self._thread = ThreadPoolExecutor(1, initializer=use_one_thread)  # as in the actors of the other commands
 
     @serve.batch(max_batch_size=MAX_BATCH_IMAGES, batch_wait_timeout_s=BATCH_WAIT_S)
@@ -101,10 +91,13 @@ def deployed(
         "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
         "max_queued_requests": MAX_WAITING_REQUESTS,
     }
+    feature_kinds: dict[ExtractorKey, set[str]] = defaultdict(set)
+    for model in models.values():
+        feature_kinds[model.extractor_key].add(model.feature_kind)
     # The references must live until the end: Ray may drop an object without references.
     extractor_specs = {
-        key: ray.put(prepare(feature_kinds(models, key), networks[key[0]], key[1], options.engine, n_gpus > 0))
-        for key in dict.fromkeys(model.extractor_key for model in models.values())
+        (backbone, size): ray.put(prepare(sorted(kinds), networks[backbone], size, options.engine, n_gpus > 0))
+        for (backbone, size), kinds in feature_kinds.items()
     }
     backend = serve.deployment(
         name="backend",

@@ -27,42 +27,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to score.
-
-    Attributes
-    ----------
-    pixels
-        (crop, crop, 3) uint8 RGB for each image size that it is scored at.
-    category
-        None: to be detected.
-    wants_map
-        Whether the patch scores are returned, too.
-    """
+    """One image to score; ``pixels`` are (crop, crop, 3) uint8 RGB for each image size that it is scored at."""
 
     pixels: Mapping[ImageSize, NDArray[np.uint8]]
-    category: str | None
-    wants_map: bool = False
+    category: str | None  # None: to be detected
+    wants_map: bool = False  # whether the patch scores are returned, too
 
 
 @dataclass
 class SampleResult:
-    """The scores of a sample, or why it has none.
+    """The raw image scores of a sample by category, or a sentence that says why it has none."""
 
-    Attributes
-    ----------
-    scores
-        Raw image scores by category: of the requested category, or of all that the sample was compared with.
-    category
-        The requested or detected category; None if there is an error.
-    patch_scores
-        (rows, columns) float32, if requested and the method localises.
-    error
-        Why there is no score, as a sentence.
-    """
-
-    scores: dict[str, float] = field(default_factory=dict)
-    category: str | None = None
-    patch_scores: NDArray[np.float32] | None = None
+    scores: dict[str, float] = field(default_factory=dict)  # of all categories that it was compared with
+    category: str | None = None  # the requested or detected one; None if there is an error
+    patch_scores: NDArray[np.float32] | None = None  # (rows, columns), if requested and the method localises
     error: str | None = None
 
 
@@ -95,12 +73,8 @@ class ModelCache:
 class DemoScorer:
     """Scores images of any category; the score of an image does not depend on the other images.
 
-    Parameters
-    ----------
-    extractor_specs
-        The feature extractor of each group of models.
-    max_model_bytes
-        Limit of the arrays of the models that stay loaded.
+    ``extractor_specs`` are the feature extractors of groups of models, ``max_model_bytes`` limits the arrays of the
+    models that stay loaded.
     """
 
     def __init__(
@@ -139,9 +113,8 @@ class DemoScorer:
         self, key: ExtractorKey, rows: Sequence[int], samples: Sequence[Sample], results: Sequence[SampleResult]
     ) -> dict[int, dict[str, Tensor]]:
         """Compute the features of samples, by row and kind."""
-        _, size = key
         try:
-            features = self._extractor(key)(np.stack([samples[row].pixels[size] for row in rows]))
+            features = self._extractor(key)(np.stack([samples[row].pixels[key[1]] for row in rows]))
         except Exception as error:
             for row in rows:
                 results[row].error = _error_sentence(error)

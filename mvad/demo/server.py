@@ -8,24 +8,23 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from mvad.console import Reporter, plural
 from mvad.demo.category_models import read_category_models
 from mvad.demo.deployment import deployed
 from mvad.errors import UsageError
 from mvad.model_store import load_networks
-from mvad.options import ServeOptions, build
+from mvad.options import ServeOptions, takes
 from mvad.runtime.session import ray_session
 
 
 @contextmanager
-def serving(folder: str, **values: Any) -> Iterator[str]:
+@takes(ServeOptions)
+def serving(folder: str, options: ServeOptions) -> Iterator[str]:
     """Serve the demo with the models in a folder while the context lasts; yields the address of the page.
 
-    Options, by name, and errors are those of `commands.serve.serve`.
+    Options and errors are those of `commands.serve.serve`.
     """
-    options = build(ServeOptions, values)
     report = Reporter(options.quiet)
     models = read_category_models(folder, options)
     port = _free_port(options.host, options.port)
@@ -36,7 +35,8 @@ def serving(folder: str, **values: Any) -> Iterator[str]:
         )
     report.info(f"models of {plural(len(models), 'category', 'categories')}; starting")
     with ray_session(options.address, say=report.info), deployed(models, networks, options, port):
-        yield f"http://{_url_host(options.host)}:{port}/"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # a browser can open these
+        yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def wait_for_signal() -> None:
@@ -71,9 +71,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _url_host(host: str) -> str:
-    """The host in a URL that a browser on this machine can open."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{name}]" if ":" in name else name

@@ -28,14 +28,12 @@ from mvad import results
 from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
-from mvad.demo import serving
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
 from mvad.demo.pictures import MAX_SIDE_PIXELS, map_layer
+from mvad.demo.requests import SECURITY_HEADERS, UploadLimits
 from mvad.demo.scorer import DemoScorer, Sample
-from mvad.demo.security import SECURITY_HEADERS
-from mvad.demo.server import _is_loopback
-from mvad.demo.uploads import UploadLimits
+from mvad.demo.server import _is_loopback, serving
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
