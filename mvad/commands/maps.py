@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
@@ -50,20 +49,25 @@ def maps(
     UsageError
         OUT holds no results of a finished run, or none with maps; or the folder holds other files.
     """
+    import ray
+
     report, source, target = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(to)
     run = results.read_finished_run(source)
     results.ensure_outside(source, target, ("maps",))
-    _ensure_maps_folder(target)
+    names = storage.list_folder(target)
+    if names and RECORD not in names:
+        raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
     files = _files_by_category(source, options.categories)
     styles = _styles(source, files, run, options)
     record: dict[str, Any] = {"results": storage.readable(source), "format": options.format, "only": options.only}
     record["categories"] = {category: style.describe() for category, style in styles.items()}
     results.write_json(storage.join(target, RECORD), record)
     n_written, errors = 0, []
+    tasks = [(file, category, style) for category, style in styles.items() for file in files[category]]
     with runtime.ray_session(options.address, say=report.info):
-        n_files = sum(len(files[category]) for category in styles)
-        with report.stage("maps", n_files, unit="files of rows") as stage:
-            for exported in _exported(files, styles, options.only, target):
+        export = ray.remote(num_cpus=1)(export_file)
+        with report.stage("maps", len(tasks), unit="files of rows") as stage:
+            for exported in runtime.as_completed([export.remote(*task, options.only, target) for task in tasks]):
                 _ensure_shared(exported.last_uri, target)
                 n_written += exported.n_written
                 errors += exported.errors
@@ -74,12 +78,6 @@ def maps(
     report.errors(errors, RECORD)
     report.result(f"{n_written:,} maps in {storage.readable(target)}")
     return Result(exit_code(options, len(errors), n_written + len(errors)), errors=errors)
-
-
-def _ensure_maps_folder(target: str) -> None:
-    names = storage.list_folder(target)
-    if names and RECORD not in names:
-        raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
 
 
 def _files_by_category(out: str, selected: list[str] | None) -> dict[str, list[str]]:
@@ -120,22 +118,6 @@ class Exported(NamedTuple):
     n_written: int
     last_uri: str | None
     errors: list[dict[str, str]]
-
-
-def _exported(
-    files: Mapping[str, list[str]], styles: Mapping[str, MapStyle], only: str, target: str
-) -> Iterator[Exported]:
-    """Export the files of each category in tasks."""
-    import ray
-
-    export = ray.remote(num_cpus=1)(export_file)
-    return runtime.as_completed(
-        [
-            export.remote(file, category, style, only, target)
-            for category, style in styles.items()
-            for file in files[category]
-        ]
-    )
 
 
 def export_file(file: str, category: str, style: MapStyle, only: str, target: str) -> Exported:

@@ -40,8 +40,7 @@ def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
 
     Damaged maps are left out; the code that draws them reports them.
     """
-    columns = ["image_id", "score", "threshold", "patch_grid"]
-    rows = results.read_scores(out, columns, category)
+    rows = results.read_scores(out, ["image_id", "score", "threshold", "patch_grid"], category)
     rows = rows.filter(pc.is_valid(rows["patch_grid"])).drop_columns(["patch_grid"])
     if not len(rows):
         return None
@@ -61,7 +60,7 @@ def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
 
 def one_threshold(column: pa.ChunkedArray) -> float | None:
     """Return the threshold of rows if all have the same one and it is finite."""
-    values = pc.unique(column.drop_null()).to_pylist()
+    values = column.drop_null().unique().to_pylist()
     return values[0] if len(values) == 1 and np.isfinite(values[0]) else None
 
 

@@ -43,10 +43,8 @@ def check_cluster(
         As given to ``--actors``: on a cluster whose head runs no work, how many GPUs to request.
     notify
         Called with one line that says what the job is waiting for.
-    answer_timeout_s
-        How long a node may take to answer, in seconds.
     join_timeout_s
-        How long the first worker may take to join, and then the others, in seconds.
+        How long the first worker may take to join, and then the others.
 
     Raises
     ------
@@ -68,12 +66,12 @@ def installed_versions() -> Versions:
 
 def mismatches(expected: Versions, actual: Versions) -> list[str]:
     """Return the names in ``expected`` whose version differs in ``actual``: for mvad in full, else major.minor."""
-    return [name for name in expected if _relevant(name, expected[name]) != _relevant(name, actual.get(name, MISSING))]
 
+    def relevant(name: str, version: str) -> str:
+        match = None if name == "mvad" else re.match(r"\d+\.\d+", version)
+        return match[0] if match else version
 
-def _relevant(name: str, version: str) -> str:
-    match = None if name == "mvad" else re.match(r"\d+\.\d+", version)
-    return match[0] if match else version
+    return [name for name in expected if relevant(name, expected[name]) != relevant(name, actual.get(name, MISSING))]
 
 
 def _version_reader() -> Callable[[tuple[str, ...]], Versions]:
@@ -163,7 +161,7 @@ def _compare_versions(nodes: Mapping[str, Node], timeout_s: float) -> None:
 
 
 def _problem(task: ray.ObjectRef, expected: Versions) -> str | None:
-    """Say what is wrong with the node that ran a task of `_version_reader`; None if nothing is."""
+    """What is wrong with the node that ran a task of `_version_reader`, if anything."""
     try:
         actual = ray.get(task)
     except RayError as error:
