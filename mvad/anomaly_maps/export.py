@@ -48,12 +48,7 @@ def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -
     """Draw the map of an image in the format of its category.
 
     ``row`` has the ``uri``, ``width`` and ``height`` of the upright image; the map is that of the model's input square,
-    (crop, crop) float32.
-
-    Raises
-    ------
-    ImageError
-        The image cannot be read, has changed, or has too many pixels.
+    (crop, crop) float32. ImageError if the image cannot be read, has changed, or has too many pixels.
     """
     file = io.BytesIO()
     if style.format == "npy":

@@ -22,6 +22,7 @@ from mvad.anomaly_maps.colours import Scale
 from mvad.anomaly_maps.export import MapStyle, draw, map_path
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
+from mvad.data.manifest import require_categories
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.options import MapOptions, Results, takes
 from mvad.results.result import Result, exit_code
@@ -84,9 +85,7 @@ def _files_by_category(out: str, selected: list[str] | None) -> dict[str, list[s
     files: dict[str, list[str]] = defaultdict(list)
     for category, file in results.list_parts(out):
         files[category].append(file)
-    unknown = [category for category in selected or [] if category not in files]
-    if unknown:
-        raise UsageError(f"unknown category {unknown[0]!r}; {storage.readable(out)} has: {', '.join(files)}.")
+    require_categories(selected, files, out)
     return {category: files[category] for category in files if selected is None or category in selected}
 
 

@@ -138,10 +138,9 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Run some work; returns its seconds and its result."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_gpu = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait_for_gpu()
     started = time.perf_counter()
     result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_gpu()
     return time.perf_counter() - started, result

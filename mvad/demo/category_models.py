@@ -96,10 +96,7 @@ CategoryModels = Mapping[str, CategoryModel]
 def read_category_models(folder: str, options: ServeOptions) -> dict[str, CategoryModel]:
     """Read the models below a folder by category, without their arrays.
 
-    Raises
-    ------
-    UsageError
-        There are no models, or none of a requested category; a model is damaged; or there are several methods.
+    UsageError if there are none, or none of a requested category; if one is damaged; or if there are several methods.
     """
     models = find_models(to_uri(folder), options.method)
     categories = options.categories or sorted(models)

@@ -77,10 +77,7 @@ def deployed(
 ) -> Iterator[None]:
     """Serve the demo on the running Ray while the context lasts.
 
-    Raises
-    ------
-    UsageError
-        This Ray cluster already serves an application, the demo does not start, or the engine cannot be used.
+    UsageError if this Ray serves an application already, the demo does not start, or the engine cannot be used.
     """
     if _is_serving():
         raise UsageError("this Ray cluster already serves an application; use another cluster, or none, for the demo.")
@@ -111,21 +108,18 @@ def deployed(
     )(serve.ingress()(Frontend))
     limits = UploadLimits(options.max_upload, options.max_files, options.max_pixels)
     scoring = backend.bind(models, extractor_specs, options.memory_limit)
+    http = HTTPOptions(host=options.host, port=port)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines
     try:
-        _start(frontend.bind(models, limits, scoring), options.host, port)
+        try:
+            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
+            serve.run(frontend.bind(models, limits, scoring), name=APPLICATION)
+        except (RuntimeError, TimeoutError, RayError) as error:
+            raise UsageError(f"the demo does not start: {' '.join(str(error).split())}") from error
         yield
     finally:
         serve.shutdown()
         del extractor_specs
-
-
-def _start(application: serve.Application, host: str, port: int) -> None:
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines
-    try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
-        serve.run(application, name=APPLICATION)
-    except (RuntimeError, TimeoutError, RayError) as error:
-        raise UsageError(f"the demo does not start: {' '.join(str(error).split())}") from error
 
 
 def _is_serving() -> bool:

@@ -21,10 +21,7 @@ from mvad.errors import ImageError
 def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | None:
     """Compute the map of the model's input square, (crop, crop) float32, from a score row; None if it kept none.
 
-    Raises
-    ------
-    ImageError
-        The patch scores are damaged.
+    ImageError if the patch scores are damaged.
     """
     values, shape = row["patch_scores"], row["patch_grid"]
     if values is None or shape is None:
