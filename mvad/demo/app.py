@@ -22,7 +22,7 @@ from mvad.data.images import FORMATS, decode, resize_and_crop
 from mvad.demo import answers
 from mvad.demo.category_models import CategoryModels, rank_categories
 from mvad.demo.pictures import display_image, map_layer
-from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadLimits, UploadRoute, form_error, plain
+from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.errors import ImageError, one_line
 from mvad.version import VERSION
@@ -49,7 +49,7 @@ class BusyError(HTTPException):
         super().__init__(503, message, {"Retry-After": "5"})
 
 
-def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction) -> FastAPI:
+def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreFunction) -> FastAPI:
     """Build the application; ``score`` scores a sample or raises `BusyError`."""
     app = FastAPI(
         title="mvad",
@@ -60,7 +60,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
     )
     app.state.limits = limits
     app.router.route_class = UploadRoute
-    app.add_middleware(SecurityMiddleware, max_bytes=limits.max_bytes)
+    app.add_middleware(SecurityMiddleware, max_bytes=limits.upload_bytes)
     decode_slots = asyncio.Semaphore(MAX_DECODES)
 
     class UploadForm(BaseModel):
@@ -72,8 +72,8 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
             list[Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]],
             Field(
                 min_length=1,
-                max_length=limits.max_files,
-                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.max_bytes:,} bytes per request.",
+                max_length=limits.files,
+                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.upload_bytes:,} bytes per request.",
             ),
         ]
         category: Annotated[
@@ -117,9 +117,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
                 )
                 for category, model in models.items()
             ],
-            limits=answers.LimitsAnswer(
-                upload_bytes=limits.max_bytes, files=limits.max_files, pixels=limits.max_pixels
-            ),
+            limits=limits,
         )
 
     @app.post(
@@ -187,7 +185,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
         )
 
     def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
-        image = decode(data, limits.max_pixels)
+        image = decode(data, limits.pixels)
         sizes = {model.model.size for name, model in models.items() if category in (None, name)}
         pixels = {size: resize_and_crop(image, size) for size in sizes}
         picture = display_image(image) if pictures else None

@@ -19,9 +19,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
+from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import BusyError, demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey
-from mvad.demo.requests import UploadLimits
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
@@ -55,7 +55,7 @@ class Backend:
 class Frontend:
     """Process that answers requests: it serves the page, decodes uploads and draws pictures."""
 
-    def __init__(self, models: CategoryModels, limits: UploadLimits, backend: DeploymentHandle) -> None:
+    def __init__(self, models: CategoryModels, limits: LimitsAnswer, backend: DeploymentHandle) -> None:
         self._models, self._limits, self._backend = models, limits, backend
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -106,7 +106,7 @@ def deployed(
     frontend = serve.deployment(
         name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
     )(serve.ingress()(Frontend))
-    limits = UploadLimits(options.max_upload, options.max_files, options.max_pixels)
+    limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
     scoring = backend.bind(models, extractor_specs, options.memory_limit)
     http = HTTPOptions(host=options.host, port=port)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -27,20 +26,11 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class UploadLimits:
-    """Limits of an upload: bytes and files per request, decoded pixels per image."""
-
-    max_bytes: int
-    max_files: int
-    max_pixels: int
-
-
 class UploadRequest(Request):
-    """Request whose form is read within the `UploadLimits` in the application's state."""
+    """Request whose form is read within the limits in the application's state."""
 
     def form(self, **_: Any) -> Any:
-        max_files = self.app.state.limits.max_files
+        max_files = self.app.state.limits.files
         return super().form(max_files=max_files, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES)
 
 

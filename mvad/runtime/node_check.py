@@ -77,28 +77,24 @@ def mismatches(expected: Versions, actual: Versions) -> list[str]:
 def _version_reader() -> Callable[[tuple[str, ...]], Versions]:
     # A function inside a function is sent to the workers as code, so it also runs where mvad is missing or older.
     def read(packages: tuple[str, ...]) -> dict[str, str]:
+        import contextlib
         import hashlib
         import importlib
         import importlib.metadata
         import pathlib
         import platform
 
-        versions = {"mvad": "none", "Python": platform.python_version()}
-        try:
+        versions = {"mvad": "none", "Python": platform.python_version(), **dict.fromkeys(packages, "none")}
+        with contextlib.suppress(ImportError):
             mvad = importlib.import_module("mvad")
-        except ImportError:
-            pass
-        else:
             folder = pathlib.Path(str(mvad.__file__)).parent
             digest = hashlib.sha256()
             for path in sorted(folder.rglob("*.py")):
                 digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
             versions["mvad"] = f"{getattr(mvad, '__version__', 'without a version')} (code {digest.hexdigest()[:8]})"
         for name in packages:
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                versions[name] = "none"
         return versions
 
     return read
