@@ -36,11 +36,14 @@ class Scale(NamedTuple):
     high: float
     has_threshold: bool
 
+    def shares(self, values: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Convert map values to shares of the scale from 0 to 1, clipped at both ends; NaN stays NaN."""
+        span = self.high - self.low
+        return np.clip((values - self.low) / span, 0, 1) if span > 0 else np.where(np.isnan(values), np.nan, 0)
+
     def levels(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Convert map values to levels from 0 to 255, clipped at both ends."""
-        span = self.high - self.low
-        share = (values - self.low) / span if span > 0 else np.zeros_like(values)
-        return (np.clip(share, 0, 1) * MAX_LEVEL).round().astype(np.uint8)
+        return (self.shares(values) * MAX_LEVEL).round().astype(np.uint8)
 
 
 def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], threshold: float | None) -> Scale:
@@ -51,13 +54,7 @@ def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], t
     threshold among the scores. A pixel above the middle would, nearly, have flagged its image by itself. Without a
     threshold colours end at the 99th percentile of the peaks.
 
-    Parameters
-    ----------
-    maps : (rows, columns) float32 each; at least one
-    scores
-        Of the images of the maps.
-    threshold
-        Images with a higher score are flagged.
+    There must be at least one map. ``scores`` are those of the maps' images; images above ``threshold`` are flagged.
     """
     low = float(np.median(np.concatenate([values.ravel() for values in maps])))
     peaks = np.array([values.max() for values in maps], np.float64)
@@ -71,12 +68,7 @@ def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], t
 def overlay(image: Image.Image, model_map: NDArray[np.float32], size: ImageSize, scale: Scale) -> Image.Image:
     """Draw a map over its image, with a contour at the threshold; what the model did not see is darkened.
 
-    Parameters
-    ----------
-    image
-        RGB and upright, of any size.
-    model_map : (crop, crop) float32
-        The map of the model's input square.
+    The image is RGB and upright, of any size; the map is that of the model's input square, (crop, crop) float32.
     """
     box = seen_box(size, *image.size)
     levels = Image.fromarray(scale.levels(map_on_image(model_map, size, *image.size)))

@@ -47,24 +47,19 @@ class MapStyle:
 def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> bytes:
     """Draw the map of an image in the format of its category.
 
-    Parameters
-    ----------
-    row
-        ``uri``, ``width`` and ``height`` of the upright image.
-    model_map : (crop, crop) float32
-        The map of the model's input square.
-
-    Raises
-    ------
-    ImageError
-        The image cannot be read, has changed, or has too many pixels.
+    ``row`` has the ``uri``, ``width`` and ``height`` of the upright image; the map is that of the model's input square,
+    (crop, crop) float32. ImageError if the image cannot be read, has changed, or has too many pixels.
     """
     file = io.BytesIO()
     if style.format == "npy":
         np.save(file, _full_map(row, model_map, style), allow_pickle=False)
+        return file.getvalue()
+    if style.format == "overlay":
+        picture = _draw_overlay(row, model_map, style)
     else:
-        picture = (_draw_overlay if style.format == "overlay" else _draw_grey)(row, model_map, style)
-        picture.save(file, "PNG", compress_level=4)
+        grey = 1 + style.scale.shares(_full_map(row, model_map, style)) * (MAX_GREY - 1)
+        picture = Image.fromarray(np.nan_to_num(grey, nan=0).round().astype(np.uint16))
+    picture.save(file, "PNG", compress_level=4)
     return file.getvalue()
 
 
@@ -76,13 +71,6 @@ def _draw_overlay(row: dict[str, Any], model_map: NDArray[np.float32], style: Ma
             f"{row['width']} x {row['height']}"
         )
     return overlay(image, model_map, style.size, style.scale)
-
-
-def _draw_grey(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> Image.Image:
-    values = _full_map(row, model_map, style)
-    low, high = style.scale.low, style.scale.high
-    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.where(np.isnan(values), np.nan, 0)
-    return Image.fromarray(np.nan_to_num(1 + share * (MAX_GREY - 1), nan=0).round().astype(np.uint16))
 
 
 def _full_map(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> NDArray[np.float32]:

@@ -14,28 +14,16 @@ SIGMA = 4.0  # of the Gaussian in pixels, arXiv 2106.08265, section 3.3
 
 
 def anomaly_map(patch_scores: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Upsample patch scores bilinearly and smooth them with a Gaussian of `SIGMA` pixels.
+    """Upsample patch scores, (rows, columns) float32, bilinearly and smooth them with a Gaussian of `SIGMA` pixels.
 
-    Parameters
-    ----------
-    patch_scores : (rows, columns) float32
-    side
-        Side in pixels of the model's input square.
-
-    Returns
-    -------
-    (side, side) float32
+    The result is (side, side) float32, where ``side`` is that of the model's input square in pixels.
     """
     import torch
     from scipy.ndimage import gaussian_filter
     from torch.nn import functional
 
-    scaled = functional.interpolate(
-        torch.from_numpy(np.array(patch_scores, np.float32))[None, None],
-        (side, side),
-        mode="bilinear",
-        align_corners=False,
-    )
+    grid = torch.from_numpy(np.array(patch_scores, np.float32))[None, None]
+    scaled = functional.interpolate(grid, (side, side), mode="bilinear", align_corners=False)
     return gaussian_filter(scaled[0, 0].numpy(), SIGMA)
 
 
@@ -48,12 +36,8 @@ class Box(NamedTuple):
     bottom: int
 
     @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
+    def size(self) -> tuple[int, int]:
+        return self.right - self.left, self.bottom - self.top
 
 
 def seen_box(size: ImageSize, width: int, height: int) -> Box:
@@ -71,28 +55,18 @@ def _extent(size: ImageSize, length: int) -> tuple[int, int]:
 def map_on_image(model_map: NDArray[np.float32], size: ImageSize, width: int, height: int) -> NDArray[np.float32]:
     """Scale a map of the model's input square to the pixels of the part of the image that the model saw.
 
-    Parameters
-    ----------
-    model_map : (crop, crop) float32
-    width, height
-        Of the upright image, or of a smaller copy of it.
-
-    Returns
-    -------
-    (rows, columns) float32, as large as `seen_box`; interpolated bilinearly, or averaged where that is smaller
+    The map is (crop, crop) float32; ``width`` and ``height`` are those of the upright image, or of a smaller copy.
+    The result is float32 and as large as `seen_box`; interpolated bilinearly, or averaged where that is smaller.
     """
     box = seen_box(size, width, height)
     left, right = _in_square(size, box.left, box.right, width)
     top, bottom = _in_square(size, box.top, box.bottom, height)
-    source = Image.fromarray(model_map)
-    scaled = source.resize((box.width, box.height), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    return np.asarray(scaled)
+    source, part = Image.fromarray(model_map), (left, top, right, bottom)
+    return np.asarray(source.resize(box.size, Image.Resampling.BILINEAR, box=part))
 
 
 def _in_square(size: ImageSize, begin: int, end: int, length: int) -> tuple[float, float]:
     # Whole pixels reach up to half a pixel beyond the square.
     margin = (size.resize - size.crop) // 2
-    return (
-        max(0.0, begin * size.resize / length - margin),
-        min(float(size.crop), end * size.resize / length - margin),
-    )
+    square_begin, square_end = (position * size.resize / length - margin for position in (begin, end))
+    return max(0.0, square_begin), min(float(size.crop), square_end)

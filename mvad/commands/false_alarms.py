@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,16 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
         for category, held_out, fresh in scores
         for rate in options.rates
     ]
-    _show(rows, report)
+    cells = []
+    for row in rows:
+        guaranteed = f"{row['expected']:.2%}" if "expected" in row else "-"
+        expected = f"{row['expected_low']:.1%} to {row['expected_high']:.1%}" if "expected" in row else "-"
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
+        splits = f"{row['smallest']:.1%} to {row['largest']:.1%}"
+        line = [row["category"], row["rule"], f"{row['rate']:.2%}", f"{row['n']:,}", guaranteed, f"{row['mean']:.2%}"]
+        cells.append([*line, interval, splits, expected])
+    titles = ("rule", "asked", "calibration", "guaranteed", "achieved", "95 % interval", "splits", "expected")
+    report.table(["category"], titles, cells)
     return rows
 
 
@@ -67,11 +76,7 @@ def achieved(
 ) -> dict[str, Any]:
     """Achieved rates of one threshold rule.
 
-    Parameters
-    ----------
-    calibration_scores : (splits, n)
-    fresh : (splits, m)
-        Scores of good images that no model has seen.
+    ``calibration_scores`` are (splits, n); ``fresh``, (splits, m), are scores of good images that no model has seen.
     """
     from scipy import stats
 
@@ -96,16 +101,3 @@ def _expected(row: Mapping[str, Any]) -> dict[str, float]:
     law = stats.betabinom(m, n_above, n + 1 - n_above)
     low, high = (float(law.ppf(share) / m) for share in (0.05, 0.95))
     return {"expected": n_above / (n + 1), "expected_low": low, "expected_high": high}
-
-
-def _show(rows: Sequence[Mapping[str, Any]], report: Reporter) -> None:
-    cells = []
-    for row in rows:
-        guaranteed = f"{row['expected']:.2%}" if "expected" in row else "-"
-        expected = f"{row['expected_low']:.1%} to {row['expected_high']:.1%}" if "expected" in row else "-"
-        interval = f"{row['low']:.2%} to {row['high']:.2%}"
-        splits = f"{row['smallest']:.1%} to {row['largest']:.1%}"
-        line = [row["category"], row["rule"], f"{row['rate']:.2%}", f"{row['n']:,}", guaranteed, f"{row['mean']:.2%}"]
-        cells.append([*line, interval, splits, expected])
-    titles = ("rule", "asked", "calibration", "guaranteed", "achieved", "95 % interval", "splits", "expected")
-    report.table(["category"], titles, cells)

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from mvad.anomaly_maps.colours import Scale
 from mvad.anomaly_maps.export import MapStyle, draw, map_path
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
+from mvad.data.manifest import require_categories
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.options import MapOptions, Results, takes
 from mvad.results.result import Result, exit_code
@@ -55,20 +55,25 @@ def maps(
     >>> mvad.maps("results", "maps", quiet=True).errors
     []
     """
+    import ray
+
     report, source, target = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(to)
     run = results.read_finished_run(source)
     results.ensure_outside(source, target, ("maps",))
-    _ensure_maps_folder(target)
+    names = storage.list_folder(target)
+    if names and RECORD not in names:
+        raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
     files = _files_by_category(source, options.categories)
     styles = _styles(source, files, run, options)
     record: dict[str, Any] = {"results": storage.readable(source), "format": options.format, "only": options.only}
     record["categories"] = {category: style.describe() for category, style in styles.items()}
     results.write_json(storage.join(target, RECORD), record)
     n_written, errors = 0, []
+    tasks = [(file, category, style) for category, style in styles.items() for file in files[category]]
     with runtime.ray_session(options.address, say=report.info):
-        n_files = sum(len(files[category]) for category in styles)
-        with report.stage("maps", n_files, unit="files of rows") as stage:
-            for exported in _exported(files, styles, options.only, target):
+        export = ray.remote(num_cpus=1)(export_file)
+        with report.stage("maps", len(tasks), unit="files of rows") as stage:
+            for exported in runtime.as_completed([export.remote(*task, options.only, target) for task in tasks]):
                 _ensure_shared(exported.last_uri, target)
                 n_written += exported.n_written
                 errors += exported.errors
@@ -81,19 +86,11 @@ def maps(
     return Result(exit_code(options, len(errors), n_written + len(errors)), errors=errors)
 
 
-def _ensure_maps_folder(target: str) -> None:
-    names = storage.list_folder(target)
-    if names and RECORD not in names:
-        raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
-
-
 def _files_by_category(out: str, selected: list[str] | None) -> dict[str, list[str]]:
     files: dict[str, list[str]] = defaultdict(list)
     for category, file in results.list_parts(out):
         files[category].append(file)
-    unknown = [category for category in selected or [] if category not in files]
-    if unknown:
-        raise UsageError(f"unknown category {unknown[0]!r}; {storage.readable(out)} has: {', '.join(files)}.")
+    require_categories(selected, files, out)
     return {category: files[category] for category in files if selected is None or category in selected}
 
 
@@ -125,22 +122,6 @@ class Exported(NamedTuple):
     n_written: int
     last_uri: str | None
     errors: list[dict[str, str]]
-
-
-def _exported(
-    files: Mapping[str, list[str]], styles: Mapping[str, MapStyle], only: str, target: str
-) -> Iterator[Exported]:
-    """Export the files of each category in tasks."""
-    import ray
-
-    export = ray.remote(num_cpus=1)(export_file)
-    return runtime.as_completed(
-        [
-            export.remote(file, category, style, only, target)
-            for category, style in styles.items()
-            for file in files[category]
-        ]
-    )
 
 
 def export_file(file: str, category: str, style: MapStyle, only: str, target: str) -> Exported:

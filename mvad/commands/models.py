@@ -29,18 +29,15 @@ def models(
     >>> [model["category"] for model in mvad.models("models", quiet=True)]
     ['weave']
     """
-    rows, report = list_models(storage.to_uri(folder)), Reporter(options.quiet)
-    cells = []
+    rows, report, cells = list_models(storage.to_uri(folder)), Reporter(options.quiet), []
     for row in rows:
-        if row["damage"]:
-            cells.append([row["method"], row["category"], "damaged", *[""] * 6])
-            continue
-        counts = [str(row["crop"]), *(f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates"))]
-        size, model_id = f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]
-        cells.append([row["method"], row["category"], row["backbone"], *counts, size, model_id])
-    names = ("method", "category", "backbone")
-    report.table(names, ("pixels", "train", "calibration", "updates", "MB", "id"), cells)
-    for row in rows:
-        if row["damage"]:
-            report.warn(row["damage"])
+        facts = ["damaged", *[""] * 6]
+        if not row["damage"]:
+            counts = [f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates")]
+            facts = [row["backbone"], str(row["crop"]), *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
+        cells.append([row["method"], row["category"], *facts])
+    titles = ("pixels", "train", "calibration", "updates", "MB", "id")
+    report.table(("method", "category", "backbone"), titles, cells)
+    for damage in filter(None, (row["damage"] for row in rows)):
+        report.warn(damage)
     return rows

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,50 +25,25 @@ N_MEASURED_IMAGES = 24
 MAX_PIXELS = 10**9
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What one image costs.
+class Costs(NamedTuple):
+    """What one image costs: seconds of a core, or of a GPU if there is one for what a GPU can do, and bytes."""
 
-    Attributes
-    ----------
-    decode
-        Seconds of a core to read, decode and resize.
-    forward, search
-        Seconds of a core, or of a GPU if there is one, for the forward pass and the search of the memory bank.
-    file_bytes
-        Bytes read from storage.
-    moved_bytes
-        Bytes of decoded pixels, sent from the node that decodes to the one that infers.
-    """
-
-    decode: float
-    forward: float
-    search: float
-    file_bytes: float
-    moved_bytes: float
+    decode: float  # to read, decode and resize, always on a core
+    forward: float  # pass of the backbone
+    search: float  # of the memory bank
+    file_bytes: float  # read from storage
+    moved_bytes: float  # decoded pixels, sent from the node that decodes to the one that infers
 
 
 class Plan(NamedTuple):
-    """What `predict` estimates.
+    """What `predict` estimates for all images."""
 
-    Attributes
-    ----------
-    hours
-        Until the last image is scored, without the start.
-    bound_by
-        "decoding" or "inference": the one of which the cluster needs more to be faster.
-    images_per_second
-        Of the full cluster.
-    storage_bytes, network_bytes, result_bytes
-        Bytes of all images: read from storage, moved between processes as pixels, written as rows.
-    """
-
-    hours: float
-    bound_by: str
+    hours: float  # until the last image is scored, without the start
+    bound_by: str  # "decoding" or "inference": the one of which the cluster needs more to be faster
     images_per_second: float
-    storage_bytes: float
-    network_bytes: float
-    result_bytes: float
+    storage_bytes: float  # read from storage
+    network_bytes: float  # moved between processes as pixels
+    result_bytes: float  # written as rows
 
 
 @takes(PlanOptions)
@@ -107,18 +80,14 @@ def plan(options: PlanOptions) -> dict[str, Any]:
         f"{estimate.network_bytes / 1e12:,.2f} TB of pixels to the actors "
         f"({estimate.network_bytes / 1e6 / seconds:,.0f} MB/s), {estimate.result_bytes / 1e9:,.1f} GB of rows written"
     )
-    return {"costs": asdict(costs), **estimate._asdict(), "gpu_speedup": speedup, "assumed": assumed}
+    return {"costs": costs._asdict(), **estimate._asdict(), "gpu_speedup": speedup, "assumed": assumed}
 
 
 def predict(costs: Costs, images: float, gpus: int, cores: int, gpu_speedup: float = 1.0) -> Plan:
     """Estimate hours and bytes for a cluster of so many GPUs and cores.
 
     With GPUs, cores decode while GPUs infer, and the slower of the two decides. Without, the same cores do both.
-
-    Parameters
-    ----------
-    gpu_speedup
-        How many times faster a GPU infers than the core or GPU that the costs were measured on.
+    ``gpu_speedup`` is how many times faster a GPU infers than the core or GPU that the costs were measured on.
     """
     inference = costs.forward + costs.search
     if gpus:
@@ -143,11 +112,9 @@ def measure(options: PlanOptions) -> Costs:
     size = ImageSize(resize=options.image_size, crop=options.image_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as scratch:
-        data = options.data
-        if data is None:
-            data = os.path.join(scratch, "sample")
-            write_sample(data)
-        table = read_manifest(data, DataOptions()).table
+        if options.data is None:
+            write_sample(scratch)
+        table = read_manifest(scratch if options.data is None else options.data, DataOptions()).table
         uris = table["uri"].take(evenly_spaced(len(table), N_MEASURED_IMAGES)).to_pylist()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -171,10 +138,9 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Run some work; returns its seconds and its result."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_gpu = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait_for_gpu()
     started = time.perf_counter()
     result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_gpu()
     return time.perf_counter() - started, result

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mvad.console import Reporter, plural
+from mvad.data.synthetic import write_sample
 from mvad.options import OutputOptions, takes
 
 
@@ -33,8 +34,6 @@ def sample(
     >>> mvad.sample("sample", quiet=True)
     276
     """
-    from mvad.data.synthetic import write_sample
-
     count = write_sample(folder, seed)
     Reporter(options.quiet).result(f"{plural(count, 'image')} in {folder}")
     return count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvad.console import Reporter
-from mvad.options import Models, ServeOptions, as_json, takes
+from mvad.options import Models, ServeOptions, takes
 
 
 @takes(ServeOptions)
@@ -18,7 +18,7 @@ def serve(models: Models, options: ServeOptions) -> None:
     from mvad.demo.server import serving, wait_for_signal
 
     report = Reporter(options.quiet)
-    with serving(models, **as_json(options)) as address:
+    with serving(models, options=options) as address:
         report.result(f"the demo is at {address} (press Ctrl-C to stop)")
         wait_for_signal()
     report.info("stopped")

@@ -6,7 +6,3 @@
     GET  /categories   the categories that images can be scored as, and the limits of an upload
     POST /score        the API: a form with image files in, JSON out
 """
-
-from mvad.demo.server import serving
-
-__all__ = ["serving"]

@@ -7,7 +7,6 @@ It does not know Ray: the function that scores a sample is a parameter.
 # name variables of `demo_app`.
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -20,20 +19,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad.data.images import FORMATS, decode, resize_and_crop
-from mvad.demo.answers import (
-    Candidate,
-    CategoriesAnswer,
-    CategoryAnswer,
-    ErrorAnswer,
-    ImageAnswer,
-    LimitsAnswer,
-    ScoreAnswer,
-)
-from mvad.demo.category_models import CategoryModel, CategoryModels, image_sizes, rank_categories
+from mvad.demo import answers
+from mvad.demo.category_models import CategoryModels, rank_categories
 from mvad.demo.pictures import display_image, map_layer
+from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
-from mvad.demo.security import SecurityMiddleware
-from mvad.demo.uploads import MULTIPART, UploadLimits, UploadRoute, form_error, plain
 from mvad.errors import ImageError, one_line
 from mvad.version import VERSION
 
@@ -59,14 +49,8 @@ class BusyError(HTTPException):
         super().__init__(503, message, {"Retry-After": "5"})
 
 
-def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction) -> FastAPI:
-    """Build the application.
-
-    Parameters
-    ----------
-    score
-        Scores a sample, or raises `BusyError`.
-    """
+def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreFunction) -> FastAPI:
+    """Build the application; ``score`` scores a sample or raises `BusyError`."""
     app = FastAPI(
         title="mvad",
         version=VERSION,
@@ -76,7 +60,7 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
     )
     app.state.limits = limits
     app.router.route_class = UploadRoute
-    app.add_middleware(SecurityMiddleware, max_bytes=limits.max_bytes)
+    app.add_middleware(SecurityMiddleware, max_bytes=limits.upload_bytes)
     decode_slots = asyncio.Semaphore(MAX_DECODES)
 
     class UploadForm(BaseModel):
@@ -88,8 +72,8 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
             list[Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]],
             Field(
                 min_length=1,
-                max_length=limits.max_files,
-                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.max_bytes:,} bytes per request.",
+                max_length=limits.files,
+                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.upload_bytes:,} bytes per request.",
             ),
         ]
         category: Annotated[
@@ -116,21 +100,34 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
             raise HTTPException(404)
         return FileResponse(str(STATIC / name), media_type=ASSETS[name])
 
-    @app.get("/categories", response_model=CategoriesAnswer, summary="List the categories and the limits of an upload")
-    async def categories() -> CategoriesAnswer:
-        return CategoriesAnswer(
-            categories=[_describe(category, model) for category, model in models.items()],
-            limits=LimitsAnswer(upload_bytes=limits.max_bytes, files=limits.max_files, pixels=limits.max_pixels),
+    @app.get("/categories", summary="List the categories and the limits of an upload")
+    async def categories() -> answers.CategoriesAnswer:
+        return answers.CategoriesAnswer(
+            categories=[
+                answers.CategoryAnswer(
+                    category=category,
+                    method=model.model.method,
+                    backbone=model.model.backbone.name,
+                    image_size=model.model.size.crop,
+                    n_train=model.model.record.get("n_train"),
+                    n_calibration=0 if model.rule.calibration is None else len(model.rule.calibration),
+                    threshold=model.finite_threshold,
+                    promise=model.rule.guarantee,
+                    model_id=model.model.model_id,
+                )
+                for category, model in models.items()
+            ],
+            limits=limits,
         )
 
     @app.post(
         "/score",
-        response_model=ScoreAnswer,
+        response_model=answers.ScoreAnswer,
         summary="Score images",
         description="Each image gets a score or an error; if no image can be used, the status is 422. Without a "
         "category, the closest one is used. The score of an image does not depend on the other images.",
         openapi_extra={"requestBody": {"content": {MULTIPART: {"encoding": {"images": {"contentType": IMAGE_TYPES}}}}}},
-        responses={code: {"model": ErrorAnswer} for code in (400, 413, 415, 422, 503)},
+        responses={code: {"model": answers.ErrorAnswer} for code in (400, 413, 415, 422, 503)},
     )
     async def score_images(request: Request, form: Annotated[UploadForm, Form(media_type=MULTIPART)]) -> Any:
         fields = await request.form()
@@ -146,37 +143,37 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
             *(score_file(file, form.category or None, form.pictures == "true") for file in form.images)
         )
         if any(image.status == "ok" for image in images):
-            return ScoreAnswer(images=images)
+            return answers.ScoreAnswer(images=images)
         reason = f"{images[0].name or 'the image'}: {images[0].error}"
         if len(images) > 1:
             reason = f"none of the {len(images)} images could be scored; {reason}"
         # Images without a width could not be decoded; if all were decoded, it was the models that failed.
         status = 422 if any(image.width is None for image in images) else 503
-        return JSONResponse(ErrorAnswer(error=reason, images=images).model_dump(), status)
+        return JSONResponse(answers.ErrorAnswer(error=reason, images=images).model_dump(), status)
 
-    async def score_file(file: UploadFile, category: str | None, pictures: bool) -> ImageAnswer:
+    async def score_file(file: UploadFile, category: str | None, pictures: bool) -> answers.ImageAnswer:
         name = plain(file.filename or "")
         try:
             async with decode_slots:
                 sample, width, height, picture = await asyncio.to_thread(prepare, await file.read(), category, pictures)
         except ImageError as error:
-            return ImageAnswer(name=name, status="error", error=one_line(error))
+            return answers.ImageAnswer(name=name, status="error", error=one_line(error))
         result = await score(sample)
         if result.error is not None or result.category is None:
-            return ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
+            return answers.ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
         model, image_score = models[result.category], result.scores[result.category]
         anomaly_map = None
         if result.patch_scores is not None:
             anomaly_map = await asyncio.to_thread(map_layer, result.patch_scores, image_score, model, width, height)
         candidates = [] if category else rank_categories(result.scores, models)[:MAX_CANDIDATES]
-        return ImageAnswer(
+        return answers.ImageAnswer(
             name=name,
             status="ok",
             category=result.category,
             guessed=category is None,
-            candidates=[Candidate(category=name, strangeness=value) for name, value in candidates] or None,
+            candidates=[answers.Candidate(category=name, strangeness=value) for name, value in candidates] or None,
             score=image_score,
-            threshold=_finite(model.rule.threshold),
+            threshold=model.finite_threshold,
             p_value=model.p_value(image_score),
             is_anomaly=model.is_anomaly(image_score),
             width=width,
@@ -188,28 +185,10 @@ def demo_app(models: CategoryModels, limits: UploadLimits, score: ScoreFunction)
         )
 
     def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
-        image = decode(data, limits.max_pixels)
-        pixels = {size: resize_and_crop(image, size) for size in image_sizes(models, category)}
+        image = decode(data, limits.pixels)
+        sizes = {model.model.size for name, model in models.items() if category in (None, name)}
+        pixels = {size: resize_and_crop(image, size) for size in sizes}
         picture = display_image(image) if pictures else None
         return Sample(pixels, category, pictures), image.width, image.height, picture
 
     return app
-
-
-def _describe(category: str, model: CategoryModel) -> CategoryAnswer:
-    calibration = model.rule.calibration
-    return CategoryAnswer(
-        category=category,
-        method=model.model.method,
-        backbone=model.model.backbone.name,
-        image_size=model.model.size.crop,
-        n_train=model.model.record.get("n_train"),
-        n_calibration=0 if calibration is None else len(calibration),
-        threshold=_finite(model.rule.threshold),
-        promise=model.rule.guarantee,
-        model_id=model.model.model_id,
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)

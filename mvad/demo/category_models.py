@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 
@@ -48,6 +49,12 @@ class CategoryModel:
         """Whether a score is above the threshold; None without a threshold."""
         return None if self.rule.threshold is None else bool(score > self.rule.threshold)
 
+    @property
+    def finite_threshold(self) -> float | None:
+        """The threshold if it is finite; None if it is not, or without calibration."""
+        threshold = self.rule.threshold
+        return None if threshold is None or not np.isfinite(threshold) else float(threshold)
+
     @cached_property
     def _median_and_spread(self) -> tuple[float, float] | None:
         """Median of the calibration scores, and the distance from it up to their 90 % quantile."""
@@ -74,13 +81,13 @@ class CategoryModel:
 
         They start at the median calibration score and have their middle at the threshold.
         """
-        if self._median_and_spread is None or self.rule.threshold is None or not np.isfinite(self.rule.threshold):
+        threshold = self.finite_threshold
+        if self._median_and_spread is None or threshold is None:
             return None
         median, spread = self._median_and_spread
-        half_range = self.rule.threshold - median
-        if half_range <= 0:  # a high false-alarm rate puts the threshold below the median
-            half_range = spread
-        return Scale(self.rule.threshold - half_range, self.rule.threshold + half_range, True)
+        # A high false-alarm rate puts the threshold below the median.
+        half_range = threshold - median if threshold > median else spread
+        return Scale(threshold - half_range, threshold + half_range, True)
 
 
 CategoryModels = Mapping[str, CategoryModel]
@@ -89,10 +96,7 @@ CategoryModels = Mapping[str, CategoryModel]
 def read_category_models(folder: str, options: ServeOptions) -> dict[str, CategoryModel]:
     """Read the models below a folder by category, without their arrays.
 
-    Raises
-    ------
-    UsageError
-        There are no models, or none of a requested category; a model is damaged; or there are several methods.
+    UsageError if there are none, or none of a requested category; if one is damaged; or if there are several methods.
     """
     models = find_models(to_uri(folder), options.method)
     categories = options.categories or sorted(models)
@@ -105,20 +109,10 @@ def read_category_models(folder: str, options: ServeOptions) -> dict[str, Catego
     }
 
 
-def feature_kinds(models: CategoryModels, key: ExtractorKey) -> list[str]:
-    """The kinds of features that the models with an extractor key use."""
-    return sorted({model.feature_kind for model in models.values() if model.extractor_key == key})
-
-
-def image_sizes(models: CategoryModels, category: str | None) -> set[ImageSize]:
-    """The image sizes needed to score an image as a category, or as every category if it is None."""
-    return {model.model.size for name, model in models.items() if category in (None, name)}
-
-
 def rank_categories(scores: Mapping[str, float], models: CategoryModels) -> list[tuple[str, float]]:
     """Categories with their standardised scores, lowest first; those without calibration are left out."""
-    standardised = [(category, models[category].standardised_score(score)) for category, score in scores.items()]
-    return sorted([(name, value) for name, value in standardised if value is not None], key=lambda pair: pair[1])
+    standardised = {category: models[category].standardised_score(score) for category, score in scores.items()}
+    return sorted([(name, value) for name, value in standardised.items() if value is not None], key=itemgetter(1))
 
 
 def detect_category(scores: Mapping[str, float], models: CategoryModels) -> str:

@@ -22,18 +22,12 @@ def display_image(image: Image.Image) -> str:
 
 
 def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int) -> str:
-    """Draw the map of an image as a transparent ``data:`` URI to lie over its `display_image`.
+    """Draw patch scores, (rows, columns) float32, as a transparent ``data:`` URI to lie over the `display_image`.
 
     The median pixel keeps its value, the peak becomes the image's score, and values in between are interpolated
     linearly. So the map exceeds the middle of the colours, which is the threshold, if and only if the image is flagged
     (apart from what is lost where a large image is shown smaller). Without a threshold the colours range from the map's
-    own median to its peak.
-
-    Parameters
-    ----------
-    patch_scores : (rows, columns) float32
-    width, height
-        Of the upright image.
+    own median to its peak. ``width`` and ``height`` are those of the upright image.
     """
     square = anomaly_map(patch_scores, model.model.size.crop)
     median, peak = float(np.median(square)), float(square.max())

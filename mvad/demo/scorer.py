@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,42 +28,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to score.
-
-    Attributes
-    ----------
-    pixels
-        (crop, crop, 3) uint8 RGB for each image size that it is scored at.
-    category
-        None: to be detected.
-    wants_map
-        Whether the patch scores are returned, too.
-    """
+    """One image to score; ``pixels`` are (crop, crop, 3) uint8 RGB for each image size that it is scored at."""
 
     pixels: Mapping[ImageSize, NDArray[np.uint8]]
-    category: str | None
-    wants_map: bool = False
+    category: str | None  # None: to be detected
+    wants_map: bool = False  # whether the patch scores are returned, too
 
 
 @dataclass
 class SampleResult:
-    """The scores of a sample, or why it has none.
+    """The raw image scores of a sample by category, or a sentence that says why it has none."""
 
-    Attributes
-    ----------
-    scores
-        Raw image scores by category: of the requested category, or of all that the sample was compared with.
-    category
-        The requested or detected category; None if there is an error.
-    patch_scores
-        (rows, columns) float32, if requested and the method localises.
-    error
-        Why there is no score, as a sentence.
-    """
-
-    scores: dict[str, float] = field(default_factory=dict)
-    category: str | None = None
-    patch_scores: NDArray[np.float32] | None = None
+    scores: dict[str, float] = field(default_factory=dict)  # of all categories that it was compared with
+    category: str | None = None  # the requested or detected one; None if there is an error
+    patch_scores: NDArray[np.float32] | None = None  # (rows, columns), if requested and the method localises
     error: str | None = None
 
 
@@ -95,12 +74,8 @@ class ModelCache:
 class DemoScorer:
     """Scores images of any category; the score of an image does not depend on the other images.
 
-    Parameters
-    ----------
-    extractor_specs
-        The feature extractor of each group of models.
-    max_model_bytes
-        Limit of the arrays of the models that stay loaded.
+    ``extractor_specs`` are the feature extractors of groups of models, ``max_model_bytes`` limits the arrays of the
+    models that stay loaded.
     """
 
     def __init__(
@@ -132,24 +107,23 @@ class DemoScorer:
             result.category = sample.category or detect_category(result.scores, self.models)
             if sample.wants_map:
                 model = self.models[result.category]
-                self._add_patch_scores(result, features[model.extractor_key][row][model.feature_kind])
+                with _reporting_to([result]):
+                    detector = self.cache.detector(result.category)
+                    grids = detector.score(features[model.extractor_key][row][model.feature_kind]).grid
+                    if grids is not None and np.isfinite(grids).all():
+                        result.patch_scores = grids[0]
         return results
 
     def _extract(
         self, key: ExtractorKey, rows: Sequence[int], samples: Sequence[Sample], results: Sequence[SampleResult]
     ) -> dict[int, dict[str, Tensor]]:
         """Compute the features of samples, by row and kind."""
-        _, size = key
-        try:
-            features = self._extractor(key)(np.stack([samples[row].pixels[size] for row in rows]))
-        except Exception as error:
-            for row in rows:
-                results[row].error = _error_sentence(error)
-            return {}
-        return {
-            row: {kind: values[number : number + 1] for kind, values in features.items()}
-            for number, row in enumerate(rows)
-        }
+        by_row = {}
+        with _reporting_to([results[row] for row in rows]):
+            features = self._extractor(key)(np.stack([samples[row].pixels[key[1]] for row in rows]))
+            for number, row in enumerate(rows):
+                by_row[row] = {kind: values[number : number + 1] for kind, values in features.items()}
+        return by_row
 
     def _score_category(
         self,
@@ -163,32 +137,24 @@ class DemoScorer:
         if not rows:
             return
         kind = self.models[category].feature_kind
-        try:
+        with _reporting_to([results[row] for row in rows if samples[row].category == category]):
             scores = self.cache.detector(category).image_scores(torch.cat([features[row][kind] for row in rows]))
-        except Exception as error:
-            for row in rows:
-                if samples[row].category == category:
-                    results[row].error = _error_sentence(error)
-            return
-        for row, score in zip(rows, scores, strict=True):
-            if np.isfinite(score):
-                results[row].scores[category] = float(score)
-            elif samples[row].category == category:
-                results[row].error = f"the model of {category} gives this image no finite score"
-
-    def _add_patch_scores(self, result: SampleResult, features: Tensor) -> None:
-        try:
-            grids = self.cache.detector(str(result.category)).score(features).grid
-        except Exception as error:
-            result.error = _error_sentence(error)
-            return
-        if grids is not None and np.isfinite(grids).all():
-            result.patch_scores = grids[0]
+            for row, score in zip(rows, scores, strict=True):
+                if np.isfinite(score):
+                    results[row].scores[category] = float(score)
+                elif samples[row].category == category:
+                    results[row].error = f"the model of {category} gives this image no finite score"
 
 
-def _error_sentence(error: Exception) -> str:
-    """Describe an error to the person who uploaded an image; unexpected errors are also logged in full."""
-    if isinstance(error, UsageError):
-        return str(error)
-    log.error("scoring failed", exc_info=error)
-    return f"the image could not be scored ({type(error).__name__})"
+@contextmanager
+def _reporting_to(results: Iterable[SampleResult]) -> Iterator[None]:
+    """Describe an error in the results, to people who uploaded an image; unexpected ones are also logged in full."""
+    try:
+        yield
+    except Exception as error:
+        for result in results:
+            if isinstance(error, UsageError):
+                result.error = str(error)
+            else:
+                log.error("scoring failed", exc_info=error)
+                result.error = f"the image could not be scored ({type(error).__name__})"

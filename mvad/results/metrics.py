@@ -68,7 +68,7 @@ def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> dict[s
 
 
 def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return, for each pixel, one over the size of its connected region."""
+    """For each pixel, one over the size of its connected region."""
     from scipy.ndimage import label
 
     regions, _ = label(mask, structure=np.ones((3, 3)))

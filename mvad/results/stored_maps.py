@@ -21,10 +21,7 @@ from mvad.errors import ImageError
 def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | None:
     """Compute the map of the model's input square, (crop, crop) float32, from a score row; None if it kept none.
 
-    Raises
-    ------
-    ImageError
-        The patch scores are damaged.
+    ImageError if the patch scores are damaged.
     """
     values, shape = row["patch_scores"], row["patch_grid"]
     if values is None or shape is None:
@@ -40,8 +37,7 @@ def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
 
     Damaged maps are left out; the code that draws them reports them.
     """
-    columns = ["image_id", "score", "threshold", "patch_grid"]
-    rows = results.read_scores(out, columns, category)
+    rows = results.read_scores(out, ["image_id", "score", "threshold", "patch_grid"], category)
     rows = rows.filter(pc.is_valid(rows["patch_grid"])).drop_columns(["patch_grid"])
     if not len(rows):
         return None
@@ -61,7 +57,7 @@ def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:
 
 def one_threshold(column: pa.ChunkedArray) -> float | None:
     """Return the threshold of rows if all have the same one and it is finite."""
-    values = pc.unique(column.drop_null()).to_pylist()
+    values = column.drop_null().unique().to_pylist()
     return values[0] if len(values) == 1 and np.isfinite(values[0]) else None
 
 

@@ -1,4 +1,4 @@
 from .resources import ActorPool as ActorPool
 from .resources import actor_pool as actor_pool
 from .session import ray_session as ray_session
-from .tasks import as_completed as as_completed
+from .watchdog import as_completed as as_completed

@@ -43,10 +43,8 @@ def check_cluster(
         As given to ``--actors``: on a cluster whose head runs no work, how many GPUs to request.
     notify
         Called with one line that says what the job is waiting for.
-    answer_timeout_s
-        How long a node may take to answer, in seconds.
     join_timeout_s
-        How long the first worker may take to join, and then the others, in seconds.
+        How long the first worker may take to join, and then the others.
 
     Raises
     ------
@@ -68,39 +66,35 @@ def installed_versions() -> Versions:
 
 def mismatches(expected: Versions, actual: Versions) -> list[str]:
     """Return the names in ``expected`` whose version differs in ``actual``: for mvad in full, else major.minor."""
-    return [name for name in expected if _relevant(name, expected[name]) != _relevant(name, actual.get(name, MISSING))]
 
+    def relevant(name: str, version: str) -> str:
+        match = None if name == "mvad" else re.match(r"\d+\.\d+", version)
+        return match[0] if match else version
 
-def _relevant(name: str, version: str) -> str:
-    match = None if name == "mvad" else re.match(r"\d+\.\d+", version)
-    return match[0] if match else version
+    return [name for name in expected if relevant(name, expected[name]) != relevant(name, actual.get(name, MISSING))]
 
 
 def _version_reader() -> Callable[[tuple[str, ...]], Versions]:
     # A function inside a function is sent to the workers as code, so it also runs where mvad is missing or older.
     def read(packages: tuple[str, ...]) -> dict[str, str]:
+        import contextlib
         import hashlib
         import importlib
         import importlib.metadata
         import pathlib
         import platform
 
-        versions = {"mvad": "none", "Python": platform.python_version()}
-        try:
+        versions = {"mvad": "none", "Python": platform.python_version(), **dict.fromkeys(packages, "none")}
+        with contextlib.suppress(ImportError):
             mvad = importlib.import_module("mvad")
-        except ImportError:
-            pass
-        else:
             folder = pathlib.Path(str(mvad.__file__)).parent
             digest = hashlib.sha256()
             for path in sorted(folder.rglob("*.py")):
                 digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
             versions["mvad"] = f"{getattr(mvad, '__version__', 'without a version')} (code {digest.hexdigest()[:8]})"
         for name in packages:
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                versions[name] = "none"
         return versions
 
     return read
@@ -163,7 +157,7 @@ def _compare_versions(nodes: Mapping[str, Node], timeout_s: float) -> None:
 
 
 def _problem(task: ray.ObjectRef, expected: Versions) -> str | None:
-    """Say what is wrong with the node that ran a task of `_version_reader`; None if nothing is."""
+    """What is wrong with the node that ran a task of `_version_reader`, if anything."""
     try:
         actual = ray.get(task)
     except RayError as error:

@@ -35,7 +35,6 @@ class ActorPool(NamedTuple):
 
     @property
     def gpus(self) -> bool:
-        """Whether the actors have GPUs."""
         return "num_gpus" in self.actor_resources
 
     @property

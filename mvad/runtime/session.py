@@ -22,8 +22,6 @@ from ray.data import DataContext
 from mvad.errors import UsageError
 from mvad.runtime.node_check import check_cluster
 
-_ALONE: dict[str, Any] = {"address": "local", "include_dashboard": False}
-
 
 @contextmanager
 def ray_session(
@@ -50,8 +48,8 @@ def ray_session(
         return
     existing = address or os.environ.get("RAY_ADDRESS")
     # Ray's core listens on every interface; the Ray started here asks for the token in this user's home.
-    start = {"address": existing} if existing else _ALONE
-    thread = threading.Thread(target=_quietly, args=(meanwhile,), daemon=True)
+    start: dict[str, Any] = {"address": existing} if existing else {"address": "local", "include_dashboard": False}
+    thread = threading.Thread(target=_call_quietly, args=(meanwhile,), daemon=True)
     try:
         thread.start()
         with core_muted():
@@ -66,10 +64,9 @@ def ray_session(
         ray.shutdown()
 
 
-def _quietly(function: Callable[[], object] | None) -> None:
-    """Call a function; what goes wrong will go wrong again where the outcome is needed, and be reported there."""
-    with suppress(Exception):
-        if function is not None:
+def _call_quietly(function: Callable[[], object] | None) -> None:
+    if function is not None:
+        with suppress(Exception):  # it will go wrong again where the outcome is needed, and be reported there
             function()
 
 

@@ -25,31 +25,18 @@ ANSWER_S = 60.0  # time within which the totals must answer the driver
 
 @dataclass
 class Totals:
-    """Totals of one stage.
+    """Totals of one stage."""
 
-    Attributes
-    ----------
-    seconds
-        Of actors' time, by category or by number of the scoring job.
-    bytes_read
-        Size of the image files that could be decoded.
-    actor_memory
-        The largest resident memory of any one actor, in bytes.
-    retries
-        How often tasks were started again after a worker or node was lost, by the id of the task.
-    actors
-        Names of the actors that computed something.
-    """
-
+    # Of actors' time, by category or by number of the scoring job.
     seconds: dict[Any, float] = field(default_factory=lambda: defaultdict(float))
-    bytes_read: int = 0
-    actor_memory: int = 0
+    bytes_read: int = 0  # size of the image files that could be decoded
+    actor_memory: int = 0  # the largest resident memory of any one actor, in bytes
+    # How often tasks were started again after a worker or node was lost, by the id of the task.
     retries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    actors: set[str] = field(default_factory=set)
+    actors: set[str] = field(default_factory=set)  # names of those that computed something
 
     @property
     def tasks_retried(self) -> int:
-        """How often tasks were started again."""
         return sum(self.retries.values())
 
 
@@ -99,18 +86,9 @@ class StageTotals:
     def add_batch(
         self, seconds: Mapping[Any, float], n_images: int, n_errors: int, bytes_read: int, actor: str
     ) -> None:
-        """Add what an actor has done, here and to Ray's metrics.
+        """Add a batch that an actor has computed, here and to Ray's metrics; ``n_errors`` images have no result.
 
-        Parameters
-        ----------
-        seconds
-            Of the actor's time, by category or by number of the scoring job.
-        n_images, n_errors
-            Images of the batch, and those of them without a result.
-        bytes_read
-            Size of their files.
-        actor
-            The actor's name.
+        The other values are those of `Totals`.
         """
         telemetry.count(self.name, n_images - n_errors, n_errors, bytes_read, sum(seconds.values()))
         with suppress(RayError):  # the images matter, the numbers do not

@@ -12,17 +12,14 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ray.util.metrics import Counter
+from typing import Any
 
 logger = logging.getLogger("mvad")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the environment of a submitted job
 
 
 @functools.cache
-def _counters() -> tuple[Counter, Counter, Counter]:
+def _counters() -> tuple[Any, Any, Any]:
     from ray.util.metrics import Counter
 
     return (
@@ -35,14 +32,7 @@ def _counters() -> tuple[Counter, Counter, Counter]:
 def count(stage: str, ok: int, errors: int, size: int, seconds: float) -> None:
     """Add a batch to the metrics of this process, a Ray actor or task.
 
-    Parameters
-    ----------
-    ok, errors
-        Images with and without a result.
-    size
-        Bytes of their files.
-    seconds
-        Time they took to compute.
+    ``ok`` and ``errors`` are numbers of images with and without a result, ``size`` is that of their files in bytes.
     """
     images, bytes_read, actor_seconds = _counters()
     for status, number in (("ok", ok), ("error", errors)):
@@ -54,10 +44,7 @@ def count(stage: str, ok: int, errors: int, size: int, seconds: float) -> None:
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes, mapped parts of Ray's object store included.
-
-    0 on Windows, where it is not measured.
-    """
+    """Peak resident memory of this process in bytes, with mapped parts of Ray's object store; 0 on Windows."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Stop a run when the cluster has lost its last usable node; Ray alone would wait forever."""
+"""Results as they finish, and an end to the wait for a cluster that has lost its last usable node."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ Item = TypeVar("Item")
 _END: Any = object()
 
 
+def as_completed(tasks: Iterable[ray.ObjectRef]) -> Iterator[Any]:
+    """Yield the results of tasks in the order in which they finish."""
+    pending = list(tasks)
+    while pending:
+        (task,), pending = ray.wait(pending)
+        yield ray.get(task)
+
+
 def watch_nodes(
     items: Iterable[Item],
     claim: Mapping[str, float],
@@ -29,21 +37,19 @@ def watch_nodes(
 ) -> Iterator[Item]:
     """Yield the items of a Ray data set, unless no node is left to compute them and none joins in time.
 
+    Ray alone would wait forever. Nodes are checked when no item has come for ``poll_interval_s``.
+
     Parameters
     ----------
     claim
         What an actor claims of Ray's resources, ``num_cpus`` and ``num_gpus``.
     notify
         Called with one line each time the last node is lost.
-    poll_interval_s
-        Without an item for this long, in seconds, the nodes are checked.
-    join_timeout_s
-        How long a node may take to join, in seconds.
 
     Raises
     ------
     UsageError
-        No node joined; the rows written so far stay.
+        No node joined within ``join_timeout_s``; the rows written so far stay.
     """
     iterator = iter(items)
     while True:
@@ -51,7 +57,7 @@ def watch_nodes(
         item = _in_thread(lambda: next(iterator, _END))
         lost_at: float | None = None
         while not wait([item], poll_interval_s).done:
-            if any(_has_resources(node, claim) for node in ray.nodes() if node["Alive"]):
+            if any(_can_compute(node, claim) for node in ray.nodes()):
                 lost_at = None
             elif lost_at is None:
                 lost_at = time.monotonic()
@@ -80,7 +86,6 @@ def _in_thread(function: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def _has_resources(node: Mapping[str, Any], claim: Mapping[str, float]) -> bool:
-    resources = node["Resources"]
-    enough_cpus = resources.get("CPU", 0.0) >= claim.get("num_cpus", 0.0)
-    return enough_cpus and resources.get("GPU", 0.0) >= claim.get("num_gpus", 0.0)
+def _can_compute(node: Mapping[str, Any], claim: Mapping[str, float]) -> bool:
+    needs = {"CPU": claim.get("num_cpus", 0.0), "GPU": claim.get("num_gpus", 0.0)}
+    return node["Alive"] and all(node["Resources"].get(name, 0.0) >= amount for name, amount in needs.items())

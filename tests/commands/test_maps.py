@@ -37,7 +37,7 @@ def test_the_seen_box_is_the_centre_to_the_pixel(width, height, resize, crop):
         assert abs(begin - margin * length / resize) < 1
         assert abs(end - (margin + crop) * length / resize) < 1
     scaled = map_on_image(np.ones((crop, crop), np.float32), size, width, height)
-    assert scaled.shape == (box.height, box.width)
+    assert scaled.shape == box.size[::-1]
     np.testing.assert_allclose(scaled, 1, rtol=1e-6)
 
 

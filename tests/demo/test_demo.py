@@ -28,14 +28,13 @@ from mvad import results
 from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
-from mvad.demo import serving
+from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
 from mvad.demo.pictures import MAX_SIDE_PIXELS, map_layer
+from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import DemoScorer, Sample
-from mvad.demo.security import SECURITY_HEADERS
-from mvad.demo.server import _is_loopback
-from mvad.demo.uploads import UploadLimits
+from mvad.demo.server import _is_loopback, serving
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
@@ -43,7 +42,7 @@ from mvad.features.weights import Network
 from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions
 
-LIMITS = UploadLimits(max_bytes=300_000, max_files=3, max_pixels=40_000)
+LIMITS = LimitsAnswer(upload_bytes=300_000, files=3, pixels=40_000)
 MAX_MODEL_BYTES = 1 << 30
 DONE = ".result:not([aria-busy])"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"

@@ -10,7 +10,7 @@ from PIL import Image
 
 import mvad
 from helpers.browser import drop, open_browser, visit
-from mvad.demo import serving
+from mvad.demo.server import serving
 
 N_COLOURS = 128  # of the palette, which keeps the pictures small
 WIDTH, REPORT_HEIGHT, DEMO_HEIGHT = 1180, 1600, 1000  # of the window, in pixels

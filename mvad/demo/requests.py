@@ -1,0 +1,108 @@
+"""Requests and responses: limits of uploads, headers that isolate the page, and a sentence for an unusable form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FIELDS = ("images", "category", "pictures")
+MULTIPART = "multipart/form-data"
+MAX_FIELD_BYTES = 4096  # limit for fields that are not files
+MAX_NAME_LENGTH = 255
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class UploadRequest(Request):
+    """Request whose form is read within the limits in the application's state."""
+
+    def form(self, **_: Any) -> Any:
+        max_files = self.app.state.limits.files
+        return super().form(max_files=max_files, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES)
+
+
+class UploadRoute(APIRoute):
+    """Route that gets an `UploadRequest`: FastAPI itself reads up to 1,000 files and fields of 1 MB."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(UploadRequest(request.scope, request.receive))
+
+        return handle
+
+
+def form_error(request: Request, error: Mapping[str, Any]) -> HTTPException:
+    """Describe a form that pydantic refuses; ``error`` is the first of its errors."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MULTIPART:
+        return HTTPException(415, f"send the images as {MULTIPART}, in fields called images.")
+    field, value = error["loc"][1], error["input"]
+    if field not in FIELDS:
+        reason = f"there is no field {plain(field)!r}; the fields are {', '.join(FIELDS)}."
+    elif error["type"] == "missing":
+        reason = "no image was sent; put one or more files into fields called images."
+    elif field == "images":
+        reason = "a field called images holds text; send a file, with a file name."
+    elif isinstance(value, str):
+        reason = f"the field {field} must be true or false, not {plain(value)!r}."
+    else:
+        reason = f"the field {field} must be a single text, not a file."
+    return HTTPException(422, reason)
+
+
+def plain(text: str) -> str:
+    """Make a text from outside safe to send back: valid Unicode, not longer than a file name."""
+    return text.encode("utf-8", "replace").decode()[:MAX_NAME_LENGTH]
+
+
+class SecurityMiddleware:
+    """ASGI middleware that adds `SECURITY_HEADERS` and stops the reading of bodies of more than ``max_bytes`` bytes.
+
+    Whoever reads such a body gets an HTTPException of status 413: before the first byte if the request declares its
+    length, otherwise as soon as the limit is passed.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        declared = int(length[:20]) if length.isdigit() else 0
+        received = 0
+
+        def check(n_bytes: int) -> None:
+            if n_bytes > self.max_bytes:
+                limit = f"the {self.max_bytes:,} bytes allowed"
+                raise HTTPException(413, f"the upload is larger than {limit}; send smaller images, or fewer at a time.")
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            check(declared)
+            message = await receive()
+            received += len(message.get("body", b""))
+            check(received)
+            return message
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        await self.app(scope, receive_within_limit, send_with_headers)
