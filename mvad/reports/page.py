@@ -122,7 +122,7 @@ def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -
     categories = [
         read_category(source, name, run["categories"].get(name, {}), rows.get(name, {}), models, options.pictures)
         for name in names
-        if options.categories is None or name in options.category_names
+        if options.categories is None or name in options.categories
     ]
     mean = rows.get(MEAN) if len(categories) > 1 and options.categories is None else None
     return Overview(storage.readable(source), run, summary, categories, mean)
