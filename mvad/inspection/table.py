@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad.data.manifest import Manifest
-from mvad.data.schema import SCHEMA
+from mvad.data.tables import SCHEMA
 from mvad.inspection.duplicates import NearDuplicates, exact_duplicates, near_duplicates_of_distinct
 from mvad.inspection.outliers import find_outliers
 

@@ -49,7 +49,7 @@ def test_a_short_safe_name_stays_as_it_is(name):
         ("a b", "a_b"),
         ("Bottle", "Bottle"),
         ("BOTTLE", "BOTTLE"),
-        ("bottle-0123abcd", "bottle-0123abcd"),  # ends like the hash of another name
+        ("bottle-0123456789abcdef", "bottle-0123456789abcdef"),  # ends like the hash of another name
     ],
 )
 def test_any_other_name_has_a_hash(name, stem):
