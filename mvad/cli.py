@@ -25,8 +25,7 @@ from mvad.options import keywords_of, panels
 from mvad.version import VERSION
 
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON document to standard output, and all else to standard error."),
+    bool, typer.Option("--json", help="Print one JSON document to standard output, and all else to standard error.")
 ]
 EXIT_USAGE = 2
 
@@ -52,9 +51,6 @@ def _command(name: str) -> Callable[..., None]:
     """The command line's form of a function: options in panels, ``--json``, and the exit code of its result."""
     module = importlib.import_module(f"mvad.commands.{name}")
     function = getattr(module, name)
-    parameters = [
-        p for p in inspect.signature(function).parameters.values() if p.annotation is not inspect.Parameter.empty
-    ]
     options = keywords_of(function.options)
     names = {parameter.name for parameter in options} | {"options"}
     panel = {option: title for title, group in panels(function.options).items() for option in group}
@@ -67,14 +63,12 @@ def _command(name: str) -> Callable[..., None]:
             typer.echo(as_document(result))
         raise typer.Exit(getattr(result, "exit_code", 0))
 
-    extra = (
-        []
-        if name == "serve"
-        else [inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)]
-    )
-    positional = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name not in names]
-    shown = [_in_panel(parameter, panel[parameter.name]) for parameter in options]
-    call.__signature__ = inspect.Signature([*positional, *shown, *extra])  # type: ignore[attr-defined]
+    parameters = inspect.signature(function).parameters.values()
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name not in names]
+    shown += [_in_panel(parameter, panel[parameter.name]) for parameter in options]
+    if name != "serve":
+        shown.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json))
+    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     first = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
     call.__doc__ = f"{first}\n\nExample: {COMMANDS[name]}"
     return call
@@ -86,19 +80,14 @@ def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
     (info,) = (copy.copy(one) for one in metadata if isinstance(one, OptionInfo))
     hint, default = _plain(hint), parameter.default
     info.rich_help_panel, info.help = panel, escape(info.help or "")
-    choices = _choices(hint)
-    if choices:
+    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    if literals:
+        choices = list(get_args(literals[0]))
         info.metavar, info.autocompletion = "|".join(choices), lambda: choices
     if info.metavar and info.metavar != "N":  # choices, sizes and lists
         hint = str | None
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default and str(default)
     return parameter.replace(annotation=Annotated[hint, info], default=default)
-
-
-def _choices(hint: Any) -> list[str]:
-    """The values of a ``Literal``, which may be optional."""
-    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
-    return list(get_args(literals[0])) if literals else []
 
 
 def _plain(hint: Any) -> Any:
@@ -125,7 +114,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer.Abort:
         sys.exit(1)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -290,10 +290,9 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
 class ModelChoice(Group):
     """Models"""
 
-    method: Annotated[
-        MethodName | None,
-        Option(help="Use the models of this method; needed if there are several."),
-    ] = None
+    method: Annotated[MethodName | None, Option(help="Use the models of this method; needed if there are several.")] = (
+        None
+    )
 
 
 @group()
@@ -484,7 +483,7 @@ def takes(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def call(*arguments: Any, options: Any = None, **keywords: Any) -> Any:
-            values = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
+            values = {} if options is None else asdict(options)
             values |= {name: value for name, value in keywords.items() if name not in names}
             others = {name: value for name, value in keywords.items() if name in names}
             return command(*arguments, **others, options=build(kind, values))

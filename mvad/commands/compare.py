@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.manifest import read_manifest, require_test_images, require_training_images
+from mvad.data.manifest import Manifest, read_manifest, require_test_images, require_training_images
 from mvad.detectors import find_method
 from mvad.errors import UsageError
 from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, takes
@@ -31,9 +31,7 @@ from mvad.results.summary import MEAN
 from mvad.runtime.versions import versions
 
 if TYPE_CHECKING:
-    from mvad.data.manifest import Manifest
     from mvad.features.weights import Network
-
 
 MODEL_FAULTS = ("no model", "scoring failed")  # prefixes of errors that are not the image's own
 
@@ -110,13 +108,10 @@ def _method_runs(target: str, options: CompareOptions) -> list[MethodRun]:
     """All training images first, then few of them, each number of shots as often as asked for."""
     runs = []
     for method in options.method_names:
-        shots = [
-            (count, repeat) for count in sorted(set(options.shots or ())) for repeat in range(options.shot_repeats)
-        ]
-        for fit in [
-            options.fit_options(method),
-            *(options.fit_options(method, count, repeat) for count, repeat in shots),
-        ]:
+        fits = [options.fit_options(method)]
+        for shots in sorted(set(options.shots or ())):
+            fits += [options.fit_options(method, shots, repeat) for repeat in range(options.shot_repeats)]
+        for fit in fits:
             name = method if fit.shots is None else f"{method}-{fit.shots}shot-{fit.shot_seed}"
             runs.append(MethodRun(name, fit, storage.join(target, "runs", name)))
     return runs

@@ -1,7 +1,3 @@
-"""Recompute the summary of results."""
-
-from __future__ import annotations
-
 from mvad import storage
 from mvad.console import Reporter
 from mvad.errors import UsageError

@@ -1,8 +1,3 @@
-"""Measure the false-alarm rates that thresholds achieve, over random splits of good images."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -86,18 +81,13 @@ def achieved(
     n_splits, mean, half = len(rates), float(rates.mean()), 0.0
     if n_splits > 1:
         half = float(stats.t.ppf(0.975, n_splits - 1) * rates.std(ddof=1) / np.sqrt(n_splits))
-    row = {"rule": rule, "rate": rate, "n": calibration_scores.shape[1], "n_fresh": fresh.shape[1]}
+    row: dict[str, Any] = {"rule": rule, "rate": rate, "n": calibration_scores.shape[1], "n_fresh": fresh.shape[1]}
     row |= {"splits": n_splits, "mean": mean, "low": max(0.0, mean - half), "high": mean + half}
     row |= {"smallest": float(rates.min()), "largest": float(rates.max())}
-    return row | (_expected(row) if rule == "conformal" else {})
-
-
-def _expected(row: Mapping[str, Any]) -> dict[str, float]:
-    """The mean rate if all good images are exchangeable, and between which rates 90 % of the splits should lie."""
-    from scipy import stats
-
-    n, m = row["n"], row["n_fresh"]
-    n_above = n + 1 - calibration.rank(n, row["rate"])  # calibration scores at or above the threshold
-    law = stats.betabinom(m, n_above, n + 1 - n_above)
-    low, high = (float(law.ppf(share) / m) for share in (0.05, 0.95))
-    return {"expected": n_above / (n + 1), "expected_low": low, "expected_high": high}
+    if rule == "conformal":  # what to expect if all good images are exchangeable
+        n, m = row["n"], row["n_fresh"]
+        n_above = n + 1 - calibration.rank(n, rate)  # calibration scores at or above the threshold
+        law = stats.betabinom(m, n_above, n + 1 - n_above)
+        low, high = (float(law.ppf(share) / m) for share in (0.05, 0.95))
+        row |= {"expected": n_above / (n + 1), "expected_low": low, "expected_high": high}
+    return row

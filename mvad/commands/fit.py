@@ -1,7 +1,3 @@
-"""Fit one model per category."""
-
-from __future__ import annotations
-
 import time
 
 from mvad import fitting, pipeline, storage
@@ -43,6 +39,5 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
     errors = fitting.training_errors(outcomes, train)
     report.errors(errors)
     report.result(f"{plural(n_models, 'model')} in {storage.readable(folder)}")
-    return Result(
-        exit_code(options, len(errors), len(train)), errors=errors, seconds={"fit": time.monotonic() - started}
-    )
+    code = exit_code(options, len(errors), len(train))
+    return Result(code, errors=errors, seconds={"fit": time.monotonic() - started})

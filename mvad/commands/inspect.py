@@ -1,7 +1,3 @@
-"""The command ``mvad inspect``: what is in a folder of images, before any model is fitted."""
-
-from __future__ import annotations
-
 import time
 from typing import Annotated
 

@@ -8,8 +8,6 @@
     DIR/maps.json                  how values become colours or grey, by category; and the number of files
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Annotated, Any, NamedTuple
 
@@ -36,9 +34,7 @@ COLUMNS = ("image_id", "uri", "label", "is_anomaly", "width", "height", "patch_s
 
 @takes(MapOptions)
 def maps(
-    out: Results,
-    to: Annotated[str, Option(help="Folder for the files; a path or a URI.")],
-    options: MapOptions,
+    out: Results, to: Annotated[str, Option(help="Folder for the files; a path or a URI.")], options: MapOptions
 ) -> Result:
     """Export the anomaly maps in results as pictures or arrays, each as large as its image.
 
@@ -137,8 +133,8 @@ def export_file(file: str, category: str, style: MapStyle, only: str, target: st
                     raise ImageError("kept no map")
                 content = draw(row, model_map, style)
             except ImageError as error:
-                failed = {"image_id": row["image_id"], "category": category, "split": "test"}
-                errors.append({**failed, "error": one_line(error)})
+                failed = {"image_id": row["image_id"], "category": category, "split": "test", "error": one_line(error)}
+                errors.append(failed)
                 continue
             last_uri = storage.join(target, map_path(row["image_id"], style.format))
             storage.write(last_uri, content)

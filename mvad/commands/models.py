@@ -1,7 +1,3 @@
-"""List the models in a folder."""
-
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from typer import Argument

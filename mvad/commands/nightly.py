@@ -1,7 +1,3 @@
-"""Score a night's images into a folder of its date."""
-
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping
 from typing import Annotated, Any

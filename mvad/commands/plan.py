@@ -1,7 +1,3 @@
-"""Estimate run time and traffic on a cluster from costs measured on this machine."""
-
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -6,8 +6,6 @@
     OUT/report/<category>.html    one page per category, where a single page would be too large
 """
 
-from __future__ import annotations
-
 from mvad import reports, results, storage
 from mvad.console import Reporter, plural
 from mvad.errors import UsageError

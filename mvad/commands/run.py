@@ -1,7 +1,3 @@
-"""The main job: fit, score and evaluate every category under DATA."""
-
-from __future__ import annotations
-
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
 from mvad.data.manifest import read_manifest, require_test_images, require_training_images

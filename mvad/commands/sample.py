@@ -1,7 +1,3 @@
-"""Write the generated sample data set."""
-
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Argument, Option

@@ -1,7 +1,3 @@
-"""Score images with fitted models, or go on with a run that was interrupted."""
-
-from __future__ import annotations
-
 import functools
 import itertools
 

@@ -1,7 +1,3 @@
-"""Serve a page and an API to try models on."""
-
-from __future__ import annotations
-
 from mvad.console import Reporter
 from mvad.options import Models, ServeOptions, takes
 

@@ -1,7 +1,3 @@
-"""Add good images to fitted models, without the old images."""
-
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -57,14 +53,10 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
 def _show(rows: Sequence[dict[str, Any]], report: Reporter) -> None:
     counts = ("n_before", "n_new", "n_reference")
     medians = ("median_before", "median_after", "image_auroc_before", "image_auroc_after")
-    cells = [
-        [
-            row["category"],
-            *(f"{row.get(name) or 0:,}" for name in counts),
-            *(number(row.get(name), 3) for name in medians),
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        values = [f"{row.get(name) or 0:,}" for name in counts] + [number(row.get(name), 3) for name in medians]
+        cells.append([row["category"], *values])
     titles = ("images", "new", "reference", "median before", "after", "AUROC before", "after")
     report.table(["category"], titles, cells)
     for row in rows:

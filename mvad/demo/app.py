@@ -11,20 +11,25 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from mvad.anomaly_maps.colours import Scale, layer
+from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.data.images import FORMATS, decode, resize_and_crop
 from mvad.demo import answers
-from mvad.demo.category_models import CategoryModels, rank_categories
-from mvad.demo.pictures import display_image, map_layer
+from mvad.demo.category_models import CategoryModel, CategoryModels, rank_categories
 from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.errors import ImageError, one_line
+from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.version import VERSION
 
 STATIC = files("mvad.demo") / "static"
@@ -33,6 +38,8 @@ ASSETS = {"demo.css": "text/css", "demo.js": "text/javascript", "icon.svg": "ima
 IMAGE_TYPES = ", ".join(f"image/{name.lower()}" for name in FORMATS)
 MAX_DECODES = 2  # images decoded at once: a decoded image may be many times larger than its file
 MAX_CANDIDATES = 5
+MAX_SIDE_PIXELS = 2048  # larger images, and their maps, are shown smaller
+WEBP_QUALITY, WEBP_METHOD = 90, 2  # the method is a fast one
 MESSAGES = {  # by status, around reasons that FastAPI gives
     400: "the form cannot be read: {}",
     404: "{}; see /openapi.json for what there is.",
@@ -162,9 +169,9 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         if result.error is not None or result.category is None:
             return answers.ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
         model, image_score = models[result.category], result.scores[result.category]
-        anomaly_map = None
+        layer_uri = None
         if result.patch_scores is not None:
-            anomaly_map = await asyncio.to_thread(map_layer, result.patch_scores, image_score, model, width, height)
+            layer_uri = await asyncio.to_thread(map_layer, result.patch_scores, image_score, model, width, height)
         candidates = [] if category else rank_categories(result.scores, models)[:MAX_CANDIDATES]
         return answers.ImageAnswer(
             name=name,
@@ -181,7 +188,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             method=model.model.method,
             model_id=model.model.model_id,
             picture=picture,
-            map=anomaly_map,
+            map=layer_uri,
         )
 
     def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
@@ -192,3 +199,28 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         return Sample(pixels, category, pictures), image.width, image.height, picture
 
     return app
+
+
+def display_image(image: Image.Image) -> str:
+    """Encode an upright RGB image as a ``data:`` URI that any browser shows, whatever its file format was."""
+    size = fit_within(*image.size, MAX_SIDE_PIXELS)
+    return webp_uri(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), WEBP_QUALITY, WEBP_METHOD)
+
+
+def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int) -> str:
+    """Draw patch scores, (rows, columns) float32, as a transparent ``data:`` URI to lie over the `display_image`.
+
+    The median pixel keeps its value, the peak becomes the image's score, and values in between are interpolated
+    linearly. So the map exceeds the middle of the colours, which is the threshold, if and only if the image is flagged
+    (apart from what is lost where a large image is shown smaller). Without a threshold the colours range from the map's
+    own median to its peak. ``width`` and ``height`` are those of the upright image.
+    """
+    square = anomaly_map(patch_scores, model.model.size.crop)
+    median, peak = float(np.median(square)), float(square.max())
+    scale = model.colour_scale()
+    if scale is None:
+        scale = Scale(median, peak, False)
+    elif peak > median:
+        square = median + (square - median) * np.float32(max(score - median, 0.0) / (peak - median))
+    shown = layer(square, model.model.size, scale, *fit_within(width, height, MAX_SIDE_PIXELS))
+    return webp_uri(shown, WEBP_QUALITY, WEBP_METHOD)

@@ -92,12 +92,16 @@ class DemoScorer:
     def score(self, samples: Sequence[Sample]) -> list[SampleResult]:
         """Score samples; a category that is not given is detected (`category_models.detect_category`)."""
         results = [SampleResult() for _ in samples]
-        features: dict[ExtractorKey, dict[int, dict[str, Tensor]]] = {}
+        features: dict[ExtractorKey, dict[int, dict[str, Tensor]]] = {}  # by row and kind
         for key in dict.fromkeys(model.extractor_key for model in self.models.values()):
             categories = [category for category, model in self.models.items() if model.extractor_key == key]
             rows = [row for row, sample in enumerate(samples) if sample.category in (None, *categories)]
+            features[key] = {}
             if rows:
-                features[key] = self._extract(key, rows, samples, results)
+                with _reporting_to([results[row] for row in rows]):
+                    extracted = self._extractor(key)(np.stack([samples[row].pixels[key[1]] for row in rows]))
+                    for number, row in enumerate(rows):
+                        features[key][row] = {kind: array[number : number + 1] for kind, array in extracted.items()}
                 for category in categories:
                     self._score_category(category, features[key], samples, results)
         for row, (sample, result) in enumerate(zip(samples, results, strict=True)):
@@ -113,17 +117,6 @@ class DemoScorer:
                     if grids is not None and np.isfinite(grids).all():
                         result.patch_scores = grids[0]
         return results
-
-    def _extract(
-        self, key: ExtractorKey, rows: Sequence[int], samples: Sequence[Sample], results: Sequence[SampleResult]
-    ) -> dict[int, dict[str, Tensor]]:
-        """Compute the features of samples, by row and kind."""
-        by_row = {}
-        with _reporting_to([results[row] for row in rows]):
-            features = self._extractor(key)(np.stack([samples[row].pixels[key[1]] for row in rows]))
-            for number, row in enumerate(rows):
-                by_row[row] = {kind: values[number : number + 1] for kind, values in features.items()}
-        return by_row
 
     def _score_category(
         self,

@@ -29,9 +29,8 @@ from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
 from mvad.demo.answers import LimitsAnswer
-from mvad.demo.app import ASSETS, STATIC, BusyError, demo_app
+from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, BusyError, demo_app, map_layer
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
-from mvad.demo.pictures import MAX_SIDE_PIXELS, map_layer
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import DemoScorer, Sample
 from mvad.demo.server import _is_loopback, serving
@@ -326,9 +325,7 @@ def test_a_map_exceeds_the_middle_colour_if_and_only_if_its_image_is_flagged(mod
     """The peak of the drawn map is above the middle of the colours exactly if the score is above the threshold."""
     model = models["alpha"]
     threshold, drawn = model.rule.threshold, []
-    monkeypatch.setattr(
-        "mvad.demo.pictures.layer", lambda square, *rest: drawn.append(square) or Image.new("RGBA", (1, 1))
-    )
+    monkeypatch.setattr("mvad.demo.app.layer", lambda square, *rest: drawn.append(square) or Image.new("RGBA", (1, 1)))
     grid = np.ones((8, 8), np.float32)
     grid[2, 3] = 9.0
     scale = model.colour_scale()
