@@ -220,8 +220,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             row |= {"category": model.category, "backbone": model.backbone.name, "model_id": model.model_id}
             row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
             row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
-            row["updates"] = len(model.record.get("updated_from", []))
-            rows.append(row)
+            rows.append({**row, "updates": len(model.record.get("updated_from", []))})
     if not rows:
         raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")
     return rows
@@ -276,7 +275,10 @@ def load_networks(
 
 
 def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
-    """The models below the URI ``folder``, by category; UsageError if there are none, or several methods unnamed."""
+    """The models below the URI ``folder``, by category.
+
+    UsageError if there are none, or models of several methods and ``method`` is None.
+    """
     methods = [name for name in storage.list_folder(folder) if name in METHODS and method in (None, name)]
     readable = storage.readable(folder)
     if len(methods) > 1:

@@ -13,8 +13,8 @@ from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.errors import UsageError
 from mvad.results import store
-from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.schema import SCORES, SUMMARY, score_table
+from mvad.results.store import drop_duplicates, drop_rows
 from mvad.results.verdicts import decide, decide_together
 from mvad.storage import to_uri
 
@@ -73,7 +73,7 @@ def test_rows_are_read_by_column_category_and_condition(tmp_path):
     assert results.read_scores(out, ["score"]).to_pydict() == {"score": [None, 1, 3]}
     assert results.read_scores(out, ["image_id"], "lid").to_pydict() == {"image_id": ["lid/c"]}
     assert len(results.read_scores(out, None, "unknown")) == 0
-    assert results.read_scores(out, ["image_id"], where=pc.field("score") > 2)["image_id"].to_pylist() == ["lid/c"]
+    assert results.read_scores(out, ["image_id"], condition=pc.field("score") > 2)["image_id"].to_pylist() == ["lid/c"]
     assert [(name, len(rows)) for name, rows in results.read_by_category(out, ["lid", "cap"], ["score"])] == [
         ("lid", 1),
         ("cap", 2),
