@@ -113,7 +113,7 @@ def _content_id(content: dict[str, Any]) -> str:
 
 
 def read_model(uri: str) -> ModelInfo:
-    """Read ``model.json`` in the folder ``uri`` (a URI); UsageError if it is damaged or of an unknown format."""
+    """Read ``model.json`` in ``uri`` (a URI) and check its id; UsageError if it is damaged or of an unknown format."""
     readable = storage.readable(uri)
     try:
         content = json.loads(storage.read(storage.join(uri, "model.json")))

@@ -98,9 +98,8 @@ class Run:
         self._earlier, status = earlier, store.drop_duplicates(self.out)
         is_done = pc.equal(status["status"], "ok")
         self._done, self._failed = (status.filter(rows)["image_id"] for rows in (is_done, pc.invert(is_done)))
-        kept = ("run_id", "status", "started", "seconds", "n_rows")
-        runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
-        self._content["earlier_runs"] = runs
+        facts = {name: earlier.get(name) for name in ("run_id", "status", "started", "seconds", "n_rows")}
+        self._content["earlier_runs"] = [*earlier.get("earlier_runs", []), facts]
         categories = earlier.get("categories", {})
         self.categories |= categories
         self._new_categories -= categories.keys()
