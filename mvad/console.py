@@ -9,21 +9,13 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from mvad import storage
@@ -113,27 +105,23 @@ class Reporter:
     @contextmanager
     def stage(self, name: str, total: int, unit: str = "images") -> Iterator[Stage]:
         """Show a stage of ``total`` images, or other units, while it lasts, and leave one line of what it did."""
-        stage = Stage(self, name, total, unit)
         bar = self._bar(unit) if self._err.is_terminal and not self.quiet else None
-        if bar is None:
+        stage = Stage(self, name, total, unit, bar)
+        with nullcontext() if bar is None else bar:
             yield stage
-        else:
-            with bar:
-                stage.show_on(bar)
-                yield stage
         seconds = stage.seconds
         self.info(f"{name:<9}{stage.done:>8,} {unit} in {seconds:.1f} s  ({stage.done / max(seconds, 1e-9):.1f}/s)")
         self.stages[name] = {unit: stage.done, "seconds": round(seconds, 3)} | stage.facts()
         log("stage", stage=name, **self.stages[name])
 
-    def _bar(self, unit: str) -> Progress:
-        return Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+    def _bar(self, unit: str) -> progress.Progress:
+        return progress.Progress(
+            progress.TextColumn("{task.description:<9}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(unit),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
             console=self._err,
             transient=True,
         )
@@ -142,7 +130,7 @@ class Reporter:
         """Name the first few unreadable files and count the rest; ``place`` is where all are named."""
         if not errors:
             return
-        self.warn(f"{len(errors):,} file{'s' if len(errors) > 1 else ''} could not be used:")
+        self.warn(f"{plural(len(errors), 'file')} could not be used:")
         for entry in errors[:MAX_SHOWN_ERRORS]:
             self.warn(f"  {entry['image_id']!r}: {entry['error']}")
         if len(errors) > MAX_SHOWN_ERRORS:
@@ -150,23 +138,18 @@ class Reporter:
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> None:
         """Print the summary of a run; of a single category, without the mean."""
-        metrics = [("image_auroc", "AUROC"), ("image_ap", "AP"), ("image_f1_max", "F1 max")]
+        metrics = {"image_auroc": "AUROC", "image_ap": "AP", "image_f1_max": "F1 max"}
         if any(row.get("pixel_auroc") is not None for row in rows):
-            metrics += [("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")]
+            metrics |= {"pixel_auroc": "pixel AUROC", "pixel_aupro": "AUPRO"}
         rows = rows[:1] if len(rows) == 2 else rows  # the last row is the mean
         counts = {"n_train": "train", "n_good": "good", "n_defect": "defect", "n_error": "error"}
         times = {"fit_seconds": "fit s", "images_per_second": "img/s"}
-        cells = [
-            [
-                row["category"],
-                *(f"{row[name]:,}" if row.get(name) is not None else "-" for name in counts),
-                *(number(row.get(name), 3) for name, _ in metrics),
-                *(number(row.get(name), 1) for name in times),
-            ]
-            for row in rows
-        ]
-        titles = [*counts.values(), *(title for _, title in metrics), *times.values()]
-        self.table(["category"], titles, cells)
+        cells = []
+        for row in rows:
+            line = [row["category"], *("-" if row.get(name) is None else f"{row[name]:,}" for name in counts)]
+            line += [number(row.get(name), 3) for name in metrics]
+            cells.append(line + [number(row.get(name), 1) for name in times])
+        self.table(["category"], [*counts.values(), *metrics.values(), *times.values()], cells)
         for row in rows:
             if row.get("note"):
                 self.result(f"{row['category']}: {row['note']}")
@@ -183,26 +166,20 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
 
 
 class Stage:
-    """One stage of a run: a moving bar at a terminal, a line every so often in a log.
+    """One stage of a run: a moving bar at a terminal, a line every so often in a log."""
 
-    Attributes
-    ----------
-    actors
-        Actors that were asked for.
-    totals
-        What actors and tasks report of their work.
-    """
-
-    def __init__(self, report: Reporter, name: str, total: int, unit: str = "images") -> None:
+    def __init__(self, report: Reporter, name: str, total: int, unit: str, bar: progress.Progress | None) -> None:
         self.report, self.name, self.total, self.unit = report, name, total, unit
-        self.done = self.actors = 0
+        self.done = 0
+        self.actors = 0  # that were asked for
         self.first_seconds = 0.0
         self._started = self._logged = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar = bar
+        self._task = progress.TaskID(0) if bar is None else bar.add_task(name, total=total)
 
     @functools.cached_property
     def totals(self) -> StageTotals:
+        """What actors and tasks report of their work."""
         from mvad.runtime.stage_totals import StageTotals
 
         return StageTotals(self.name)
@@ -224,9 +201,6 @@ class Stage:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._started
-
-    def show_on(self, bar: Progress) -> None:
-        self._bar, self._task = bar, bar.add_task(self.name, total=self.total)
 
     def expect(self, count: int) -> None:
         """So many more are to be done."""

@@ -27,23 +27,10 @@ def parse_bytes(text: str | int) -> int:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Bytes left for images and features after the process itself and the backbone's weights.
+    """Bytes left for images and features after the process itself and the backbone's weights; UsageError if too few."""
 
-    Parameters
-    ----------
-    limit
-        Memory of the process, in bytes.
-    weights
-        Size of the backbone's weights, in bytes.
-
-    Raises
-    ------
-    UsageError
-        The limit is too small for a process that does anything useful.
-    """
-
-    limit: int
-    weights: int = 0
+    limit: int  # memory of the process, in bytes
+    weights: int = 0  # of the backbone, in bytes
 
     def __post_init__(self) -> None:
         minimum = MIN_LIMIT_BYTES + WEIGHT_COPIES * self.weights

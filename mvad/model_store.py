@@ -31,32 +31,17 @@ HASH_CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What ``model.json`` says.
+    """What ``model.json`` says."""
 
-    Attributes
-    ----------
-    model_id
-        SHA-256 of all that follows except ``record``: equal only for models that give equal scores.
-    settings
-        The detector's parameters.
-    backbone, weights_sha256
-        The network, and `weights.fingerprint` of its weights.
-    size
-        Image geometry in pixels.
-    files
-        SHA-256 of each array file.
-    record
-        How it was made: counts, unreadable training files, versions, seconds; and the size of its arrays in bytes.
-    """
-
-    model_id: str
+    model_id: str  # SHA-256 of all that follows except ``record``: equal only for models that give equal scores
     method: str
     category: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # the detector's parameters
     backbone: BackboneSpec
-    weights_sha256: str
+    weights_sha256: str  # `weights.fingerprint` of the backbone's weights
     size: ImageSize
-    files: dict[str, str]
+    files: dict[str, str]  # SHA-256 of each array file
+    # How it was made: counts, unreadable training files, versions, seconds; and the size of its arrays in bytes.
     record: dict[str, Any]
     uri: str
 
@@ -81,10 +66,7 @@ class FittedModel:
 
 
 def save_model(folder: str, model: FittedModel) -> ModelInfo:
-    """Write a model below the URI ``folder``.
-
-    ``model.json`` comes last, so that a folder with one is complete.
-    """
+    """Write a model below the URI ``folder``; ``model.json`` comes last, so that a folder with one is complete."""
     uri = storage.join(folder, model.method.method, storage.folder_name(model.category))
     storage.remove(storage.join(uri, "model.json"))
     files, size_bytes = {}, 0
@@ -131,13 +113,7 @@ def _content_id(content: dict[str, Any]) -> str:
 
 
 def read_model(uri: str) -> ModelInfo:
-    """Read ``model.json`` in the folder ``uri`` (a URI), and check it against its own id.
-
-    Raises
-    ------
-    UsageError
-        It is damaged, or of a format this version does not know.
-    """
+    """Read ``model.json`` in ``uri`` (a URI) and check its id; UsageError if it is damaged or of an unknown format."""
     readable = storage.readable(uri)
     try:
         content = json.loads(storage.read(storage.join(uri, "model.json")))
@@ -151,18 +127,9 @@ def read_model(uri: str) -> ModelInfo:
         backbone: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content["backbone"].items()
         }
-        return ModelInfo(
-            model_id=model_id,
-            method=content["method"],
-            category=content["category"],
-            settings=content["settings"],
-            backbone=BackboneSpec(**backbone),
-            weights_sha256=content["weights_sha256"],
-            size=ImageSize(**content["size"]),
-            files=content["files"],
-            record=record,
-            uri=uri,
-        )
+        network, size = BackboneSpec(**backbone), ImageSize(**content["size"])
+        plain = {name: content[name] for name in ("method", "category", "settings", "weights_sha256", "files")}
+        return ModelInfo(model_id=model_id, backbone=network, size=size, record=record, uri=uri, **plain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the model in {readable} is damaged ({error}); fit it again.") from error
 
@@ -253,8 +220,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             row |= {"category": model.category, "backbone": model.backbone.name, "model_id": model.model_id}
             row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
             row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
-            row["updates"] = len(model.record.get("updated_from", []))
-            rows.append(row)
+            rows.append({**row, "updates": len(model.record.get("updated_from", []))})
     if not rows:
         raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")
     return rows
@@ -290,10 +256,7 @@ def load_networks(
 ) -> dict[BackboneSpec, Network]:
     """The networks that models need, by backbone.
 
-    Raises
-    ------
-    UsageError
-        The weights cannot be had, are not those that a model was fitted with, or leave nothing of the budget.
+    UsageError if the weights cannot be had, are not those a model was fitted with, or leave nothing of the budget.
     """
     from mvad.features.weights import Network
 
@@ -314,22 +277,14 @@ def load_networks(
 def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
     """The models below the URI ``folder``, by category.
 
-    Raises
-    ------
-    UsageError
-        There are none, or several methods and none was named.
+    UsageError if there are none, or models of several methods and ``method`` is None.
     """
-    methods = [name for name in storage.list_folder(folder) if name in METHODS]
-    if method is not None:
-        methods = [name for name in methods if name == method]
+    methods = [name for name in storage.list_folder(folder) if name in METHODS and method in (None, name)]
     readable = storage.readable(folder)
     if len(methods) > 1:
         raise UsageError(f"{readable} holds models of several methods; choose one with --method: {', '.join(methods)}.")
-    uris = [
-        storage.join(folder, name, child)
-        for name in methods
-        for child in storage.list_folder(storage.join(folder, name))
-    ]
+    folders = [storage.join(folder, name) for name in methods]
+    uris = [storage.join(parent, child) for parent in folders for child in storage.list_folder(parent)]
     complete = storage.parallel_map(lambda uri: storage.exists(storage.join(uri, "model.json")), uris)
     models = storage.parallel_map(read_model, itertools.compress(uris, complete))
     if not models:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mvad.console import Reporter, number
-from mvad.results.summary import MEAN
+from mvad.results.summary import MEAN, mean_of
 
 MAX_SHOWN_CATEGORIES = 6  # columns of categories in a printed table
 SCHEMA = pa.schema(
@@ -42,14 +42,8 @@ def comparison_table(
 ) -> pa.Table:
     """The rows of the table.
 
-    Parameters
-    ----------
-    runs
-        Names of the runs of each method and number of shots (None: all images).
-    cells
-        What is known of each run's name and category.
-    reasons
-        Why a method could not run, by its name.
+    ``runs`` has the names of the runs of each method and number of shots (None: all images), ``cells`` what is known of
+    each run's name and category, and ``reasons`` why a method could not run, by its name.
     """
     rows: list[dict[str, Any]] = []
     for (method, shots), names in runs.items():
@@ -66,7 +60,7 @@ def comparison_table(
 
 def _over_repeats(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores = [cell["image_auroc"] for cell in cells if cell["image_auroc"] is not None]
-    row: dict[str, Any] = {name: _mean(cell[name] for cell in cells) for name in _AVERAGED}
+    row: dict[str, Any] = {name: mean_of(cells, name) for name in _AVERAGED}
     row |= {"repeats": len(scores), "backbone": cells[0]["backbone"] if cells else None}
     row["image_auroc_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
     return row
@@ -77,14 +71,9 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean: dict[str, Any] = {"category": MEAN, "backbone": rows[0]["backbone"]}
     for name in _AVERAGED:
         values = [row[name] for row in rows if row[name] is not None]
-        mean[name] = None if not values else sum(values) if name in _SUMMED else _mean(values)
+        mean[name] = None if not values else sum(values) if name in _SUMMED else float(np.mean(values))
     missing = [row["category"] for row in rows if row["image_auroc"] is None]
     return mean | {"note": f"without {', '.join(missing)}"} if missing else mean
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return float(np.mean(numbers)) if numbers else None
 
 
 def show_comparison(rows: Sequence[dict[str, Any]], categories: Sequence[str], report: Reporter) -> None:

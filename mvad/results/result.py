@@ -14,24 +14,13 @@ EXIT_DONE, EXIT_TOO_MANY_ERRORS, EXIT_DRIFTED = 0, 3, 4
 
 @dataclass
 class Result:
-    """What a command did.
+    """What a command did."""
 
-    Attributes
-    ----------
-    exit_code
-        0; or 3 if more files were unreadable than ``max_errors`` allows; or 4 if a category has drifted (`nightly`).
-    summary
-        The rows of ``summary.parquet``; empty after `fit`.
-    errors
-        The unreadable files: image_id, category, split and error.
-    seconds
-        Wall-clock seconds per stage.
-    """
-
+    # 0; or 3 if more files were unreadable than ``max_errors`` allows; or 4 if a category has drifted (`nightly`).
     exit_code: int = EXIT_DONE
-    summary: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, str]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    summary: list[dict[str, Any]] = field(default_factory=list)  # rows of ``summary.parquet``; empty after `fit`
+    errors: list[dict[str, str]] = field(default_factory=list)  # unreadable files: image_id, category, split, error
+    seconds: dict[str, float] = field(default_factory=dict)  # of wall-clock time, per stage
 
     def document(self) -> dict[str, Any]:
         """All of it as plain values, for ``--json``."""

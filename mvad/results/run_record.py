@@ -15,52 +15,41 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import calibration, storage
 from mvad.calibration import DecisionRule
+from mvad.console import Reporter
+from mvad.data.listing import Listing
+from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
-from mvad.options import as_json
+from mvad.model_store import ModelInfo
+from mvad.options import ScoreOptions, as_json
 from mvad.results import store
-from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.summary import evaluate
 from mvad.runtime.versions import versions
-
-if TYPE_CHECKING:
-    from mvad.console import Reporter
-    from mvad.data.listing import Listing
-    from mvad.data.manifest import Manifest
-    from mvad.model_store import ModelInfo
-    from mvad.options import ScoreOptions
 
 IDENTITY = ("maps", "max_pixels", "threshold_rule", "false_alarm_rate", "fdr")  # options that all rows share
 
 
 class Run:
-    """A run that writes to the folder ``out`` (a URI).
-
-    Attributes
-    ----------
-    categories
-        Facts by category, for ``run.json``.
-    seconds
-        Wall-clock seconds per stage.
-    """
+    """A run that writes to the folder ``out`` (a URI)."""
 
     def __init__(self, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> None:
         now = datetime.now(timezone.utc)
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self.out, self.options = out, options
-        self.seconds: dict[str, float] = {}
-        self.categories: dict[str, dict[str, Any]] = defaultdict(dict)
+        self.seconds: dict[str, float] = defaultdict(float)  # of wall-clock time, per stage
+        # Facts for ``run.json``, by category.
+        self.categories: dict[str, dict[str, Any]] = defaultdict(dict, {name: {} for name in images.categories})
+        self.n_rows = 0  # that must be in OUT in the end
         self._images = images
         self._rules: dict[str, DecisionRule] = {}
         self._started = time.monotonic()
-        self._n_rows = 0  # rows that must be in OUT in the end
         self._done, self._failed = pa.array([], pa.string()), pa.array([], pa.string())  # image ids, of earlier runs
         self._earlier: dict[str, Any] = {}
         self._new_categories = set(images.categories)
@@ -77,17 +66,10 @@ class Run:
 
     @classmethod
     def open(cls, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> Run:
-        """Begin a run in an empty folder, or in place of an earlier run.
-
-        Raises
-        ------
-        UsageError
-            The folder is in use.
-        """
+        """Begin a run in an empty folder, or in place of an earlier run; UsageError if the folder is in use."""
         run = cls(command, out, images, options)
         store.ensure_writable(out, replace=options.new_run)
         store.clear(out)
-        run._begin()
         run.record()
         return run
 
@@ -97,10 +79,7 @@ class Run:
     ) -> Run:
         """Begin a run that scores with these models, or go on with one that an earlier run has begun.
 
-        Raises
-        ------
-        UsageError
-            The folder holds something else, or rows of other models or options.
+        UsageError if the folder holds something else, or rows of other models or options.
         """
         run = cls("score", out, images, options)
         identity: dict[str, Any] = {name: getattr(options, name) for name in IDENTITY}
@@ -113,24 +92,18 @@ class Run:
             run._take_over(earlier)
             identity["models"] = earlier["identity"]["models"] | identity["models"]
         run._content["identity"] = identity
-        run._begin()
         return run
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
-        self._earlier, status = earlier, drop_duplicates(self.out)
+        self._earlier, status = earlier, store.drop_duplicates(self.out)
         is_done = pc.equal(status["status"], "ok")
         self._done, self._failed = (status.filter(rows)["image_id"] for rows in (is_done, pc.invert(is_done)))
-        kept = ("run_id", "status", "started", "seconds", "n_rows")
-        runs = [*earlier.get("earlier_runs", []), {name: earlier.get(name) for name in kept}]
-        self._content["earlier_runs"] = runs
-        before = earlier.get("categories", {})
-        self._new_categories -= before.keys()
-        self.categories |= {name: dict(facts) for name, facts in before.items()}
-        self._n_rows = len(status)
-
-    def _begin(self) -> None:
-        for name in self._new_categories:
-            self.categories[name] = {}
+        facts = {name: earlier.get(name) for name in ("run_id", "status", "started", "seconds", "n_rows")}
+        self._content["earlier_runs"] = [*earlier.get("earlier_runs", []), facts]
+        categories = earlier.get("categories", {})
+        self.categories |= categories
+        self._new_categories -= categories.keys()
+        self.n_rows = len(status)
 
     def record(self) -> None:
         """Write ``run.json``: the run has begun."""
@@ -151,8 +124,8 @@ class Run:
                 n_listed = len(portion)
                 portion = portion.filter(pc.invert(pc.is_in(portion["image_id"], self._done)))
                 failed = self._failed.filter(pc.is_in(self._failed, portion["image_id"]))
-                drop_rows(self.out, failed.to_pylist())
-                self._n_rows -= len(failed)
+                store.drop_rows(self.out, failed.to_pylist())
+                self.n_rows -= len(failed)
                 report.info(f"{n_listed - len(portion):,} rows are there already, {len(portion):,} images are left")
             if len(portion):
                 yield portion
@@ -169,7 +142,7 @@ class Run:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+            self.seconds[stage] += time.monotonic() - started
 
     def add_model(self, model: ModelInfo, rule: DecisionRule) -> None:
         """Note the model a category is scored with."""
@@ -192,14 +165,7 @@ class Run:
     def add_training(self, failures: Mapping[str, str], errors: Mapping[str, str], train: pa.Table) -> None:
         """Note why categories have no model, and write rows for the training images that could not be used.
 
-        Parameters
-        ----------
-        failures
-            By category.
-        errors
-            By image id.
-        train
-            The manifest's rows of the training images.
+        ``failures`` is by category, ``errors`` by image id; ``train`` has the manifest's rows of the training images.
         """
         for category, reason in failures.items():
             self.categories[category]["note"] = reason
@@ -212,10 +178,6 @@ class Run:
         report.result(f"Nothing to do: {storage.readable(self.out)} already has a row for every image.")
         return Result(summary=store.read_summary(self.out), errors=store.read_errors(self.out))
 
-    def add_scored(self, category: str, n_rows: int) -> None:
-        """Note that rows have been written."""
-        self._n_rows += n_rows
-
     def add_seconds(self, category: str, seconds: float) -> None:
         """Add to the seconds that actors have spent scoring a category."""
         facts = self.categories[category]
@@ -224,30 +186,23 @@ class Run:
     def write_errors(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
         """Write rows for images that never reached an actor, or did so in training."""
         store.write_error_rows(self.out, images, reasons, self.run_id)
-        self._n_rows += len(images)
+        self.n_rows += len(images)
 
     def finish(self, n_images: int, stages: Mapping[str, Any]) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
 
-        Parameters
-        ----------
-        n_images
-            Images asked for, the base of ``--max-errors`` in percent.
-        stages
-            What each stage did, `console.Reporter.stages`.
-
-        Raises
-        ------
-        RuntimeError
-            Rows are missing: OUT is not the same folder on every machine.
+        ``n_images`` were asked for, the base of ``--max-errors`` in percent; ``stages`` is `Reporter.stages`.
+        RuntimeError if rows are missing: OUT is not the same folder on every machine.
         """
-        n_rows = len(drop_duplicates(self.out))
-        if n_rows != self._n_rows:
+        n_rows = len(store.drop_duplicates(self.out))
+        if n_rows != self.n_rows:
             raise RuntimeError(
-                f"{storage.readable(self.out)} holds {n_rows:,} score rows where {self._n_rows:,} were written; "
+                f"{storage.readable(self.out)} holds {n_rows:,} score rows where {self.n_rows:,} were written; "
                 "OUT must be a place that all machines of the cluster share."
             )
-        self._note_listing()
+        for name in self._new_categories - {*self._images.categories}:  # folders that turned out to hold no images
+            self.categories.pop(name, None)
+            self._rules.pop(name, None)
         with self.timed("evaluate"):
             rows, errors = evaluate(self.out, self.categories, self._rules, self.options.fdr)
             summary = store.write_summary(self.out, rows)
@@ -263,6 +218,7 @@ class Run:
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "stages": dict(stages),
             "images_per_second": n_images / self.seconds["total"],
+            "ignored_files": self._images.ignored,
         }
         self.record()
         if code == EXIT_DONE:
@@ -272,13 +228,6 @@ class Run:
     def mark_done(self) -> None:
         """Write ``_SUCCESS``."""
         storage.write(storage.join(self.out, "_SUCCESS"), b"")
-
-    def _note_listing(self) -> None:
-        """Forget the folders of a listing that turned out to hold no images."""
-        for name in self._new_categories - {*self._images.categories}:
-            self.categories.pop(name, None)
-            self._rules.pop(name, None)
-        self._content["ignored_files"] = self._images.ignored
 
     def show(self, result: Result, report: Reporter) -> Result:
         """Print the result, and return it."""
@@ -293,12 +242,12 @@ class Run:
 
     def _warnings(self) -> list[str]:
         """What a person should know before believing the verdicts."""
-        drifts = {name: facts["drift"] for name, facts in self.categories.items() if facts.get("drift")}
-        warnings = [
-            calibration.drift_warning(name, calibration.Drift(**{key: drift[key] for key in calibration.Drift._fields}))
-            for name, drift in drifts.items()
-            if drift.get("drifted")
-        ]
+        warnings = []
+        for name, facts in self.categories.items():
+            drift = facts.get("drift") or {}
+            if drift.get("drifted"):
+                values = {key: drift[key] for key in calibration.Drift._fields}
+                warnings.append(calibration.drift_warning(name, calibration.Drift(**values)))
         few: dict[int, list[str]] = defaultdict(list)
         for name, rule in sorted(self._rules.items()):
             if rule.too_few and rule.calibration is not None:
@@ -310,15 +259,8 @@ class Run:
 def resumable_run(out: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """``run.json`` of the score run in OUT (a URI) that may be resumed; None if OUT is empty.
 
-    Parameters
-    ----------
-    identity
-        What all rows of the run have in common: options, and models by category. It may have models of more categories.
-
-    Raises
-    ------
-    UsageError
-        OUT holds something else, or rows of other models or options.
+    ``identity`` is what all rows of the run have in common: options, and models by category. It may have models of more
+    categories. UsageError if OUT holds something else, or rows of other models or options.
     """
     if not storage.list_folder(out):
         return None
@@ -328,16 +270,12 @@ def resumable_run(out: str, identity: Mapping[str, Any]) -> dict[str, Any] | Non
     if content.get("command") != "score" or theirs is None:
         store.ensure_writable(out, replace=False)
         return None
+    advice = "choose another --out, or --new-run to replace its rows."
     for name in IDENTITY:
         if theirs.get(name) != identity[name]:
-            raise UsageError(
-                f"{folder} was begun with --{name.replace('_', '-')} {theirs.get(name)}, not {identity[name]}; choose "
-                "another --out, or --new-run to replace its rows."
-            )
+            option = f"--{name.replace('_', '-')} {theirs.get(name)}, not {identity[name]}"
+            raise UsageError(f"{folder} was begun with {option}; {advice}")
     for category, model_id in identity["models"].items():
         if theirs["models"].get(category, model_id) != model_id:
-            raise UsageError(
-                f"{folder} was begun with another model of {category!r}; choose another --out, or --new-run to replace "
-                "its rows."
-            )
+            raise UsageError(f"{folder} was begun with another model of {category!r}; {advice}")
     return content

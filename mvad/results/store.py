@@ -1,4 +1,4 @@
-"""Write and read the tables of results.
+"""Write, read and repair the tables of results.
 
 Every file appears whole or not at all, under a name made from the ids of its rows, so that work done twice (a retried
 task) replaces its rows instead of repeating them. Older results have a folder ``category=<name>`` per category and no
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
+from mvad.data.manifest import repeated_ids
 from mvad.errors import UsageError
 from mvad.results.schema import SCORES, SUMMARY, score_table
 
@@ -34,10 +36,7 @@ OWN_NAMES = (
 def ensure_writable(out: str, *, replace: bool) -> None:
     """Make sure that a new run may write to the folder ``out`` (a URI).
 
-    Raises
-    ------
-    UsageError
-        It holds another run's results and ``replace`` is false, or files that are not results.
+    UsageError if it holds another run's results and ``replace`` is false, or files that are not results.
     """
     names, folder = storage.list_folder(out), storage.readable(out)
     # Every run starts with its run.json: without one, even folders with our names belong to somebody else.
@@ -51,10 +50,7 @@ def ensure_writable(out: str, *, replace: bool) -> None:
 def ensure_outside(out: str, target: str, allowed: Sequence[str]) -> None:
     """Make sure that ``target`` (a URI) is not in the folder of results, except under one of the ``allowed`` names.
 
-    Raises
-    ------
-    UsageError
-        It is: a file that is not part of the results would keep the run from being resumed.
+    UsageError if it is: a file that is not part of the results would keep the run from being resumed.
     """
     target_path, folder = target.partition("?")[0], out.partition("?")[0]  # connection options may differ
     inside = target_path == folder or target_path.startswith(f"{folder}/")
@@ -117,9 +113,8 @@ def _dataset(out: str, category: str | None = None) -> pads.Dataset:
         raise _no_results(out) from error
     if not parts and not storage.exists(storage.join(out, "scores")):
         raise _no_results(out)
-    empty = pads.FileSystemDataset([], SCORES, pads.ParquetFileFormat(), filesystem)
     files = [fragment for part in parts for fragment in part.get_fragments()]
-    return pads.FileSystemDataset(files, SCORES, pads.ParquetFileFormat(), filesystem) if files else empty
+    return pads.FileSystemDataset(files, SCORES, pads.ParquetFileFormat(), filesystem)
 
 
 def _no_results(out: str) -> UsageError:
@@ -132,18 +127,7 @@ def read_scores(
     category: str | None = None,
     condition: pads.Expression | None = None,
 ) -> pa.Table:
-    """Score rows under OUT (a URI), sorted by image id.
-
-    Parameters
-    ----------
-    columns, category, condition
-        Default: all of them.
-
-    Raises
-    ------
-    UsageError
-        There are no results.
-    """
+    """Score rows under OUT (a URI), sorted by image id; UsageError if there are no results."""
     names = list(columns or SCORES.names)
     needed = names if "image_id" in names else [*names, "image_id"]
     return _dataset(out, category).to_table(needed, filter=condition).sort_by("image_id").select(names)
@@ -166,12 +150,7 @@ def read_images(out: str, category: str, image_ids: Collection[str], columns: Se
     names = set(dataset.to_table(["__filename"], filter=condition)["__filename"].to_pylist())
     fragments = [fragment for fragment in dataset.get_fragments() if fragment.path in names]
     rows = pads.FileSystemDataset(fragments, SCORES, pads.ParquetFileFormat(), dataset.filesystem)
-    table = rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=condition) if fragments else None
-    return (
-        pa.table({name: pa.array([], SCORES.field(name).type) for name in columns})
-        if table is None
-        else (table.sort_by("image_id"))
-    )
+    return rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=condition).sort_by("image_id")
 
 
 def read_errors(out: str) -> list[dict[str, str]]:
@@ -186,8 +165,8 @@ def read_status(out: str) -> pa.Table:
     """image_id, status, and the URI of its file as ``file``, of every row under OUT (a URI), unordered."""
     root = storage.join(out, "scores")
     if not storage.list_folder(root):
-        empty = {name: pa.array([], pa.string()) for name in ("image_id", "status")}
-        return pa.table({**empty, "file": pa.array([], pa.string()).dictionary_encode()})
+        no_files = pa.array([], pa.string()).dictionary_encode()
+        return SCORES.empty_table().select(["image_id", "status"]).append_column("file", no_files)
     table = _dataset(out).to_table(["image_id", "status", "__filename"])
     paths = pc.dictionary_encode(table["__filename"].combine_chunks())
     files = pa.array([_uri(root, path) for path in paths.dictionary.to_pylist()], pa.string())
@@ -217,8 +196,7 @@ def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     filesystem, path = storage.resolve(uri)
-    names = None if columns is None else list(columns)
-    return pq.read_table(path, columns=names, filesystem=filesystem, partitioning=None)
+    return pq.read_table(path, columns=columns and list(columns), filesystem=filesystem, partitioning=None)
 
 
 def rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -229,6 +207,42 @@ def rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:
         storage.remove(uri)
     elif not changed.equals(rows):
         storage.write(uri, to_parquet(changed))
+
+
+def drop_duplicates(out: str) -> pa.Table:
+    """Remove what a run that was killed may have left in OUT (a URI): halves of files, and rows that are there twice.
+
+    Work that is done again writes the same files again, unless its rows were divided differently; then they are there
+    twice, and equal. The row in the file whose name comes first stays. Returns `read_status` of the rows that stay,
+    without ``file``.
+    """
+    storage.remove_unfinished(storage.join(out, "scores"))
+    status = read_status(out)
+    repeated = status.filter(pc.is_in(status["image_id"], repeated_ids(status).combine_chunks()))
+    first: dict[str, str] = {}
+    again: dict[str, set[str]] = defaultdict(set)
+    for file, image_id in sorted(zip(repeated["file"].to_pylist(), repeated["image_id"].to_pylist(), strict=True)):
+        if first.setdefault(image_id, file) != file:
+            again[file].add(image_id)
+    for file, image_ids in again.items():
+        _drop_from(file, image_ids)
+    unique = status.group_by("image_id").aggregate([("status", "min")])
+    return unique.select(["image_id", "status_min"]).rename_columns(["image_id", "status"])
+
+
+def drop_rows(out: str, image_ids: Collection[str]) -> None:
+    """Remove the rows of some images, file by file; a reader sees each file as it was or as it will be."""
+    if not image_ids:
+        return
+    status = read_status(out)
+    rows = status.filter(pc.is_in(status["image_id"], pa.array(list(image_ids), pa.string())))
+    for file in sorted(set(rows["file"].to_pylist())):
+        _drop_from(file, image_ids)
+
+
+def _drop_from(file: str, image_ids: Collection[str]) -> None:
+    ids = pa.array(list(image_ids), pa.string())
+    rewrite(file, lambda rows: rows.filter(pc.invert(pc.is_in(rows["image_id"], ids))))
 
 
 def read_summary(out: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,8 @@ from mvad.results.metrics import image_metrics, pixel_metrics
 from mvad.results.store import read_by_category, read_scores
 from mvad.results.verdicts import decide_together
 
-if TYPE_CHECKING:
-    pass
-
 MEAN = "mean"
+_FACTS = ("method", "backbone", "n_train", "threshold", "n_calibration", "fit_seconds", "score_seconds")
 _AVERAGED = (
     "image_auroc",
     "image_ap",
@@ -43,10 +41,9 @@ def evaluate(
 
     Parameters
     ----------
-    out
-        Folder of the results, a URI.
     facts
-        What ``run.json`` says of each category; ``drift`` is added where ``rules`` has calibration scores.
+        What ``run.json`` in OUT (a URI) says of each category; ``drift`` is added where ``rules`` has calibration
+        scores.
     rules
         How each category was decided on; default: verdicts and drift stay as they are.
     fdr
@@ -86,20 +83,14 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     labelled = scored.filter(pc.is_valid(scored["label"]))
     labels = labelled["label"].to_numpy()
     seconds = facts.get("score_seconds")
-    row: dict[str, Any] = {
+    row: dict[str, Any] = {name: facts.get(name) for name in _FACTS}
+    row |= {
         "category": category,
-        "method": facts.get("method"),
-        "backbone": facts.get("backbone"),
-        "n_train": facts.get("n_train"),
         "n_good": int((labels == 0).sum()),
         "n_defect": int((labels == 1).sum()),
         "n_error": len(table) - len(scored) + n_train_error,
-        "threshold": facts.get("threshold"),
-        "n_calibration": facts.get("n_calibration"),
         "n_scored": len(scored),
         "n_flagged": int(pc.sum(pc.fill_null(scored["is_anomaly"], False)).as_py() or 0),
-        "fit_seconds": facts.get("fit_seconds"),
-        "score_seconds": seconds,
         "images_per_second": len(scored) / seconds if seconds else None,
     }
     drift = facts.get("drift")
@@ -112,10 +103,8 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     row |= image_metrics(labels, labelled["score"].to_numpy())
     if row["threshold"] is not None:
         flagged = labelled["is_anomaly"].to_numpy()
-        row |= {
-            "recall_at_threshold": float(flagged[labels == 1].mean()),
-            "false_alarm_rate": float(flagged[labels == 0].mean()),
-        }
+        row["recall_at_threshold"] = float(flagged[labels == 1].mean())
+        row["false_alarm_rate"] = float(flagged[labels == 0].mean())
     pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
     return row | pixels
 
@@ -163,6 +152,12 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
     return pixel_metrics(masks, maps), None
 
 
+def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The mean of a number over the rows that have it; None if none has."""
+    numbers = [row[name] for row in rows if row.get(name) is not None]
+    return float(np.mean(numbers)) if numbers else None
+
+
 def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean of each metric over the categories that have it; counts and seconds are sums."""
     mean: dict[str, Any] = {"category": MEAN}
@@ -172,9 +167,7 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "fit_seconds", "score_seconds"):
         numbers = [row[name] for row in rows if row.get(name) is not None]
         mean[name] = sum(numbers) if numbers else None
-    for name in _AVERAGED:
-        numbers = [row[name] for row in rows if row.get(name) is not None]
-        mean[name] = float(np.mean(numbers)) if numbers else None
+    mean |= {name: mean_of(rows, name) for name in _AVERAGED}
     missing = [row["category"] for row in rows if row.get("image_auroc") is None]
     if missing and len(missing) < len(rows):
         mean["note"] = f"without {', '.join(missing)}"

@@ -19,11 +19,8 @@ def decide(scores: pa.Array, rule: DecisionRule) -> dict[str, pa.Array]:
         values = calibration.p_values(scores.cast(pa.float64()).to_numpy(zero_copy_only=False), rule.calibration)
         p_values = pa.array(values, pa.float64(), mask=np.isnan(values))
     thresholds = pa.array([rule.threshold] * n_images, pa.float64())
-    return {
-        "p_value": p_values,
-        "threshold": thresholds,
-        "is_anomaly": pc.greater(scores.cast(pa.float64()), thresholds),
-    }
+    verdicts = pc.greater(scores.cast(pa.float64()), thresholds)
+    return {"p_value": p_values, "threshold": thresholds, "is_anomaly": verdicts}
 
 
 def decide_together(out: str, category: str, rate: float) -> None:

@@ -66,7 +66,7 @@ def score_images(
                 stage.expect(len(images) - n_images)
             for group in groups:
                 for number, n_rows in group.score(images, stage):
-                    by_run_id[jobs[number].run_id].add_scored(jobs[number].category, n_rows)
+                    by_run_id[jobs[number].run_id].n_rows += n_rows
         for number, seconds in stage.totals.get().seconds.items():
             by_run_id[jobs[number].run_id].add_seconds(jobs[number].category, seconds / stage.actors)
 

@@ -18,7 +18,7 @@ from mvad.data.listing import Listing, in_portions
 from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
 from mvad.options import DataOptions
-from mvad.results.repair import drop_rows
+from mvad.results.store import drop_rows
 from mvad.storage import FileEntry, to_uri
 
 

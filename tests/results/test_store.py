@@ -13,8 +13,8 @@ from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.errors import UsageError
 from mvad.results import store
-from mvad.results.repair import drop_duplicates, drop_rows
 from mvad.results.schema import SCORES, SUMMARY, score_table
+from mvad.results.store import drop_duplicates, drop_rows
 from mvad.results.verdicts import decide, decide_together
 from mvad.storage import to_uri
 

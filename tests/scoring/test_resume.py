@@ -9,8 +9,8 @@ import mvad
 from mvad import results
 from mvad.commands.nightly import verdict
 from mvad.errors import UsageError
-from mvad.results.repair import drop_rows
 from mvad.results.result import EXIT_DRIFTED, Result
+from mvad.results.store import drop_rows
 from mvad.storage import to_uri
 
 DAY = "2026-11-23"
