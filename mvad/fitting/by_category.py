@@ -77,14 +77,8 @@ def group_by_category(
 ) -> Iterator[CategoryFeatures]:
     """Yield each category, or shard, as soon as its last image has arrived, and forget it.
 
-    Parameters
-    ----------
-    batches
-        With columns ``row`` (in ``images``), ``error`` and ``features_<kind>`` for each kind.
-    images
-        Rows of the training images, those of a category next to each other; ``variant`` as in `sampling`.
-    shards : (n,) int64
-        The shard of each row within its category; default: a category is one shard.
+    ``batches`` are as extracted (`pipeline.columns`). The rows of ``images`` are sorted by category; ``variant`` is as
+    in `sampling`. ``shards``, (n,), is the shard of each row within its category; by default there is one.
     """
     numbers = np.zeros(len(images), np.int64) if shards is None else shards
     units = list(zip(images["category"].to_pylist(), numbers.tolist(), strict=True))

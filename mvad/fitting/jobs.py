@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
+from mvad.detectors import Detector, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.backbones import describe
@@ -35,10 +35,6 @@ class FitJob:
     def title(self) -> str:
         shots = "" if self.options.shots is None else f" {self.options.shots} shots"
         return f"{self.category}: {self.options.method}{shots}"
-
-    @property
-    def calibrates_by_folds(self) -> bool:
-        return self.options.folds > 0 and not issubclass(self.method, LeaveOneOut)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mvad.calibration import fold_splits
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
-from mvad.detectors import Pretrained, State
+from mvad.detectors import LeaveOneOut, Pretrained, State
 from mvad.errors import failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest
@@ -165,7 +165,7 @@ class FitScheduler:
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
         fit_all = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, all_cores=all_cores)
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
-        if not job.calibrates_by_folds or fit.n_images < MIN_CALIBRATION_IMAGES:
+        if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_images < MIN_CALIBRATION_IMAGES:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
         fit.calibration = np.full(fit.n_images, np.nan, np.float32)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mvad import calibration, storage
 from mvad.calibration import DecisionRule
 from mvad.detectors import find_method
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, ScoreOptions
-
-if TYPE_CHECKING:
-    from mvad.results.run_record import Run
+from mvad.results.run_record import Run
 
 MIN_CALIBRATION_SCORES = 2
 
@@ -35,7 +32,7 @@ class ScoringJob:
 
 
 def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -> list[ScoringJob]:
-    """One job per model, whose rows go to the folder of a run, which notes the models; UsageError as `decision_rule`."""
+    """One job per model, whose rows go to the folder of a run; the run notes the models and their rules."""
     models = list(models)
     rules = storage.parallel_map(lambda model: decision_rule(model, options), models)
     jobs = []
