@@ -77,8 +77,8 @@ def group_by_category(
 ) -> Iterator[CategoryFeatures]:
     """Yield each category, or shard, as soon as its last image has arrived, and forget it.
 
-    ``batches`` are as extracted (`pipeline.columns`). The rows of ``images`` are sorted by category; ``variant`` is as
-    in `sampling`. ``shards``, (n,), is the shard of each row within its category; by default there is one.
+    ``batches`` are as extracted (`pipeline.columns`). In ``images``, rows of a category stand next to each other, and
+    ``variant`` is as in `sampling`. ``shards``, (n,), is each row's shard within its category; by default there is one.
     """
     numbers = np.zeros(len(images), np.int64) if shards is None else shards
     units = list(zip(images["category"].to_pylist(), numbers.tolist(), strict=True))

@@ -38,7 +38,7 @@ class Shards:
     shard_images: int  # images per shard; the last may have fewer
     patches: int  # per image
     share: float  # of a shard's patches that is kept
-    held_out: NDArray[np.int64]  # numbers of the images that are not fitted to: they calibrate the model
+    held_out: NDArray[np.int64]  # numbers of the images that are not fitted to: they calibrate
 
     @classmethod
     def plan(cls, n_images: int, shape: Sequence[int], options: MethodOptions, budget: MemoryBudget) -> Shards:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
-from mvad.data.images import Batch, decode_batch
+from mvad.data.images import Batch
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
 from mvad.options import JobOptions
 from mvad.pipeline.columns import FEATURES, usable
+from mvad.pipeline.decode import decode_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
@@ -34,12 +35,6 @@ MIN_BLOCK_ROWS = 8
 MIN_BLOCKS_PER_THREAD = 8
 RAMP_FRACTION = 1 / 8  # at most this part of all images is in the smaller first and last blocks
 FEATURE_BLOCK_BYTES = 32 << 20  # features that travel to the driver together; it holds several such blocks
-
-
-def decode_images(batch: Batch, size: ImageSize, max_pixels: int, flips: str, totals: StageTotals) -> Batch:
-    """Decode a block of images in a task."""
-    totals.add_retries()
-    return decode_batch(batch, size, max_pixels, flips)
 
 
 class Extractor:
@@ -54,8 +49,8 @@ class Extractor:
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
         columns = self.features(batch)
-        n_images, bytes_read = len(batch["error"]), int(batch["file_size"].sum())
         elapsed, counts = time.perf_counter() - started, Counter(batch["category"])
+        n_images, bytes_read = len(batch["error"]), int(batch["file_size"].sum())
         seconds = {category: elapsed * count / n_images for category, count in counts.items()}
         self.totals.add_batch(seconds, n_images, n_images - len(usable(batch)), bytes_read, self.name)
         return columns | {name: batch[name] for name in ("row", "error")}

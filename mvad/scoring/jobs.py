@@ -32,7 +32,7 @@ class ScoringJob:
 
 
 def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -> list[ScoringJob]:
-    """One job per model, whose rows go to the folder of a run; the run notes the models and their rules."""
+    """One job per model, whose rows go to the folder of a run; the run notes it. Errors as in `decision_rule`."""
     models = list(models)
     rules = storage.parallel_map(lambda model: decision_rule(model, options), models)
     jobs = []

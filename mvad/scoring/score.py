@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -22,18 +21,14 @@ from mvad.model_store import ModelInfo
 from mvad.options import ScoreOptions
 from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
-from mvad.results.schema import score_table
-from mvad.results.store import write_part
-from mvad.results.verdicts import decide
 from mvad.runtime.resources import actor_pool
-from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
+from mvad.scoring.write import WriteScores
 
 NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
-RECEIPT = pa.schema([pa.field("job", pa.int32()), pa.field("rows", pa.int64())])
 
 
 def score_images(
@@ -153,33 +148,3 @@ class BackboneGroup:
         for receipt in watch_nodes(receipts.iter_rows(), pool.actor_resources, stage.report.warn):
             stage.advance(receipt["rows"])
             yield receipt["job"], receipt["rows"]
-
-
-@dataclass(frozen=True)
-class WriteScores:
-    """Task that writes a block of scored images, one file per job, and returns how many rows each job got.
-
-    ``images`` refers to the table of images that ``row`` points into.
-    """
-
-    jobs: Sequence[ScoringJob]
-    images: ray.ObjectRef
-    totals: StageTotals
-
-    def __call__(self, scored: pa.Table) -> pa.Table:
-        self.totals.add_retries()
-        images = ray.get(self.images)
-        numbers, counts = np.unique(scored["job"].to_numpy(), return_counts=True)
-        for number in numbers:
-            job = self.jobs[number]
-            part = scored.filter(pc.equal(scored["job"], number))
-            write_part(job.out, score_rows(images.take(part["row"]), part, job))
-        return pa.table({"job": pa.array(numbers, pa.int32()), "rows": pa.array(counts, pa.int64())}, RECEIPT)
-
-
-def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:
-    """The score rows of images: their rows of the manifest, and columns of `columns.SCORED` by one job's model."""
-    columns = {name: scored[name] for name in ("error", "width", "height", "score", "patch_scores", "patch_grid")}
-    columns["status"] = pc.if_else(pc.is_valid(scored["error"]), "error", "ok")
-    columns["model_id"] = pa.array([job.model.model_id] * len(scored), pa.string())
-    return score_table(images, job.run_id, columns | decide(scored["score"].combine_chunks(), job.rule))

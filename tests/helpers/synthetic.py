@@ -15,7 +15,7 @@ from mvad.results.store import write_part
 from mvad.results.summary import evaluate
 from mvad.runtime.versions import versions
 from mvad.scoring.jobs import ScoringJob
-from mvad.scoring.score import score_rows
+from mvad.scoring.write import score_rows
 from mvad.storage import to_uri
 
 SIZE = {"resize": 64, "crop": 64}

@@ -29,8 +29,8 @@ from mvad.pipeline.columns import SCORED
 from mvad.runtime.stage_totals import StageTotals
 from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.model_sharing import Broadcast
-from mvad.scoring.score import WriteScores
 from mvad.scoring.scorer_actor import Scorer
+from mvad.scoring.write import WriteScores
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -1,0 +1,49 @@
+"""The task that decides on scored images and writes their rows; apart, because its workers need no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from mvad.results.schema import score_table
+from mvad.results.store import write_part
+from mvad.results.verdicts import decide
+from mvad.runtime.stage_totals import StageTotals
+from mvad.scoring.jobs import ScoringJob
+
+RECEIPT = pa.schema([pa.field("job", pa.int32()), pa.field("rows", pa.int64())])
+
+
+@dataclass(frozen=True)
+class WriteScores:
+    """Task that writes a block of scored images, one file per job, and returns how many rows each job got.
+
+    ``images`` refers to the table of images that ``row`` points into.
+    """
+
+    jobs: Sequence[ScoringJob]
+    images: ray.ObjectRef
+    totals: StageTotals
+
+    def __call__(self, scored: pa.Table) -> pa.Table:
+        self.totals.add_retries()
+        images = ray.get(self.images)
+        numbers, counts = np.unique(scored["job"].to_numpy(), return_counts=True)
+        for number in numbers:
+            job = self.jobs[number]
+            part = scored.filter(pc.equal(scored["job"], number))
+            write_part(job.out, score_rows(images.take(part["row"]), part, job))
+        return pa.table({"job": pa.array(numbers, pa.int32()), "rows": pa.array(counts, pa.int64())}, RECEIPT)
+
+
+def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:
+    """The score rows of images: their rows of the manifest, and columns of `columns.SCORED` by one job's model."""
+    columns = {name: scored[name] for name in ("error", "width", "height", "score", "patch_scores", "patch_grid")}
+    columns["status"] = pc.if_else(pc.is_valid(scored["error"]), "error", "ok")
+    columns["model_id"] = pa.array([job.model.model_id] * len(scored), pa.string())
+    return score_table(images, job.run_id, columns | decide(scored["score"].combine_chunks(), job.rule))
