@@ -3,11 +3,11 @@ from .jobs import FitJob as FitJob
 from .jobs import FitOutcome as FitOutcome
 from .jobs import failures_and_errors as failures_and_errors
 from .jobs import fit_jobs as fit_jobs
+from .jobs import load_network as load_network
 from .jobs import prepare_network as prepare_network
 from .jobs import require_models as require_models
+from .jobs import resolve_backbone as resolve_backbone
 from .jobs import training_errors as training_errors
-from .network import load_network as load_network
-from .network import resolve_backbone as resolve_backbone
 from .splits import score_splits as score_splits
 from .update import ensure_extendable as ensure_extendable
 from .update import update_models as update_models

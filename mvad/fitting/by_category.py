@@ -15,29 +15,14 @@ from mvad.pipeline.columns import FEATURES, Batch
 
 @dataclass
 class CategoryFeatures:
-    """The training features of one category, or of one shard of it: consecutive rows of the table of images.
-
-    Attributes
-    ----------
-    features : by kind, (n, ...) float32
-        Of the usable rows, in the table's order.
-    image_ids : (n,) object
-    variants : (n,) int64
-        Together they say what each row of the features is: 0 is the image itself.
-    all_image_ids
-        Ids of all images, also of those that cannot be used.
-    errors
-        Why the others cannot be used, by image id.
-    shard
-        Number of the shard, from 0.
-    """
+    """The training features of one category, or of one shard of it: consecutive rows of the table of images."""
 
     category: str
-    features: dict[str, NDArray[np.float32]]
-    image_ids: NDArray[np.object_]
-    variants: NDArray[np.int64]
-    all_image_ids: list[str]
-    errors: dict[str, str]
+    features: dict[str, NDArray[np.float32]]  # by kind: (n, ...), of the usable rows, in the table's order
+    image_ids: NDArray[np.object_]  # (n,), the image of each row of the features
+    variants: NDArray[np.int64]  # (n,), the variant of that image: 0 is the image itself
+    all_image_ids: list[str]  # also of images that cannot be used
+    errors: dict[str, str]  # why images cannot be used, by image id
     shard: int = 0
 
     def rows_of(self, image_ids: Collection[str], *, variants: bool = False) -> NDArray[np.int64]:
@@ -47,7 +32,6 @@ class CategoryFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Size of the features in bytes."""
         return sum(rows.nbytes for rows in self.features.values())
 
 
@@ -55,7 +39,7 @@ class CategoryFeatures:
 class _Incomplete:
     """A category, or shard, of which some rows have not arrived yet; ``images`` are all of its rows."""
 
-    first: int
+    first: int  # row of the table
     images: pa.Table
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -63,9 +47,9 @@ class _Incomplete:
 
     def add(self, batch: Batch) -> None:
         positions = batch["row"] - self.first
-        for name in batch:
+        for name, rows in batch.items():
             if name.startswith(FEATURES):
-                kind, rows = name.removeprefix(FEATURES), batch[name]
+                kind = name.removeprefix(FEATURES)
                 if kind not in self.features:
                     self.features[kind] = np.empty((len(self.images), *rows.shape[1:]), np.float32)
                 self.features[kind][positions] = rows
@@ -93,14 +77,8 @@ def group_by_category(
 ) -> Iterator[CategoryFeatures]:
     """Yield each category, or shard, as soon as its last image has arrived, and forget it.
 
-    Parameters
-    ----------
-    batches
-        With columns ``row`` (in ``images``), ``error`` and ``features_<kind>`` for each kind.
-    images
-        Rows of the training images, those of a category next to each other; ``variant`` as in `sampling`.
-    shards : (n,) int64
-        The shard of each row within its category; default: a category is one shard.
+    ``batches`` are as extracted (`pipeline.columns`). In ``images``, rows of a category stand next to each other, and
+    ``variant`` is as in `sampling`. ``shards``, (n,), is each row's shard within its category; by default there is one.
     """
     numbers = np.zeros(len(images), np.int64) if shards is None else shards
     units = list(zip(images["category"].to_pylist(), numbers.tolist(), strict=True))

@@ -32,13 +32,9 @@ def fit_models(
     train
         The manifest's rows of the training images, sorted by category.
     jobs
-        Of one backbone, image size and seed.
+        Of one backbone, image size and seed. Their outcomes are returned in the same order.
     keep_going
         Whether a fit that fails becomes a failure of its job, or an exception.
-
-    Returns
-    -------
-    The outcome of each job, in the jobs' order.
     """
     options, network = jobs[0].options, jobs[0].network
     fits: dict[str, list[FitOptions]] = defaultdict(list)

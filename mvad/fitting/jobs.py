@@ -1,29 +1,26 @@
-"""Fit jobs: one model each, and what became of them."""
+"""Fit jobs: one model each, the network they share, and what became of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
+from mvad.detectors import Detector, Pretrained, find_method
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo
-from mvad.options import FitOptions
+from mvad.options import FitOptions, MethodOptions
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """One model to fit: a method, on one category.
-
-    Attributes
-    ----------
-    models
-        URI of the folder of models.
-    """
+    """One model to fit: a method, on one category; it goes to the folder ``models`` (a URI)."""
 
     category: str
     options: FitOptions
@@ -39,40 +36,37 @@ class FitJob:
         shots = "" if self.options.shots is None else f" {self.options.shots} shots"
         return f"{self.category}: {self.options.method}{shots}"
 
-    @property
-    def calibrates_by_folds(self) -> bool:
-        return self.options.folds > 0 and not issubclass(self.method, LeaveOneOut)
-
 
 @dataclass
 class FitOutcome:
-    """What became of a job.
-
-    Attributes
-    ----------
-    model
-        None if there is none; then ``failure`` says why.
-    errors
-        Why training images could not be used, by image id.
-    note
-        What else a user should know.
-    """
+    """What became of a job."""
 
     job: FitJob
     model: ModelInfo | None = None
-    failure: str | None = None
-    errors: dict[str, str] = field(default_factory=dict)
-    note: str | None = None
+    failure: str | None = None  # why there is no model
+    errors: dict[str, str] = field(default_factory=dict)  # why training images could not be used, by image id
+    note: str | None = None  # what else a user should know
+
+
+def resolve_backbone(options: MethodOptions) -> BackboneSpec:
+    """The backbone of a fit; UsageError if method, backbone and image size do not go together."""
+    method = find_method(options.method)
+    spec = describe(options.backbone or method.default_backbone)
+    spec.check_size(options.size)
+    if method.needs_transformer and spec.patch == 1:
+        raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is not; see knn.")
+    return spec
+
+
+def load_network(options: MethodOptions) -> Network:
+    """The backbone of a fit with its weights; UsageError if it cannot be had or memory cannot hold it."""
+    network = Network.load(resolve_backbone(options), options.weights)
+    options.budget.after_weights(network.nbytes)
+    return network
 
 
 def fit_jobs(categories: Sequence[str], network: Network, models: str, options: FitOptions) -> list[FitJob]:
-    """One job per category, whose models go to the folder ``models`` (a URI).
-
-    Raises
-    ------
-    UsageError
-        The method learns from other categories first, and there are none.
-    """
+    """One job per category; UsageError if the method learns from other categories first, and there are none."""
     if issubclass(find_method(options.method), Pretrained) and len(categories) < 2:
         raise UsageError(
             f"--method {options.method} learns from other categories first, and there is one alone; add some, or "
@@ -98,10 +92,7 @@ def require_models(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[Mode
 def failures_and_errors(outcomes: Sequence[FitOutcome]) -> tuple[dict[str, str], dict[str, str]]:
     """Why categories have no model, by category, and why training images could not be used, by image id."""
     failures = {outcome.job.category: outcome.failure for outcome in outcomes if outcome.failure is not None}
-    errors: dict[str, str] = {}
-    for outcome in outcomes:
-        errors |= outcome.errors
-    return failures, errors
+    return failures, {name: error for outcome in outcomes for name, error in outcome.errors.items()}
 
 
 def training_errors(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[dict[str, str]]:
@@ -109,3 +100,8 @@ def training_errors(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[dic
     _, reasons = failures_and_errors(outcomes)
     rows = train.select(["image_id", "category", "split"]).to_pylist()
     return [{**row, "error": reasons[row["image_id"]]} for row in rows if row["image_id"] in reasons]
+
+
+def digest(parts: Iterable[str]) -> str:
+    """SHA-256 of the lines that say what a model was fitted to."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from mvad.calibration import fold_splits
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
-from mvad.detectors import Pretrained, State
+from mvad.detectors import LeaveOneOut, Pretrained, State
 from mvad.errors import failure_reason
 from mvad.fitting.by_category import CategoryFeatures
-from mvad.fitting.jobs import FitJob, FitOutcome
+from mvad.fitting.jobs import FitJob, FitOutcome, digest
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
 from mvad.memory import MemoryBudget
@@ -35,27 +34,16 @@ MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever
 
 @dataclass
 class _Fit:
-    """A job in progress: the model, and the scores that calibrate it.
-
-    Attributes
-    ----------
-    rows
-        Rows of the category's features: each image, then its variants.
-    seconds
-        Of actors' time, for extraction.
-    pending
-        Tasks that have not come back.
-    """
+    """A job in progress: the model, and the scores that calibrate it."""
 
     outcome: FitOutcome
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # of the category's features: each image, then its variants
     n_images: int
     digest: str
-    seconds: float
+    seconds: float  # of actors' time, for extraction
     state: State | None = None
     calibration: NDArray[np.float32] | None = None
     calibration_seconds: float = 0.0
-    pending: int = 0
 
     def take_state(self, state: State) -> None:
         self.state = state
@@ -102,8 +90,6 @@ class FitScheduler:
         Memory for features that tasks still need.
     pool
         The actors that extract; tasks reserve what is left next to them.
-    keep_going
-        Whether a fit that fails becomes a failure of its job, or an exception.
     """
 
     def __init__(
@@ -139,7 +125,9 @@ class FitScheduler:
             if not fit.n_images:
                 outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
             elif issubclass(outcome.job.method, Pretrained):
-                self._sample(category, kind)
+                images = category.rows_of(category.all_image_ids)
+                sample = images[evenly_spaced(len(images), PRIOR_IMAGES)]
+                self._samples[kind][category.category] = category.features[kind][sample]
                 self._pretrained.append((fit, references[kind]))
             else:
                 self._start(fit, references[kind], category.nbytes)
@@ -169,33 +157,24 @@ class FitScheduler:
         rows = category.rows_of(image_ids, variants=options.rows_per_image > 1)
         share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
         seconds = self._stage.totals.seconds(category.category) * share
-        return _Fit(outcome, rows, len(image_ids) - len(outcome.errors), _digest(image_ids), seconds)
+        return _Fit(outcome, rows, len(image_ids) - len(outcome.errors), digest(image_ids), seconds)
 
     def _start(self, fit: _Fit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None) -> None:
         """Start the fit to all images, and one to the other images of each fold."""
-        job = fit.outcome.job
+        job, all_cores = fit.outcome.job, not self._pool.gpus
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
-        fit_all = self._remote(fit_detector).remote(
-            job.options, features, fit.rows, prior, all_cores=not self._pool.gpus
-        )
+        fit_all = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, all_cores=all_cores)
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
-        if not job.calibrates_by_folds or fit.n_images < MIN_CALIBRATION_IMAGES:
+        if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_images < MIN_CALIBRATION_IMAGES:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
         fit.calibration = np.full(fit.n_images, np.nan, np.float32)
         for others, held_out in fold_splits(fit.n_images, job.options.folds, job.options.seed):
-            arguments = (job.options, features, rows[others].ravel(), rows[held_out, 0], prior)
-            fold = self._remote(score_held_out).remote(*arguments)
+            fitted, scored = rows[others].ravel(), rows[held_out, 0]
+            fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior)
             self._watch(fold, _Task(fit, functools.partial(fit.take_fold, held_out), features, n_bytes))
 
-    def _sample(self, category: CategoryFeatures, kind: str) -> None:
-        """Keep features of a few images of a category, for methods that learn from other categories."""
-        rows = category.rows_of(category.all_image_ids)
-        sample = category.features[kind][rows[evenly_spaced(len(rows), PRIOR_IMAGES)]]
-        self._samples[kind][category.category] = sample
-
     def _add_shard(self, shard: CategoryFeatures, references: Mapping[str, ray.ObjectRef]) -> None:
-        """Start the subsampling of a shard."""
         (outcome,), plan = self._of_category[shard.category], self._shards[shard.category]
         if shard.category not in self._sharded:
             self._sharded[shard.category] = _ShardedFit(_Fit(outcome, np.empty(0, np.int64), 0, "", 0.0))
@@ -238,7 +217,7 @@ class FitScheduler:
         if sharded.n_patches < size:
             limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
             outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
-        fit.digest = _digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
+        fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
         fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.subsample_seconds
         fit.rows = np.arange(fit.n_images)
 
@@ -255,7 +234,6 @@ class FitScheduler:
         return ray.remote(function).options(**self._pool.task_resources)
 
     def _watch(self, reference: ray.ObjectRef, task: _Task) -> None:
-        task.fit.pending += 1
         self._tasks[reference] = task
         while len(self._tasks) > MAX_TASKS_PER_CORE * self._pool.tasks:
             self._take_one()
@@ -272,12 +250,12 @@ class FitScheduler:
         """Wait for a task, and take its outcome; save the model after its last."""
         (reference,), _ = ray.wait(list(self._tasks), num_returns=1)
         fit, take, *_ = self._tasks.pop(reference)
-        fit.pending -= 1
         try:
             take(ray.get(reference))
         except Exception as error:
             self._fail(fit, error)
-        if not fit.pending and fit.state is not None and fit.outcome.failure is None:
+        is_last = all(task.fit is not fit for task in self._tasks.values())
+        if is_last and fit.state is not None and fit.outcome.failure is None:
             self._save(fit)
 
     def _save(self, fit: _Fit) -> None:
@@ -307,7 +285,3 @@ class FitScheduler:
         if not self._keep_going:
             raise error
         fit.outcome.failure = fit.outcome.failure or f"no model: {failure_reason(error)}"
-
-
-def _digest(image_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()

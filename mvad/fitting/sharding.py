@@ -32,26 +32,13 @@ class Shards:
     (Gonzalez 1985). If every shard keeps as many patches as the bank holds, the sum is at most four times the best
     (Malkomes et al. 2015, Fast Distributed k-Center Clustering with Outliers on Massive Data, section 3). Shards here
     keep `OVERSAMPLING` times their part of the bank, for which the recorded sum is the only bound.
-
-    Attributes
-    ----------
-    n_images
-        Images of the category.
-    shard_images
-        Images per shard; the last may have fewer.
-    patches
-        Patches per image.
-    share
-        Share of a shard's patches that is kept.
-    held_out
-        Numbers of the images that are not fitted to: they calibrate the model, which never saw them.
     """
 
-    n_images: int
-    shard_images: int
-    patches: int
-    share: float
-    held_out: NDArray[np.int64]
+    n_images: int  # of the category
+    shard_images: int  # images per shard; the last may have fewer
+    patches: int  # per image
+    share: float  # of a shard's patches that is kept
+    held_out: NDArray[np.int64]  # numbers of the images that are not fitted to: they calibrate
 
     @classmethod
     def plan(cls, n_images: int, shape: Sequence[int], options: MethodOptions, budget: MemoryBudget) -> Shards:
@@ -69,7 +56,6 @@ class Shards:
 
     @property
     def count(self) -> int:
-        """Number of shards."""
         return math.ceil(self.n_images / self.shard_images)
 
     def is_held_out(self, shard: int, n_images: int) -> NDArray[np.bool_]:

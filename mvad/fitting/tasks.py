@@ -34,15 +34,10 @@ class Extension(NamedTuple):
 def fit_detector(
     options: MethodOptions, features: Features, rows: Rows, prior: State | None = None, *, all_cores: bool = False
 ) -> State:
-    """Fit a method to some rows of the features of good images.
+    """Fit a method to some rows of the features of good images; ``prior`` is what `pretrain_detector` learnt.
 
-    Parameters
-    ----------
-    prior
-        What `pretrain_detector` learnt, for a `Pretrained` method.
-    all_cores
-        Compute on all cores of this node. Methods that train a network use one core whatever this says, because the
-        number of cores changes how their sums are rounded.
+    Methods that train a network use one core even with ``all_cores``, because the number of cores changes how their
+    sums are rounded.
     """
     started = time.perf_counter()
     method, device = find_method(options.method), worker_device()
@@ -81,13 +76,7 @@ def extend_detector(method: str, state: State, features: Features, rows: Rows, o
 
 
 def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:
-    """Learn from the good images of other categories what a `Pretrained` method can learn from them.
-
-    Parameters
-    ----------
-    samples
-        Features of some good images of each category, (n, ...).
-    """
+    """Learn what a `Pretrained` method can learn from other categories: features of some good images of each."""
     started = time.perf_counter()
     detector = find_method(options.method).from_options(options, options.rows_per_image)
     assert isinstance(detector, Pretrained)
@@ -108,14 +97,9 @@ def subsample_shard(options: MethodOptions, features: Features, rows: Rows, shar
 def fit_to_shards(
     options: MethodOptions, size: int, held_out: Sequence[ray.ObjectRef], coresets: Sequence[ray.ObjectRef]
 ) -> tuple[State, Features | None]:
-    """Fit a method to the coresets of all shards, and score the features of the images that were held out.
+    """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
 
-    Parameters
-    ----------
-    size
-        Number of vectors that the method keeps.
-    held_out, coresets
-        References, in the shards' order.
+    ``held_out`` and ``coresets`` refer to arrays in the shards' order.
     """
     started = time.perf_counter()
     detector = find_method(options.method).from_options(options)

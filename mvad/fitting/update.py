@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
+from mvad.fitting.jobs import digest
 from mvad.fitting.tasks import Extension, extend_detector
 from mvad.model_store import FittedModel, ModelInfo, keep_previous, read_arrays, read_calibration, save_model
 from mvad.options import UpdateOptions
@@ -50,20 +50,10 @@ def update_models(
     options: UpdateOptions,
     report: Reporter,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Extend models by the training images of a manifest, or if it has none by its test images.
+    """Extend models, by category, by the training images of a manifest, or if it has none by its test images.
 
-    Parameters
-    ----------
-    table
-        The manifest's rows.
-    models
-        By category.
-    folder
-        URI of the folder of models.
-
-    Returns
-    -------
-    One row per category, and the images that could not be used: image_id, category, split and error.
+    Returns one row per category, and the images that could not be used: image_id, category, split and error. The
+    models are saved in ``folder`` (a URI).
     """
     split = "train" if pc.any(pc.equal(table["split"], "train")).as_py() else "test"
     groups: dict[tuple[BackboneSpec, ImageSize], list[str]] = defaultdict(list)
@@ -134,7 +124,7 @@ def _update(
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
-        "training_sha256": _digest([model.record["training_sha256"], *category.image_ids[new]]),
+        "training_sha256": digest([model.record["training_sha256"], *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
     }
@@ -157,7 +147,3 @@ def _change(outcome: Extension, labels: np.ndarray) -> dict[str, float]:
         change["image_auroc_before"] = image_metrics(labels.astype(np.int8), before)["image_auroc"]
         change["image_auroc_after"] = image_metrics(labels.astype(np.int8), after)["image_auroc"]
     return change
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -24,8 +24,7 @@ from mvad.features.weights import Network
 from mvad.inspection.measure import measure_batch, thumbnail_batch
 from mvad.options import InspectOptions
 from mvad.pipeline.columns import FEATURES
-from mvad.pipeline.dataset import split_into_blocks
-from mvad.pipeline.extractor_actor import Extractor
+from mvad.pipeline.dataset import Extractor, split_into_blocks
 from mvad.runtime.resources import ActorPool
 from mvad.search.coreset import random_projection
 

@@ -13,13 +13,11 @@ score out   `SCORED`, one row per image and job
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Batch = dict[str, NDArray[Any]]
+from mvad.data.images import Batch
 
 FEATURES = "features_"  # prefix of the columns that hold features, one per kind
 SCORED = pa.schema(

@@ -5,24 +5,29 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
+from mvad.data.images import Batch
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
 from mvad.options import JobOptions
-from mvad.pipeline.columns import Batch
+from mvad.pipeline.columns import FEATURES, usable
 from mvad.pipeline.decode import decode_images
-from mvad.pipeline.extractor_actor import Extractor
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.stage_totals import StageTotals
+from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
 
 MAX_BLOCK_ROWS = 256  # of a decode task, and so of a result file
@@ -30,6 +35,39 @@ MIN_BLOCK_ROWS = 8
 MIN_BLOCKS_PER_THREAD = 8
 RAMP_FRACTION = 1 / 8  # at most this part of all images is in the smaller first and last blocks
 FEATURE_BLOCK_BYTES = 32 << 20  # features that travel to the driver together; it holds several such blocks
+
+
+class Extractor:
+    """Actor that turns pixels into features of the kinds in ``shapes``; ``spec`` is an `extractor.ExtractorSpec`."""
+
+    def __init__(
+        self, spec: ray.ObjectRef, shapes: Mapping[str, Sequence[int]], threads: int, totals: StageTotals
+    ) -> None:
+        self.extract = ray.get(spec).load(worker_device())
+        self.shapes, self.threads, self.totals, self.name = shapes, Threads(threads), totals, uuid.uuid4().hex
+
+    def __call__(self, batch: Batch) -> Batch:
+        started = time.perf_counter()
+        columns = self.features(batch)
+        elapsed, counts = time.perf_counter() - started, Counter(batch["category"])
+        n_images, bytes_read = len(batch["error"]), int(batch["file_size"].sum())
+        seconds = {category: elapsed * count / n_images for category, count in counts.items()}
+        self.totals.add_batch(seconds, n_images, n_images - len(usable(batch)), bytes_read, self.name)
+        return columns | {name: batch[name] for name in ("row", "error")}
+
+    def features(self, batch: Batch) -> Batch:
+        """Extract features of a batch; rows with an error are zero."""
+        n_images = len(batch["error"])
+        columns: Batch = {
+            FEATURES + kind: np.zeros((n_images, *shape), np.float32) for kind, shape in self.shapes.items()
+        }
+
+        def extract(rows: NDArray[np.int64]) -> None:
+            for kind, values in self.extract(batch["pixels"][rows]).items():
+                columns[FEATURES + kind][rows] = values.cpu().numpy()
+
+        self.threads.map(extract, self.threads.portions(usable(batch), self.extract.chunk))
+        return columns
 
 
 def decoded_images(
@@ -74,12 +112,8 @@ def extract_features(
 ) -> Iterator[Batch]:
     """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
 
-    Batches come in the images' order, so no more than one category or shard is incomplete at a time.
-
-    Parameters
-    ----------
-    shapes
-        Shape of one image's features, by the kinds to extract: `extractor.feature_shapes`.
+    Batches come in the images' order, so no more than one category or shard is incomplete at a time. ``shapes`` are
+    those of one image's features, by the kinds to extract: `extractor.feature_shapes`.
     """
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
     dataset = decoded_images(images, size, options, pool, stage.totals, flips).map_batches(

@@ -1,10 +1,9 @@
-"""The task that decodes images."""
+"""The task that decodes images; apart, because its workers need no PyTorch."""
 
 from __future__ import annotations
 
 from mvad.data.image_size import ImageSize
-from mvad.data.images import decode_batch
-from mvad.pipeline.columns import Batch
+from mvad.data.images import Batch, decode_batch
 from mvad.runtime.stage_totals import StageTotals
 
 

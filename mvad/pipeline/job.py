@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from mvad.console import Reporter
 from mvad.options import JobOptions
 from mvad.runtime.session import ray_session
 
 
-@contextmanager
-def job_session(options: JobOptions, report: Reporter, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
+def job_session(
+    options: JobOptions, report: Reporter, meanwhile: Callable[[], object] | None = None
+) -> AbstractContextManager[None]:
     """Join the cluster that the options name, or start Ray on this machine: `session.ray_session`."""
-    with ray_session(options.address, options.actors, report.info, meanwhile):
-        yield
+    return ray_session(options.address, options.actors, report.info, meanwhile)

@@ -53,12 +53,8 @@ def actor_pool(actors: int | None, n_images: int) -> ActorPool:
 
     All CPU actors together reserve at most half of Ray's CPUs, and each reserves a share of which no number fills a
     node. What is left is for decoding: without it actors would wait for images forever, even if all of them had moved
-    to the one node that is left. The operating system shares the real cores out by need.
-
-    Raises
-    ------
-    UsageError
-        More actors were asked for than there are GPUs.
+    to the one node that is left. The operating system shares the real cores out by need. UsageError if more actors
+    were asked for than there are GPUs.
     """
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)

@@ -34,12 +34,8 @@ def ray_session(
 
     If Ray runs in this process already, it is used as it is and left running. Nodes are waited for and compared
     (`node_check.check_cluster`, with ``actors`` and ``say``). Starting Ray is mostly waiting for other processes;
-    ``meanwhile`` is called in a thread, and its outcome is ignored.
-
-    Raises
-    ------
-    UsageError
-        There is no cluster at ``address``, no worker in it, or one with other software.
+    ``meanwhile`` is called in a thread, and its outcome is ignored. UsageError if there is no cluster at ``address``,
+    no worker in it, or one with other software.
     """
     _quieten()
     if ray.is_initialized():

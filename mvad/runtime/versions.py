@@ -11,6 +11,6 @@ PACKAGES = ("ray", "torch", "torchvision", "timm", "faiss-cpu", "numpy", "pyarro
 
 
 def versions() -> dict[str, str]:
-    """Versions of mvad, Python and the packages that scores depend on."""
+    """Versions of mvad, Python and `PACKAGES`."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"mvad": VERSION, "python": platform.python_version(), **packages}

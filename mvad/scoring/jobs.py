@@ -5,37 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mvad import calibration, storage
 from mvad.calibration import DecisionRule
 from mvad.detectors import find_method
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, ScoreOptions
-
-if TYPE_CHECKING:
-    from mvad.results.run_record import Run
+from mvad.results.run_record import Run
 
 MIN_CALIBRATION_SCORES = 2
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """One model to score the images of its category with.
-
-    Attributes
-    ----------
-    out, run_id
-        The folder (a URI) that score rows go to, and their run.
-    map_threshold
-        Images that score above this keep their patch scores.
-    """
+    """One model to score the images of its category with."""
 
     model: ModelInfo
     rule: DecisionRule
-    out: str
+    out: str  # URI of the folder that score rows go to
     run_id: str
-    map_threshold: float
+    map_threshold: float  # images that score above this keep their patch scores
 
     @property
     def category(self) -> str:
@@ -43,13 +32,7 @@ class ScoringJob:
 
 
 def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -> list[ScoringJob]:
-    """One job per model, whose rows go to the folder of a run; the run takes note of the models.
-
-    Raises
-    ------
-    UsageError
-        Calibration scores are damaged.
-    """
+    """One job per model, whose rows go to the folder of a run; the run notes it. Errors as in `decision_rule`."""
     models = list(models)
     rules = storage.parallel_map(lambda model: decision_rule(model, options), models)
     jobs = []
@@ -60,13 +43,7 @@ def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -
 
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
-    """How a model decides: the threshold that its calibration sets; without calibration scores there is none.
-
-    Raises
-    ------
-    UsageError
-        The calibration scores are damaged.
-    """
+    """The threshold that a model's calibration scores set, if it has any; UsageError if they are damaged."""
     scores = read_calibration(model)
     if scores is None or len(scores) < MIN_CALIBRATION_SCORES:
         return DecisionRule(model.model_id)

@@ -22,11 +22,7 @@ class Broadcast:
     Models that fit into `STORE_FRACTION` of the smallest object store are put there once: all actors of a node share
     one read-only copy. The others, of hundreds of categories or with one huge bank, stay in files that actors map into
     memory as they need them, so that memory grows neither with the number of models nor with their size.
-
-    Raises
-    ------
-    UsageError
-        The arrays of a model that is put into the store are damaged.
+    Damaged arrays are a UsageError: here if they are put into the store, or else where they are read.
     """
 
     def __init__(self, models: Iterable[ModelInfo]) -> None:
@@ -42,7 +38,7 @@ class Broadcast:
         self._references = {model.model_id: reference for model, reference in zip(shared, put, strict=True)}
 
     def arrays(self, model: ModelInfo) -> dict[str, NDArray[Any]]:
-        """The arrays of a model's detector, read-only; UsageError if they are read from files and damaged."""
+        """The arrays of a model's detector, read-only."""
         reference = self._references.get(model.model_id)
         return map_arrays(model) if reference is None else ray.get(reference)
 

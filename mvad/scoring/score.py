@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,14 +43,8 @@ def score_images(
 ) -> None:
     """Decode and extract every image once per backbone, score it with every job of its category, write its rows.
 
-    Parameters
-    ----------
-    portions
-        The manifest's rows of the images; each portion when the one before has been scored.
-    runs
-        The runs that the jobs belong to. Images of a category without a job become error rows there.
-    keep_going
-        Whether images that a model cannot score become error rows, or an exception.
+    Each of ``portions``, rows of the manifest, is taken when the one before has been scored. Images of a category
+    without a job become error rows of their run; with ``keep_going`` so do those that a model cannot score.
     """
     by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
     for number, job in enumerate(jobs):
@@ -91,6 +86,7 @@ def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], ru
     return len(orphans)
 
 
+@dataclass
 class BackboneGroup:
     """Jobs that share a backbone and an image size.
 
@@ -98,30 +94,28 @@ class BackboneGroup:
     group: Ray may drop what nobody refers to.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[ScoringJob],
-        group: Mapping[int, ScoringJob],
-        network: Network,
-        size: ImageSize,
-        options: ScoreOptions,
-        keep_going: bool,
-    ) -> None:
-        self._jobs, self._group, self._network, self._size = jobs, group, network, size
-        self._options, self._keep_going = options, keep_going
-        self._categories = pa.array(sorted({job.category for job in group.values()}), pa.string())
-        self._kinds = sorted({find_method(job.model.method).feature for job in group.values()})
-        shapes = feature_shapes(self._kinds, network.spec, size)
+    jobs: Sequence[ScoringJob]  # all, by number
+    group: Mapping[int, ScoringJob]  # those of this backbone and size
+    network: Network
+    size: ImageSize
+    options: ScoreOptions
+    keep_going: bool
+
+    def __post_init__(self) -> None:
+        self._categories = pa.array(sorted({job.category for job in self.group.values()}), pa.string())
+        self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
+        shapes = feature_shapes(self._kinds, self.network.spec, self.size)
+        budget = self.options.budget.after_weights(self.network.nbytes)
+        self._batch_size = budget.batch_size(self.options.batch_size, shapes)
         self._specs: dict[bool, ray.ObjectRef] = {}
-        self._batch_size = options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes)
 
     @functools.cached_property
     def _broadcast(self) -> Broadcast:
-        return Broadcast({job.model.model_id: job.model for job in self._group.values()}.values())
+        return Broadcast({job.model.model_id: job.model for job in self.group.values()}.values())
 
     def _spec(self, gpus: bool) -> ray.ObjectRef:
         if gpus not in self._specs:
-            spec = prepare(self._kinds, self._network, self._size, self._options.engine, gpus)
+            spec = prepare(self._kinds, self.network, self.size, self.options.engine, gpus)
             self._specs[gpus] = ray.put(spec)
         return self._specs[gpus]
 
@@ -130,20 +124,20 @@ class BackboneGroup:
         images = images.filter(pc.is_in(images["category"], self._categories))
         if not len(images):
             return
-        pool = actor_pool(self._options.actors, len(images))
+        pool = actor_pool(self.options.actors, len(images))
         scorer = {
             "spec": self._spec(pool.gpus),
-            "jobs": self._group,
+            "jobs": self.group,
             "broadcast": self._broadcast,
             "threads": pool.threads,
-            "keep_going": self._keep_going,
+            "keep_going": self.keep_going,
             "totals": stage.totals,
         }
         receipts = (
-            decoded_images(images, self._size, self._options, pool, stage.totals)
+            decoded_images(images, self.size, self.options, pool, stage.totals)
             .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=scorer, **pool.arguments)
             .map_batches(
-                WriteScores(self._jobs, ray.put(images), stage.totals),
+                WriteScores(self.jobs, ray.put(images), stage.totals),
                 batch_format="pyarrow",
                 batch_size=None,
                 **pool.task_arguments,

@@ -28,20 +28,10 @@ MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly en
 
 
 class Scorer:
-    """Actor of the scoring pool: pixels to scores.
+    """Actor that extracts the features of images once for all jobs of their category: one row per image and job.
 
-    Images are extracted once for all jobs of their category; there is one row per image and job.
-
-    Parameters
-    ----------
-    spec
-        Reference to the `extractor.ExtractorSpec` of the features.
-    jobs
-        By number; of one backbone and image size.
-    broadcast
-        The arrays of each model.
-    keep_going
-        Whether a model that fails makes error rows, or an exception.
+    ``spec`` refers to an `extractor.ExtractorSpec`, and ``jobs``, by number, are of one backbone and image size. With
+    ``keep_going`` a model that fails makes error rows, otherwise an exception.
     """
 
     def __init__(
@@ -62,7 +52,6 @@ class Scorer:
         self.detectors = functools.lru_cache(maxsize=MAX_CACHED_CATEGORIES)(self._detectors)
 
     def _detectors(self, category: str) -> dict[int, Detector]:
-        """The detectors of a category, by number of their job."""
         models = {number: self.jobs[number].model for number in self.numbers[category]}
         return {
             number: find_method(model.method).from_state(
@@ -72,7 +61,7 @@ class Scorer:
         }
 
     def __call__(self, batch: Batch) -> pa.Table:
-        """Score decoded images: a table of `columns.SCORED`."""
+        """A table of `columns.SCORED` for decoded images."""
         started, tables = time.perf_counter(), []
         shares: dict[int, float] = defaultdict(float)  # by number of the job
         for category in dict.fromkeys(batch["category"]):
@@ -106,12 +95,7 @@ class Scorer:
         return parts
 
     def _score_job(
-        self,
-        number: int,
-        detector: Detector,
-        images: Batch,
-        good: NDArray[np.int64],
-        features: Mapping[str, Tensor],
+        self, number: int, detector: Detector, images: Batch, good: NDArray[np.int64], features: Mapping[str, Tensor]
     ) -> pa.Table:
         n_images, errors = len(images["error"]), images["error"].copy()
         scores: list[np.float32 | None] = [None] * n_images

@@ -1,4 +1,4 @@
-"""The task that decides on scored images and writes their rows."""
+"""The task that decides on scored images and writes their rows; apart, because its workers need no PyTorch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ RECEIPT = pa.schema([pa.field("job", pa.int32()), pa.field("rows", pa.int64())])
 class WriteScores:
     """Task that writes a block of scored images, one file per job, and returns how many rows each job got.
 
-    Parameters
-    ----------
-    images
-        Reference to the table of images that ``row`` points into.
+    ``images`` refers to the table of images that ``row`` points into.
     """
 
     jobs: Sequence[ScoringJob]
@@ -45,15 +42,7 @@ class WriteScores:
 
 
 def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:
-    """The score rows of images, by what a job's model found in them.
-
-    Parameters
-    ----------
-    images
-        Rows of the manifest.
-    scored
-        The same images, columns of `columns.SCORED`.
-    """
+    """The score rows of images: their rows of the manifest, and columns of `columns.SCORED` by one job's model."""
     columns = {name: scored[name] for name in ("error", "width", "height", "score", "patch_scores", "patch_grid")}
     columns["status"] = pc.if_else(pc.is_valid(scored["error"]), "error", "ok")
     columns["model_id"] = pa.array([job.model.model_id] * len(scored), pa.string())
