@@ -4,8 +4,6 @@ Each command of the command line is a function of the same name here: ``mvad.run
 Options are keywords, or an object such as ``mvad.options.ScoreOptions``.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command line: one command per function in `commands`, with the same options."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import importlib

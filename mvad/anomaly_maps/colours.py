@@ -1,7 +1,5 @@
 """Anomaly maps in colours: the colour scale that the images of a category share, and the map over its image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Files of anomaly maps, one per image and as large as the image, for people and for other programs."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

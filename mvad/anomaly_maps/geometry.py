@@ -1,7 +1,5 @@
 """Anomaly maps: patch scores brought to the size of the model's input square, and from there to the image's own."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

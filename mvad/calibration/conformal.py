@@ -8,8 +8,6 @@ fewer false alarms, and more missed defects (Vovk, Cross-conformal predictors, A
 Intelligence 2015).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import NamedTuple

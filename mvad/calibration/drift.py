@@ -1,7 +1,5 @@
 """Detect that a batch has drifted: that it scores differently as a whole, and not just in its defective images."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

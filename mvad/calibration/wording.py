@@ -1,7 +1,5 @@
 """Guarantees and warnings as sentences for people."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mvad.calibration.conformal import SIGMA_DEVIATIONS, TOLERANCE_CONFIDENCE, min_images, rank

@@ -3,8 +3,6 @@
 They are rotated and shifted a little, and flipped if the product looks much the same flipped.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageOps
 

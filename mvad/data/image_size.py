@@ -1,7 +1,5 @@
 """The size of the model's input."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Decode image files to RGB pixels of the model's size."""
 
-from __future__ import annotations
-
 import functools
 import io
 import re

@@ -5,8 +5,6 @@
 - ``plain``: any tree of unlabelled images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any

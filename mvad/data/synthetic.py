@@ -6,8 +6,6 @@ image to image. Some defects are no stronger than that, so a method must know wh
 bright it is.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The columns of a manifest; CSV and Parquet tables of images, with at least a ``uri`` column."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import PurePosixPath

@@ -1,7 +1,5 @@
 """The demo's JSON responses; fields are named like the columns of score rows."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field

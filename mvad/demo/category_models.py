@@ -1,7 +1,5 @@
 """The models of the demo by category, and what their calibration says about a score."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

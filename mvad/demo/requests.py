@@ -1,7 +1,5 @@
 """Requests and responses: limits of uploads, headers that isolate the page, and a sentence for an unusable form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 

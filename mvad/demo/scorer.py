@@ -1,7 +1,5 @@
 """Scoring of a few images: features once per backbone and image size, then every model they are compared with."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections import OrderedDict

@@ -3,8 +3,6 @@
 On Ray Serve, one process answers requests and others score images.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging

@@ -1,7 +1,5 @@
 """The networks of the methods that train one. Their attributes are the names of the arrays on disk."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

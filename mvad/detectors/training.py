@@ -1,7 +1,5 @@
 """How networks are trained on good images: Adam, with early stopping on held-out images, all from one seed."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What another process needs to rebuild a backbone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mvad.data.image_size import ImageSize

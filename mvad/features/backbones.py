@@ -1,7 +1,5 @@
 """Pretrained networks as feature extractors, truncated after the deepest layer in use."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Mapping, Sequence

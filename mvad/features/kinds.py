@@ -10,8 +10,6 @@
     The image itself, at most 128 x 128, values from 0 to 1: (n, height, width, 3). Needs no backbone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 PATCHES, STAGES, POOLED, PIXELS = KINDS = ("patches", "stages", "pooled", "pixels")

@@ -1,7 +1,5 @@
 """Regroup features by category on the driver, in manifest order, whatever order they arrive in."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field

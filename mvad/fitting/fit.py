@@ -1,7 +1,5 @@
 """Fit models: plan memory, extract features once, fit every job to its category as it completes."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Fit jobs: one model each, the network they share, and what became of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Schedule fits and folds as tasks, calibrate, and save the models."""
 
-from __future__ import annotations
-
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Fit to many random splits of good images, for measuring what thresholds achieve."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What runs in Ray tasks: fitting a detector, scoring held-out images, extending, pretraining, shards."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

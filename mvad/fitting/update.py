@@ -1,7 +1,5 @@
 """Extend fitted models by new images."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any

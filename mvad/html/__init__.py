@@ -1,7 +1,5 @@
 """Self-contained HTML pages: names are escaped, and a policy forbids to load or run anything but the page's style."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import unicodedata

@@ -3,8 +3,6 @@
 Colours come from the page's style sheet, by class, so they follow its light and dark themes.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

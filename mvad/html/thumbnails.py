@@ -1,7 +1,5 @@
 """Pictures inside a page, as ``data:`` URIs."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

@@ -3,8 +3,6 @@
 About a kilobyte per image comes back to the driver; pixels never do.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Image features in the plane, where images that look alike to the backbone lie close to each other."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc

@@ -1,7 +1,5 @@
 """What to know of a folder before a model is fitted to it, in one sentence each."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple

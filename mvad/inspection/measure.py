@@ -1,7 +1,5 @@
 """Measure one image file: format, size, brightness, sharpness, digests. Independent of Ray."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import warnings

@@ -7,8 +7,6 @@ images, or all its images if fewer than ``MIN_IMAGES`` of the former can be read
 most one in fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import faiss

@@ -3,8 +3,6 @@
 Pictures, categories and points are bounded, however many images there are; the page says what it leaves out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of an inspection: one row per image, and one row per category."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping

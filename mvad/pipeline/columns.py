@@ -11,8 +11,6 @@ score out   `SCORED`, one row per image and job
 ``row`` finds it: it does not travel through actors.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray

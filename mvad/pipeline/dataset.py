@@ -1,7 +1,5 @@
 """Images to decoded batches, and those to features: the stages that fitting, scoring and inspection share."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

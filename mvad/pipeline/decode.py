@@ -1,7 +1,5 @@
 """The task that decodes images; apart, because its workers need no PyTorch."""
 
-from __future__ import annotations
-
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch, decode_batch
 from mvad.runtime.stage_totals import StageTotals

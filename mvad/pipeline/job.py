@@ -1,7 +1,5 @@
 """The Ray session of a command that runs a backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 

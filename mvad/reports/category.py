@@ -1,7 +1,5 @@
 """What a report says about one category: scores, mistakes, errors, and the images that are worth a look."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What all pages of a report say, and writing them: run, summary, warnings, and one section per category."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

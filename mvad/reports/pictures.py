@@ -1,7 +1,5 @@
 """The pictures of a report: small images with the annotated defect outlined, and with their anomaly maps."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The table of a comparison: one row per method, number of shots and category, then the mean of its categories."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

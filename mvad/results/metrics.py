@@ -1,7 +1,5 @@
 """Metrics of image scores against labels and of anomaly maps against masks."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

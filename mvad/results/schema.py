@@ -11,8 +11,6 @@
 Columns are added at the end, never changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Anomaly maps from the patch scores that results keep, and the scale of their colours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

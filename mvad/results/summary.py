@@ -1,7 +1,5 @@
 """The summary of a run: one row per category, then the mean; ``note`` says why a number is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Decide what is anomalous: per image before its row is written, or on a category's images together."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc

@@ -3,8 +3,6 @@
 Weights need no check: the driver reads them once and sends them to every actor.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """How a cluster's processors are shared out among actors and tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Start Ray on this machine, or join a cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -4,8 +4,6 @@ The numbers travel to one small actor, next to the data and not in it. They are 
 because the driver's node is overloaded, the run goes on without them.
 """
 
-from __future__ import annotations
-
 import functools
 import uuid
 from collections import defaultdict

@@ -5,8 +5,6 @@ Every node of a cluster exports the metrics to Prometheus, and Ray's dashboard p
 stage.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

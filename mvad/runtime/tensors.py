@@ -1,7 +1,5 @@
 """NumPy arrays as tensors."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where an actor or task computes: its device, and its threads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

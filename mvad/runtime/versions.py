@@ -1,7 +1,5 @@
 """Versions of the software that scores depend on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 

@@ -1,7 +1,5 @@
 """Results as they finish, and an end to the wait for a cluster that has lost its last usable node."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Scoring jobs: one model each, how it decides, and where its rows go."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

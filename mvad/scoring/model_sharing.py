@@ -1,7 +1,5 @@
 """Share models with scoring actors: one copy per node, or, if memory cannot hold them, files read when needed."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Iterable
 from typing import Any

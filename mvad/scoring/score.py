@@ -1,7 +1,5 @@
 """Score images with many models: decode and extract once per backbone, score, write."""
 
-from __future__ import annotations
-
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The actor that turns pixels into scores; features never leave it."""
 
-from __future__ import annotations
-
 import functools
 import time
 import uuid

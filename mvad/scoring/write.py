@@ -1,7 +1,5 @@
 """The task that decides on scored images and writes their rows; apart, because its workers need no PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Greedy k-centre coresets: PatchCore (arXiv 2106.08265), section 3.2 and algorithm 1."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A memory bank of feature vectors, and nearest neighbours by comparing every query with every vector."""
 
-from __future__ import annotations
-
 import functools
 
 import faiss

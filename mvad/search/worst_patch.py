@@ -7,8 +7,6 @@ whole bank. Upper bounds come from approximate neighbours. Patches are then sear
 bounds, until no remaining bound exceeds the largest distance.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

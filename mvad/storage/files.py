@@ -1,7 +1,5 @@
 """Read, write, copy and remove files, on this machine and in object storage."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

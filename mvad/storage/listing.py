@@ -1,7 +1,5 @@
 """List folders, on this machine and in object storage."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable, Iterator

@@ -3,8 +3,6 @@
 A URI is percent-encoded, so any file name, even one that is not UTF-8, can be stored in a table.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
