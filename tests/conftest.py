@@ -26,11 +26,13 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ray_local():
-    """Ray, started once; the commands use it as it is."""
+    """Ray, started once; the commands use it as it is. Its idle workers stay, for each new one imports PyTorch."""
     from mvad.runtime.session import ray_session
 
-    with ray_session(None):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_num_workers_soft_limit", "8")
+        with ray_session(None):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     manifest = read_manifest(data, options)
     train = require_training_images(manifest)
     images = require_test_images(manifest, ": there is nothing to compare by.")
+    groups, reasons = _by_network(method_runs, options, report)
     store.ensure_writable(target, replace=options.new_run)
     store.clear(target)
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
@@ -77,7 +78,6 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     store.write_json(storage.join(target, "run.json"), content)
     report.image_count(manifest)
 
-    groups, reasons = _by_network(method_runs, options, report)
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     errors: dict[str, dict[str, str]] = {}
     with pipeline.job_session(options, report):
