@@ -29,11 +29,12 @@ from mvad.results.result import EXIT_DONE, Result, exit_code
 from mvad.results.run_record import Run
 from mvad.results.summary import MEAN
 from mvad.runtime.versions import versions
+from mvad.scoring.jobs import NO_MODEL, SCORING_FAILED
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
 
-MODEL_FAULTS = ("no model", "scoring failed")  # prefixes of errors that are not the image's own
+MODEL_FAULTS = (NO_MODEL, SCORING_FAILED)  # prefixes of errors that are not the image's own
 
 
 class MethodRun(NamedTuple):

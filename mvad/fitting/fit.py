@@ -12,7 +12,8 @@ from mvad.data.sampling import training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
 from mvad.fitting.by_category import group_by_category
-from mvad.fitting.scheduler import FitJob, FitOutcome, FitScheduler
+from mvad.fitting.jobs import FitJob, FitOutcome
+from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, subsample_categories
 from mvad.memory import MemoryBudget
 from mvad.options import FitOptions

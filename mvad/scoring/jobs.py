@@ -11,6 +11,8 @@ from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results.run_record import Run
 
+NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
+SCORING_FAILED = "scoring failed"  # prefix of the error of an image whose model failed
 MIN_CALIBRATION_SCORES = 2
 
 

@@ -21,12 +21,10 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
 from mvad.runtime.resources import actor_pool
 from mvad.runtime.watchdog import watch_nodes
-from mvad.scoring.jobs import ScoringJob
+from mvad.scoring.jobs import NO_MODEL, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
 from mvad.scoring.write import WriteScores
-
-NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
 
 
 def score_images(
@@ -52,16 +50,21 @@ def score_images(
         for (spec, size), group in by_backbone.items()
     ]
     by_run_id = {run.run_id: run for run in runs}
+    noted_seconds: dict[int, float] = defaultdict(float)  # by number of the job
     with report.stage("score", 0, unit="images" if len(runs) == 1 else "scores") as stage:
         for images in portions:
             for run in runs:
                 n_images = _write_images_without_model(images, jobs, run)
                 stage.expect(len(images) - n_images)
             for group in groups:
+                n_actors_before = stage.actors
                 for number, n_rows in group.score(images, stage):
                     by_run_id[jobs[number].run_id].n_rows += n_rows
-        for number, seconds in stage.totals.get().seconds.items():
-            by_run_id[jobs[number].run_id].add_seconds(jobs[number].category, seconds / stage.actors)
+                # Each portion and group has actors of its own, by whose number its seconds are shared out.
+                for number, seconds in stage.totals.get().seconds.items() if stage.actors > n_actors_before else ():
+                    share = (seconds - noted_seconds[number]) / (stage.actors - n_actors_before)
+                    by_run_id[jobs[number].run_id].add_seconds(jobs[number].category, share)
+                    noted_seconds[number] = seconds
 
 
 def prepare_networks(

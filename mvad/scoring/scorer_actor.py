@@ -18,10 +18,9 @@ from mvad.errors import failure_reason
 from mvad.pipeline.columns import SCORED, Batch, usable
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
-from mvad.scoring.jobs import ScoringJob
+from mvad.scoring.jobs import SCORING_FAILED, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 
-SCORING_FAILED = "scoring failed"  # prefix of the error of an image whose model failed
 MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly enough
 
 
