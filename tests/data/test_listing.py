@@ -19,6 +19,7 @@ from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
 from mvad.options import DataOptions
 from mvad.results.store import drop_rows
+from mvad.runtime.stage_totals import StageTotals
 from mvad.storage import FileEntry, to_uri
 
 
@@ -210,8 +211,12 @@ def test_scoring_in_portions_gives_the_rows_of_a_single_portion(tmp_path, tiles,
         (dump / category).mkdir(parents=True, exist_ok=True)
         (dump / name).symlink_to(tiles / category / "test" / kind)
     tree(dump, "empty/notes.txt", "gamma/a.png")
-    options = {"actors": 1, "quiet": True}
+    options, totals, get_totals = {"actors": 1, "quiet": True}, [], StageTotals.get
+    page_by_page.setattr(StageTotals, "get", lambda stage: totals.append(get_totals(stage)) or totals[-1])
     result = mvad.score(str(dump), models, str(tmp_path / "out"), **options)
+    # Every portion has an actor of its own, whose seconds count in full.
+    seconds = [row["score_seconds"] for row in result.summary[:-1] if row["score_seconds"] is not None]
+    assert sum(seconds) == pytest.approx(sum(totals[-1].seconds.values()))
     rows = results.read_scores(to_uri(tmp_path / "out"), ["image_id", "score", "error"])
     assert [row["category"] for row in result.summary] == ["alpha", "beta", "gamma", "mean"]
     assert [error["image_id"] for error in result.errors] == ["gamma/a.png"]
