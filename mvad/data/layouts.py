@@ -141,5 +141,7 @@ def plain_table(images: Sequence[FileEntry], category: str | None) -> pa.Table:
         "uri": pa.array([file.uri for file in files], pa.string()),
         "category": pa.array([category or file.path.split("/")[0] for file in files], pa.string()),
         "split": pa.array(["test"] * len(files), pa.string()),
+        "file_size": pa.array([file.size for file in files], pa.int64()),
+        "file_mtime": pa.array([file.mtime for file in files], pa.timestamp("us", "UTC")),
     }
     return pa.table(columns, SCHEMA)

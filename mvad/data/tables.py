@@ -23,6 +23,8 @@ SCHEMA = pa.schema(
         pa.field("label", pa.int8()),  # 0 good, 1 defective, null unknown
         pa.field("defect", pa.string()),
         pa.field("mask_uri", pa.string()),
+        pa.field("file_size", pa.int64()),  # bytes, when it was listed; null if unknown
+        pa.field("file_mtime", pa.timestamp("us", "UTC")),  # when the file was last changed
     ]
 )
 ROWS_PER_CHUNK = 1 << 16  # rows that are Python objects at a time
@@ -32,7 +34,8 @@ def image_row(
     file: FileEntry, category: str, split: str, label: int | None, defect: str | None, mask_uri: str | None
 ) -> dict[str, Any]:
     """Return the manifest's row of an image."""
-    return dict(zip(SCHEMA.names, (file.path, file.uri, category, split, label, defect, mask_uri), strict=True))
+    values = (file.path, file.uri, category, split, label, defect, mask_uri, file.size, file.mtime)
+    return dict(zip(SCHEMA.names, values, strict=True))
 
 
 def is_table(uri: str) -> bool:

@@ -15,9 +15,10 @@ from mvad.data.tables import SCHEMA
 from mvad.inspection.duplicates import NearDuplicates, exact_duplicates, near_duplicates_of_distinct
 from mvad.inspection.outliers import find_outliers
 
+FILE_COLUMNS = ("file_size", "file_mtime")
 IMAGES = pa.schema(
     [
-        *SCHEMA,
+        *(field for field in SCHEMA if field.name not in FILE_COLUMNS),
         pa.field("format", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("width", pa.int32()),
@@ -39,6 +40,7 @@ IMAGES = pa.schema(
         pa.field("map_x", pa.float32()),  # see embedding; null if not in the sample
         pa.field("map_y", pa.float32()),
         pa.field("error", pa.string()),
+        *(SCHEMA.field(name) for name in FILE_COLUMNS),
     ]
 )
 COUNTS = {  # of a category, with their titles on the page and at a terminal

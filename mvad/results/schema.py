@@ -37,6 +37,9 @@ SCORES = pa.schema(
         pa.field("patch_grid", pa.list_(pa.int32())),
         pa.field("model_id", pa.string()),
         pa.field("run_id", pa.string(), nullable=False),
+        pa.field("file_size", pa.int64()),  # bytes, when the image was listed; null if unknown
+        pa.field("file_mtime", pa.timestamp("us", "UTC")),  # when the file was last changed
+        pa.field("verdict", pa.string()),  # good | uncertain | anomalous; null where there is no threshold
     ]
 )
 SUMMARY = pa.schema(

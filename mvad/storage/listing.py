@@ -15,10 +15,12 @@ from mvad.storage.uris import is_local, join, local_path, printable, readable
 
 
 class FileEntry(NamedTuple):
-    """A file or folder below a root: its readable relative path (POSIX slashes) and its URI."""
+    """A file or folder below a root: its readable relative path (POSIX slashes), its URI, and its state if known."""
 
     path: str
     uri: str
+    size: int | None = None  # bytes
+    mtime: int | None = None  # when it was last changed, in microseconds since 1970
 
 
 def list_files(root: str) -> Iterator[FileEntry]:
@@ -40,8 +42,9 @@ def list_pages(root: str) -> Iterator[list[FileEntry]]:
     filesystem, path = resolve(root)
     try:
         for infos in _walk_store(filesystem, path):
-            names = [info.path[len(path) :].lstrip("/") for info in infos if info.type != pafs.FileType.Directory]
-            yield [FileEntry(name, join(root, name)) for name in names if not _is_hidden(name.split("/"))]
+            files = [info for info in infos if info.type != pafs.FileType.Directory]
+            entries = [_store_entry(root, info.path[len(path) :].lstrip("/"), info) for info in files]
+            yield [entry for entry in entries if not _is_hidden(entry.path.split("/"))]
     except OSError as error:
         raise _listing_error(root, error) from error
 
@@ -54,7 +57,7 @@ def list_subfolders(root: str) -> list[FileEntry] | None:
     """
     if is_local(root):
         top = local_path(root)
-        return [_local_entry(top, entry.path) for entry in _scan(top)[1] if _is_folder(entry)]
+        return [_local_entry(top, entry) for entry in _scan(top)[1] if _is_folder(entry)]
     filesystem, path = resolve(root)
     if not has_directories(filesystem):
         return None
@@ -123,12 +126,21 @@ def _walk_local(top: bytes) -> Iterator[list[FileEntry]]:
             continue
         ancestors |= {folder_id}
         pending += [(entry.path, ancestors) for entry in entries if _is_folder(entry)]
-        yield [_local_entry(top, entry.path) for entry in entries if not _is_folder(entry)]
+        yield [_local_entry(top, entry) for entry in entries if not _is_folder(entry)]
 
 
-def _local_entry(top: bytes, path: bytes) -> FileEntry:
-    relative = os.path.relpath(path, top).replace(os.sep.encode(), b"/")
-    return FileEntry(printable(relative), Path(os.fsdecode(path)).as_uri())
+def _store_entry(root: str, name: str, info: pafs.FileInfo) -> FileEntry:
+    return FileEntry(name, join(root, name), info.size, None if info.mtime_ns is None else info.mtime_ns // 1000)
+
+
+def _local_entry(top: bytes, entry: os.DirEntry[bytes]) -> FileEntry:
+    relative = os.path.relpath(entry.path, top).replace(os.sep.encode(), b"/")
+    name, uri = printable(relative), Path(os.fsdecode(entry.path)).as_uri()
+    try:
+        status = entry.stat()
+    except OSError:  # a link that leads nowhere, or a file removed since: reading it says so
+        return FileEntry(name, uri)
+    return FileEntry(name, uri, status.st_size, status.st_mtime_ns // 1000)
 
 
 def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:

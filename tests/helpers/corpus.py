@@ -470,4 +470,4 @@ def examine(root: str, max_pixels: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
-    json.dump(examine(sys.argv[1], int(sys.argv[2])), sys.stdout)
+    json.dump(examine(sys.argv[1], int(sys.argv[2])), sys.stdout, default=str)

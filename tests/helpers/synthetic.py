@@ -36,7 +36,7 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
     """
     count, scores = len(rows), None if calibration is None else np.asarray(calibration, np.float32)
     images = {"category": [name] * count, "split": [row.get("split", "test") for row in rows]}
-    for key in ("image_id", "uri", "label", "defect", "mask_uri"):
+    for key in ("image_id", "uri", "label", "defect", "mask_uri", "file_size", "file_mtime"):
         images[key] = [row.get(key) or None if key != "label" else row.get(key) for row in rows]
     grids = [row.get("grid") for row in rows]
     scored = {
