@@ -1,4 +1,9 @@
-"""Fitted models on disk: arrays and ``model.json`` in ``<models>/<method>/<category>/``; nothing is pickled."""
+"""Fitted models on disk: arrays and ``model.json`` in ``<models>/<method>/<category>/``; nothing is pickled.
+
+A model that takes the place of another has its arrays in ``versions/<id>/`` below that folder. It is written whole before
+``model.json`` names it, which is one atomic write: whoever reads meanwhile gets the model before, and a writer that is
+killed has changed nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +31,9 @@ if TYPE_CHECKING:
     from mvad.features.weights import Network
 
 FORMAT = 2
+VERSIONS = "versions"  # folder of a model's versions
 CALIBRATION = "calibration"  # name of the array of calibration scores
+VERSION_LENGTH = 12  # characters of a model's id that name its folder
 HASH_CHUNK_BYTES = 1 << 24
 
 
@@ -65,13 +73,11 @@ class FittedModel:
     calibration: NDArray[np.float32] | None = None
 
 
-def save_model(folder: str, model: FittedModel) -> ModelInfo:
-    """Write a model below the URI ``folder``; ``model.json`` comes last, so that a folder with one is complete."""
+def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
+    """Write a model below the URI ``folder``, if need be in the place of another; that is removed unless it is kept."""
     uri = storage.join(folder, model.method.method, storage.folder_name(model.category))
-    storage.remove(storage.join(uri, "model.json"))
     files, size_bytes = {}, 0
     for file, parts in _files(model):
-        storage.write(storage.join(uri, file), *parts)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
@@ -87,10 +93,43 @@ def save_model(folder: str, model: FittedModel) -> ModelInfo:
         "size": asdict(model.size),
         "files": files,
     }
-    record = {**model.record, "bytes": size_bytes}
-    text = json.dumps({"model_id": _content_id(content), **content, "record": record}, indent=2)
-    storage.write(storage.join(uri, "model.json"), text.encode())
+    document = {"model_id": _content_id(content), **content, "record": {**model.record, "bytes": size_bytes}}
+    replaces = storage.exists(storage.join(uri, "model.json"))
+    version = document["model_id"][:VERSION_LENGTH] if replaces else None
+    target = uri if version is None else storage.join(uri, VERSIONS, version)
+    for file, parts in _files(model):
+        storage.write(storage.join(target, file), *parts)
+    if version is not None:
+        _write_model(target, document)
+        if keep_earlier:
+            _keep_in_versions(uri)
+    _write_model(uri, document | ({} if version is None else {"version": version}))
+    _remove_needless(uri, {"model.json", VERSIONS, *([] if version else files)})
+    if version is not None and not keep_earlier:
+        _remove_needless(storage.join(uri, VERSIONS), {version})
     return read_model(uri)
+
+
+def _write_model(uri: str, document: dict[str, Any]) -> None:
+    storage.write(storage.join(uri, "model.json"), json.dumps(document, indent=2).encode())
+
+
+def _keep_in_versions(uri: str) -> None:
+    """Copy a model whose arrays lie next to its ``model.json`` to a version of its own."""
+    with suppress(UsageError):  # a damaged model is nothing to keep
+        model = read_model(uri)
+        if model.uri == uri:
+            for file in (*model.files, "model.json"):
+                target = storage.join(uri, VERSIONS, model.model_id[:VERSION_LENGTH], file)
+                storage.write(target, storage.read(storage.join(uri, file)))
+
+
+def _remove_needless(uri: str, needed: Collection[str]) -> None:
+    """Remove what lies in a folder besides what is needed."""
+    storage.remove_unfinished(uri)
+    for name in storage.list_folder(uri):
+        if name not in needed and not storage.is_unfinished(name):
+            storage.remove(storage.join(uri, name))
 
 
 def _files(model: FittedModel) -> Iterator[tuple[str, list[bytes | memoryview]]]:
@@ -117,7 +156,7 @@ def read_model(uri: str) -> ModelInfo:
     readable = storage.readable(uri)
     try:
         content = json.loads(storage.read(storage.join(uri, "model.json")))
-        model_id, record = content.pop("model_id"), content.pop("record")
+        model_id, record, version = content.pop("model_id"), content.pop("record"), content.pop("version", None)
         if content["format"] != FORMAT:
             raise UsageError(
                 f"the model in {readable} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
@@ -128,6 +167,8 @@ def read_model(uri: str) -> ModelInfo:
             key: tuple(value) if isinstance(value, list) else value for key, value in content["backbone"].items()
         }
         network, size = BackboneSpec(**backbone), ImageSize(**content["size"])
+        if version is not None:
+            uri = storage.join(uri, VERSIONS, storage.folder_name(version))
         plain = {name: content[name] for name in ("method", "category", "settings", "weights_sha256", "files")}
         return ModelInfo(model_id=model_id, backbone=network, size=size, record=record, uri=uri, **plain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -195,13 +236,6 @@ def _check(model: ModelInfo, file: str, digest: str) -> None:
     if digest != model.files[file]:
         uri = storage.readable(storage.join(model.uri, file))
         raise UsageError(f"{uri} is damaged: its hash is not the model's; fit the model again.")
-
-
-def keep_previous(model: ModelInfo) -> None:
-    """Copy a model to ``previous/<id>`` in its own folder, before it is replaced."""
-    uri = storage.join(model.uri, "previous", model.model_id[:12])
-    for file in (*model.files, "model.json"):
-        storage.write(storage.join(uri, file), storage.read(storage.join(model.uri, file)))
 
 
 def list_models(folder: str) -> list[dict[str, Any]]:

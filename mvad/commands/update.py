@@ -18,7 +18,7 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     bank and the new patches together, larger by what the new images would have had of their own; kNN adds the new
     vectors to its bank. New images are scored fold by fold, by models updated with the others, and their scores join
     the calibration. Old calibration scores stay as they are: a larger bank could only lower them, which errs towards
-    fewer false alarms. The version before is kept in ``previous`` next to the new one.
+    fewer false alarms. The version before is kept next to the new one, in ``versions``.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.jobs import digest
 from mvad.fitting.tasks import Extension, extend_detector
-from mvad.model_store import FittedModel, ModelInfo, keep_previous, read_arrays, read_calibration, save_model
+from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, save_model
 from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.results.metrics import image_metrics
@@ -118,7 +118,6 @@ def _update(
         old = read_calibration(model)
         scores = [fold.scores for fold in ray.get(folds)]
         calibration = np.concatenate([*([] if old is None else [old]), *scores]).astype(np.float32)
-    keep_previous(model)
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
@@ -129,7 +128,7 @@ def _update(
     updated = FittedModel(
         model.category, method, outcome.state, model.backbone, network.sha256, model.size, record, calibration
     )
-    saved = save_model(folder, updated)
+    saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
     return row | _change(outcome, usable["label"].to_numpy(zero_copy_only=False)[reference])
 

@@ -4,6 +4,7 @@
 from mvad.storage.files import (
     THREADS,
     exists,
+    is_unfinished,
     local_copy,
     parallel_map,
     read,

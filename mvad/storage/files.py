@@ -3,12 +3,14 @@
 import functools
 import os
 import shutil
+import socket
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -23,6 +25,8 @@ COPY_CHUNK_BYTES = 1 << 24
 # Per request, with pauses that double up to 20 seconds. Arrow retries gs:// for a quarter of an hour by itself.
 S3_MAX_ATTEMPTS = 10
 S3_FLAGS = ("allow_bucket_creation", "allow_bucket_deletion", "check_directory_existence_before_creation")
+UNFINISHED = ".unfinished"  # suffix of files that `write` has not renamed yet
+UNFINISHED_MAX_AGE_S = 24 * 3600.0
 THREADS = 16  # requests to a store that run in parallel
 
 Item = TypeVar("Item")
@@ -157,7 +161,7 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
         return
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = f"{folder}/.{uuid.uuid4().hex}.unfinished"
+    temporary = f"{folder}/.{uuid.uuid4().hex}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}"
     try:
         with open(temporary, "wb") as file:
             file.writelines(parts)
@@ -168,11 +172,37 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of a `write` that has not ended, or was killed."""
+    return name.startswith(".") and name.endswith(UNFINISHED)
+
+
 def remove_unfinished(uri: str) -> None:
-    """Remove the temporary files that a killed `write` left below a local folder; object storage keeps none."""
+    """Remove the temporary files that a killed `write` left below a local folder; object storage keeps none.
+
+    Those of processes that may still write stay: processes of this machine that are alive, and of other machines for
+    `UNFINISHED_MAX_AGE_S` after their last change.
+    """
     if is_local(uri):
-        for path in Path(resolve(uri)[1]).glob("**/.*.unfinished"):
-            path.unlink(missing_ok=True)
+        for path in Path(resolve(uri)[1]).glob(f"**/.*{UNFINISHED}"):
+            with suppress(FileNotFoundError):
+                if not _may_be_written(path):
+                    path.unlink()
+
+
+def _may_be_written(path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > UNFINISHED_MAX_AGE_S:
+        return False
+    host, _, process = path.name.removesuffix(UNFINISHED).partition(".")[2].partition(".")[2].rpartition(".")
+    if host != socket.gethostname():
+        return bool(host)  # without one, it is of an earlier version, which named no process
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 def remove(uri: str) -> None:

@@ -107,11 +107,12 @@ def test_update(base_run, tiles, tmp_path, ray_local, monkeypatch):
     assert after["model_id"] == row["model_id"] != before["model_id"]
     assert after["record"]["updated_from"] == [before["model_id"]]
     assert after["record"]["training_sha256"] != before["record"]["training_sha256"]
-    scores = np.load(place / "calibration.npy")
+    version = place / "versions" / after["version"]
+    scores = np.load(version / "calibration.npy")
     np.testing.assert_array_equal(scores[:8], old_scores)
     assert len(scores) == 14
-    assert len(np.load(place / "bank.npy")) == round(8 * 64 * 0.1) + round(6 * 64 * 0.1)
-    kept = place / "previous" / before["model_id"][:12]
+    assert len(np.load(version / "bank.npy")) == round(8 * 64 * 0.1) + round(6 * 64 * 0.1)
+    kept = place / "versions" / before["model_id"][:12]
     assert json.loads((kept / "model.json").read_text()) == before
     assert [row["updates"] for row in mvad.models(str(tmp_path / "models"), quiet=True)] == [1, 0]
     monkeypatch.setitem(METHODS, "patchcore", VAE)  # a method that is not Extendable
