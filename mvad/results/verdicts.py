@@ -46,7 +46,7 @@ def decision_rule(
         calibration.threshold(scores, rule, rate),
         calibration.guarantee(rule, rate, len(scores)),
         len(scores) < calibration.min_images(rule, rate),
-        rate,
+        None if rule == "sigma" else rate,
         uncertain_threshold,
     )
 
