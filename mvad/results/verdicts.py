@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,8 @@ from mvad.model_store import read_calibration, read_model
 from mvad.options import DecisionOptions
 from mvad.results.store import list_parts, read_scores, rewrite
 
-GOOD, UNCERTAIN, ANOMALOUS = "good", "uncertain", "anomalous"
+Verdict = Literal["good", "uncertain", "anomalous"]
+GOOD, UNCERTAIN, ANOMALOUS = get_args(Verdict)
 FIXED = "fixed"  # the rule of a threshold that is given, and does not follow from calibration
 MIN_CALIBRATION_SCORES = 2
 
