@@ -405,7 +405,7 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, NewRu
 class EvaluateOptions(BatchOptions, OutputOptions):
     """Decisions"""
 
-    false_alarm_rate: Annotated[Share | None, FALSE_ALARM_RATE] = None
+    false_alarm_rate: Annotated[Share | None, Option(help=FALSE_ALARM_RATE.help, show_default="as before")] = None
     models: Annotated[str | None, MODELS] = None
 
     @property

@@ -13,9 +13,10 @@ from mvad.results.verdicts import decide_again, rules_again
 
 @takes(EvaluateOptions)
 def evaluate(out: Results, options: EvaluateOptions) -> Result:
-    """Recompute the summary of results, and with options of decisions decide on their images again, without scoring.
+    """Recompute the summary of results; with a rate, a rule or a threshold, decide on their images again first.
 
-    Safe to repeat: if it was interrupted while it decided, calling it again finishes that.
+    Nothing is scored: stored scores and p-values are enough, or for some rules the models. What is not given stays as
+    it was decided before. If it was interrupted while it decided, calling it again finishes that.
 
     Raises
     ------
