@@ -89,8 +89,10 @@ class Reporter:
         if images.ignored:
             self.warn(f"{plural(images.ignored, 'image file')} left out: the layout has no place for them")
 
-    def table(self, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table: columns of names, which may be folded, then columns of numbers, which are not."""
+    def table(
+        self, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[str] = ()
+    ) -> None:
+        """Print a table: columns of names, which may be folded, then of numbers, which are not, then of texts."""
         if self.quiet:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -98,6 +100,8 @@ class Reporter:
             table.add_column(header, overflow="fold")
         for header in numbers:
             table.add_column(header, justify="right", no_wrap=True)
+        for header in texts:
+            table.add_column(header, overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self._out.print(table)
@@ -135,24 +139,6 @@ class Reporter:
             self.warn(f"  {entry['image_id']!r}: {entry['error']}")
         if len(errors) > MAX_SHOWN_ERRORS:
             self.warn(f"  and {len(errors) - MAX_SHOWN_ERRORS:,} more, all in {place}")
-
-    def summary(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Print the summary of a run; of a single category, without the mean."""
-        metrics = {"image_auroc": "AUROC", "image_ap": "AP", "image_f1_max": "F1 max"}
-        if any(row.get("pixel_auroc") is not None for row in rows):
-            metrics |= {"pixel_auroc": "pixel AUROC", "pixel_aupro": "AUPRO"}
-        rows = rows[:1] if len(rows) == 2 else rows  # the last row is the mean
-        counts = {"n_train": "train", "n_good": "good", "n_defect": "defect", "n_error": "error"}
-        times = {"fit_seconds": "fit s", "images_per_second": "img/s"}
-        cells = []
-        for row in rows:
-            line = [row["category"], *("-" if row.get(name) is None else f"{row[name]:,}" for name in counts)]
-            line += [number(row.get(name), 3) for name in metrics]
-            cells.append(line + [number(row.get(name), 1) for name in times])
-        self.table(["category"], [*counts.values(), *metrics.values(), *times.values()], cells)
-        for row in rows:
-            if row.get("note"):
-                self.result(f"{row['category']}: {row['note']}")
 
 
 def number(value: float | None, digits: int, missing: str = "-") -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -42,6 +42,23 @@ def split_commas(value: Any) -> Any:
     return [part for part in parts if part] or None
 
 
+ALL_CATEGORIES = "*"  # key of a threshold for the categories that have none of their own
+
+
+def parse_thresholds(value: Any) -> Any:
+    """Thresholds by category, from ``"0.7"``, which is for all, or ``"weave=0.7,bracket=0.9"``; None is None."""
+    if value is None or isinstance(value, Mapping):
+        return value
+    thresholds = {}
+    for part in split_commas(value) or ():
+        category, _, number = part.rpartition("=")
+        try:
+            thresholds[category.strip() or ALL_CATEGORIES] = float(number)
+        except ValueError:
+            raise ValueError(f"{number!r} is not a number; give 0.7, or weave=0.7,bracket=0.9") from None
+    return thresholds
+
+
 def _check_limit(value: str) -> str:
     if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value.strip()):
         raise ValueError("give a count (20) or a share (5%)")
@@ -61,12 +78,18 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+Thresholds = Annotated[
+    dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, BeforeValidator(parse_thresholds)
+]
 
 Data = Annotated[
     str, Argument(metavar="DATA", help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")
 ]
 Out = Annotated[str, Option(help="New folder for the results; a path or a URI.")]
 Models = Annotated[str, Option(help="Folder of fitted models; a path or a URI.")]
+FALSE_ALARM_RATE = Option(help="Share of good images that may be flagged.")
+MODELS = Option(help="Folder of the models, for their calibration scores.", show_default="as in run.json")
+DECISION = ("threshold_rule", "false_alarm_rate", "fdr", "uncertain_rate", "threshold")  # options that decide on images
 Results = Annotated[str, Argument(metavar="RESULTS", help="Folder of results; a path or a URI.")]
 
 
@@ -118,7 +141,7 @@ class FileOptions(Group):
         str,
         AfterValidator(_check_limit),
         Option(help="Exit with code 3 if more files than this are unreadable: a count, or a share such as 5%."),
-    ] = "100%"
+    ] = "10%"
 
     def allowed_errors(self, n_images: int) -> int:
         """How many of ``n_images`` files may be unreadable before the exit code is 3."""
@@ -309,23 +332,106 @@ class RuleOptions(Group):
 
 
 @group()
-class DecisionOptions(RuleOptions):
+class VerdictOptions(RuleOptions):
     """Decisions"""
 
-    false_alarm_rate: Annotated[Share, Option(help="Share of good images that may be flagged.")] = 0.01
+    uncertain_rate: Annotated[
+        Share | None,
+        Option(
+            help="Call images uncertain that are flagged at this higher rate only, for people to look at.",
+            show_default="no image is uncertain",
+        ),
+    ] = None
+    threshold: Annotated[
+        Thresholds,
+        Option(
+            help="A fixed threshold instead, for all categories or for some (A=0.7,B=0.9).",
+            metavar="X",
+            show_default="from calibration",
+        ),
+    ] = None
+
+    def fixed_threshold(self, category: str) -> float | None:
+        """The threshold that is given for a category; None if it follows from calibration."""
+        thresholds = self.threshold or {}
+        return thresholds.get(category, thresholds.get(ALL_CATEGORIES))
+
+    @property
+    def threshold_categories(self) -> list[str]:
+        """The categories that a threshold is given for by name."""
+        return [name for name in self.threshold or () if name != ALL_CATEGORIES]
 
 
 @group()
-class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, NewRunOptions):
+class DecisionOptions(VerdictOptions):
+    """Decisions"""
+
+    false_alarm_rate: Annotated[Share, FALSE_ALARM_RATE] = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.uncertain_rate is not None and self.uncertain_rate <= self.false_alarm_rate:
+            raise UsageError(
+                f"--uncertain-rate {self.uncertain_rate:g} must be above --false-alarm-rate {self.false_alarm_rate:g}."
+            )
+
+
+@group()
+class BatchOptions(VerdictOptions):
     """Decisions"""
 
     fdr: Annotated[
         Share | None,
         Option(help="Flag by Benjamini-Hochberg instead, with this share of false alarms among flagged images."),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fdr is not None and self.fixed_threshold(ALL_CATEGORIES) is not None:
+            raise UsageError("--fdr and a --threshold for all categories exclude each other; give one of them.")
+
+
+@group()
+class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, NewRunOptions):
+    """Decisions"""
+
     maps: Annotated[
-        Literal["none", "anomalous", "all"], Option(help="Images that keep their patch scores in the results.")
+        Literal["none", "anomalous", "all"],
+        Option(help="Images that keep their patch scores in the results; anomalous includes uncertain."),
     ] = "none"
+
+
+@group()
+class EvaluateOptions(BatchOptions, OutputOptions):
+    """Decisions"""
+
+    false_alarm_rate: Annotated[Share | None, Option(help=FALSE_ALARM_RATE.help, show_default="as before")] = None
+    models: Annotated[str | None, MODELS] = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether an option is given that decides on the images again."""
+        return any(getattr(self, name) is not None for name in DECISION)
+
+    def decision(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """How to decide again: as the ``earlier`` options of the run, except for what is given.
+
+        A rate, a rule, --fdr and a threshold for all categories replace each other. Thresholds of some categories are
+        added. A band of uncertain images ends where the false-alarm rate is no longer below its rate.
+        """
+        values = {name: earlier.get(name, getattr(DecisionOptions, name, None)) for name in DECISION}
+        given = {name: getattr(self, name) for name in DECISION if getattr(self, name) is not None}
+        if given.keys() & {"false_alarm_rate", "threshold_rule", "fdr"}:
+            values |= {"fdr": None, "threshold": None}
+        if ALL_CATEGORIES in given.get("threshold", ()):
+            values |= {"fdr": None, "threshold": None}
+        if "threshold" in given:
+            given["threshold"] = (values["threshold"] or {}) | given["threshold"]
+        values |= given
+        band, rate = values["uncertain_rate"], values["false_alarm_rate"]
+        if "uncertain_rate" not in given and band is not None and band <= rate:
+            values["uncertain_rate"] = None
+        return values
 
 
 @group()
@@ -410,9 +516,7 @@ class ReportOptions(CategoryOptions, FileOptions, OutputOptions):
     """Report"""
 
     to: Annotated[str | None, Option(help="File to write; a path or a URI.", show_default="OUT/report.html")] = None
-    models: Annotated[
-        str | None, Option(help="Folder of the models, for their calibration scores.", show_default="as in run.json")
-    ] = None
+    models: Annotated[str | None, MODELS] = None
     pictures: Annotated[Natural, Option(help="Show at most N images per category.", metavar="N")] = 24
 
 

@@ -208,25 +208,6 @@ def test_json_has_the_exit_code_and_no_number_that_json_lacks(capsys, monkeypatc
     }
 
 
-def test_the_widest_summary_fits_in_a_hundred_columns(capsys):
-    from mvad.console import Reporter
-
-    numbers = {"image_auroc": 0.9874, "image_ap": 0.9874, "image_f1_max": 0.9874, "pixel_auroc": 1.0}
-    counts = {"n_train": 99_999, "n_good": 99_999, "n_defect": 99_999, "n_error": 99_999}
-    rest = {"pixel_aupro": 0.9874, "fit_seconds": 9_999.9, "images_per_second": 9_999.9, "note": None}
-    rows = [
-        {"category": name, **counts, **numbers, **rest} for name in ("a_rather_long_name_of_a_part", "other", "mean")
-    ]
-    Reporter().summary(rows)
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 100
-    assert "…" not in printed
-    cells = [cell for line in printed.splitlines() if "0.987" in line for cell in line.split()]
-    for value, times in (("0.987", 12), ("1.000", 3), ("99,999", 12), ("9999.9", 6)):
-        assert cells.count(value) == times
-    assert "".join(line[:12].split()[0] for line in printed.splitlines() if line[:12].strip()).count("_") == 6
-
-
 def test_a_log_says_how_long_is_left(capsys, monkeypatch):
     from mvad import console
 

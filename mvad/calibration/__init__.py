@@ -13,4 +13,4 @@ from mvad.calibration.conformal import (
     threshold,
 )
 from mvad.calibration.drift import Drift, measure_drift
-from mvad.calibration.wording import drift_warning, guarantee, too_few_warning
+from mvad.calibration.wording import drift_warning, found_line, guarantee, too_few_warning

@@ -32,6 +32,8 @@ class DecisionRule(NamedTuple):
     threshold: float | None = None  # the score above which an image is flagged
     guarantee: str | None = None  # what the threshold guarantees, as a sentence
     too_few: bool = False  # whether there are too few calibration scores for the requested false-alarm rate
+    rate: float | None = None  # the requested false-alarm rate
+    uncertain_threshold: float | None = None  # the score above which an image that is not flagged is uncertain
 
 
 def kfold(count: int, n_folds: int, seed: int) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Guarantees and warnings as sentences for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mvad.calibration.conformal import SIGMA_DEVIATIONS, TOLERANCE_CONFIDENCE, min_images, rank
 from mvad.calibration.drift import Drift
@@ -48,6 +48,23 @@ def too_few_warning(categories: Sequence[str], n: int, rate: float) -> str:
         f"{names}: {images} too few for {_percent(rate)} false alarms; expect about {average} "
         f"({low_to_high}). {min_images('conformal', rate):,} or more would give {_percent(rate)}."
     )
+
+
+def found_line(
+    category: str, n_defect: int, found: Mapping[float, tuple[int, int]], n_decided: int | None = None
+) -> str:
+    """Say how many defects of a labelled category are found at several false-alarm rates.
+
+    ``found`` has, by rate, the defects found and the good images that calibration lacks to keep the rate. ``n_decided``
+    are found as the run has decided, if that is not at one of the rates.
+    """
+    texts = [] if n_decided is None else [f"as decided {n_decided:,}"]
+    for rate, (n_found, n_needed) in sorted(found.items()):
+        unit = " false alarms" if rate == min(found) else ""
+        lacking = f" (needs {n_needed:,} more good image{'' if n_needed == 1 else 's'})" if n_needed else ""
+        texts.append(f"at {_percent(rate)}{unit}{lacking} {n_found:,}")
+    first, *others = texts
+    return "; ".join([f"{category}: {first} of {n_defect:,} defects are found", *others])
 
 
 def drift_warning(category: str, drift: Drift) -> str:

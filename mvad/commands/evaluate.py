@@ -1,31 +1,65 @@
+from typing import Any
+
 from mvad import storage
 from mvad.console import Reporter
-from mvad.errors import UsageError
-from mvad.options import OutputOptions, Results, takes
-from mvad.results.result import Result
-from mvad.results.store import read_run, write_summary
+from mvad.data.manifest import require_categories
+from mvad.options import DecisionOptions, EvaluateOptions, Results, build, takes
+from mvad.results.printed import print_summary
+from mvad.results.result import EXIT_DONE, Result
+from mvad.results.store import DECIDING, read_finished_run, write_json, write_summary
 from mvad.results.summary import evaluate as summarise
+from mvad.results.verdicts import decide_again, rules_again
 
 
-@takes(OutputOptions)
-def evaluate(out: Results, options: OutputOptions) -> Result:
-    """Recompute the summary of labelled results, and write it.
+@takes(EvaluateOptions)
+def evaluate(out: Results, options: EvaluateOptions) -> Result:
+    """Recompute the summary of results; with a rate, a rule or a threshold, decide on their images again first.
+
+    Nothing is scored: stored scores and p-values are enough, or for some rules the models. What is not given stays as
+    it was decided before. If it was interrupted while it decided, calling it again finishes that.
 
     Raises
     ------
     UsageError
-        OUT holds no results of a run that has ended.
+        OUT holds no results of a run that has ended; or the scores are not enough to decide as asked.
 
     Examples
     --------
     >>> mvad.evaluate("results", quiet=True).summary[0]["category"]
     'weave'
+    >>> mvad.evaluate("results", false_alarm_rate=0.05, quiet=True).summary[0]["threshold"] is None
+    False
     """
-    target = storage.to_uri(out)
-    content = read_run(target)
-    if content.get("status") != "done":
-        raise UsageError(f"the run in {storage.readable(target)} has not ended; wait for it or run it again.")
+    report, target = Reporter(options.quiet), storage.to_uri(out)
+    content = read_finished_run(target, undecided=True)
+    decides = options.decides or content["status"] == DECIDING
+    if decides:
+        _decide(target, content, options, report)
     rows, _ = summarise(target, content["categories"])
     summary = write_summary(target, rows)
-    Reporter(options.quiet).summary(summary)
+    if decides:
+        write_json(storage.join(target, "run.json"), content | {"status": "done"})
+    if content.get("exit_code") == EXIT_DONE:
+        storage.write(storage.join(target, "_SUCCESS"), b"")
+    print_summary(report, summary, content["categories"], target)
     return Result(summary=summary)
+
+
+def _decide(target: str, content: dict[str, Any], options: EvaluateOptions, report: Reporter) -> None:
+    """Rewrite the verdicts of the rows, and what ``run.json``, of which ``content`` is changed, says of decisions.
+
+    First ``run.json`` says that rows are being rewritten, and how, so that nobody takes a mixture for results.
+    """
+    earlier, values = content["options"], options.decision(content["options"])
+    if earlier.get("uncertain_rate") is not None and values["uncertain_rate"] is None:
+        report.info(f"--uncertain-rate {earlier['uncertain_rate']:g} ends: the false-alarm rate is as high")
+    decision = build(DecisionOptions, {name: value for name, value in values.items() if name != "fdr"})
+    require_categories(decision.threshold_categories, content["categories"], target)
+    models = storage.to_uri(options.models) if options.models else None
+    rules = rules_again(target, content["categories"], decision, models)
+    content |= {"status": DECIDING, "options": earlier | values}
+    if content.get("identity"):
+        content["identity"] |= values
+    storage.remove(storage.join(target, "_SUCCESS"))
+    write_json(storage.join(target, "run.json"), content)
+    decide_again(target, content["categories"], rules, values["fdr"])

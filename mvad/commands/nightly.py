@@ -1,16 +1,15 @@
 import datetime
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
 from mvad import storage
 from mvad.commands import score as scoring
-from mvad.console import Reporter, plural
+from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.options import Models, ScoreOptions, takes
-from mvad.results.result import EXIT_DONE, EXIT_DRIFTED, Result
-from mvad.results.summary import MEAN
+from mvad.results.printed import print_night
+from mvad.results.result import Result
 
 
 @takes(ScoreOptions)
@@ -22,7 +21,7 @@ def nightly(
     *,
     options: ScoreOptions,
 ) -> Result:
-    """Score a night's images into OUT/date=DATE and print one line per category; safe to repeat.
+    """Score a night's images into OUT/date=DATE and print one line per category: OK, LOOK or DRIFT; safe to repeat.
 
     Returns
     -------
@@ -44,26 +43,6 @@ def nightly(
         day = datetime.date.fromisoformat(date) if date else datetime.date.today()
     except ValueError:
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
-    report = Reporter(options.quiet)
     target = storage.join(storage.to_uri(out), f"date={day.isoformat()}")
-    result = scoring.score(dump, models, target, options=options)
-    rows = [row for row in result.summary if row["category"] != MEAN]
-    for row in rows:
-        report.result(verdict(day, row))
-    if result.exit_code == EXIT_DONE and any(row["drifted"] for row in rows):
-        result.exit_code = EXIT_DRIFTED
-    return result
-
-
-def verdict(day: datetime.date, row: Mapping[str, Any]) -> str:
-    """One line about a category, from its row of the summary."""
-    start, n_scored = f"{day.isoformat()} {row['category']}:", row["n_scored"]
-    errors = f", {row['n_error']:,} unreadable" if row["n_error"] else ""
-    if not n_scored:
-        return f"{start} NOT SCORED ({row['note']}){errors}"
-    if row["threshold"] is None:
-        return f"{start} {plural(n_scored, 'image')} scored, no verdicts: the model is not calibrated{errors}"
-    flagged = f"{row['n_flagged']:,} of {plural(n_scored, 'image')} flagged ({row['n_flagged'] / n_scored:.1%}){errors}"
-    if row["drifted"]:
-        return f"{start} DRIFT: the whole batch scores differently; check camera and light first; {flagged}"
-    return f"{start} {'LOOK' if row['n_flagged'] else 'OK'}, {flagged}"
+    Reporter(options.quiet).result(f"night of {day.isoformat()}")
+    return scoring.score_missing(dump, models, target, options, drift_fails=True, print_table=print_night)

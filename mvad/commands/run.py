@@ -1,6 +1,6 @@
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
-from mvad.data.manifest import read_manifest, require_test_images, require_training_images
+from mvad.data.manifest import read_manifest, require_categories, require_test_images, require_training_images
 from mvad.options import Data, Out, RunOptions, takes
 from mvad.results.result import Result
 from mvad.results.run_record import Run
@@ -24,6 +24,7 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     """
     report, target = Reporter(options.quiet), storage.to_uri(out)
     manifest = read_manifest(data, options)
+    require_categories(options.threshold_categories, manifest.categories, manifest.root)
     train = require_training_images(manifest)
     images = require_test_images(manifest, "; to fit models alone use mvad fit.")
     network = fitting.load_network(options)

@@ -4,8 +4,10 @@ import itertools
 from mvad import pipeline, scoring, storage
 from mvad.console import Reporter
 from mvad.data.listing import Listing, require_images
+from mvad.data.manifest import require_categories
 from mvad.model_store import ensure_outside_models, find_models, load_networks, models_for
 from mvad.options import Data, Models, Out, ScoreOptions, takes
+from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import Result
 from mvad.results.run_record import Run
 
@@ -27,22 +29,40 @@ def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result
     >>> len(result.errors)
     0
     """
+    return score_missing(data, models, out, options)
+
+
+def score_missing(
+    data: str,
+    models: str,
+    out: str,
+    options: ScoreOptions,
+    *,
+    drift_fails: bool = False,
+    print_table: PrintTable = print_summary,
+) -> Result:
+    """Score the images of DATA that have no row in OUT yet.
+
+    With ``drift_fails`` a category that has drifted is exit code 4; ``print_table`` prints the summary.
+    """
     report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
     ensure_outside_models(target, folder)
     fitted = find_models(folder, options.method)
+    require_categories(options.threshold_categories, fitted, folder)
     images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
     category_models = models_for(images.categories, fitted, folder)
     networks = load_networks(category_models.values(), options.weights, options.budget)
     run = Run.resume(target, images, category_models, options)  # a new run, or one that was interrupted
+    run.drift_fails = drift_fails
 
     missing = run.missing(images, report)  # what has no row yet
     first = next(missing, None)
     if first is None and run.is_done:
-        return run.nothing_to_do(report)
+        return run.nothing_to_do(report, print_table)
     run.record()
     jobs = scoring.scoring_jobs(category_models.values(), run, options)
     if first is not None:
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):
             scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
-    return run.show(run.finish(images.n_test, report.stages), report)
+    return run.show(run.finish(images.n_test, report.stages), report, print_table)

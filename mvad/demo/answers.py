@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mvad.results.verdicts import Verdict
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -37,6 +39,9 @@ class ImageAnswer(_Answer):
     )
     is_anomaly: bool | None = Field(
         default=None, description="Whether the score is above the threshold; null without a threshold."
+    )
+    verdict: Verdict | None = Field(
+        default=None, description="Uncertain images are not above the threshold, but above that of --uncertain-rate."
     )
     width: int | None = Field(default=None, ge=1, description="Width of the upright image in pixels.")
     height: int | None = Field(default=None, ge=1, description="Height of the upright image in pixels.")

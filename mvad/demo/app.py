@@ -183,6 +183,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             threshold=model.finite_threshold,
             p_value=model.p_value(image_score),
             is_anomaly=model.is_anomaly(image_score),
+            verdict=model.verdict(image_score),
             width=width,
             height=height,
             method=model.model.method,

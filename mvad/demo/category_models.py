@@ -6,6 +6,7 @@ from functools import cached_property
 from operator import itemgetter
 
 import numpy as np
+import pyarrow as pa
 
 from mvad.anomaly_maps.colours import Scale
 from mvad.calibration import DecisionRule, p_values
@@ -15,6 +16,7 @@ from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_store import ModelInfo, find_models
 from mvad.options import ServeOptions
+from mvad.results.verdicts import Verdict, decide
 from mvad.scoring.jobs import decision_rule
 from mvad.storage import to_uri
 
@@ -46,6 +48,10 @@ class CategoryModel:
     def is_anomaly(self, score: float) -> bool | None:
         """Whether a score is above the threshold; None without a threshold."""
         return None if self.rule.threshold is None else bool(score > self.rule.threshold)
+
+    def verdict(self, score: float) -> Verdict | None:
+        """Whether a score is good, uncertain or anomalous; None without a threshold."""
+        return decide(pa.array([score], pa.float64()), self.rule)["verdict"][0].as_py()
 
     @property
     def finite_threshold(self) -> float | None:

@@ -1,6 +1,5 @@
 """What a report says about one category: scores, mistakes, errors, and the images that are worth a look."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from mvad import results, storage
-from mvad.errors import UsageError
+from mvad import results
 from mvad.html.charts import Chart, histogram, precision_recall, roc
-from mvad.model_store import read_calibration, read_model
 from mvad.results.stored_maps import one_threshold
+from mvad.results.verdicts import Outcome, outcomes, stored_calibration
 
-COLUMNS = ("image_id", "split", "label", "defect", "score", "p_value", "threshold", "is_anomaly", "status", "error")
-SHOWN_COLUMNS = ("image_id", "label", "defect", "score", "p_value", "is_anomaly")
+SHOWN_COLUMNS = ("image_id", "label", "defect", "score", "p_value", "is_anomaly", "verdict")
+COLUMNS = (*SHOWN_COLUMNS, "split", "threshold", "status", "error")
+WHAT_IF_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)  # false-alarm rates
 MAX_ERRORS = 30
 MAX_REASONS = 8
 MAX_DEFECTS = 40
@@ -68,6 +67,7 @@ class Category:
     threshold: float | None
     scores: Chart | None
     curves: dict[str, Chart]
+    what_if: list[Outcome]  # what other false-alarm rates would flag; empty without calibration
     outcomes: dict[str, int]  # images found, missed, falsely flagged, rightly passed; empty without labels or threshold
     defects: list[dict[str, Any]]  # one row per defect type
     galleries: list[Gallery]
@@ -100,19 +100,23 @@ def read_category(
     scored = scored.filter(pc.is_finite(scored["score"]))
     labelled = scored.filter(pc.is_valid(scored["label"]))
     labels, scores = labelled["label"].to_numpy(), labelled["score"].to_numpy()
-    calibration, note = _calibration(source, name, facts, models)
+    calibration, note = stored_calibration(source, name, facts, models)
     threshold = one_threshold(scored["threshold"])
     unlabelled = scored.filter(pc.is_null(scored["label"]))["score"].to_numpy()
+    if calibration is None:
+        calibration = np.empty(0, np.float32)
+    rates = sorted({*WHAT_IF_RATES, facts.get("false_alarm_rate") or WHAT_IF_RATES[0]})
     groups = {"good": scores[labels == 0], "defective": scores[labels == 1], "unlabelled": unlabelled}
-    outcomes = _outcomes(labelled)
+    decided = _outcomes(labelled)
     return Category(
         name=name,
         facts=facts,
         summary=summary,
         threshold=threshold,
         scores=histogram({**groups, "calibration": calibration}, threshold) if len(scored) else None,
-        curves=_curves(labels, scores, outcomes),
-        outcomes=outcomes,
+        curves=_curves(labels, scores, decided),
+        what_if=outcomes(scored, rates, facts.get("n_calibration") or 0),
+        outcomes=decided,
         defects=_defects(labelled),
         galleries=_galleries(scored, set(labels.tolist()), max_images),
         errors=failed.slice(0, MAX_ERRORS).select(["image_id", "split", "error"]).to_pylist(),
@@ -120,28 +124,6 @@ def read_category(
         reasons=Counter(failed["error"].to_pylist()).most_common(MAX_REASONS),
         calibration_note=note,
     )
-
-
-def _calibration(
-    source: str, name: str, facts: Mapping[str, Any], models: str | None
-) -> tuple[NDArray[np.float32], str | None]:
-    """The calibration scores of the model that scored the category, or why they are missing."""
-    none = np.empty(0, np.float32)
-    if not facts.get("n_calibration"):
-        return none, None
-    folder = (facts["method"], storage.folder_name(name))
-    uris = [storage.join(source, "models", *folder)]
-    if models is not None:
-        uris.insert(0, storage.join(models, *folder))
-    elif facts.get("model"):
-        uris.append(storage.to_uri(facts["model"]))
-    for uri in uris:
-        with contextlib.suppress(UsageError):
-            model = read_model(uri)
-            scores = read_calibration(model) if model.model_id == facts["model_id"] else None
-            if scores is not None:
-                return scores, None
-    return none, "the model was not found; give the folder of its models with --models"
 
 
 def _outcomes(labelled: pa.Table) -> dict[str, int]:

@@ -25,6 +25,7 @@ COLUMNS = (  # of the summary table: key, title, filter that shows the value
     ("n_train", "Training images", "count"),
     ("n_scored", "Scored", "count"),
     ("n_flagged", "Flagged", "count"),
+    ("n_uncertain", "Uncertain", "count"),
     ("n_good", "Good", "count"),
     ("n_defect", "Defective", "count"),
     ("n_error", "Unreadable", "count"),
@@ -69,6 +70,8 @@ class Overview:
         hidden = set()
         if all(category.threshold is None for category in self.categories):
             hidden.add("n_flagged")
+        if all(category.facts.get("uncertain_threshold") is None for category in self.categories):
+            hidden.add("n_uncertain")
         if not any(row.get("n_good") or row.get("n_defect") for row in rows):
             hidden |= {"n_good", "n_defect"}
         if len({row.get("method") for row in rows}) < 2:  # the sections say it
@@ -154,7 +157,13 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
         ]
         anchor = f"category-{number}"
         colours = webp_uri(legend(), QUALITY) if any(picture.map for picture in pictures.values()) else None
-        content = {"category": category, "pictures": pictures, "anchor": anchor, "legend": colours}
+        content = {
+            "overview": overview,
+            "category": category,
+            "pictures": pictures,
+            "anchor": anchor,
+            "legend": colours,
+        }
         section = Markup(env.get_template("section.html").render(content))
         if split:
             name = f"{storage.folder_name(category.name)}.html"
@@ -174,6 +183,7 @@ def _environment() -> Environment:
     filters = {
         "metric": "{:.3f}".format,
         "percent": "{:.1%}".format,
+        "rate": lambda value: f"{100 * value:.3g}%",
         "shift": "{:+.1f}".format,
         "seconds": "{:,.1f}".format,
         "score": "{:.4g}".format,

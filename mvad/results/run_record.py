@@ -27,13 +27,15 @@ from mvad.data.listing import Listing
 from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
 from mvad.model_store import ModelInfo
-from mvad.options import ScoreOptions, as_json
+from mvad.options import DECISION, ScoreOptions, as_json
 from mvad.results import store
+from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.summary import evaluate
+from mvad.results.verdicts import rule_facts
 from mvad.runtime.versions import versions
 
-IDENTITY = ("maps", "max_pixels", "threshold_rule", "false_alarm_rate", "fdr")  # options that all rows share
+IDENTITY = ("maps", "max_pixels", *DECISION)  # options that all rows share
 
 
 class Run:
@@ -47,6 +49,7 @@ class Run:
         # Facts for ``run.json``, by category.
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict, {name: {} for name in images.categories})
         self.n_rows = 0  # that must be in OUT in the end
+        self.drift_fails = False  # whether a category that has drifted is not a run well done
         self._images = images
         self._rules: dict[str, DecisionRule] = {}
         self._started = time.monotonic()
@@ -156,10 +159,8 @@ class Run:
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
-            "threshold": rule.threshold,
-            "threshold_rule": rule.rule,
             "n_calibration": 0 if rule.calibration is None else len(rule.calibration),
-            "promise": rule.guarantee,
+            **rule_facts(rule),
         }
 
     def add_training(self, failures: Mapping[str, str], errors: Mapping[str, str], train: pa.Table) -> None:
@@ -172,11 +173,13 @@ class Run:
         unusable = train.filter(pc.is_in(train["image_id"], pa.array(list(errors), pa.string())))
         self.write_errors(unusable, errors)
 
-    def nothing_to_do(self, report: Reporter) -> Result:
+    def nothing_to_do(self, report: Reporter, print_table: PrintTable = print_summary) -> Result:
         """The result of an earlier run that has ended, and of which nothing is missing."""
         self.mark_done()  # in case that run was ended just before
         report.result(f"Nothing to do: {storage.readable(self.out)} already has a row for every image.")
-        return Result(summary=store.read_summary(self.out), errors=store.read_errors(self.out))
+        result = Result(summary=store.read_summary(self.out), errors=store.read_errors(self.out))
+        print_table(report, result.summary, self.categories, self.out)
+        return result
 
     def add_seconds(self, category: str, seconds: float) -> None:
         """Add to the seconds that actors have spent scoring a category."""
@@ -206,7 +209,8 @@ class Run:
         with self.timed("evaluate"):
             rows, errors = evaluate(self.out, self.categories, self._rules, self.options.fdr)
             summary = store.write_summary(self.out, rows)
-        code = exit_code(self.options, len(errors), n_images)
+        drifted = [row["category"] for row in rows if row.get("drifted")] if self.drift_fails else []
+        code = exit_code(self.options, len(errors), n_images, drifted=drifted)
         self.seconds["total"] = time.monotonic() - self._started
         self._content |= {
             "categories": dict(self.categories),
@@ -229,9 +233,9 @@ class Run:
         """Write ``_SUCCESS``."""
         storage.write(storage.join(self.out, "_SUCCESS"), b"")
 
-    def show(self, result: Result, report: Reporter) -> Result:
+    def show(self, result: Result, report: Reporter, print_table: PrintTable = print_summary) -> Result:
         """Print the result, and return it."""
-        report.summary(result.summary)
+        print_table(report, result.summary, self.categories, self.out)
         for text in self._warnings():
             report.warn(text)
         report.errors(result.errors)
@@ -266,6 +270,7 @@ def resumable_run(out: str, identity: Mapping[str, Any]) -> dict[str, Any] | Non
         return None
     store.ensure_writable(out, replace=True)  # refuses files that are not results
     content, folder = store.read_run(out), storage.readable(out)
+    store.ensure_decided(content, out)
     theirs = content.get("identity")
     if content.get("command") != "score" or theirs is None:
         store.ensure_writable(out, replace=False)

@@ -70,6 +70,9 @@ SUMMARY = pa.schema(
         pa.field("drift_median_shift", pa.float64()),  # in robust deviations of the calibration scores
         pa.field("drifted", pa.bool_()),  # the batch as a whole scores differently: see calibration.drift
         pa.field("note", pa.string()),  # why a number is missing
+        pa.field("n_found", pa.int64()),  # defective images that are flagged; null without a threshold
+        pa.field("n_false_alarms", pa.int64()),  # good images that are flagged; null without a threshold
+        pa.field("n_uncertain", pa.int64()),  # images with that verdict; null without a threshold
     ]
 )
 

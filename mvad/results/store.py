@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 MAX_ROWS_PER_FILE = 256
+DECIDING = "deciding"  # status of a run while `mvad evaluate` decides on its images again
 OWN_NAMES = (
     *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
@@ -246,9 +247,10 @@ def _drop_from(file: str, image_ids: Collection[str]) -> None:
 
 
 def read_summary(out: str) -> list[dict[str, Any]]:
-    """The rows of ``summary.json`` of OUT (a URI); empty if it does not exist."""
+    """The rows of ``summary.json`` of OUT (a URI), None in columns that it lacks; empty if it does not exist."""
     uri = storage.join(out, "summary.json")
-    return json.loads(storage.read(uri)) if storage.exists(uri) else []
+    rows = json.loads(storage.read(uri)) if storage.exists(uri) else []
+    return [dict.fromkeys(SUMMARY.names) | row for row in rows]
 
 
 def write_summary(out: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,12 +280,24 @@ def read_run(out: str) -> dict[str, Any]:
         raise UsageError(f"no results in {storage.readable(out)}: {storage.readable(uri)} cannot be read.") from error
 
 
-def read_finished_run(out: str) -> dict[str, Any]:
-    """``run.json`` of a run that has ended; UsageError if there is none in OUT (a URI)."""
+def ensure_decided(content: Mapping[str, Any], out: str) -> None:
+    """Make sure that ``run.json`` in OUT (a URI) is not one whose rows are half decided on again; else UsageError."""
+    if content.get("status") == DECIDING:
+        folder = storage.readable(out)
+        raise UsageError(f"mvad evaluate was interrupted in {folder}; finish it with: mvad evaluate {folder}")
+
+
+def read_finished_run(out: str, *, undecided: bool = False) -> dict[str, Any]:
+    """``run.json`` of a run that has ended; UsageError if there is none in OUT (a URI).
+
+    With ``undecided`` it may be one whose images `mvad evaluate` has begun to decide on again.
+    """
     content, folder = read_run(out), storage.readable(out)
     if content.get("command") == "compare":
         runs = ", ".join(storage.list_folder(storage.join(out, "runs")))
         raise UsageError(f"{folder} holds a comparison; name one of its runs, in {folder}/runs: {runs}.")
-    if content.get("status") != "done":
+    if not undecided:
+        ensure_decided(content, out)
+    if content.get("status") not in ("done", DECIDING):
         raise UsageError(f"the run in {folder} has not ended; wait for it or run it again.")
     return content

@@ -14,10 +14,16 @@ from mvad.data.image_size import ImageSize
 from mvad.errors import ImageError
 from mvad.results.metrics import image_metrics, pixel_metrics
 from mvad.results.store import read_by_category, read_scores
-from mvad.results.verdicts import decide_together
+from mvad.results.verdicts import FIXED, UNCERTAIN, decide_together, outcomes
 
 MEAN = "mean"
+OTHER_RATES = (0.01, 0.05, 0.1)  # false-alarm rates at which outcomes are counted besides the one asked for
+N_MOST_ANOMALOUS = 5
 _FACTS = ("method", "backbone", "n_train", "threshold", "n_calibration", "fit_seconds", "score_seconds")
+_SUMMED = (
+    *("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "n_found", "n_false_alarms", "n_uncertain"),
+    *("fit_seconds", "score_seconds"),
+)
 _AVERAGED = (
     "image_auroc",
     "image_ap",
@@ -40,8 +46,8 @@ def evaluate(
     Parameters
     ----------
     facts
-        What ``run.json`` in OUT (a URI) says of each category; ``drift`` is added where ``rules`` has calibration
-        scores.
+        What ``run.json`` in OUT (a URI) says of each category. Added are ``drift`` where ``rules`` has calibration
+        scores, ``outcomes`` at several false-alarm rates, and the ``most_anomalous`` images.
     rules
         How each category was decided on; default: verdicts and drift stay as they are.
     fdr
@@ -51,12 +57,25 @@ def evaluate(
     -------
     The rows of the summary, and the unreadable images: image_id, category, split and error, sorted by image id.
     """
-    calibrations = {name: rule.calibration for name, rule in (rules or {}).items() if rule.calibration is not None}
+    rules = rules or {}
+    calibrations = {name: rule.calibration for name, rule in rules.items() if rule.calibration is not None}
     if fdr is not None:
         for category in calibrations:
-            decide_together(out, category, fdr)
+            if rules[category].rule != FIXED:
+                decide_together(out, category, fdr, rules[category].uncertain_threshold)
     summary, errors = [], []
-    columns = ["image_id", "split", "label", "score", "is_anomaly", "status", "error"]
+    columns = [
+        "image_id",
+        "split",
+        "label",
+        "score",
+        "p_value",
+        "threshold",
+        "is_anomaly",
+        "verdict",
+        "status",
+        "error",
+    ]
     for category, rows in read_by_category(out, sorted(facts), columns):
         if category in calibrations:
             facts[category]["drift"] = _drift(rows, calibrations[category])
@@ -75,7 +94,7 @@ def _drift(rows: pa.Table, scores: NDArray[np.float32]) -> dict[str, Any] | None
 
 
 def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
-    n_train_error = facts.get("n_train_error", len(table.filter(pc.equal(table["split"], "train"))))
+    n_train_error = len(table.filter(pc.equal(table["split"], "train")))
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
     labelled = scored.filter(pc.is_valid(scored["label"]))
@@ -91,6 +110,15 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
         "n_flagged": int(pc.sum(pc.fill_null(scored["is_anomaly"], False)).as_py() or 0),
         "images_per_second": len(scored) / seconds if seconds else None,
     }
+    if row["threshold"] is not None:
+        row["n_uncertain"] = pc.sum(pc.equal(scored["verdict"], UNCERTAIN)).as_py() or 0
+        if len(labels):
+            flagged_labels = labelled.filter(labelled["is_anomaly"])["label"].to_numpy()
+            row["n_found"] = int((flagged_labels == 1).sum())
+            row["n_false_alarms"] = int((flagged_labels == 0).sum())
+    rates = {*OTHER_RATES, facts.get("false_alarm_rate") or OTHER_RATES[0]}
+    facts["outcomes"] = [one._asdict() for one in outcomes(scored, sorted(rates), facts.get("n_calibration") or 0)]
+    facts["most_anomalous"] = _most_anomalous(scored)
     drift = facts.get("drift")
     if drift:
         row |= {"drift_p_value": drift["ks_p_value"], "drift_share_below": drift["share_below"]}
@@ -100,11 +128,17 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
         return {**row, "note": facts.get("note") or reason}
     row |= image_metrics(labels, labelled["score"].to_numpy())
     if row["threshold"] is not None:
-        flagged = labelled["is_anomaly"].to_numpy()
-        row["recall_at_threshold"] = float(flagged[labels == 1].mean())
-        row["false_alarm_rate"] = float(flagged[labels == 0].mean())
+        row["recall_at_threshold"] = row["n_found"] / row["n_defect"]
+        row["false_alarm_rate"] = row["n_false_alarms"] / row["n_good"]
     pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
     return row | pixels
+
+
+def _most_anomalous(scored: pa.Table) -> list[dict[str, Any]]:
+    """The images with the highest scores, highest first."""
+    scored = scored.filter(pc.is_finite(scored["score"]))
+    highest = scored.sort_by([("score", "descending"), ("image_id", "ascending")]).slice(0, N_MOST_ANOMALOUS)
+    return highest.select(["image_id", "score", "p_value", "verdict"]).to_pylist()
 
 
 def _reason(images: pa.Table, n_scored: int, labels: NDArray[np.int8]) -> str | None:
@@ -162,7 +196,7 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("method", "backbone"):
         values = {row[name] for row in rows}
         mean[name] = values.pop() if len(values) == 1 else None
-    for name in ("n_train", "n_good", "n_defect", "n_error", "n_scored", "n_flagged", "fit_seconds", "score_seconds"):
+    for name in _SUMMED:
         numbers = [row[name] for row in rows if row.get(name) is not None]
         mean[name] = sum(numbers) if numbers else None
     mean |= {name: mean_of(rows, name) for name in _AVERAGED}

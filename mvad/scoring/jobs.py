@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mvad import calibration, storage
+from mvad import storage
 from mvad.calibration import DecisionRule
-from mvad.detectors import find_method
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, ScoreOptions
+from mvad.results import verdicts
 from mvad.results.run_record import Run
 
 NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
 SCORING_FAILED = "scoring failed"  # prefix of the error of an image whose model failed
-MIN_CALIBRATION_SCORES = 2
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,12 @@ def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -
 
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
-    """The threshold that a model's calibration scores set, if it has any; UsageError if they are damaged."""
-    scores = read_calibration(model)
-    if scores is None or len(scores) < MIN_CALIBRATION_SCORES:
-        return DecisionRule(model.model_id)
-    rule, rate = options.threshold_rule or find_method(model.method).default_rule, options.false_alarm_rate
-    return DecisionRule(
-        model.model_id,
-        scores,
-        rule,
-        calibration.threshold(scores, rule, rate),
-        calibration.guarantee(rule, rate, len(scores)),
-        len(scores) < calibration.min_images(rule, rate),
-    )
+    """The threshold that options and a model's calibration scores, if any, set; UsageError if those are damaged."""
+    return verdicts.decision_rule(model.model_id, model.method, model.category, read_calibration(model), options)
 
 
 def _map_threshold(maps: str, rule: DecisionRule) -> float:
     """The score above which an image keeps its map; without a threshold no image is known to be anomalous."""
     if maps == "anomalous" and rule.threshold is not None:
-        return rule.threshold
+        return min(rule.threshold, math.inf if rule.uncertain_threshold is None else rule.uncertain_threshold)
     return -math.inf if maps == "all" else math.inf

@@ -1,6 +1,6 @@
 import pytest
 
-from mvad.calibration import RULES, Drift, drift_warning, guarantee, too_few_warning
+from mvad.calibration import RULES, Drift, drift_warning, found_line, guarantee, too_few_warning
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,24 @@ def test_drift(shift, side):
         f"is 1.3 robust deviations {side} calibration, and 45 % have p < 0.05 (expected: 5 %); if camera and light are "
         "fine, run mvad update."
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "decided", "sentence"),
+    [
+        (
+            {0.01: (46, 0), 0.1: (122, 0), 0.05: (102, 0)},
+            None,
+            "weave: at 1 % false alarms 46 of 1,410 defects are found; at 5 % 102; at 10 % 122",
+        ),
+        (
+            {0.01: (46, 51), 0.05: (102, 1)},
+            None,
+            "weave: at 1 % false alarms (needs 51 more good images) 46 of 1,410 defects are found; "
+            "at 5 % (needs 1 more good image) 102",
+        ),
+        ({0.005: (4, 0)}, 80, "weave: as decided 80 of 1,410 defects are found; at 0.5 % false alarms 4"),
+    ],
+)
+def test_defects_found_at_several_rates(found, decided, sentence):
+    assert found_line("weave", 1_410, found, decided) == sentence

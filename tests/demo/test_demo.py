@@ -116,6 +116,7 @@ def test_scores_are_those_of_the_main_job(client, tiles, rows):
         row = rows[image_id]
         assert image["score"] == pytest.approx(row["score"], rel=1e-5)
         assert (image["threshold"], image["is_anomaly"]) == (pytest.approx(row["threshold"]), row["is_anomaly"])
+        assert image["verdict"] == ("anomalous" if row["is_anomaly"] else "good")
         assert image["p_value"] == pytest.approx(row["p_value"])
         assert (image["status"], image["error"], image["guessed"]) == ("ok", None, False)
         assert image["picture"] is None is image["map"]
@@ -156,6 +157,18 @@ def test_the_lowest_standardised_score_decides_the_category():
     assert models["fine"].p_value(2.0) == models["coarse"].p_value(20.0)
     assert detect_category({"fine": 2.0, "coarse": 20.0}, models) == "coarse"
     assert models["bare"].p_value(1.0) is None is models["bare"].is_anomaly(1.0)
+
+
+def test_an_image_is_uncertain_where_its_row_would_be():
+    scores = np.arange(19, dtype=np.float32)
+    model = CategoryModel(None, DecisionRule("id", scores, "conformal", 18.0, uncertain_threshold=16.0))
+    assert [model.verdict(score) for score in (18.5, 18.0, 16.5, 16.0)] == [
+        "anomalous",
+        "uncertain",
+        "uncertain",
+        "good",
+    ]
+    assert CategoryModel(None, DecisionRule("id")).verdict(18.5) is None
 
 
 def test_a_detected_category_comes_with_candidates(client):

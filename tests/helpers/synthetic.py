@@ -13,6 +13,7 @@ from mvad.options import RunOptions, as_json
 from mvad.pipeline.columns import SCORED
 from mvad.results.store import write_part
 from mvad.results.summary import evaluate
+from mvad.results.verdicts import rule_facts
 from mvad.runtime.versions import versions
 from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.write import score_rows
@@ -28,11 +29,11 @@ def draw(path, seed=0, defect=False, side=96):
     return path.as_uri()
 
 
-def write_category(out, name, rows, *, calibration=None, threshold=None, size=None, **facts):
+def write_category(out, name, rows, *, calibration=None, threshold=None, size=None, rule=None, **facts):
     """Write the score rows of a category and return what ``run.json`` says of it.
 
     Rows are dictionaries with ``image_id`` and ``uri`` and, optionally, score, label, defect, mask_uri, error, width,
-    height (default 96) and grid (an array of patch scores).
+    height (default 96) and grid (an array of patch scores). They are decided on by ``rule``, or by ``threshold``.
     """
     count, scores = len(rows), None if calibration is None else np.asarray(calibration, np.float32)
     images = {"category": [name] * count, "split": [row.get("split", "test") for row in rows]}
@@ -50,7 +51,8 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         "patch_grid": [None if grid is None else grid.shape for grid in grids],
     }
     model = ModelInfo("0" * 64, "patchcore", name, {}, None, "", None, {}, {}, "")
-    rule = DecisionRule("0" * 64, scores, "conformal", threshold, "nothing much", False)
+    if rule is None:
+        rule = DecisionRule("0" * 64, scores, "conformal" if threshold is not None else None, threshold, "nothing much")
     job = ScoringJob(model, rule, to_uri(out), "run-1", 0.0)
     write_part(job.out, score_rows(pa.table(images, SCHEMA), pa.table(scored, SCORED), job))
     return {
@@ -61,10 +63,9 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         "n_train": 8,
         "fit_seconds": 1.0,
         "score_seconds": 0.5,
-        "threshold": threshold,
-        "threshold_rule": "conformal" if threshold is not None else None,
-        "n_calibration": 0 if scores is None else len(scores),
-        "promise": None if scores is None else "nothing much",
+        "n_calibration": 0 if rule.calibration is None else len(rule.calibration),
+        **rule_facts(rule),
+        "promise": None if rule.calibration is None else rule.guarantee,
         **facts,
     }
 
@@ -87,6 +88,6 @@ def finish(out, categories, **changed):
         "images_per_second": 3.5,
         **changed,
     }
-    results.write_json(f"{uri}/run.json", run)
     summary, _ = evaluate(uri, categories)
+    results.write_json(f"{uri}/run.json", run)
     return results.write_summary(uri, summary)

@@ -13,6 +13,7 @@ import mvad
 from helpers.browser import visit
 from helpers.synthetic import draw, finish, write_category
 from mvad import results
+from mvad.calibration import DecisionRule
 from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
 from mvad.html import visible
@@ -195,6 +196,44 @@ def test_results_of_all_kinds(tmp_path):
 
     mvad.report(str(out), categories="failed", pictures=0, quiet=True)
     assert "mixed" not in read(out / "report.html").text
+
+
+def cells_of(path, caption):
+    """The rows of the table with this caption, as lists of texts."""
+    table = re.search(rf"<caption>{caption}.*?</table>", path.read_text(), re.DOTALL).group()
+    rows = re.findall("<tr>(.*?)</tr>", table, re.DOTALL)
+    return [[Reader(cell).text for cell in re.findall("<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_a_table_says_what_other_false_alarm_rates_would_flag(tmp_path):
+    """Of 200 calibration scores, 190 are below the threshold at 5 %; it needs no script, and evaluate agrees."""
+    rows = [{"image_id": f"c/{n}", "uri": "file:///x", "label": n % 2, "score": 150.5 + n} for n in range(48)]
+    rule = DecisionRule("0" * 64, np.arange(200, dtype=np.float32), "conformal", 198.0, rate=0.01)
+    finish(tmp_path, {"c": write_category(tmp_path, "c", rows, rule=rule)})
+    mvad.report(str(tmp_path), quiet=True)
+    table = {row[0]: row[1:] for row in cells_of(tmp_path / "report.html", "What other false-alarm rates would flag")}
+    assert table["False-alarm rate"] == ["Flagged", "Defects found", "Defects missed", "False alarms", ""]
+    assert table["0.1%"] == ["0", "0", "24", "0", "needs 799 more good images"]
+    assert table["1% asked for"] == ["0", "0", "24", "0", ""]
+    assert table["5%"] == ["8", "4", "20", "4", ""]
+    row = mvad.evaluate(str(tmp_path), false_alarm_rate=0.05, quiet=True).summary[0]
+    assert [row["n_flagged"], row["n_found"], row["n_false_alarms"]] == [8, 4, 4]
+    mvad.evaluate(str(tmp_path), threshold="180", quiet=True)
+    mvad.report(str(tmp_path), quiet=True)
+    assert "asked for" not in read(tmp_path / "report.html").text
+    assert "Threshold 180, as given" in read(tmp_path / "report.html").text
+
+
+@pytest.mark.parametrize("label", [None, 0])
+def test_uncertain_images_are_shown_as_such(tmp_path, label):
+    rows = [{"image_id": f"c/{n}", "uri": "file:///x", "label": label, "score": 180.5 + n} for n in range(20)]
+    rule = DecisionRule("0" * 64, np.arange(200, dtype=np.float32), "conformal", 198.0, uncertain_threshold=190.0)
+    finish(tmp_path, {"c": write_category(tmp_path, "c", rows, rule=rule)})
+    mvad.report(str(tmp_path), quiet=True, pictures=40)
+    page = read(tmp_path / "report.html")
+    assert "uncertain 8" in page.text
+    assert "Uncertain above 190 and not flagged: for people to look at" in page.text
+    assert sum(tag["class"] == "badge uncertain" for tag in page.all("span") if "class" in tag) == 8
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 
 import mvad
 from mvad import results
-from mvad.commands.nightly import verdict
+from mvad.calibration import Drift
 from mvad.errors import UsageError
-from mvad.results.result import EXIT_DRIFTED, Result
+from mvad.results.result import EXIT_DONE, EXIT_DRIFTED
 from mvad.results.store import drop_rows
 from mvad.storage import to_uri
 
 DAY = "2026-11-23"
-OPTIONS = {"actors": 1, "quiet": True}
+OPTIONS = {"actors": 1, "max_errors": "50%", "quiet": True}
 
 
 def rows_of(out):
@@ -84,6 +84,37 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
     assert run["n_rows"] == 9
 
 
+@pytest.mark.parametrize("drifted", [True, False])
+def test_a_night_that_drifted_says_so_in_its_exit_code_its_record_and_its_marker(begun, no_ray, drifted, monkeypatch):
+    dump, models, out = begun
+    (dump / "alpha/spot/001.png").unlink()  # which would be scored again
+    out.rename(out.parent / f"date={DAY}")
+    out = out.parent / f"date={DAY}"
+    (out / "_SUCCESS").unlink()
+    content = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**content, "status": "running"}))
+    drift = Drift(9, 1e-9, 0.5, 2.0, drifted)
+    monkeypatch.setattr("mvad.calibration.measure_drift", lambda *_: drift)
+    for _ in range(2):
+        result = mvad.nightly(str(dump), str(models), str(out.parent), DAY, **OPTIONS)
+        run = json.loads((out / "run.json").read_text())
+        assert result.exit_code == run["exit_code"] == (EXIT_DRIFTED if drifted else EXIT_DONE)
+        assert (out / "_SUCCESS").exists() != drifted
+    assert mvad.score(str(dump), str(models), str(out), **OPTIONS).exit_code == EXIT_DONE  # where drift does not matter
+    assert (out / "_SUCCESS").exists()
+
+
+def test_a_night_prints_one_table(begun, no_ray, capsys):
+    dump, models, out = begun
+    (dump / "alpha/spot/001.png").unlink()
+    out.rename(out.parent / f"date={DAY}")
+    mvad.nightly(str(dump), str(models), str(out.parent), DAY, **OPTIONS | {"quiet": False})
+    printed = capsys.readouterr().out
+    assert printed.count("alpha ") == 1
+    assert "category state images flagged rate errors drift note" in " ".join(printed.split())
+    assert "AUROC" not in printed
+
+
 @pytest.fixture
 def no_ray(monkeypatch):
     monkeypatch.setattr("mvad.pipeline.job.ray_session", lambda *_: pytest.fail("Ray was started"))
@@ -144,33 +175,3 @@ def test_rows_of_other_options_or_models_are_not_mixed(begun, no_ray, base_run, 
     with pytest.raises(UsageError, match="another run's results"):
         mvad.score(str(dump), str(models), str(tmp_path / "run"), **OPTIONS)
     assert len(rows_of(out)) == 8
-
-
-@pytest.mark.parametrize(
-    ("row", "line"),
-    [
-        ({}, "2026-11-23 cap: LOOK, 3 of 200 images flagged (1.5%)"),
-        ({"n_flagged": 0}, "2026-11-23 cap: OK, 0 of 200 images flagged (0.0%)"),
-        ({"drifted": True, "n_error": 2}, "DRIFT: .*; check camera and light first; 3 of 200 .* 2 unreadable"),
-        ({"threshold": None}, "200 images scored, no verdicts"),
-        ({"n_scored": 0, "note": "why"}, r"NOT SCORED \(why\)"),
-    ],
-)
-def test_the_verdict_is_one_line(row, line):
-    import datetime
-    import re
-
-    whole = {"category": "cap", "n_scored": 200, "n_flagged": 3, "n_error": 0, "threshold": 1.5, "drifted": False}
-    found = verdict(datetime.date.fromisoformat(DAY), {**whole, "note": None, **row})
-    assert re.search(line, found) or line == found
-    assert "\n" not in found
-
-
-def test_a_category_that_has_drifted_has_its_own_exit_code(monkeypatch, tmp_path):
-    rows = [{"category": "cap", "n_scored": 9, "n_flagged": 9, "n_error": 0, "threshold": 1.0, "drifted": True}]
-    monkeypatch.setattr("mvad.commands.score.score", lambda *arguments, **options: Result(summary=rows))
-    assert mvad.nightly("dump", "models", str(tmp_path), quiet=True).exit_code == EXIT_DRIFTED
-    monkeypatch.setattr("mvad.commands.score.score", lambda *arguments, **options: Result(exit_code=3, summary=rows))
-    assert mvad.nightly("dump", "models", str(tmp_path), quiet=True).exit_code == 3
-    with pytest.raises(UsageError, match="is not a date"):
-        mvad.nightly("dump", "models", str(tmp_path), "tomorrow", quiet=True)

@@ -131,6 +131,9 @@ function verdict(result) {
   if (result.is_anomaly === null) {
     return ["No verdict", "open", "The model is not calibrated, so there is no threshold."];
   }
+  if (result.verdict === "uncertain") {
+    return ["Uncertain", "open", "Its score is not above the threshold, but few good images score as high: look at it."];
+  }
   return result.is_anomaly
     ? ["Anomalous", "bad", "Its score is above the threshold."]
     : ["Looks good", "fine", "Its score is not above the threshold."];
