@@ -37,7 +37,7 @@ def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result
 
     missing = run.missing(images, report)  # what has no row yet
     first = next(missing, None)
-    if first is None and run.is_done:
+    if first is None and run.is_done and not len(run.left_out(images)):
         return run.nothing_to_do(report)
     run.record()
     jobs = scoring.scoring_jobs(category_models.values(), run, options)
@@ -45,4 +45,5 @@ def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):
             scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
-    return run.show(run.finish(images.n_test, report.stages), report)
+    run.write_left_out(images)
+    return run.show(run.finish(images.n_test + len(images.left_out), report.stages), report)

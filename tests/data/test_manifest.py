@@ -36,7 +36,7 @@ def test_mvtec_layout(tmp_path):
     root = tree(tmp_path, *MVTEC, "cable/readme.txt", "cable/.hidden.png")
     manifest = read_manifest(str(root), DataOptions())
     assert manifest.table.schema == SCHEMA
-    assert manifest.ignored == 0
+    assert not manifest.errors
     assert manifest.categories == ["cable", "pill"]
     by_id = {row["image_id"]: (row["split"], row["label"], row["defect"]) for row in manifest.table.to_pylist()}
     assert by_id == {
@@ -111,7 +111,9 @@ def test_layout_can_be_forced(tmp_path):
 
 def test_images_outside_the_layout_are_counted(tmp_path):
     tree(tmp_path, *MVTEC, "cable/overview.png")
-    assert read_manifest(str(tmp_path), DataOptions()).ignored == 1
+    (error,) = read_manifest(str(tmp_path), DataOptions()).errors
+    assert error["image_id"] == "cable/overview.png"
+    assert "directly in the folder of its category" in error["error"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
