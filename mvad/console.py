@@ -90,7 +90,7 @@ class Reporter:
         for line in images.tally.lines(images.remarks):
             self.info(line)
         if images.others:
-            self.info(f"{plural(sum(images.others.values()), 'file')} no images: {describe_others(images.others)}")
+            self.info(describe_others(images.others))
         if len(images.left_out):
             self.warn(f"{plural(len(images.left_out), 'file')} left out:")
             for reason in describe_left_out(images.left_out):

@@ -77,12 +77,13 @@ class Tally:
 
 
 def describe_others(suffixes: Mapping[str, int]) -> str:
-    """Say how many files are no images, by suffix: ``12 .txt, 1 without a suffix``."""
+    """Say how many files are not images, by suffix: ``13 files are not images: 12 .txt, 1 without a suffix``."""
+    count = sum(suffixes.values())
     most = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
-    named = [f"{count:,} {visible(suffix) or 'without a suffix'}" for suffix, count in most[:MAX_SUFFIXES]]
+    named = [f"{number:,} {visible(suffix) or 'without a suffix'}" for suffix, number in most[:MAX_SUFFIXES]]
     if len(most) > MAX_SUFFIXES:
-        named.append(f"{sum(count for _, count in most[MAX_SUFFIXES:]):,} of other kinds")
-    return ", ".join(named)
+        named.append(f"{sum(number for _, number in most[MAX_SUFFIXES:]):,} of other kinds")
+    return f"{count:,} {'file is not an image' if count == 1 else 'files are not images'}: {', '.join(named)}"
 
 
 def describe_left_out(left_out: pa.Table) -> Iterator[str]:

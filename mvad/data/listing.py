@@ -59,7 +59,7 @@ class Listing:
 
     @property
     def categories(self) -> list[str]:
-        """The categories that have images, or files left out, sorted; until the listing ends, all that may have some."""
+        """The categories that have images or files left out, sorted; until the listing ends, all that may have."""
         if self.ended:
             return sorted(self._seen_categories)
         return sorted(self._options.categories or self._possible_categories)

@@ -26,6 +26,7 @@ from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
 from mvad.options import DataOptions
 from mvad.storage import local_path
+from mvad.storage.listing import RUBBISH
 
 SIZE = ImageSize(resize=32, crop=32)
 MAX_MEMORY_BYTES = 1_500_000_000
@@ -290,7 +291,7 @@ def test_every_image_of_a_tree_is_accounted_for_once(paths, layout):
             (root / path).as_uri(): path
             for path in written
             if path.lower().endswith(SUFFIXES)
-            and not any(name.startswith((".", "~$")) or name == "__MACOSX" for name in path.split("/"))
+            and not any(name.startswith((".", "~$")) or name.casefold() in RUBBISH for name in path.split("/"))
         }
         placed = {uri for uri, path in images.items() if re.fullmatch(PLACES[layout], path, re.DOTALL)}
         try:

@@ -121,6 +121,7 @@ class _Category:
         """Read train, validation and test folders."""
         has_test = any(meaning(name).split == "test" for name in self.top)
         defects = {names[1] for _, names in self.images if len(names) > 1 and meaning(names[0]).split == "test"}
+        n_validation = 0
         divided = {names[0] for _, names in self.images if len(names) > 1}  # split folders with folders in them
         for file, folders in self.images:
             split, is_good = meaning(folders[0]) if folders else Meaning()
@@ -134,10 +135,13 @@ class _Category:
                 self._leave_out(file, folders)
             elif not below or meaning(below[0]).is_good:
                 self.collected.add(file, self.name, "train", 0, GOOD_NAME)
+                n_validation += split == "validation"
             elif split != "train" or meaning(below[0]).is_good is False or below[0] in defects:
                 self._add_test(file, folders, depth)
             else:
                 self._leave_out(file, folders)
+        if n_validation:
+            self.collected.remarks[self.name].append(f"{n_validation:,} of the good images are of validation")
 
     def _read_side_by_side(self) -> None:
         """Read folders of good and of defective images; good ones are divided by the folders' names, or by a seed."""

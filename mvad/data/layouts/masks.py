@@ -38,7 +38,8 @@ class Masks:
         """Add a mask in ``folders`` below that of all masks."""
         place, stem = tuple(name.casefold() for name in folders), stem_of(file.path)
         for name in {stem, without_mask_suffix(stem)}:
-            self._by_name[(*place, name)].append(file)
+            key = (*place, name)
+            self._by_name[key].append(file)
         self._by_folder[place].append(file)
         self.count += 1
 
