@@ -111,9 +111,12 @@ class _Category:
         elif is_labelled(self.top):
             self._read_side_by_side()
         else:
-            for file, _ in self.images:
+            for file, folders in self.images:
                 reason = "its category has neither train and test folders nor folders of good and defective images"
-                self.collected.leave_out(file, self.name, f"{reason}; see --layout")
+                if folders:
+                    self.collected.leave_out(file, self.name, f"{reason}; see --layout")
+                else:
+                    self._leave_out(file, folders)
         n_unused = sum(masks.n_unused for masks in (self.beside, *self.masks.values()))
         note_unused_masks(self.collected, {self.name: n_unused})
 
