@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mvad import storage
+from mvad.data.description import describe_left_out, describe_others
 from mvad.runtime.telemetry import log, peak_memory
 
 if TYPE_CHECKING:
@@ -83,11 +84,17 @@ class Reporter:
             self._out.print(escape(text), soft_wrap=True)
 
     def image_count(self, images: Manifest | Listing) -> None:
-        """Say how many images there are under DATA, and how many are left out."""
+        """Say what was understood of DATA: how many images of which kinds each category has, and what is left out."""
         categories = plural(len(images.categories), "category", "categories")
         self.info(f"{plural(images.n_images, 'image')} of {categories} in {storage.readable(images.root)}")
-        if images.ignored:
-            self.warn(f"{plural(images.ignored, 'image file')} left out: the layout has no place for them")
+        for line in images.tally.lines(images.remarks):
+            self.info(line)
+        if images.others:
+            self.info(describe_others(images.others))
+        if len(images.left_out):
+            self.warn(f"{plural(len(images.left_out), 'file')} left out:")
+            for reason in describe_left_out(images.left_out):
+                self.warn(f"  {reason}")
 
     def table(
         self, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[str] = ()

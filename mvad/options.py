@@ -72,6 +72,10 @@ else:
     MethodName = Literal[tuple(METHODS)]
     Rule = Literal[RULES]
 
+Layout = Literal["auto", "mvtec", "mvtec_ad_2", "mvtec_loco", "visa", "real_iad", "kolektor", "plain"]
+LAYOUT_HELP = (
+    "How DATA is laid out; mvtec includes BTAD, MPDD, and folders of good and defective images; plain has no labels."
+)
 Names = Annotated[list[str] | None, BeforeValidator(split_commas)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -157,9 +161,7 @@ class DataOptions(CategoryOptions, FileOptions):
     category: Annotated[
         str | None, Option(help="Name of the only category of a plain folder, instead of its sub-folders' names.")
     ] = None
-    layout: Annotated[
-        Literal["auto", "mvtec", "visa", "plain"], Option(help="How DATA is laid out; mvtec includes BTAD.")
-    ] = "auto"
+    layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "auto"
     limit: Annotated[
         Positive | None, Option(help="Use at most N images per category and split, evenly spaced.", metavar="N")
     ] = None
@@ -399,6 +401,13 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, NewRu
         Literal["none", "anomalous", "all"],
         Option(help="Images that keep their patch scores in the results; anomalous includes uncertain."),
     ] = "none"
+
+
+@group()
+class NightlyOptions(ScoreOptions):
+    """Images"""
+
+    layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "plain"  # a stray folder called test changes nothing
 
 
 @group()

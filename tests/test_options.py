@@ -37,7 +37,8 @@ from mvad.options import (
         (
             RunOptions,
             {"layout": "coco"},
-            "--layout 'coco' is unknown; choose one of: 'auto', 'mvtec', 'visa' or 'plain'.",
+            "--layout 'coco' is unknown; choose one of: 'auto', 'mvtec', 'mvtec_ad_2', 'mvtec_loco', 'visa', "
+            "'real_iad', 'kolektor' or 'plain'.",
         ),
         (RunOptions, {"categories": ","}, "--categories ',' is wrong: the list is empty; separate names by commas."),
         (RunOptions, {"max_errors": "many"}, "--max-errors 'many' is wrong: give a count (20) or a share (5%)."),

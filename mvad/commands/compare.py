@@ -68,7 +68,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     """
     started, report, target = time.monotonic(), Reporter(options.quiet), storage.to_uri(out)
     method_runs = _method_runs(target, options)
-    manifest = read_manifest(data, options)
+    manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
     images = require_test_images(manifest, ": there is nothing to compare by.")
     groups, reasons = _by_network(method_runs, options, report)
@@ -175,6 +175,7 @@ def _fit_and_score(
     for number, (run, record) in enumerate(zip(group, records, strict=True)):
         of_run = outcomes[number * len(manifest.categories) :][: len(manifest.categories)]
         record.add_training(*fitting.failures_and_errors(of_run), train)
+        record.write_left_out(manifest)
         models = [outcome.model for outcome in of_run if outcome.model is not None]
         scoring_jobs += scoring.scoring_jobs(models, record, run.options)
         sizes |= {(run.name, model.category): model.record["bytes"] for model in models}
@@ -184,7 +185,7 @@ def _fit_and_score(
     results = {}
     with report.stage("evaluate", len(group), unit="runs") as stage:
         for run, record in zip(group, records, strict=True):
-            result = record.finish(len(manifest.table), report.stages)
+            result = record.finish(manifest.n_files, report.stages)
             result.errors = [row for row in result.errors if not row["error"].startswith(MODEL_FAULTS)]
             rows = [row for row in result.summary if row["category"] != MEAN]
             result.summary = [{**row, "model_bytes": sizes.get((run.name, row["category"]))} for row in rows]

@@ -41,7 +41,7 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     report = Reporter(options.quiet)
     if issubclass(find_method(options.method), Pretrained) or options.folds < 2:
         raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
-    manifest = read_manifest(data, options)
+    manifest = read_manifest(data, options, to_learn=True)
     images = manifest.table.filter(pc.equal(manifest.table["label"], 0))
     if not len(images):
         raise UsageError(f"no good images under {storage.readable(manifest.root)}.")

@@ -24,7 +24,7 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
     0
     """
     report, folder = Reporter(options.quiet), storage.to_uri(models)
-    manifest = read_manifest(data, options)
+    manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
     if not options.new_run:
         ensure_no_models(folder, options.method, manifest.categories)
@@ -36,8 +36,8 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
     with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
         outcomes = fitting.fit_models(train, jobs, report)
     n_models = len(fitting.require_models(outcomes, train))
-    errors = fitting.training_errors(outcomes, train)
+    errors = manifest.errors + fitting.training_errors(outcomes, train)
     report.errors(errors)
     report.result(f"{plural(n_models, 'model')} in {storage.readable(folder)}")
-    code = exit_code(options, len(errors), len(train))
+    code = exit_code(options, len(errors), len(train) + len(manifest.left_out))
     return Result(code, errors=errors, seconds={"fit": time.monotonic() - started})

@@ -38,6 +38,7 @@ def inspect(
     reporter = Reporter(options.quiet)
     uris = None if out is None else inspection.output_uris(out, replace=options.new_run)
     manifest = read_manifest(data, options)
+    reporter.image_count(manifest)
     network = inspection.load_network(options) if options.features else None
     pictures: dict[int, bytes] = {}
 

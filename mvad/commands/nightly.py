@@ -7,19 +7,19 @@ from mvad import storage
 from mvad.commands import score as scoring
 from mvad.console import Reporter
 from mvad.errors import UsageError
-from mvad.options import Models, ScoreOptions, takes
+from mvad.options import Models, NightlyOptions, takes
 from mvad.results.printed import print_night
 from mvad.results.result import Result
 
 
-@takes(ScoreOptions)
+@takes(NightlyOptions)
 def nightly(
     dump: Annotated[str, Option(help="The night's folder of images; a path or a URI.")],
     models: Models,
     out: Annotated[str, Option(help="Folder of all nights' results; a path or a URI.")],
     date: Annotated[str | None, Option(help="The night's date, as 2026-11-23.", show_default="today")] = None,
     *,
-    options: ScoreOptions,
+    options: NightlyOptions,
 ) -> Result:
     """Score a night's images into OUT/date=DATE and print one line per category: OK, LOOK or DRIFT; safe to repeat.
 

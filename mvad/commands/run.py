@@ -23,7 +23,7 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     0
     """
     report, target = Reporter(options.quiet), storage.to_uri(out)
-    manifest = read_manifest(data, options)
+    manifest = read_manifest(data, options, to_learn=True)
     require_categories(options.threshold_categories, manifest.categories, manifest.root)
     train = require_training_images(manifest)
     images = require_test_images(manifest, "; to fit models alone use mvad fit.")
@@ -37,7 +37,8 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
             outcomes = fitting.fit_models(train, jobs, report)
         models = fitting.require_models(outcomes, train)
         run.add_training(*fitting.failures_and_errors(outcomes), train)
+        run.write_left_out(manifest)
         with run.timed("score"):
             scoring_jobs = scoring.scoring_jobs(models, run, options)
             scoring.score_images([images], scoring_jobs, [run], {network.spec: network}, options, report)
-    return run.show(run.finish(len(manifest.table), report.stages), report)
+    return run.show(run.finish(manifest.n_files, report.stages), report)

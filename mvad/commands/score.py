@@ -57,7 +57,7 @@ def score_missing(
 
     missing = run.missing(images, report)  # what has no row yet
     first = next(missing, None)
-    if first is None and run.is_done:
+    if first is None and run.is_done and not len(run.left_out(images)):
         return run.nothing_to_do(report, print_table)
     run.record()
     jobs = scoring.scoring_jobs(category_models.values(), run, options)
@@ -65,4 +65,6 @@ def score_missing(
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):
             scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
-    return run.show(run.finish(images.n_test, report.stages), report, print_table)
+    run.write_left_out(images)
+    n_images = images.n_test + len(images.left_out)
+    return run.show(run.finish(n_images, report.stages), report, print_table)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 
 from mvad import storage
 from mvad.data.augmentation import allowed_flips, vary
 from mvad.data.image_size import ImageSize
-from mvad.errors import ImageError, one_line
+from mvad.errors import ImageError, UsageError, one_line
 
 Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
 
@@ -50,8 +50,23 @@ def read_image(uri: str, max_pixels: int) -> Image.Image:
 
 
 def read_mask(uri: str, max_pixels: int = MAX_MASK_PIXELS) -> Image.Image:
-    """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`."""
+    """Read a ground-truth mask in its own size, grey (mode L), black where good; ImageError as for `load_image`.
+
+    A URI that ends in ``/`` is that of a folder of masks, one per defect of the image: they are read as one.
+    """
+    if uri.endswith("/"):
+        return _read_masks(uri, max_pixels)
     return read_image(uri, max_pixels).convert("L")
+
+
+def _read_masks(folder: str, max_pixels: int) -> Image.Image:
+    try:
+        uris = sorted(file.uri for file in storage.list_files(folder))
+    except UsageError as error:
+        raise ImageError(f"the masks cannot be listed: {error}") from error
+    if not uris:
+        raise ImageError("the folder of masks is empty")
+    return functools.reduce(ImageChops.lighter, (read_mask(uri, max_pixels) for uri in uris))
 
 
 def load_mask(uri: str, size: ImageSize) -> NDArray[np.bool_]:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
-from mvad.data.layouts import image_files, no_images_error, plain_table, surely_plain
+from mvad.data.description import Tally
+from mvad.data.layouts import LEFT_OUT, find_images, no_category_error, no_images_error, plain, unread_rows
 from mvad.data.manifest import read_manifest, require_categories, select_categories
 from mvad.data.tables import SCHEMA, is_table
 from mvad.errors import UsageError
+from mvad.storage import UnreadFolder
 
 if TYPE_CHECKING:
     from mvad.options import DataOptions
@@ -41,7 +44,10 @@ class Listing:
         self.root = storage.to_uri(data)
         self.ended = False  # whether the portions so far hold all images
         self.n_images = self.n_test = 0  # images so far, with and without those for training
-        self.ignored = 0  # files listed so far that have the suffix of an image but no place in the layout
+        self.tally = Tally()  # of the images so far
+        self.left_out = LEFT_OUT.empty_table()  # see `Manifest`; complete once the listing has ended
+        self.remarks: Mapping[str, Sequence[str]] = {}
+        self.others: Mapping[str, int] = {}
         self._options = options
         self._subfolders = self._plain_subfolders()
         self._seen_categories: set[str] = set()
@@ -53,7 +59,7 @@ class Listing:
 
     @property
     def categories(self) -> list[str]:
-        """The categories that have images, sorted; until the listing has ended, all that may have some."""
+        """The categories that have images or files left out, sorted; until the listing ends, all that may have."""
         if self.ended:
             return sorted(self._seen_categories)
         return sorted(self._options.categories or self._possible_categories)
@@ -70,28 +76,33 @@ class Listing:
         if is_table(self.root) or options.limit is not None or options.layout not in ("auto", "plain"):
             return None
         subfolders = storage.list_subfolders(self.root)
-        if subfolders is None or (options.layout == "auto" and not surely_plain(self.root, subfolders)):
+        if subfolders is None or (options.layout == "auto" and not plain.surely_plain(self.root, subfolders)):
             return None
         return subfolders
 
     def _single_portion(self) -> Iterator[pa.Table]:
         manifest = read_manifest(self.root, self._options)
-        self.n_images, self.ignored, self.ended = manifest.n_images, manifest.ignored, True
-        self._seen_categories = set(manifest.categories)
+        self.n_images, self.ended, self.tally = manifest.n_images, True, manifest.tally
+        self.left_out, self.remarks, self.others = manifest.left_out, manifest.remarks, manifest.others
+        self._see(manifest.table)
         images = manifest.split("test")
         self.n_test = len(images)
         yield images
 
     def _plain_portions(self) -> Iterator[pa.Table]:
-        names, ignored = self._options.categories, 0
+        names, category = self._options.categories, self._options.category
+        left_out: list[pa.Table] = []
+        others: Counter[str] = Counter()
 
         def list_tables() -> Iterator[pa.Table]:
-            nonlocal ignored
-            for page in storage.list_pages(self.root):
-                images = image_files(page)
-                table = plain_table(images, self._options.category)
-                ignored += len(images) - len(table)
-                yield table
+            unread: list[UnreadFolder] = []
+            for page in storage.list_pages(self.root, unread):
+                found = find_images(page)
+                contents = plain.read(self.root, found.images, category)
+                others.update(found.count_others())
+                left_out.extend((contents.left_out, unread_rows(self.root, found.unknown, (), category)))
+                yield contents.table
+            left_out.append(unread_rows(self.root, (), unread, category))
 
         portions = in_portions(
             list_tables(),
@@ -100,16 +111,23 @@ class Listing:
             max_pending_rows=MAX_PENDING_IMAGES,
         )
         for number, (table, ended) in enumerate(portions):
-            seen = set(pc.unique(table["category"]).to_pylist())
             if number == 0:
                 if not len(table):
-                    raise no_images_error(self.root, ignored)
-                require_categories(names, seen if ended else self._possible_categories, self.root)
+                    raise no_category_error(self.root) if any(map(len, left_out)) else no_images_error(self.root)
+                available = pc.unique(table["category"]).to_pylist() if ended else self._possible_categories
+                require_categories(names, available, self.root)
             images = select_categories(table, names)
             self.n_images = self.n_test = self.n_test + len(images)
-            self.ended, self.ignored = ended, ignored
-            self._seen_categories |= seen if names is None else seen & {*names}
+            self.tally.add(images)
+            self.ended, self.others = ended, others
+            if ended:
+                self.left_out = select_categories(pa.concat_tables(left_out), names)
+            self._see(images)
             yield images
+
+    def _see(self, images: pa.Table) -> None:
+        self._seen_categories.update(pc.unique(images["category"]).to_pylist())
+        self._seen_categories.update(self._possible_categories.intersection(self.left_out["category"].to_pylist()))
 
 
 def require_images(images: Listing) -> Listing:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
-from mvad.data.layouts import read_folder
+from mvad.data.description import Tally
+from mvad.data.layouts import LEFT_OUT, Contents, read_folder
 from mvad.data.sampling import evenly_spaced
 from mvad.data.tables import SCHEMA as SCHEMA
 from mvad.data.tables import is_table, read_table
@@ -27,11 +28,29 @@ class Manifest:
 
     root: str  # URI of the folder (or table) it was made from
     table: pa.Table  # one row per image, columns of ``SCHEMA``, sorted by category, split and image id
-    ignored: int  # number of files with the suffix of an image that have no place in the layout
+    # Images that have no place in the layout, and what could not be looked at; columns of ``LEFT_OUT``.
+    left_out: pa.Table = field(default_factory=LEFT_OUT.empty_table)
+    remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)  # how it was understood, by category
+    others: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by suffix
+
+    @property
+    def tally(self) -> Tally:
+        """How many images of each kind there are."""
+        return Tally().add(self.table)
+
+    @property
+    def errors(self) -> list[dict[str, str]]:
+        """The images that are left out: image_id, category, split and error."""
+        return self.left_out.select(["image_id", "category", "split", "error"]).to_pylist()
 
     @property
     def n_images(self) -> int:
         return len(self.table)
+
+    @property
+    def n_files(self) -> int:
+        """Images, and files that are left out."""
+        return len(self.table) + len(self.left_out)
 
     @property
     def categories(self) -> list[str]:
@@ -43,16 +62,19 @@ class Manifest:
         return self.table.filter(pc.equal(self.table["split"], name))
 
 
-def read_manifest(data: str, options: DataOptions) -> Manifest:
+def read_manifest(data: str, options: DataOptions, *, to_learn: bool = False) -> Manifest:
     """List DATA and apply ``--layout``, ``--category``, ``--categories`` and ``--limit``.
+
+    ``to_learn``: training images are needed, as for `layouts.read_folder`.
 
     UsageError if DATA does not exist, has no images, names an image twice, or lacks a category of ``--categories``.
     """
     root = storage.to_uri(data)
     if is_table(root):
-        table, ignored = read_table(root, options.category), 0
+        contents = Contents(read_table(root, options.category))
     else:
-        table, ignored = read_folder(root, options.layout, options.category)
+        contents = read_folder(root, options.layout, options.category, to_learn=to_learn)
+    table = contents.table
     repeated = repeated_ids(table)
     if len(repeated):
         raise UsageError(f"{storage.readable(root)} names {repeated[0].as_py()!r} more than once.")
@@ -60,7 +82,8 @@ def read_manifest(data: str, options: DataOptions) -> Manifest:
     table = select_categories(table, options.categories)
     if options.limit is not None:
         table = _limit(table, options.limit)
-    return Manifest(root, table, ignored)
+    left_out = select_categories(contents.left_out, options.categories)
+    return Manifest(root, table, left_out, contents.remarks, contents.others)
 
 
 def repeated_ids(images: pa.Table) -> pa.ChunkedArray:

@@ -58,10 +58,10 @@ def _across_categories(manifest: Manifest, images: pa.Table) -> Statements:
     n_errors = len(images) - images["error"].null_count
     if n_errors:
         yield "warning", f"{plural(n_errors, 'image')} cannot be read; a run names such images and continues."
-    if manifest.ignored:
-        verb = "is" if manifest.ignored == 1 else "are"
-        files = plural(manifest.ignored, "image file")
-        yield "note", f"{files} {verb} ignored, in folders that this layout does not use."
+    n_left_out = len(manifest.left_out)
+    if n_left_out:
+        verb = "is" if n_left_out == 1 else "are"
+        yield "warning", f"{plural(n_left_out, 'file')} {verb} left out; a run names such files and continues."
     categories: dict[int, set[str]] = defaultdict(set)
     repeated = images.filter(pc.is_valid(images["duplicate_group"]))
     for group, name in zip(repeated["duplicate_group"].to_pylist(), repeated["category"].to_pylist(), strict=True):

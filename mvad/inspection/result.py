@@ -44,8 +44,8 @@ class Inspection(Result):
     @classmethod
     def of(cls, manifest: Manifest, images: pa.Table, options: InspectOptions) -> Inspection:
         failed = images.filter(pc.is_valid(images["error"]))
-        errors = failed.select(["image_id", "category", "split", "error"]).to_pylist()
-        code = exit_code(options, len(errors), len(images))
+        errors = failed.select(["image_id", "category", "split", "error"]).to_pylist() + manifest.errors
+        code = exit_code(options, len(errors), manifest.n_files)
         return cls(code, category_rows(images), errors, images=images, findings=find_all(manifest, images))
 
     def document(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def write_inspection(
         "options": as_json(options),
         "n_images": len(inspection.images),
         "n_errors": len(inspection.errors),
-        "ignored_files": manifest.ignored,
+        "ignored_files": len(manifest.left_out),
         "exit_code": inspection.exit_code,
         "seconds": round(inspection.seconds["total"], 3),
     }

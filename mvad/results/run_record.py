@@ -64,7 +64,7 @@ class Run:
             "data": storage.readable(images.root),
             "options": as_json(options),
             "versions": versions(),
-            "ignored_files": images.ignored,
+            "ignored_files": len(images.left_out),
         }
 
     @classmethod
@@ -191,6 +191,20 @@ class Run:
         store.write_error_rows(self.out, images, reasons, self.run_id)
         self.n_rows += len(images)
 
+    def left_out(self, images: Manifest | Listing) -> pa.Table:
+        """The images that are left out and have no row yet, with the reason as ``error``."""
+        rows = images.left_out
+        for known in (self._done, self._failed):
+            rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], known)))
+        return rows
+
+    def write_left_out(self, images: Manifest | Listing) -> None:
+        """Write error rows for images that are left out."""
+        rows = self.left_out(images)
+        for category in pc.unique(rows["category"]).to_pylist():
+            self.categories[category]  # a defaultdict: now it is evaluated
+        self.write_errors(rows, dict(zip(rows["image_id"].to_pylist(), rows["error"].to_pylist(), strict=True)))
+
     def finish(self, n_images: int, stages: Mapping[str, Any]) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
 
@@ -222,7 +236,7 @@ class Run:
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "stages": dict(stages),
             "images_per_second": n_images / self.seconds["total"],
-            "ignored_files": self._images.ignored,
+            "ignored_files": len(self._images.left_out),
         }
         self.record()
         if code == EXIT_DONE:

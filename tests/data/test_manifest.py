@@ -15,6 +15,7 @@ from mvad.data.manifest import SCHEMA, read_manifest
 from mvad.errors import UsageError
 from mvad.options import DataOptions
 from mvad.storage import local_path
+from mvad.storage.listing import RUBBISH
 
 
 def rows(root, **options):
@@ -36,7 +37,7 @@ def test_mvtec_layout(tmp_path):
     root = tree(tmp_path, *MVTEC, "cable/readme.txt", "cable/.hidden.png")
     manifest = read_manifest(str(root), DataOptions())
     assert manifest.table.schema == SCHEMA
-    assert manifest.ignored == 0
+    assert not manifest.errors
     assert manifest.categories == ["cable", "pill"]
     by_id = {row["image_id"]: (row["split"], row["label"], row["defect"]) for row in manifest.table.to_pylist()}
     assert by_id == {
@@ -111,7 +112,9 @@ def test_layout_can_be_forced(tmp_path):
 
 def test_images_outside_the_layout_are_counted(tmp_path):
     tree(tmp_path, *MVTEC, "cable/overview.png")
-    assert read_manifest(str(tmp_path), DataOptions()).ignored == 1
+    (error,) = read_manifest(str(tmp_path), DataOptions(), to_learn=True).errors
+    assert error["image_id"] == "cable/overview.png"
+    assert "directly in the folder of its category" in error["error"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -214,7 +217,7 @@ NAMES = st.text(
     | st.sampled_from(string.punctuation.replace("/", "")),
     min_size=1,
     max_size=12,
-).filter(lambda name: not name.startswith("."))
+).filter(lambda name: not name.startswith((".", "~$")) and name.casefold() not in RUBBISH)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 def test_layout(data):
     manifest = read_manifest(str(data), DataOptions())
     assert manifest.categories == sorted(CATEGORIES)
-    assert manifest.ignored == 0
+    assert not manifest.errors
     table = manifest.table.to_pylist()
     for category in CATEGORIES:
         rows = [row for row in table if row["category"] == category]

@@ -392,6 +392,10 @@ def _names(corpus: _Corpus) -> None:
         "what such bytes are shown as": "\\xff\\xfe.png",
         "and that one again": "\\\\xff\\\\xfe.png",
         "half UTF-8": "\udcc3.png",
+        "without a suffix": "png",
+        "suffix of another kind": "image.gif",
+        "blank at the end": "image.png ",
+        "line break at the end": "image.png\n",
     }
     for name, path in usual.items():
         corpus.add(f"name: {name}", f"names/{path}", data, like="whole/whole.png")
@@ -402,11 +406,7 @@ def _names(corpus: _Corpus) -> None:
         ".hidden.png",
         ".png",
         "...png",
-        "png",
         "image.png.part",
-        "image.gif",
-        "image.png ",
-        "image.png\n",
     )
     for path in unlisted:
         corpus.add(f"unlisted {path!r}", f"names/{path}", data, ABSENT)
