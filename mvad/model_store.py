@@ -1,8 +1,8 @@
 """Fitted models on disk: arrays and ``model.json`` in ``<models>/<method>/<category>/``; nothing is pickled.
 
-A model that takes the place of another has its arrays in ``versions/<id>/`` below that folder. It is written whole before
-``model.json`` names it, which is one atomic write: whoever reads meanwhile gets the model before, and a writer that is
-killed has changed nothing.
+A model that takes the place of another has its arrays in ``versions/<id>/`` below that folder. It is written whole
+before ``model.json`` names it, which is one atomic write: whoever reads meanwhile gets the model before, and a writer
+that is killed has changed nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
         "size": asdict(model.size),
         "files": files,
     }
-    document = {"model_id": _content_id(content), **content, "record": {**model.record, "bytes": size_bytes}}
+    document: dict[str, Any] = {
+        "model_id": _content_id(content),
+        **content,
+        "record": {**model.record, "bytes": size_bytes},
+    }
     replaces = storage.exists(storage.join(uri, "model.json"))
     version = document["model_id"][:VERSION_LENGTH] if replaces else None
     target = uri if version is None else storage.join(uri, VERSIONS, version)
@@ -262,18 +266,22 @@ def list_models(folder: str) -> list[dict[str, Any]]:
 
 def ensure_outside_models(out: str, folder: str) -> None:
     """Make sure that the models' folder (a URI) does not lie in the folder of results ``out``; else UsageError."""
-    if f"{folder}/".startswith(f"{out}/"):
+    if storage.lies_in(folder, out):
         raise UsageError(f"the models lie inside {storage.readable(out)}; give --out another folder.")
 
 
-def ensure_no_models(folder: str, method: str, categories: Sequence[str]) -> None:
-    """Make sure that the URI ``folder`` has no model of a method and any of the categories; else UsageError."""
-    names = storage.list_folder(storage.join(folder, method))
-    for category in categories:
-        if storage.folder_name(category) in names:
-            raise UsageError(
-                f"{storage.readable(folder)} has a {method} model of {category!r} already; add --new-run to replace it."
-            )
+def stored_model(folder: str, method: str, category: str) -> ModelInfo | None:
+    """The model of a method and category below the URI ``folder``; None if there is none, or it is damaged."""
+    uri = storage.join(folder, method, storage.folder_name(category))
+    if not storage.exists(storage.join(uri, "model.json")):
+        return None
+    try:
+        model = read_model(uri)
+        map_arrays(model)  # checks their hashes
+        read_calibration(model)
+    except UsageError:
+        return None
+    return model
 
 
 def models_for(categories: Sequence[str], models: Mapping[str, ModelInfo], folder: str) -> dict[str, ModelInfo]:

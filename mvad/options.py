@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -394,7 +394,22 @@ class BatchOptions(VerdictOptions):
 
 
 @group()
-class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, NewRunOptions):
+class ResumeOptions(Group):
+    """Images"""
+
+    recheck: Annotated[
+        Literal["content", "name"],
+        Option(help="Which images with a row count as new: those whose size or time has changed too, or none."),
+    ] = "content"
+    settle: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        Option(help="Wait until files have not changed for so many seconds; leave those that do for the next run."),
+    ] = 2.0
+
+
+@group()
+class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, ResumeOptions, NewRunOptions):
     """Decisions"""
 
     maps: Annotated[
@@ -408,6 +423,23 @@ class NightlyOptions(ScoreOptions):
     """Images"""
 
     layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "plain"  # a stray folder called test changes nothing
+    expect: Annotated[
+        Names,
+        Option(
+            help="Exit with code 4 if one of these categories has no image tonight: all, none, or names.",
+            metavar="A,B",
+            show_default="all that have a model",
+        ),
+    ] = None
+
+    def expected_categories(self, modelled: Collection[str]) -> list[str]:
+        """The categories that must have images, of those that have a model."""
+        if self.expect == ["none"]:
+            return []
+        if self.expect not in (None, ["all"]):
+            return list(self.expect)
+        chosen = [self.category] if self.category else self.categories
+        return sorted(modelled if chosen is None else {*chosen} & {*modelled})
 
 
 @group()
@@ -577,6 +609,22 @@ class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions
 def as_json(options: Any) -> dict[str, Any]:
     """The options as plain values for ``run.json``."""
     return asdict(options)
+
+
+# Options that change no score, and those that say where to find what is compared by its content.
+_VOLATILE = {"quiet", "new_run", "max_errors", "address", "actors", "batch_size", "weights", "recheck", "settle"}
+_IMAGE_CHOICE = {"category", "categories", "limit", "layout"}
+
+
+def run_identity(options: RunOptions | CompareOptions) -> dict[str, Any]:
+    """The options that a run must have in common with an earlier one to go on with it."""
+    return {name: value for name, value in as_json(options).items() if name not in _VOLATILE}
+
+
+def fit_identity(options: FitOptions) -> dict[str, Any]:
+    """The options that a model depends on, besides its images."""
+    names = {field.name for field in fields(FitOptions)} - _VOLATILE - _IMAGE_CHOICE
+    return {name: getattr(options, name) for name in sorted(names)}
 
 
 def build(kind: type[Options], values: dict[str, Any]) -> Options:

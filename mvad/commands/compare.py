@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
 from mvad.data.manifest import Manifest, read_manifest, require_test_images, require_training_images
 from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, takes
+from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, run_identity, takes
 from mvad.results import store
 from mvad.results.comparison import comparison_table, show_comparison
 from mvad.results.result import EXIT_DONE, Result, exit_code
@@ -38,11 +39,10 @@ MODEL_FAULTS = (NO_MODEL, SCORING_FAILED)  # prefixes of errors that are not the
 
 
 class MethodRun(NamedTuple):
-    """One fit of one method to all categories: its name, options, and the folder (a URI) of its results."""
+    """One fit of one method to all categories: its name, and options."""
 
     name: str
     options: RunOptions
-    out: str
 
 
 @takes(CompareOptions)
@@ -67,23 +67,26 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     ['knn', 'knn']
     """
     started, report, target = time.monotonic(), Reporter(options.quiet), storage.to_uri(out)
-    method_runs = _method_runs(target, options)
+    method_runs = _method_runs(options)
     manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
     images = require_test_images(manifest, ": there is nothing to compare by.")
     groups, reasons = _by_network(method_runs, options, report)
-    store.ensure_writable(target, replace=options.new_run)
-    store.clear(target)
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
-    store.write_json(storage.join(target, "run.json"), content)
+    content["identity"] = run_identity(options)
+    folder, _ = store.open_folder(target, "compare", content["identity"], new_run=options.new_run)
+    storage.remove(storage.join(folder, "_SUCCESS"))
+    store.write_json(storage.join(folder, "run.json"), content)
     report.image_count(manifest)
 
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     errors: dict[str, dict[str, str]] = {}
     with pipeline.job_session(options, report):
         for network, group in groups:
-            for name, result in _fit_and_score(group, network, manifest, train, images, report).items():
+            for name, result in _fit_and_score(
+                group, network, manifest, train, images, (folder, target), report
+            ).items():
                 cells |= {(name, row["category"]): row for row in result.summary}
                 errors |= {row["image_id"]: row for row in result.errors}
 
@@ -91,13 +94,15 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     for run in method_runs:
         repeats[run.options.method, run.options.shots].append(run.name)
     table = comparison_table(repeats, cells, reasons, manifest.categories)
-    rows = store.write_table(target, "compare", table)
+    rows = store.write_table(folder, "compare", table)
     code = exit_code(options, len(errors), len(manifest.table))
     seconds = {"total": time.monotonic() - started}
     content |= {"status": "done", "exit_code": code, "n_errors": len(errors), "seconds": seconds}
-    store.write_json(storage.join(target, "run.json"), content)
+    store.write_json(storage.join(folder, "run.json"), content)
     if code == EXIT_DONE:
-        storage.write(storage.join(target, "_SUCCESS"), b"")
+        storage.write(storage.join(folder, "_SUCCESS"), b"")
+    if folder != target:
+        store.replace_by_new(target)
     show_comparison(rows, manifest.categories, report)
     unreadable = [errors[name] for name in sorted(errors)]
     report.errors(unreadable)
@@ -105,7 +110,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     return Result(code, rows, unreadable, seconds)
 
 
-def _method_runs(target: str, options: CompareOptions) -> list[MethodRun]:
+def _method_runs(options: CompareOptions) -> list[MethodRun]:
     """All training images first, then few of them, each number of shots as often as asked for."""
     runs = []
     for method in options.method_names:
@@ -114,7 +119,7 @@ def _method_runs(target: str, options: CompareOptions) -> list[MethodRun]:
             fits += [options.fit_options(method, shots, repeat) for repeat in range(options.shot_repeats)]
         for fit in fits:
             name = method if fit.shots is None else f"{method}-{fit.shots}shot-{fit.shot_seed}"
-            runs.append(MethodRun(name, fit, storage.join(target, "runs", name)))
+            runs.append(MethodRun(name, fit))
     return runs
 
 
@@ -157,16 +162,22 @@ def _fit_and_score(
     manifest: Manifest,
     train: pa.Table,
     images: pa.Table,
+    places: tuple[str, str],
     report: Reporter,
 ) -> dict[str, Result]:
-    """Fit and score runs that share a backbone: results by name, without errors that are not the image's own."""
-    records = [
-        Run.open("run", run.out, manifest, replace(run.options, backbone=network.spec.name, new_run=False))
-        for run in group
-    ]
+    """Fit and score runs that share a backbone: results by name, without errors that are not the image's own.
+
+    ``places`` are the folder that is written to, and the one that it becomes.
+    """
+    records = []
+    for run in group:
+        options = replace(run.options, backbone=network.spec.name, new_run=False)
+        folder, published = (storage.join(place, "runs", run.name) for place in places)
+        records.append(Run.of_fit(folder, manifest, options, network, published))
+        records[-1].record()
     jobs = [
-        fitting.FitJob(category, run.options, network, storage.join(run.out, "models"))
-        for run in group
+        fitting.FitJob(category, run.options, network, storage.join(record.folder, "models"))
+        for run, record in zip(group, records, strict=True)
         for category in manifest.categories
     ]
     outcomes = fitting.fit_models(train, jobs, report, keep_going=True)
@@ -180,7 +191,8 @@ def _fit_and_score(
         scoring_jobs += scoring.scoring_jobs(models, record, run.options)
         sizes |= {(run.name, model.category): model.record["bytes"] for model in models}
     networks = {network.spec: network}
-    scoring.score_images([images], scoring_jobs, records, networks, group[0].options, report, keep_going=True)
+    missing = _missing_of_all(records, images, report)
+    scoring.score_images(missing, scoring_jobs, records, networks, group[0].options, report, keep_going=True)
 
     results = {}
     with report.stage("evaluate", len(group), unit="runs") as stage:
@@ -192,3 +204,15 @@ def _fit_and_score(
             results[run.name] = result
             stage.advance(1)
     return results
+
+
+def _missing_of_all(records: Sequence[Run], images: pa.Table, report: Reporter) -> list[pa.Table]:
+    """The images that some run has no current row of: they are scored again for all runs, which extracts them once."""
+    missing = {
+        name for run in records for part in run.missing([images], report) for name in part["image_id"].to_pylist()
+    }
+    ids = pa.array(sorted(missing), pa.string())
+    for run in records:
+        run.forget(ids)
+    images = images.filter(pc.is_in(images["image_id"], ids))
+    return [images] if len(images) else []

@@ -45,4 +45,6 @@ def nightly(
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
     target = storage.join(storage.to_uri(out), f"date={day.isoformat()}")
     Reporter(options.quiet).result(f"night of {day.isoformat()}")
-    return scoring.score_missing(dump, models, target, options, drift_fails=True, print_table=print_night)
+    return scoring.score_missing(
+        dump, models, target, options, expected=options.expected_categories, print_table=print_night
+    )

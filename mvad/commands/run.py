@@ -8,7 +8,9 @@ from mvad.results.run_record import Run
 
 @takes(RunOptions)
 def run(data: Data, out: Out, options: RunOptions) -> Result:
-    """Fit, score and evaluate every category under DATA in one job.
+    """Fit, score and evaluate every category under DATA in one job; safe to repeat.
+
+    An interrupted run of the same images and options is gone on with: models and rows that are there are kept.
 
     Raises
     ------
@@ -28,9 +30,10 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     train = require_training_images(manifest)
     images = require_test_images(manifest, "; to fit models alone use mvad fit.")
     network = fitting.load_network(options)
-    jobs = fitting.fit_jobs(manifest.categories, network, storage.join(target, "models"), options)
-    run = Run.open("run", target, manifest, options)
+    run = Run.of_fit(target, manifest, options, network)  # a new run, or one that was interrupted
+    jobs = fitting.fit_jobs(manifest.categories, network, storage.join(run.folder, "models"), options)
     report.image_count(manifest)
+    run.record()
 
     with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
         with run.timed("fit"):
@@ -40,5 +43,6 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
         run.write_left_out(manifest)
         with run.timed("score"):
             scoring_jobs = scoring.scoring_jobs(models, run, options)
-            scoring.score_images([images], scoring_jobs, [run], {network.spec: network}, options, report)
+            missing = run.missing([images], report)
+            scoring.score_images(missing, scoring_jobs, [run], {network.spec: network}, options, report)
     return run.show(run.finish(manifest.n_files, report.stages), report)

@@ -1,5 +1,6 @@
 import functools
 import itertools
+from collections.abc import Callable, Collection
 
 from mvad import pipeline, scoring, storage
 from mvad.console import Reporter
@@ -38,12 +39,13 @@ def score_missing(
     out: str,
     options: ScoreOptions,
     *,
-    drift_fails: bool = False,
+    expected: Callable[[Collection[str]], Collection[str]] | None = None,
     print_table: PrintTable = print_summary,
 ) -> Result:
-    """Score the images of DATA that have no row in OUT yet.
+    """Score the images of DATA that have no current row in OUT.
 
-    With ``drift_fails`` a category that has drifted is exit code 4; ``print_table`` prints the summary.
+    ``expected``, if it is a night's, says which of the categories that have a model must have images: exit code 4 if
+    one has none, or has drifted. ``print_table`` prints the summary.
     """
     report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
     ensure_outside_models(target, folder)
@@ -52,8 +54,9 @@ def score_missing(
     images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
     category_models = models_for(images.categories, fitted, folder)
     networks = load_networks(category_models.values(), options.weights, options.budget)
-    run = Run.resume(target, images, category_models, options)  # a new run, or one that was interrupted
-    run.drift_fails = drift_fails
+    run = Run.of_models(target, images, category_models, options)  # a new run, or one that was interrupted
+    if expected is not None:
+        run.drift_fails, run.expected = True, expected(fitted)
 
     missing = run.missing(images, report)  # what has no row yet
     first = next(missing, None)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -135,6 +136,24 @@ def require_images(images: Listing) -> Listing:
     if images.ended and not images.n_test:
         raise UsageError(f"no test images under {storage.readable(images.root)}.")
     return images
+
+
+def wait_until_settled(images: pa.Table, seconds: float) -> pa.Array:
+    """Which files are not being written any more: (n,) bool.
+
+    A file that changed less than so many seconds ago is looked at again after that time; if it has changed since it was
+    listed, or has gone, it is not settled.
+    """
+    changed = images["file_mtime"].cast(pa.int64()).fill_null(0).to_numpy()
+    young = np.flatnonzero(changed > (time.time() - seconds) * 1e6)
+    settled = np.ones(len(images), bool)
+    if len(young):
+        time.sleep(min(seconds, max(0.0, changed.max() / 1e6 + seconds - time.time())))
+        files = images.select(["uri", "file_size", "file_mtime"]).take(young)
+        now = storage.parallel_map(storage.file_state, files["uri"].to_pylist())
+        before = zip(files["file_size"].to_pylist(), changed[young].tolist(), strict=True)
+        settled[young] = [state == earlier for state, earlier in zip(now, before, strict=True)]
+    return pa.array(settled)
 
 
 def in_portions(

@@ -5,25 +5,49 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mvad.console import Reporter
+from mvad.console import Reporter, plural
 from mvad.data.sampling import training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
 from mvad.fitting.by_category import group_by_category
+from mvad.fitting.fitted import identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, subsample_categories
 from mvad.memory import MemoryBudget
+from mvad.model_store import ModelInfo
 from mvad.options import FitOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import actor_pool
 
 
 def fit_models(
-    train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_going: bool = False
+    train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_going: bool = False, refit: bool = False
 ) -> list[FitOutcome]:
+    """Fit every job that has no model of the same options and images yet; with ``refit``, all.
+
+    The outcomes are in the order of the jobs. For ``train`` and ``keep_going`` see `_fit`.
+    """
+    jobs = identify(jobs, train)
+    kept = {} if refit else kept_models(jobs)
+    left = [job for number, job in enumerate(jobs) if number not in kept]
+    if kept:
+        report.info(f"{len(kept):,} of {plural(len(jobs), 'model')} fitted already, of the same images and options")
+    needed = pa.array(sorted({job.category for job in left}), pa.string())
+    images = train.filter(pc.is_in(train["category"], needed))
+    fitted = iter(_fit(images, left, report, keep_going=keep_going) if left else ())
+    return [_outcome_of(jobs[number], kept[number]) if number in kept else next(fitted) for number in range(len(jobs))]
+
+
+def _outcome_of(job: FitJob, model: ModelInfo) -> FitOutcome:
+    errors = {row["image_id"]: row["error"] for row in model.record["errors"]}
+    return FitOutcome(job, model, errors=errors)
+
+
+def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_going: bool) -> list[FitOutcome]:
     """Extract the features of training images once, and fit every job to its category as soon as that is complete.
 
     Parameters

@@ -24,6 +24,7 @@ class FitJob:
     options: FitOptions
     network: Network
     models: str
+    fit_id: str = ""  # see `fitted.identify`
 
     @property
     def method(self) -> type[Detector]:

@@ -264,6 +264,7 @@ class FitScheduler:
             "n_variants": len(fit.rows) - fit.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
             "training_sha256": fit.digest,
+            "fit_id": job.fit_id,
             "options": as_json(job.options),
             "fit_seconds": round(fit.seconds + state.seconds, 3),
             "calibration_seconds": round(fit.calibration_seconds, 3),

@@ -11,23 +11,24 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import calibration, storage
 from mvad.calibration import DecisionRule
-from mvad.console import Reporter
-from mvad.data.listing import Listing
+from mvad.console import Reporter, plural
+from mvad.data.listing import Listing, wait_until_settled
 from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
 from mvad.model_store import ModelInfo
-from mvad.options import DECISION, ScoreOptions, as_json
+from mvad.options import DECISION, RunOptions, ScoreOptions, as_json, run_identity
 from mvad.results import store
 from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
@@ -35,27 +36,44 @@ from mvad.results.summary import evaluate
 from mvad.results.verdicts import rule_facts
 from mvad.runtime.versions import versions
 
+if TYPE_CHECKING:
+    from mvad.features.weights import Network
+
 IDENTITY = ("maps", "max_pixels", *DECISION)  # options that all rows share
 
 
 class Run:
-    """A run that writes to the folder ``out`` (a URI)."""
+    """A run whose results are for the folder ``out`` (a URI), and are written to ``folder``."""
 
-    def __init__(self, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> None:
+    def __init__(
+        self,
+        command: str,
+        out: str,
+        images: Manifest | Listing,
+        options: ScoreOptions,
+        identity: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Begin a run, or go on with an earlier one that has this identity in common: `store.open_folder`."""
         now = datetime.now(timezone.utc)
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self.out, self.options = out, options
+        self.folder, earlier = store.open_folder(out, command, identity, new_run=options.new_run)
         self.seconds: dict[str, float] = defaultdict(float)  # of wall-clock time, per stage
         # Facts for ``run.json``, by category.
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict, {name: {} for name in images.categories})
-        self.n_rows = 0  # that must be in OUT in the end
+        self.n_rows = 0  # that must be there in the end
         self.drift_fails = False  # whether a category that has drifted is not a run well done
+        self.expected: Collection[str] = ()  # categories without an image are missing
+        self.missing_categories: list[str] = []
+        self.failed_categories: list[str] = []
         self._images = images
         self._rules: dict[str, DecisionRule] = {}
         self._started = time.monotonic()
-        self._done, self._failed = pa.array([], pa.string()), pa.array([], pa.string())  # image ids, of earlier runs
+        self._rows = store.no_status()  # of earlier runs: `store.STATUS`
         self._earlier: dict[str, Any] = {}
         self._new_categories = set(images.categories)
+        self._n_unsettled = 0
+        self._published = out
         self._content: dict[str, Any] = {
             "run_id": self.run_id,
             "command": command,
@@ -65,78 +83,132 @@ class Run:
             "options": as_json(options),
             "versions": versions(),
             "ignored_files": len(images.left_out),
+            "identity": identity,
         }
+        if earlier is not None:
+            self._take_over(earlier)
 
     @classmethod
-    def open(cls, command: str, out: str, images: Manifest | Listing, options: ScoreOptions) -> Run:
-        """Begin a run in an empty folder, or in place of an earlier run; UsageError if the folder is in use."""
-        run = cls(command, out, images, options)
-        store.ensure_writable(out, replace=options.new_run)
-        store.clear(out)
-        run.record()
+    def of_fit(
+        cls, out: str, images: Manifest, options: RunOptions, network: Network, published: str | None = None
+    ) -> Run:
+        """A run that fits its own models, from all images of a manifest.
+
+        ``published`` is where its folder will be in the end, if that is not ``out``.
+        """
+        run = cls("run", out, images, options, run_identity(options) | {"weights_sha256": network.sha256})
+        run._published = published or out
+        run._drop(run._not_in(images))
         return run
 
     @classmethod
-    def resume(
-        cls, out: str, images: Manifest | Listing, models: Mapping[str, ModelInfo], options: ScoreOptions
-    ) -> Run:
-        """Begin a run that scores with these models, or go on with one that an earlier run has begun.
-
-        UsageError if the folder holds something else, or rows of other models or options.
-        """
-        run = cls("score", out, images, options)
+    def of_models(cls, out: str, images: Listing, models: Mapping[str, ModelInfo], options: ScoreOptions) -> Run:
+        """A run that scores images, of which more may come later, with these models."""
         identity: dict[str, Any] = {name: getattr(options, name) for name in IDENTITY}
         identity["models"] = {name: model.model_id for name, model in sorted(models.items())}
-        earlier = None if options.new_run else resumable_run(out, identity)
-        if earlier is None:
-            store.ensure_writable(out, replace=options.new_run)
-            store.clear(out)
-        else:
-            run._take_over(earlier)
-            identity["models"] = earlier["identity"]["models"] | identity["models"]
-        run._content["identity"] = identity
-        return run
+        return cls("score", out, images, options, identity)
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
-        self._earlier, status = earlier, store.drop_duplicates(self.out)
-        is_done = pc.equal(status["status"], "ok")
-        self._done, self._failed = (status.filter(rows)["image_id"] for rows in (is_done, pc.invert(is_done)))
+        self._earlier, self._rows = earlier, store.drop_duplicates(self.folder)
         facts = {name: earlier.get(name) for name in ("run_id", "status", "started", "seconds", "n_rows")}
         self._content["earlier_runs"] = [*earlier.get("earlier_runs", []), facts]
+        if "models" in self._content["identity"]:
+            self._content["identity"]["models"] |= earlier["identity"]["models"]
         categories = earlier.get("categories", {})
         self.categories |= categories
         self._new_categories -= categories.keys()
-        self.n_rows = len(status)
+        self.n_rows = len(self._rows)
+
+    def _not_in(self, images: Manifest) -> pa.Table:
+        """Rows of images that have gone, or could not be used to learn from."""
+        listed = pa.concat_arrays([c for t in (images.table, images.left_out) for c in t["image_id"].chunks])
+        gone = pc.invert(pc.is_in(self._rows["image_id"], listed))
+        return self._rows.filter(pc.or_(gone, pc.equal(self._rows["split"], "train")))
+
+    def _drop(self, rows: pa.Table) -> None:
+        """Remove rows of earlier runs."""
+        store.drop_rows(self.folder, rows["image_id"].to_pylist())
+        self._rows = self._rows.filter(pc.invert(pc.is_in(self._rows["image_id"], rows["image_id"].combine_chunks())))
+        self.n_rows = self.n_rows - len(rows)
+
+    def forget(self, image_ids: pa.Array) -> None:
+        """Remove the rows of some images, as far as there are any from earlier runs."""
+        self._drop(self._rows.filter(pc.is_in(self._rows["image_id"], image_ids)))
 
     def record(self) -> None:
-        """Write ``run.json``: the run has begun."""
-        store.write_json(storage.join(self.out, "run.json"), self._content)
+        """Write ``run.json``: the run has begun, and is not done any more if it was."""
+        storage.remove(storage.join(self.folder, "_SUCCESS"))
+        store.write_json(storage.join(self.folder, "run.json"), self._content)
 
-    def missing(self, images: Listing, report: Reporter) -> Iterator[pa.Table]:
-        """The images that have no row yet, or one that names an error: those are scored again.
+    def missing(self, portions: Iterable[pa.Table], report: Reporter) -> Iterator[pa.Table]:
+        """The images that have no current row: the row is removed, and they are scored again.
 
-        A file that could not be read may have been half written, or on a disk that was away. Rows of images that are
-        not listed any more stay.
+        A row is not current if it names an error, for the file may have been half written, or on a disk that was away;
+        if the file has changed since, unless ``--recheck`` is ``name``; or if it is of another model. Rows of images
+        that are not listed any more stay. Files that are still being written are left for the next run.
         """
-        for portion in images:
-            if images.ended:
-                report.image_count(images)
-            else:
-                report.info(f"{images.n_images:,} images so far; still listing {storage.readable(images.root)}")
+        for portion in portions:
+            if isinstance(self._images, Listing):
+                if self._images.ended:
+                    report.image_count(self._images)
+                else:
+                    text = f"{self._images.n_images:,} images so far; still listing"
+                    report.info(f"{text} {storage.readable(self._images.root)}")
+            n_listed = len(portion)
             if self._earlier:
-                n_listed = len(portion)
-                portion = portion.filter(pc.invert(pc.is_in(portion["image_id"], self._done)))
-                failed = self._failed.filter(pc.is_in(self._failed, portion["image_id"]))
-                store.drop_rows(self.out, failed.to_pylist())
-                self.n_rows -= len(failed)
+                portion = self._without_current_row(portion)
                 report.info(f"{n_listed - len(portion):,} rows are there already, {len(portion):,} images are left")
+            portion = self._settled(portion, report)
             if len(portion):
                 yield portion
+
+    def _without_current_row(self, portion: pa.Table) -> pa.Table:
+        rows = self._rows.take(pc.index_in(portion["image_id"], self._rows["image_id"].combine_chunks()))
+        models = {name: facts.get("model_id") for name, facts in self.categories.items() if name in self._rules}
+        wanted = pa.array([models.get(name) for name in portion["category"].to_pylist()], pa.string())
+        is_current = pc.and_(pc.equal(rows["status"], "ok"), pc.fill_null(pc.equal(rows["model_id"], wanted), True))
+        is_current = pc.fill_null(is_current, False)
+        is_same = pc.and_(
+            *(pc.fill_null(pc.equal(rows[name], portion[name]), True) for name in ("file_size", "file_mtime"))
+        )
+        if self._earlier["data"] != self._content["data"] and not pc.all(is_same, min_count=0).as_py():
+            name = portion.filter(pc.invert(is_same))["image_id"][0].as_py()
+            raise UsageError(
+                f"{storage.readable(self.out)} was begun with the images in {self._earlier['data']}, and {name!r} in "
+                f"{self._content['data']} is not the same; choose another --out, or --new-run to replace its rows."
+            )
+        if self.options.recheck == "content":
+            is_current = pc.and_(is_current, is_same)
+        self._drop(rows.filter(pc.and_(pc.is_valid(rows["image_id"]), pc.invert(is_current))))
+        return portion.filter(pc.invert(is_current))
+
+    def _settled(self, portion: pa.Table, report: Reporter) -> pa.Table:
+        is_settled = wait_until_settled(portion, self.options.settle)
+        n_unsettled = len(portion) - (pc.sum(is_settled).as_py() or 0)
+        if n_unsettled:
+            self._n_unsettled += n_unsettled
+            report.warn(f"{plural(n_unsettled, 'file is', 'files are')} still being written: left for the next run")
+        return portion.filter(is_settled)
 
     @property
     def is_done(self) -> bool:
         """Whether an earlier run has ended well, so that nothing is left to do if nothing is missing."""
-        return self._earlier.get("status") == "done" and self._earlier.get("exit_code") == EXIT_DONE
+        return self._earlier.get("status") == "done" and self._code_now() == EXIT_DONE == self._earlier.get("exit_code")
+
+    def _code_now(self) -> int:
+        """The exit code of the earlier run, by what is allowed and expected now."""
+        facts = self._earlier
+        drifted = [name for name, row in facts["categories"].items() if (row.get("drift") or {}).get("drifted")]
+        return exit_code(
+            self.options,
+            facts["n_errors"],
+            facts["n_rows"],
+            drifted=drifted if self.drift_fails else (),
+            missing=self._missing_categories(facts["categories"]),
+        )
+
+    def _missing_categories(self, categories: Collection[str]) -> list[str]:
+        return sorted({*self.expected} - {*categories})
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -150,11 +222,14 @@ class Run:
     def add_model(self, model: ModelInfo, rule: DecisionRule) -> None:
         """Note the model a category is scored with."""
         self._rules[model.category] = rule
+        self.categories[model.category].pop("note", None)  # of an earlier run that had no model
         self.categories[model.category] |= {
             "method": model.method,
             "backbone": model.backbone.name,
             "model_id": model.model_id,
-            "model": storage.readable(model.uri),
+            "model": storage.readable(model.uri).replace(
+                storage.readable(self.folder), storage.readable(self._published), 1
+            ),
             "size": asdict(model.size),
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
@@ -188,15 +263,13 @@ class Run:
 
     def write_errors(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
         """Write rows for images that never reached an actor, or did so in training."""
-        store.write_error_rows(self.out, images, reasons, self.run_id)
+        store.write_error_rows(self.folder, images, reasons, self.run_id)
         self.n_rows += len(images)
 
     def left_out(self, images: Manifest | Listing) -> pa.Table:
         """The images that are left out and have no row yet, with the reason as ``error``."""
         rows = images.left_out
-        for known in (self._done, self._failed):
-            rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], known)))
-        return rows
+        return rows.filter(pc.invert(pc.is_in(rows["image_id"], self._rows["image_id"].combine_chunks())))
 
     def write_left_out(self, images: Manifest | Listing) -> None:
         """Write error rows for images that are left out."""
@@ -211,7 +284,7 @@ class Run:
         ``n_images`` were asked for, the base of ``--max-errors`` in percent; ``stages`` is `Reporter.stages`.
         RuntimeError if rows are missing: OUT is not the same folder on every machine.
         """
-        n_rows = len(store.drop_duplicates(self.out))
+        n_rows = len(store.drop_duplicates(self.folder))
         if n_rows != self.n_rows:
             raise RuntimeError(
                 f"{storage.readable(self.out)} holds {n_rows:,} score rows where {self.n_rows:,} were written; "
@@ -221,10 +294,19 @@ class Run:
             self.categories.pop(name, None)
             self._rules.pop(name, None)
         with self.timed("evaluate"):
-            rows, errors = evaluate(self.out, self.categories, self._rules, self.options.fdr)
-            summary = store.write_summary(self.out, rows)
+            rows, errors = evaluate(self.folder, self.categories, self._rules, self.options.fdr)
+            summary = store.write_summary(self.folder, rows)
+        self.missing_categories = self._missing_categories(self.categories)
+        self.failed_categories = _failed_categories(rows[:-1], errors)
         drifted = [row["category"] for row in rows if row.get("drifted")] if self.drift_fails else []
-        code = exit_code(self.options, len(errors), n_images, drifted=drifted)
+        code = exit_code(
+            self.options,
+            len(errors),
+            max(n_images, n_rows),
+            failed_categories=self.failed_categories,
+            drifted=drifted,
+            missing=self.missing_categories,
+        )
         self.seconds["total"] = time.monotonic() - self._started
         self._content |= {
             "categories": dict(self.categories),
@@ -233,6 +315,9 @@ class Run:
             "n_rows": n_rows,
             "n_errors": len(errors),
             "errors": errors[:MAX_LISTED_ERRORS],
+            "failed_categories": self.failed_categories,
+            "missing_categories": self.missing_categories,
+            "unsettled_files": self._n_unsettled,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "stages": dict(stages),
             "images_per_second": n_images / self.seconds["total"],
@@ -241,11 +326,13 @@ class Run:
         self.record()
         if code == EXIT_DONE:
             self.mark_done()
+        if self.folder != self.out:
+            store.replace_by_new(self.out)
         return Result(code, summary, errors, dict(self.seconds))
 
     def mark_done(self) -> None:
         """Write ``_SUCCESS``."""
-        storage.write(storage.join(self.out, "_SUCCESS"), b"")
+        storage.write(storage.join(self.folder, "_SUCCESS"), b"")
 
     def show(self, result: Result, report: Reporter, print_table: PrintTable = print_summary) -> Result:
         """Print the result, and return it."""
@@ -253,8 +340,13 @@ class Run:
         for text in self._warnings():
             report.warn(text)
         report.errors(result.errors)
+        for name in self.missing_categories:
+            report.warn(f"{name}: no images")
         if result.exit_code == EXIT_TOO_MANY_ERRORS:
-            report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")
+            for name in self.failed_categories:
+                report.warn(f"{name}: none of its images could be scored: exit code 3")
+            if not self.failed_categories:
+                report.warn(f"that is more than --max-errors {self.options.max_errors} allows: exit code 3")
         report.result(f"results in {storage.readable(self.out)}")
         return result
 
@@ -274,27 +366,9 @@ class Run:
         return warnings + [calibration.too_few_warning(names, n, rate) for n, names in few.items()]
 
 
-def resumable_run(out: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``run.json`` of the score run in OUT (a URI) that may be resumed; None if OUT is empty.
-
-    ``identity`` is what all rows of the run have in common: options, and models by category. It may have models of more
-    categories. UsageError if OUT holds something else, or rows of other models or options.
-    """
-    if not storage.list_folder(out):
-        return None
-    store.ensure_writable(out, replace=True)  # refuses files that are not results
-    content, folder = store.read_run(out), storage.readable(out)
-    store.ensure_decided(content, out)
-    theirs = content.get("identity")
-    if content.get("command") != "score" or theirs is None:
-        store.ensure_writable(out, replace=False)
-        return None
-    advice = "choose another --out, or --new-run to replace its rows."
-    for name in IDENTITY:
-        if theirs.get(name) != identity[name]:
-            option = f"--{name.replace('_', '-')} {theirs.get(name)}, not {identity[name]}"
-            raise UsageError(f"{folder} was begun with {option}; {advice}")
-    for category, model_id in identity["models"].items():
-        if theirs["models"].get(category, model_id) != model_id:
-            raise UsageError(f"{folder} was begun with another model of {category!r}; {advice}")
-    return content
+def _failed_categories(rows: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]]) -> list[str]:
+    """Categories without a model, and those of which no image could be scored."""
+    tried = {error["category"] for error in errors if error["split"] == "test"}
+    return [
+        row["category"] for row in rows if row["method"] is None or (not row["n_scored"] and row["category"] in tried)
+    ]

@@ -26,22 +26,109 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 MAX_ROWS_PER_FILE = 256
+STATUS = ["image_id", "split", "status", "model_id", "file_size", "file_mtime"]  # what decides whether a row is current
 DECIDING = "deciding"  # status of a run while `mvad evaluate` decides on its images again
+REPLACEMENT = "new-run"  # folder in OUT of a run that takes the place of the others once it is whole
+REPLACING = "replacing"  # file in that folder: the others have been removed
 OWN_NAMES = (
-    *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models"),
+    *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models", REPLACEMENT),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
     *("report.html", "report", "maps"),  # made from the others
 )
 
 
+def open_folder(
+    out: str, command: str, identity: Mapping[str, Any], *, new_run: bool
+) -> tuple[str, dict[str, Any] | None]:
+    """The folder (a URI) that a run writes to, and ``run.json`` of the unfinished or finished run that it goes on with.
+
+    That is the folder ``out``. With ``new_run``, results that are there stay until the new ones are whole: these are
+    written to `REPLACEMENT` in it, for `replace_by_new`.
+
+    Parameters
+    ----------
+    identity
+        What a run must have in common with an earlier one to go on with it: options, and models by category.
+
+    Raises
+    ------
+    UsageError
+        ``out`` holds other files, or, without ``new_run``, results of another command or identity.
+    """
+    ensure_writable(out, replace=True)  # refuses files that are not results
+    replace_by_new(out)
+    earlier = _earlier_run(out)
+    if earlier is None:
+        clear(out)
+        return out, None
+    difference = _difference(earlier, command, identity)
+    if not new_run:
+        ensure_decided(earlier, out)
+        if difference == command:
+            ensure_writable(out, replace=False)
+        elif difference is not None:
+            advice = "choose another --out, or --new-run to replace its rows."
+            raise UsageError(f"{storage.readable(out)} was begun with {difference}; {advice}")
+        return out, earlier
+    if difference is None and earlier.get("status") == "running":
+        return out, earlier
+    folder = storage.join(out, REPLACEMENT)
+    earlier = _earlier_run(folder)
+    if earlier is not None and _difference(earlier, command, identity) is None:
+        return folder, earlier
+    storage.remove(folder)
+    return folder, None
+
+
+def _earlier_run(folder: str) -> dict[str, Any] | None:
+    """``run.json`` of a folder; None if it holds none. UsageError if it is damaged."""
+    return read_run(folder) if storage.exists(storage.join(folder, "run.json")) else None
+
+
+def _difference(earlier: Mapping[str, Any], command: str, identity: Mapping[str, Any]) -> str | None:
+    """In what an earlier run differs, in words: the command itself, if it is another one; None if in nothing."""
+    theirs = earlier.get("identity")
+    if earlier.get("command") != command or theirs is None:
+        return command
+    for name, value in json.loads(json.dumps(identity)).items():
+        if name == "models":
+            for category, model_id in value.items():
+                if theirs[name].get(category, model_id) != model_id:
+                    return f"another model of {category!r}"
+        elif theirs.get(name) != value:
+            return f"--{name.replace('_', '-')} {theirs.get(name)}, not {value}"
+    return None
+
+
+def replace_by_new(out: str) -> None:
+    """Put a whole new run in ``out`` in the place of the others, or go on with that; without one, do nothing."""
+    new = storage.join(out, REPLACEMENT)
+    if not storage.exists(storage.join(new, REPLACING)):
+        content = _earlier_run(new)
+        if content is None or content.get("status") != "done":
+            return
+        _remove_results(out, keep=REPLACEMENT)
+        storage.write(storage.join(new, REPLACING), b"")
+    last = ("run.json", "_SUCCESS")
+    names = [name for name in storage.list_folder(new) if name not in (*last, REPLACING)]
+    for name in (*names, *last):
+        if storage.exists(storage.join(new, name)):
+            storage.move(storage.join(new, name), storage.join(out, name))
+    storage.remove(new)
+
+
 def ensure_writable(out: str, *, replace: bool) -> None:
     """Make sure that a new run may write to the folder ``out`` (a URI).
 
-    UsageError if it holds another run's results and ``replace`` is false, or files that are not results.
+    UsageError if it holds another run's results and ``replace`` is false, or files that are not results. Files that a
+    killed process left unfinished are removed.
     """
+    storage.remove_unfinished(out, below=False)
     names, folder = storage.list_folder(out), storage.readable(out)
+    names = [name for name in names if not storage.is_unfinished(name)]
     # Every run starts with its run.json: without one, even folders with our names belong to somebody else.
-    foreign = [name for name in names if name not in OWN_NAMES or "run.json" not in names]
+    ours = "run.json" in names or REPLACEMENT in names
+    foreign = [name for name in names if name not in OWN_NAMES or not ours]
     if foreign:
         raise UsageError(f"{folder} holds other files ({foreign[0]}); give --out an empty or new folder.")
     if names and not replace:
@@ -53,19 +140,24 @@ def ensure_outside(out: str, target: str, allowed: Sequence[str]) -> None:
 
     UsageError if it is: a file that is not part of the results would keep the run from being resumed.
     """
-    target_path, folder = target.partition("?")[0], out.partition("?")[0]  # connection options may differ
-    inside = target_path == folder or target_path.startswith(f"{folder}/")
-    if inside and not any(f"{target_path}/".startswith(f"{folder}/{name}/") for name in allowed):
+    inside = [storage.join(out, name) for name in allowed]
+    if storage.lies_in(target, out) and not any(storage.lies_in(target, folder) for folder in inside):
         raise UsageError(
             f"{storage.readable(target)} lies in the folder of the results; give --to another place, or "
-            f"{storage.readable(storage.join(out, allowed[0]))}."
+            f"{storage.readable(inside[0])}."
         )
 
 
 def clear(out: str) -> None:
     """Remove the results of an earlier run, if there are any."""
-    for name in OWN_NAMES:
-        storage.remove(storage.join(out, name))
+    _remove_results(out)
+
+
+def _remove_results(out: str, keep: str | None = None) -> None:
+    """Remove all that a run wrote: what says that it is done first, and last what says that the folder is a run's."""
+    for name in sorted(OWN_NAMES, key=lambda name: (name != "_SUCCESS", name == "run.json")):
+        if name != keep:
+            storage.remove(storage.join(out, name))
 
 
 def write_part(out: str, rows: pa.Table) -> None:
@@ -163,16 +255,21 @@ def read_errors(out: str) -> list[dict[str, str]]:
 
 
 def read_status(out: str) -> pa.Table:
-    """image_id, status, and the URI of its file as ``file``, of every row under OUT (a URI), unordered."""
+    """The columns `STATUS`, and the URI of its file as ``file``, of every row under OUT (a URI), unordered."""
     root = storage.join(out, "scores")
     if not storage.list_folder(root):
         no_files = pa.array([], pa.string()).dictionary_encode()
-        return SCORES.empty_table().select(["image_id", "status"]).append_column("file", no_files)
-    table = _dataset(out).to_table(["image_id", "status", "__filename"])
+        return SCORES.empty_table().select(STATUS).append_column("file", no_files)
+    table = _dataset(out).to_table([*STATUS, "__filename"])
     paths = pc.dictionary_encode(table["__filename"].combine_chunks())
     files = pa.array([_uri(root, path) for path in paths.dictionary.to_pylist()], pa.string())
     column = pa.DictionaryArray.from_arrays(paths.indices, files)
     return table.drop_columns(["__filename"]).append_column("file", column)
+
+
+def no_status() -> pa.Table:
+    """An empty table of `STATUS`."""
+    return SCORES.empty_table().select(STATUS)
 
 
 def list_parts(out: str, category: str | None = None) -> list[tuple[str, str]]:
@@ -227,8 +324,8 @@ def drop_duplicates(out: str) -> pa.Table:
             again[file].add(image_id)
     for file, image_ids in again.items():
         _drop_from(file, image_ids)
-    unique = status.group_by("image_id").aggregate([("status", "min")])
-    return unique.select(["image_id", "status_min"]).rename_columns(["image_id", "status"])
+    unique = status.group_by("image_id").aggregate([(name, "min") for name in STATUS[1:]])
+    return unique.select(["image_id", *(f"{name}_min" for name in STATUS[1:])]).rename_columns(STATUS)
 
 
 def drop_rows(out: str, image_ids: Collection[str]) -> None:

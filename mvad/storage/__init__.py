@@ -4,8 +4,11 @@
 from mvad.storage.files import (
     THREADS,
     exists,
+    file_state,
     is_unfinished,
+    lies_in,
     local_copy,
+    move,
     parallel_map,
     read,
     read_bytes,

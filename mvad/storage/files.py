@@ -128,6 +128,19 @@ def read(uri: str) -> bytes:
         return stream.read()
 
 
+def file_state(uri: str) -> tuple[int | None, int | None]:
+    """Size in bytes of a file, and when it was last changed, in microseconds since 1970; None if it cannot be told."""
+    try:
+        if is_local(uri):
+            status = os.stat(local_path(uri))
+            return status.st_size, status.st_mtime_ns // 1000
+        filesystem, path = resolve(uri)
+        info = filesystem.get_file_info(path)
+    except OSError:
+        return None, None
+    return info.size, None if info.mtime_ns is None else info.mtime_ns // 1000
+
+
 def exists(uri: str) -> bool:
     """Return whether there is a file or folder of this name."""
     filesystem, path = resolve(uri)
@@ -177,14 +190,14 @@ def is_unfinished(name: str) -> bool:
     return name.startswith(".") and name.endswith(UNFINISHED)
 
 
-def remove_unfinished(uri: str) -> None:
-    """Remove the temporary files that a killed `write` left below a local folder; object storage keeps none.
+def remove_unfinished(uri: str, *, below: bool = True) -> None:
+    """Remove the temporary files that a killed `write` left in a local folder, and below; object storage keeps none.
 
     Those of processes that may still write stay: processes of this machine that are alive, and of other machines for
     `UNFINISHED_MAX_AGE_S` after their last change.
     """
     if is_local(uri):
-        for path in Path(resolve(uri)[1]).glob(f"**/.*{UNFINISHED}"):
+        for path in Path(resolve(uri)[1]).glob(f"{'**/' if below else ''}.*{UNFINISHED}"):
             with suppress(FileNotFoundError):
                 if not _may_be_written(path):
                     path.unlink()
@@ -220,3 +233,41 @@ def remove(uri: str) -> None:
                 filesystem.delete_dir(path)
     elif kind != pafs.FileType.NotFound:
         filesystem.delete_file(path)
+
+
+def move(uri: str, target: str) -> None:
+    """Move a file, or a folder with everything in it, to another place on the same file system.
+
+    In object storage, which cannot rename, each object is copied and removed: if that is interrupted, moving the rest
+    completes it.
+    """
+    filesystem, path = resolve(uri)
+    target_path = resolve(target)[1]
+    if is_local(uri):
+        os.makedirs(os.path.dirname(target_path), exist_ok=True)
+        os.replace(path, target_path)
+        return
+    paths = [path]
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+        paths = [info.path for info in infos if info.type == pafs.FileType.File]
+
+    def move_object(name: str) -> None:
+        filesystem.copy_file(name, target_path + name.removeprefix(path))
+        filesystem.delete_file(name)
+
+    parallel_map(move_object, paths)
+    remove(uri)
+
+
+def real_place(uri: str) -> str:
+    """The place that a URI leads to: links of local paths are followed, keys and connection options left out."""
+    if is_local(uri):
+        return Path(os.path.realpath(os.fsdecode(local_path(uri)))).as_uri()
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, without_keys(parts.netloc), parts.path.rstrip("/"), "", ""))
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Return whether a URI leads to a folder, or to something in it, whatever links or options either has."""
+    return f"{real_place(uri)}/".startswith(f"{real_place(folder)}/")

@@ -122,8 +122,8 @@ def test_fit_then_score_then_evaluate_are_the_run(base_run, tiles, tmp_path):
     (out / "summary.json").unlink()
     assert mvad.evaluate(str(out), quiet=True).summary == summary
     assert json.loads((out / "summary.json").read_text()) == summary
-    with pytest.raises(UsageError, match="has a patchcore model of 'alpha' already"):
-        mvad.fit(str(tiles), str(models), **SMALL)
+    with pytest.raises(UsageError, match="has a patchcore model of 'alpha' already, of other images or options"):
+        mvad.fit(str(tiles), str(models), **SMALL | {"coreset_ratio": 0.5})
 
 
 def test_maps_of_anomalous_images_alone(base_run, tiles, tmp_path):

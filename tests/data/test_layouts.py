@@ -486,7 +486,8 @@ def test_a_tally_counts_tables_one_after_the_other(tmp_path):
 def test_images_left_out_are_rows_of_a_run_once(tmp_path):
     tree(tmp_path / "data", *numbered("cap/train/good", 3), "cap/raw/a.png", "lid/raw/b.png")
     manifest, out = read(tmp_path / "data"), to_uri(tmp_path / "out")
-    run = Run.open("run", out, manifest, RunOptions())
+    run = Run("run", out, manifest, RunOptions())
+    run.record()
     run.write_left_out(manifest)
     assert read_errors(out) == sorted(manifest.errors, key=lambda row: row["image_id"])
     result = run.finish(manifest.n_files, {})
@@ -495,12 +496,12 @@ def test_images_left_out_are_rows_of_a_run_once(tmp_path):
     dump = tree(tmp_path / "dump", *numbered("cap", 3), "top.png")
     images = Listing(str(dump), ScoreOptions())
     out = to_uri(tmp_path / "scores")
-    first = Run.resume(out, images, {}, ScoreOptions())
+    first = Run.of_models(out, images, {}, ScoreOptions())
     first.record()
     first.write_left_out(images)
     tree(dump, "another.png")
     images = Listing(str(dump), ScoreOptions())
-    again = Run.resume(out, images, {}, ScoreOptions())
+    again = Run.of_models(out, images, {}, ScoreOptions())
     assert again.left_out(images)["image_id"].to_pylist() == ["another.png"]
     again.write_left_out(images)
     assert sorted(read_status(out)["image_id"].to_pylist()) == ["another.png", "top.png"]

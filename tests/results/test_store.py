@@ -158,7 +158,7 @@ def test_rows_that_were_written_twice_are_there_once(tmp_path):
 
 def test_nothing_to_repair_in_an_empty_folder(tmp_path):
     status = drop_duplicates(to_uri(tmp_path))
-    assert status.column_names == ["image_id", "status"]
+    assert status.column_names == store.STATUS
     assert len(status) == 0
 
 

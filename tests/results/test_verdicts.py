@@ -14,7 +14,7 @@ from mvad.calibration import DecisionRule
 from mvad.errors import UsageError
 from mvad.options import DecisionOptions, EvaluateOptions, ScoreOptions, build
 from mvad.results import verdicts
-from mvad.results.run_record import resumable_run
+from mvad.results.store import open_folder
 from mvad.results.verdicts import Outcome, decide, decide_together, decision_rule, outcomes
 from mvad.storage import to_uri
 
@@ -228,7 +228,7 @@ def test_an_evaluation_that_is_killed_is_repeated_without_harm(tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             mvad.evaluate(str(tmp_path / "first"), **decision, quiet=True)
     if 0 < n_writes < 6:
-        for use in (lambda out: mvad.report(out), lambda out: resumable_run(to_uri(out), identity)):
+        for use in (lambda out: mvad.report(out), lambda out: resume(out, identity)):
             with pytest.raises(UsageError, match=r"mvad evaluate was interrupted in .*; finish it with: mvad evaluate"):
                 use(str(tmp_path / "first"))
     mvad.evaluate(str(tmp_path / "first"), **(decision if n_writes == 0 else {}), quiet=True)
@@ -236,15 +236,19 @@ def test_an_evaluation_that_is_killed_is_repeated_without_harm(tmp_path, monkeyp
     assert (tmp_path / "first/_SUCCESS").exists()
 
 
+def resume(out, identity):
+    return open_folder(to_uri(out), "score", identity, new_run=False)[1]
+
+
 def test_a_run_is_resumed_with_the_options_it_was_decided_by_last(tmp_path):
     identity = write_run(tmp_path)
     decision = {"false_alarm_rate": 0.05, "uncertain_rate": 0.1, "threshold": "lid=2"}
     mvad.evaluate(str(tmp_path), **decision, quiet=True)
     with pytest.raises(UsageError, match=r"was begun with --false-alarm-rate 0.05, not 0.01; choose another --out"):
-        resumable_run(to_uri(tmp_path), identity)
+        resume(tmp_path, identity)
     options = build(ScoreOptions, decision)
     again = {name: getattr(options, name) for name in decision}
-    assert resumable_run(to_uri(tmp_path), identity | again)["options"]["uncertain_rate"] == 0.1
+    assert resume(tmp_path, identity | again)["options"]["uncertain_rate"] == 0.1
 
 
 def test_results_of_an_earlier_version_get_verdicts(tmp_path):

@@ -15,6 +15,7 @@ from mvad.storage import to_uri
 
 DAY = "2026-11-23"
 OPTIONS = {"actors": 1, "max_errors": "50%", "quiet": True}
+NIGHT = OPTIONS | {"expect": "alpha"}
 
 
 def rows_of(out):
@@ -29,7 +30,7 @@ def night(base_run, tiles, tmp_path_factory):
     whole = (folder / "dump/alpha/spot/001.png").read_bytes()
     (folder / "dump/alpha/spot/001.png").write_bytes(whole[:300])
     models = base_run[0] / "models"
-    return folder / "dump", models, folder, mvad.nightly(str(folder / "dump"), str(models), str(folder), DAY, **OPTIONS)
+    return folder / "dump", models, folder, mvad.nightly(str(folder / "dump"), str(models), str(folder), DAY, **NIGHT)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_a_night_that_drifted_says_so_in_its_exit_code_its_record_and_its_marker
     drift = Drift(9, 1e-9, 0.5, 2.0, drifted)
     monkeypatch.setattr("mvad.calibration.measure_drift", lambda *_: drift)
     for _ in range(2):
-        result = mvad.nightly(str(dump), str(models), str(out.parent), DAY, **OPTIONS)
+        result = mvad.nightly(str(dump), str(models), str(out.parent), DAY, **NIGHT)
         run = json.loads((out / "run.json").read_text())
         assert result.exit_code == run["exit_code"] == (EXIT_DRIFTED if drifted else EXIT_DONE)
         assert (out / "_SUCCESS").exists() != drifted
@@ -108,7 +109,7 @@ def test_a_night_prints_one_table(begun, no_ray, capsys):
     dump, models, out = begun
     (dump / "alpha/spot/001.png").unlink()
     out.rename(out.parent / f"date={DAY}")
-    mvad.nightly(str(dump), str(models), str(out.parent), DAY, **OPTIONS | {"quiet": False})
+    mvad.nightly(str(dump), str(models), str(out.parent), DAY, **NIGHT | {"quiet": False})
     printed = capsys.readouterr().out
     assert printed.count("alpha ") == 1
     assert "category state images flagged rate errors drift note" in " ".join(printed.split())

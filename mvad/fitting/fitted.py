@@ -1,0 +1,72 @@
+"""Models that an earlier, interrupted fit has left: those of the same options and images are kept."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mvad import storage
+from mvad.detectors import Pretrained
+from mvad.errors import UsageError
+from mvad.fitting.jobs import FitJob, digest
+from mvad.model_store import ModelInfo, stored_model
+from mvad.options import fit_identity
+
+CONTENT = ("image_id", "file_size", "file_mtime")  # what tells images apart without reading them
+
+
+def content_digest(images: pa.Table) -> str:
+    """SHA-256 of the names, sizes and times of images, in their order."""
+    columns = [images["image_id"], *(pc.cast(images[name], pa.int64()) for name in CONTENT[1:])]
+    return digest(json.dumps(row) for row in zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+def identify(jobs: Iterable[FitJob], train: pa.Table) -> list[FitJob]:
+    """The jobs, each with a digest of what its model depends on: options, weights and training images."""
+    digests = {
+        category: content_digest(train.filter(pc.equal(train["category"], category)))
+        for category in pc.unique(train["category"]).to_pylist()
+    }
+    identified = []
+    for job in jobs:
+        learns_from = digests.values() if issubclass(job.method, Pretrained) else [digests.get(job.category, "")]
+        options = json.dumps(fit_identity(job.options), sort_keys=True)
+        parts = [job.method.method, job.network.spec.name, job.network.sha256, options, job.category, *learns_from]
+        identified.append(replace(job, fit_id=digest(parts)))
+    return identified
+
+
+def kept_models(jobs: Sequence[FitJob]) -> dict[int, ModelInfo]:
+    """The models that identified jobs have already, by number of the job.
+
+    Methods that learn from other categories first need the images of all: they are fitted to all of them or none.
+    """
+    kept = {}
+    for number, model in enumerate(storage.parallel_map(_stored, jobs)):
+        if model is not None and model.record.get("fit_id") == jobs[number].fit_id:
+            kept[number] = model
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, job in enumerate(jobs):
+        if issubclass(job.method, Pretrained):
+            numbers[job.models, job.options.method].append(number)
+    for group in numbers.values():
+        if not kept.keys() >= {*group}:
+            kept = {number: model for number, model in kept.items() if number not in group}
+    return kept
+
+
+def ensure_no_other_models(jobs: Sequence[FitJob], train: pa.Table) -> None:
+    """Make sure that no job has a model of other options or images already; else UsageError."""
+    for job, model in zip(identify(jobs, train), storage.parallel_map(_stored, jobs), strict=True):
+        if model is not None and model.record.get("fit_id") != job.fit_id:
+            raise UsageError(
+                f"{storage.readable(job.models)} has a {job.options.method} model of {job.category!r} already, of "
+                "other images or options; add --new-run to replace it."
+            )
+
+
+def _stored(job: FitJob) -> ModelInfo | None:
+    return stored_model(job.models, job.options.method, job.category)
