@@ -104,7 +104,7 @@ def read_category_models(folder: str, options: ServeOptions) -> dict[str, Catego
     """
     models = find_models(to_uri(folder), options.method)
     categories = options.categories or sorted(models)
-    missing = [category for category in categories if category not in models]
+    missing = [category for category in [*categories, *options.threshold_categories] if category not in models]
     if missing:
         raise UsageError(f"{folder} has no model for {missing[0]}; it has models for: {', '.join(sorted(models))}.")
     return {

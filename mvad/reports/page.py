@@ -31,7 +31,7 @@ COLUMNS = (  # of the summary table: key, title, filter that shows the value
     ("n_error", "Unreadable", "count"),
     ("image_auroc", "AUROC", "metric"),
     ("image_ap", "Average precision", "metric"),
-    ("image_f1_max", "Best F1", "metric"),
+    ("image_f1_max", "Best F1 in hindsight", "metric"),
     ("recall_at_threshold", "Recall", "percent"),
     ("false_alarm_rate", "False alarms", "percent"),
     ("pixel_auroc", "Pixel AUROC", "metric"),

@@ -15,7 +15,7 @@ from mvad import calibration, storage
 from mvad.calibration import DecisionRule
 from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.model_store import read_calibration, read_model
+from mvad.model_store import VERSION_LENGTH, VERSIONS, read_calibration, read_model
 from mvad.options import DecisionOptions
 from mvad.results.store import list_parts, read_scores, rewrite
 
@@ -204,7 +204,8 @@ def stored_calibration(
         uris.insert(0, storage.join(models, *folder))
     elif facts.get("model"):
         uris.append(storage.to_uri(facts["model"]))
-    for uri in uris:
+    version = storage.join(VERSIONS, facts["model_id"][:VERSION_LENGTH])  # where it is once it has been replaced
+    for uri in [*uris, *(storage.join(uri, version) for uri in uris)]:
         with contextlib.suppress(UsageError):
             model = read_model(uri)
             scores = read_calibration(model) if model.model_id == facts["model_id"] else None

@@ -420,6 +420,7 @@ def test_every_request_is_answered_as_described(description, path, method, mode)
         ({"false_alarm_rate": 2}, "--false-alarm-rate 2"),
         ({"threshold_rule": "guess"}, "'guess' is unknown"),
         ({"categories": "gamma"}, "no model for gamma; it has models for: alpha, beta"),
+        ({"threshold": "gamma=1"}, "no model for gamma; it has models for: alpha, beta"),
         ({"method": "knn"}, "no models in"),
         ({"host": "256.1.1.1"}, "cannot listen on port"),
     ],

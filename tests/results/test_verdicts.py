@@ -6,12 +6,17 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import mvad
 from helpers.synthetic import finish, write_category
 from mvad import calibration, results, storage
 from mvad.calibration import DecisionRule
+from mvad.data.image_size import ImageSize
+from mvad.detectors import PatchCore
 from mvad.errors import UsageError
+from mvad.features.backbones import describe
+from mvad.model_store import FittedModel, save_model
 from mvad.options import DecisionOptions, EvaluateOptions, ScoreOptions, build
 from mvad.results import verdicts
 from mvad.results.store import open_folder
@@ -297,3 +302,31 @@ def test_a_comparison_is_not_evaluated_but_named(tmp_path):
     results.write_json(f"{to_uri(tmp_path)}/run.json", {"command": "compare", "status": "done"})
     with pytest.raises(UsageError, match="holds a comparison; name one of its runs"):
         mvad.evaluate(str(tmp_path))
+
+
+@pytest.mark.parametrize("named", ["run.json", "--models", "OUT"])
+def test_calibration_scores_are_those_of_the_model_that_scored_even_if_it_was_replaced(tmp_path, named):
+    folder = tmp_path / ("out/models" if named == "OUT" else "models")
+    size, spec = ImageSize(resize=64, crop=64), describe("efficientnet_lite0")
+
+    def save(seed):
+        random = np.random.default_rng(seed)
+        features = torch.from_numpy(random.standard_normal((3, 4, 4, 6)).astype(np.float32))
+        record = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
+        parts = ("cap", PatchCore, PatchCore().fit(features).state, spec, "abc", size, record, CALIBRATION[seed:])
+        return save_model(to_uri(folder), FittedModel(*parts), keep_earlier=True)
+
+    first = save(0)
+    facts = {"method": "patchcore", "n_calibration": 300, "model_id": first.model_id}
+    facts["model"] = storage.readable(first.uri) if named == "run.json" else "/nowhere"
+    models = to_uri(folder) if named == "--models" else None
+    for _ in range(2):
+        scores, reason = verdicts.stored_calibration(to_uri(tmp_path / "out"), "cap", facts, models)
+        assert reason is None
+        np.testing.assert_array_equal(scores, CALIBRATION)
+        save(1)
+    scores, reason = verdicts.stored_calibration(
+        to_uri(tmp_path / "out"), "cap", facts | {"model_id": "1" * 64}, models
+    )
+    assert scores is None
+    assert reason == "the model was not found; give the folder of its models with --models"

@@ -50,9 +50,9 @@ def test_a_night_has_its_folder_its_rows_and_verdicts(night, base_run):
         if name == "alpha/spot/001.png":
             assert row["status"] == "error"
             continue
-        assert [row[key] for key in ("score", "p_value", "threshold", "is_anomaly", "model_id")] == [
-            other[key] for key in ("score", "p_value", "threshold", "is_anomaly", "model_id")
-        ]
+        same = ("score", "p_value", "threshold", "is_anomaly", "verdict", "model_id")
+        assert [row[key] for key in same] == [other[key] for key in same]
+        assert row["verdict"] == ("anomalous" if row["is_anomaly"] else "good")
     assert night[3].summary[0]["n_flagged"] == sum(bool(row["is_anomaly"]) for row in rows.values())
 
 
@@ -162,6 +162,8 @@ def test_rows_of_other_options_or_models_are_not_mixed(begun, no_ray, base_run, 
     for options, message in (
         ({"false_alarm_rate": 0.05}, r"begun with --false-alarm-rate 0.01, not 0.05"),
         ({"maps": "all"}, "begun with --maps none, not all"),
+        ({"uncertain_rate": 0.5}, "begun with --uncertain-rate None, not 0.5"),
+        ({"threshold": "alhpa=1"}, "unknown category 'alhpa'; .*/models has: alpha, beta"),
     ):
         with pytest.raises(UsageError, match=message):
             mvad.score(str(dump), str(models), str(out), **options, **OPTIONS)
