@@ -38,8 +38,8 @@ def inspect(
     reporter = Reporter(options.quiet)
     uris = None if out is None else inspection.output_uris(out, replace=options.new_run)
     manifest = read_manifest(data, options)
-    reporter.image_count(manifest)
     network = inspection.load_network(options) if options.features else None
+    reporter.image_count(manifest)
     pictures: dict[int, bytes] = {}
 
     with pipeline.job_session(options, reporter):

@@ -40,8 +40,8 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     manifest = read_manifest(data, options)
     category_models = models_for(manifest.categories, fitted, folder)
     fitting.ensure_extendable(category_models.values())
-    report.image_count(manifest)
     networks = load_networks(category_models.values(), options.weights, options.budget)
+    report.image_count(manifest)
 
     with pipeline.job_session(options, report):
         rows, errors = fitting.update_models(manifest.table, category_models, networks, folder, options, report)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.data.description import Tally
-from mvad.data.layouts import LEFT_OUT, find_images, no_category_error, no_images_error, plain, unread_rows
+from mvad.data.layouts import LEFT_OUT, find_images, no_images_error, plain, unread_rows
 from mvad.data.manifest import read_manifest, require_categories, select_categories
 from mvad.data.tables import SCHEMA, is_table
 from mvad.errors import UsageError
@@ -114,7 +114,7 @@ class Listing:
         for number, (table, ended) in enumerate(portions):
             if number == 0:
                 if not len(table):
-                    raise no_category_error(self.root) if any(map(len, left_out)) else no_images_error(self.root)
+                    raise no_images_error(self.root, pa.concat_tables(left_out))
                 available = pc.unique(table["category"]).to_pylist() if ended else self._possible_categories
                 require_categories(names, available, self.root)
             images = select_categories(table, names)

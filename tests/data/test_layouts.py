@@ -431,6 +431,11 @@ def test_a_folder_that_cannot_be_read_is_a_row_and_ends_nothing(tmp_path, forbid
         assert row["image_id"].endswith("/")
         assert images.n_images == 2
     assert ("cam2" in images.categories) == (place == "cam2")  # it has a row, so the summary must name it
+    for name in ("cam1/a.png", "cam3/b.png"):
+        (tmp_path / name).unlink()
+    for list_images in (lambda: read(tmp_path), lambda: Listing(str(tmp_path), DataOptions())):
+        with pytest.raises(UsageError, match=r"no images under .*, the folder cannot be read: Permission denied\."):
+            list_images()
     forbidden.add(tmp_path.name)
     with pytest.raises(UsageError, match="cannot be read: Permission denied"):
         read(tmp_path)

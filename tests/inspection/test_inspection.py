@@ -17,6 +17,7 @@ import mvad
 from helpers.browser import visit
 from helpers.tiles import paint
 from mvad.data.image_size import ImageSize
+from mvad.data.layouts import left_out_row, left_out_table
 from mvad.data.manifest import SCHEMA, Manifest
 from mvad.errors import UsageError
 from mvad.html import charts
@@ -25,6 +26,7 @@ from mvad.inspection.distributed import DIMENSIONS
 from mvad.inspection.measure import FINGERPRINT_SIDE, measure, measure_batch, sharpness, thumbnail
 from mvad.options import InspectOptions
 from mvad.search.coreset import random_projection
+from mvad.storage import FileEntry
 
 MAX_PIXELS = 10**7
 
@@ -244,8 +246,9 @@ def rows(**columns):
     return pa.table({name: values.get(name, [None] * count) for name in table.IMAGES.names}, schema=table.IMAGES)
 
 
-def findings_of(images, ignored=0):
-    return findings.find_all(Manifest("file:///x", images.select(SCHEMA.names), ignored), images)
+def findings_of(images, left_out=()):
+    rows = [left_out_row(FileEntry(name, f"file:///x/{name}"), "cap", "no place") for name in left_out]
+    return findings.find_all(Manifest("file:///x", images.select(SCHEMA.names), left_out_table(rows)), images)
 
 
 def test_findings_of_duplicates_name_the_leak():
@@ -279,13 +282,13 @@ def test_findings_of_light_format_and_absence():
         width=[10] * train + [30] * test,
         outlier=["blurred"] + [None] * (train + test - 1),
     )
-    texts = [finding.text for finding in findings_of(images, ignored=3)]
+    texts = [finding.text for finding in findings_of(images, left_out="abc")]
     assert any("good test images are darker than the training images overall" in text for text in texts)
     assert any("training images are PNG RGB, but good test images are JPEG RGB" in text for text in texts)
     assert any("aspect ratios (width / height) range from 1.00 to 3.00" in text for text in texts)
     assert any("no defective test images" in text for text in texts)
     assert any("1 training image is an outlier: '000' (blurred)" in text for text in texts)
-    assert any("3 image files are ignored" in text for text in texts)
+    assert any("3 files are left out" in text for text in texts)
     assert not findings_of(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
 
 

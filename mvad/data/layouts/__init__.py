@@ -47,8 +47,9 @@ def read_folder(root: str, layout: str, category: str | None, *, to_learn: bool 
     """
     unread: list[UnreadFolder] = []
     found = find_images(file for page in storage.list_pages(root, unread) for file in page)
+    unread_files = unread_rows(root, found.unknown, unread, category)
     if not found.images:
-        raise no_images_error(root)
+        raise no_images_error(root, unread_files)
     contents = _read(root, found, layout, category, to_learn)
     if not len(contents.table) and layout in LABELLED:
         raise UsageError(
@@ -56,9 +57,9 @@ def read_folder(root: str, layout: str, category: str | None, *, to_learn: bool 
             "see --layout."
         )
     if not len(contents.table):
-        raise no_category_error(root)
+        raise no_images_error(root, contents.left_out)
     contents.others = found.count_others()
-    contents.left_out = pa.concat_tables([contents.left_out, unread_rows(root, found.unknown, unread, category)])
+    contents.left_out = pa.concat_tables([contents.left_out, unread_files])
     return contents
 
 
@@ -90,12 +91,13 @@ def unread_rows(
     return left_out_table(rows)
 
 
-def no_images_error(root: str) -> UsageError:
-    """Return the error for a folder without images."""
-    return UsageError(f"no images under {storage.readable(root)}; mvad looks for {', '.join(SUFFIXES)}.")
-
-
-def no_category_error(root: str) -> UsageError:
-    """Return the error for a plain folder that has no image in a folder named after its category."""
+def no_images_error(root: str, left_out: pa.Table) -> UsageError:
+    """Return the error for a folder without images, or where all of them are ``left_out``."""
     folder = storage.readable(root)
-    return UsageError(f"the images lie directly in {folder}, so their category is unknown; add --category NAME.")
+    for row in left_out.slice(0, 1).to_pylist():
+        if "/" not in row["image_id"]:
+            return UsageError(
+                f"the images lie directly in {folder}, so their category is unknown; add --category NAME."
+            )
+        return UsageError(f"no images under {folder}; of {row['image_id']!r}, {row['error']}.")
+    return UsageError(f"no images under {folder}; mvad looks for {', '.join(SUFFIXES)}.")

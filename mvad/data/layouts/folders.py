@@ -111,9 +111,9 @@ class _Category:
         elif is_labelled(self.top):
             self._read_side_by_side()
         else:
+            reason = "its category has neither train and test folders nor folders of good and defective images"
             for file, folders in self.images:
-                reason = "its category has neither train and test folders nor folders of good and defective images"
-                if folders:
+                if "/" in file.path:
                     self.collected.leave_out(file, self.name, f"{reason}; see --layout")
                 else:
                     self._leave_out(file, folders)
