@@ -26,7 +26,7 @@ from mvad.errors import UsageError
 from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, run_identity, takes
 from mvad.results import store
 from mvad.results.comparison import comparison_table, show_comparison
-from mvad.results.result import EXIT_DONE, Result, exit_code
+from mvad.results.result import Result, exit_code
 from mvad.results.run_record import Run
 from mvad.results.summary import MEAN
 from mvad.runtime.versions import versions
@@ -76,8 +76,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
     content["identity"] = run_identity(options)
     folder, _ = store.open_folder(target, "compare", content["identity"], new_run=options.new_run)
-    storage.remove(storage.join(folder, "_SUCCESS"))
-    store.write_json(storage.join(folder, "run.json"), content)
+    store.write_run(folder, content)
     report.image_count(manifest)
 
     cells: dict[tuple[str, str], dict[str, Any]] = {}
@@ -98,9 +97,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     code = exit_code(options, len(errors), len(manifest.table))
     seconds = {"total": time.monotonic() - started}
     content |= {"status": "done", "exit_code": code, "n_errors": len(errors), "seconds": seconds}
-    store.write_json(storage.join(folder, "run.json"), content)
-    if code == EXIT_DONE:
-        storage.write(storage.join(folder, "_SUCCESS"), b"")
+    store.write_run(folder, content)
     if folder != target:
         store.replace_by_new(target)
     show_comparison(rows, manifest.categories, report)

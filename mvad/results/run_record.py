@@ -83,7 +83,7 @@ class Run:
             "options": as_json(options),
             "versions": versions(),
             "ignored_files": len(images.left_out),
-            "identity": identity,
+            "identity": dict(identity),
         }
         if earlier is not None:
             self._take_over(earlier)
@@ -137,8 +137,7 @@ class Run:
 
     def record(self) -> None:
         """Write ``run.json``: the run has begun, and is not done any more if it was."""
-        storage.remove(storage.join(self.folder, "_SUCCESS"))
-        store.write_json(storage.join(self.folder, "run.json"), self._content)
+        store.write_run(self.folder, self._content)
 
     def missing(self, portions: Iterable[pa.Table], report: Reporter) -> Iterator[pa.Table]:
         """The images that have no current row: the row is removed, and they are scored again.
@@ -171,11 +170,12 @@ class Run:
         is_same = pc.and_(
             *(pc.fill_null(pc.equal(rows[name], portion[name]), True) for name in ("file_size", "file_mtime"))
         )
-        if self._earlier["data"] != self._content["data"] and not pc.all(is_same, min_count=0).as_py():
-            name = portion.filter(pc.invert(is_same))["image_id"][0].as_py()
+        others = portion.filter(pc.and_(is_current, pc.invert(is_same)))
+        if self._earlier["data"] != self._content["data"] and len(others):
             raise UsageError(
-                f"{storage.readable(self.out)} was begun with the images in {self._earlier['data']}, and {name!r} in "
-                f"{self._content['data']} is not the same; choose another --out, or --new-run to replace its rows."
+                f"{storage.readable(self.out)} was begun with the images in {self._earlier['data']}, and "
+                f"{others['image_id'][0].as_py()!r} in {self._content['data']} is not the same; choose another --out, "
+                "or --new-run to replace its rows."
             )
         if self.options.recheck == "content":
             is_current = pc.and_(is_current, is_same)
@@ -324,8 +324,6 @@ class Run:
             "ignored_files": len(self._images.left_out),
         }
         self.record()
-        if code == EXIT_DONE:
-            self.mark_done()
         if self.folder != self.out:
             store.replace_by_new(self.out)
         return Result(code, summary, errors, dict(self.seconds))

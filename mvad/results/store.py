@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mvad import storage
 from mvad.data.manifest import repeated_ids
 from mvad.errors import UsageError
+from mvad.results.result import EXIT_DONE
 from mvad.results.schema import SCORES, SUMMARY, score_table
 
 # pyarrow.dataset and pyarrow.parquet import pandas, which takes half a second: here where they are used.
@@ -68,7 +69,9 @@ def open_folder(
             ensure_writable(out, replace=False)
         elif difference is not None:
             advice = "choose another --out, or --new-run to replace its rows."
-            raise UsageError(f"{storage.readable(out)} was begun with {difference}; {advice}")
+            raise UsageError(
+                f"{storage.readable(out)} holds another run's results: it was begun with {difference}; {advice}"
+            )
         return out, earlier
     if difference is None and earlier.get("status") == "running":
         return out, earlier
@@ -366,6 +369,14 @@ def write_table(out: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
 def write_json(uri: str, content: Any) -> None:
     """Write a document as JSON."""
     storage.write(uri, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode())
+
+
+def write_run(out: str, content: Mapping[str, Any]) -> None:
+    """Write ``run.json``, and ``_SUCCESS`` if and only if the run has ended with exit code 0."""
+    storage.remove(storage.join(out, "_SUCCESS"))
+    write_json(storage.join(out, "run.json"), content)
+    if content.get("status") == "done" and content["exit_code"] == EXIT_DONE:
+        storage.write(storage.join(out, "_SUCCESS"), b"")
 
 
 def read_run(out: str) -> dict[str, Any]:

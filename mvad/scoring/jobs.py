@@ -37,7 +37,7 @@ def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -
     jobs = []
     for model, rule in zip(models, rules, strict=True):
         run.add_model(model, rule)
-        jobs.append(ScoringJob(model, rule, run.out, run.run_id, _map_threshold(options.maps, rule)))
+        jobs.append(ScoringJob(model, rule, run.folder, run.run_id, _map_threshold(options.maps, rule)))
     return jobs
 
 
