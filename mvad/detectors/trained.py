@@ -85,7 +85,7 @@ class TrainedDetector(Detector):
             with torch.device("meta"):  # allocates nothing
                 tensors = getattr(networks, cls.architecture)(**sizes).state_dict()
         except (TypeError, RuntimeError) as error:
-            raise ValueError(f"the setting shape is {reprlib.repr(sizes)}: {error}") from error
+            raise ValueError(f"the setting shape is {reprlib.repr(sizes)}: {str(error)[:200]}") from error
         return {
             name: ArraySpec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
             for name, tensor in tensors.items()
