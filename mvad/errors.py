@@ -5,6 +5,20 @@ class UsageError(Exception):
     """Wrong arguments or unusable input: one sentence that says what, where, and what to do (exit code 2)."""
 
 
+class ModelError(UsageError):
+    """A model that cannot be used. It costs the images of its category, not those of others.
+
+    ``model`` names the model and its folder; ``reason`` says what is wrong, and what to do.
+    """
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(model, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "{} cannot be used: {}.".format(*self.args)
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; it becomes the ``error`` of the image's row and never ends a run."""
 

@@ -7,14 +7,16 @@ that is killed has changed nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-import itertools
 import json
+import reprlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -22,10 +24,12 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.detectors import METHODS, Detector, State, TrainedDetector
-from mvad.errors import UsageError
+from mvad.detectors import METHODS, Detector, State, TrainedDetector, find_method
+from mvad.detectors.state import ArraySpec
+from mvad.errors import ImageError, ModelError, UsageError, failure_reason, one_line
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.memory import MemoryBudget
+from mvad.model_checks import MAX_DOCUMENT_BYTES, check_document, parse_array
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
@@ -156,109 +160,201 @@ def _content_id(content: dict[str, Any]) -> str:
 
 
 def read_model(uri: str) -> ModelInfo:
-    """Read ``model.json`` in ``uri`` (a URI) and check its id; UsageError if it is damaged or of an unknown format."""
-    readable = storage.readable(uri)
+    """Read ``model.json`` in the folder ``uri`` (a URI); ModelError if it is damaged, or of another mvad's format."""
     try:
-        content = json.loads(storage.read(storage.join(uri, "model.json")))
-        model_id, record, version = content.pop("model_id"), content.pop("record"), content.pop("version", None)
+        content = json.loads(storage.read_bytes(storage.join(uri, "model.json"), MAX_DOCUMENT_BYTES))
         if content["format"] != FORMAT:
-            raise UsageError(
-                f"the model in {readable} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
+            raise ModelError(
+                _title(uri), f"it has format {reprlib.repr(content['format'])}, this mvad reads {FORMAT}; fit it again"
             )
-        if _content_id(content) != model_id or content["method"] not in METHODS:
+        signed = {name: value for name, value in content.items() if name not in ("model_id", "record", "version")}
+        if _content_id(signed) != content["model_id"]:
             raise ValueError("its content does not match its id")
-        backbone: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content["backbone"].items()
-        }
-        network, size = BackboneSpec(**backbone), ImageSize(**content["size"])
-        if version is not None:
-            uri = storage.join(uri, VERSIONS, storage.folder_name(version))
-        plain = {name: content[name] for name in ("method", "category", "settings", "weights_sha256", "files")}
-        return ModelInfo(model_id=model_id, backbone=network, size=size, record=record, uri=uri, **plain)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"the model in {readable} is damaged ({error}); fit it again.") from error
+        document, version = check_document(content), content.get("version")
+        place = uri if version is None else storage.join(uri, VERSIONS, storage.folder_name(version))
+    except ImageError as error:
+        raise ModelError(_title(uri), f"model.json cannot be read: {error}; fit it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+        raise ModelError(_title(uri), f"model.json is damaged: {reason}; fit it again") from error
+    return ModelInfo(
+        model_id=content["model_id"],
+        method=document.method,
+        category=document.category,
+        settings=document.settings,
+        backbone=document.backbone,
+        weights_sha256=document.weights_sha256,
+        size=document.size,
+        files=document.files,
+        record=content["record"],
+        uri=place,
+    )
 
 
-def read_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
-    """The arrays of a model's detector, each checked against its hash; UsageError if one is damaged."""
-    return _arrays(model, _read_array)
+def _title(uri: str, category: str | None = None) -> str:
+    """How errors name a model."""
+    named = "" if category is None else f" of {category!r}"
+    return f"the model{named} in {storage.readable(uri)}"
 
 
-def map_arrays(model: ModelInfo) -> dict[str, NDArray[Any]]:
+def read_arrays(model: ModelInfo, shape: Sequence[int] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of a model's detector, read-only; ModelError if they are damaged, or not what its method needs.
+
+    ``shape`` is that of one image's features by the model's backbone, if it is known.
+    """
+    return _arrays(model, shape, _read_array)
+
+
+def map_arrays(model: ModelInfo, shape: Sequence[int] | None = None) -> dict[str, NDArray[Any]]:
     """Like `read_arrays`, but ``.npy`` files are memory-mapped, however large they are.
 
     Files in object storage are copied to this machine first; the copy is removed when nothing maps it any more.
     """
-    return _arrays(model, _map_array)
+    return _arrays(model, shape, _map_array)
 
 
-def _arrays(model: ModelInfo, read: Callable[[ModelInfo, str], NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _arrays(
+    model: ModelInfo, shape: Sequence[int] | None, read: Callable[[ModelInfo, str], NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for file in model.files:
-        if file.endswith(".safetensors"):
-            arrays |= safetensors.numpy.load(_read_checked(model, file))
-        elif file != f"{CALIBRATION}.npy":
-            arrays[file.removesuffix(".npy")] = read(model, file)
+        with _naming(model, file):
+            if file.endswith(".safetensors"):
+                arrays |= safetensors.numpy.load(_read_checked(model, file))
+            elif file != f"{CALIBRATION}.npy":
+                arrays[file.removesuffix(".npy")] = read(model, file)
+    with _naming(model):
+        find_method(model.method).check_state(State(model.settings, arrays), shape)
     return arrays
 
 
-def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
-    uri = storage.join(model.uri, file)
-    try:
-        with storage.local_copy(uri) as path:
-            with open(path, "rb") as stream:
-                digest = hashlib.sha256()
-                while part := stream.read(HASH_CHUNK_BYTES):
-                    digest.update(part)
-            _check(model, file, digest.hexdigest())
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise UsageError(f"{storage.readable(uri)} cannot be read ({error}); fit the model again.") from error
-
-
 def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
-    """Calibration scores, (n,), of a model that has them; UsageError if they are damaged."""
-    scores = _read_array(model, f"{CALIBRATION}.npy") if model.calibrated else np.empty(0, np.float32)
-    return scores if len(scores) else None
+    """Calibration scores, (n,), of a model that has them; ModelError if they are damaged."""
+    if not model.calibrated:
+        return None
+    with _naming(model, f"{CALIBRATION}.npy"):
+        scores = _read_array(model, f"{CALIBRATION}.npy")
+        if not scores.size:
+            return None
+        ArraySpec("float32", (None,)).check("it", scores)
+        return scores
+
+
+@contextmanager
+def _naming(model: ModelInfo, file: str | None = None) -> Iterator[None]:
+    """Turn whatever is wrong with a model, or one of its files, into a ModelError that names it."""
+    try:
+        yield
+    except MemoryError:  # says nothing about the model
+        raise
+    except Exception as error:  # files that are not what they should be raise errors of many types
+        reason = one_line(error) if isinstance(error, ValueError) else failure_reason(error)
+        if file is not None:
+            reason = f"{file} {'cannot be read' if isinstance(error, ImageError | OSError) else 'is damaged'}: {reason}"
+        raise ModelError(_title(model.uri, model.category), f"{reason}; fit it again") from error
 
 
 def _read_array(model: ModelInfo, file: str) -> NDArray[Any]:
-    return np.load(io.BytesIO(_read_checked(model, file)), allow_pickle=False)
+    return parse_array(np.frombuffer(_read_checked(model, file), np.uint8))
+
+
+def _map_array(model: ModelInfo, file: str) -> NDArray[Any]:
+    with storage.local_copy(storage.join(model.uri, file)) as path:
+        digest = hashlib.sha256()
+        with storage.open_regular(path) as stream:
+            while part := stream.read(HASH_CHUNK_BYTES):
+                digest.update(part)
+        _check_hash(model, file, digest.hexdigest())
+        return parse_array(np.memmap(path, np.uint8, "r"))
 
 
 def _read_checked(model: ModelInfo, file: str) -> bytes:
-    uri = storage.join(model.uri, file)
-    try:
-        data = storage.read(uri)
-    except OSError as error:
-        raise UsageError(f"{storage.readable(uri)} cannot be read ({error}); fit the model again.") from error
-    _check(model, file, hashlib.sha256(data).hexdigest())
+    data = storage.read_bytes(storage.join(model.uri, file), limit=model.record["bytes"])
+    _check_hash(model, file, hashlib.sha256(data).hexdigest())
     return data
 
 
-def _check(model: ModelInfo, file: str, digest: str) -> None:
+def _check_hash(model: ModelInfo, file: str, digest: str) -> None:
     if digest != model.files[file]:
-        uri = storage.readable(storage.join(model.uri, file))
-        raise UsageError(f"{uri} is damaged: its hash is not the model's; fit the model again.")
+        raise ValueError("its hash is not the model's")
+
+
+class _Found(NamedTuple):
+    """What a folder below that of a method holds: a model, or what is wrong with it."""
+
+    uri: str  # of the folder
+    method: str
+    name: str  # of the folder
+    model: ModelInfo | None
+    error: ModelError | None = None
+
+
+def _find(folder: str, methods: Iterable[str]) -> list[_Found]:
+    """Read ``model.json`` in all folders of methods below the URI ``folder``; two models of a category are an error."""
+    places = [(method, name) for method in methods for name in _list_folder(storage.join(folder, method))]
+
+    def read(place: tuple[str, str]) -> _Found:
+        uri = storage.join(folder, *place)
+        try:
+            return _Found(uri, *place, read_model(uri))
+        except ModelError as error:
+            return _Found(uri, *place, None, error)
+
+    found = storage.parallel_map(read, places)
+    copies: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in found:
+        if one.model is not None:
+            copies[one.method, one.model.category].append(storage.readable(one.uri))
+    for number, one in enumerate(found):
+        names = [] if one.model is None else copies[one.method, one.model.category]
+        if one.model is not None and len(names) > 1:
+            reason = f"there are {len(names)} of them, {', '.join(names[:-1])} and {names[-1]}; move all but one away"
+            found[number] = one._replace(error=ModelError(f"the model of category {one.model.category!r}", reason))
+    return found
+
+
+def _list_folder(uri: str) -> list[str]:
+    try:
+        return storage.list_folder(uri)
+    except OSError as error:
+        raise UsageError(f"{storage.readable(uri)} cannot be listed ({one_line(error)}); check its name.") from error
+
+
+def _methods(folder: str) -> list[str]:
+    return [name for name in _list_folder(folder) if name in METHODS]
+
+
+def _misplaced(found: _Found) -> str | None:
+    """What to say of a model in a folder that is not named after its category, such as a copy without its original."""
+    model = found.model
+    if model is None or found.name in (storage.folder_name(model.category), storage.safe_name(model.category)):
+        return None
+    return f"the model of {model.category!r} lies in {storage.readable(found.uri)}; it is used: there is no other"
 
 
 def list_models(folder: str) -> list[dict[str, Any]]:
-    """One row per model below the URI ``folder``, with ``damage`` if it cannot be read; UsageError if there is none."""
+    """One row per model below the URI ``folder``; UsageError if there is none.
+
+    A model that cannot be used has ``damage``, which says why: all that scoring checks is checked, except the weights.
+    """
     rows = []
-    for method in (name for name in storage.list_folder(folder) if name in METHODS):
-        for child in storage.list_folder(storage.join(folder, method)):
-            row: dict[str, Any] = {"method": method, "category": child}
-            try:
-                model = read_model(storage.join(folder, method, child))
-                calibration = read_calibration(model)
-                read_arrays(model)
-            except UsageError as error:
-                rows.append({**row, "damage": str(error)})
-                continue
-            row |= {"category": model.category, "backbone": model.backbone.name, "model_id": model.model_id}
-            row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
-            row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
-            rows.append({**row, "updates": len(model.record.get("updated_from", []))})
+    for found in _find(folder, _methods(folder)):
+        row: dict[str, Any] = {"method": found.method, "category": found.name, "note": _misplaced(found)}
+        try:
+            if found.model is None or found.error is not None:
+                raise found.error or ValueError
+            model = found.model
+            row["category"] = model.category
+            calibration = read_calibration(model)
+            map_arrays(model, feature_shape(model))
+        except ModelError as error:
+            rows.append({**row, "damage": str(error)})
+            continue
+        row |= {"backbone": model.backbone.name, "model_id": model.model_id}
+        row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
+        row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
+        row |= {"updates": len(model.record.get("updated_from", []))}
+        rows.append(row)
     if not rows:
         raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")
     return rows
@@ -284,51 +380,133 @@ def stored_model(folder: str, method: str, category: str) -> ModelInfo | None:
     return model
 
 
-def models_for(categories: Sequence[str], models: Mapping[str, ModelInfo], folder: str) -> dict[str, ModelInfo]:
-    """Those of the models in ``folder`` (a URI) that are of one of the categories; UsageError if none is."""
-    category_models = {name: models[name] for name in categories if name in models}
-    if not category_models:
-        names, known = ", ".join(categories[:5]), ", ".join(sorted(models))
-        raise UsageError(f"{storage.readable(folder)} has no model for {names}; it has models for: {known}.")
-    return category_models
+@dataclass(frozen=True)
+class ModelSet(Mapping[str, ModelInfo]):
+    """Models of a folder (a URI) that can be used, by category, and what is wrong with others."""
 
+    folder: str
+    models: Mapping[str, ModelInfo]
+    errors: Mapping[str, ModelError]  # by category; from `find_models` by the name of the folder
+    notes: Mapping[str, str]  # by category: what a person should know of a model that can be used
 
-def load_networks(
-    models: Iterable[ModelInfo], weights: str | None, budget: MemoryBudget | None = None
-) -> dict[BackboneSpec, Network]:
-    """The networks that models need, by backbone.
+    def __getitem__(self, category: str) -> ModelInfo:
+        return self.models[category]
 
-    UsageError if the weights cannot be had, are not those a model was fitted with, or leave nothing of the budget.
-    """
-    from mvad.features.weights import Network
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
 
-    models = list(models)
-    networks = {spec: Network.load(spec, weights) for spec in dict.fromkeys(model.backbone for model in models)}
-    for model in models:
-        if model.weights_sha256 != networks[model.backbone].sha256:
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def without(self, errors: Mapping[str, ModelError]) -> ModelSet:
+        """The models except those of some categories, which have errors now; UsageError if none is left."""
+        models = {name: model for name, model in self.models.items() if name not in errors}
+        return replace(self, models=models, errors={**self.errors, **errors}).require_some()
+
+    def require_some(self) -> ModelSet:
+        """The set itself; UsageError if no model can be used."""
+        if not self.models and len(self.errors) == 1:
+            raise next(iter(self.errors.values()))
+        if not self.models and self.errors:
+            first = next(iter(self.errors.values()))
             raise UsageError(
-                f"the model of {model.category!r} was fitted with other weights of {model.backbone.name} than those at "
-                "hand; give the same ones with --weights, or fit it again."
+                f"none of the {len(self.errors)} models in {storage.readable(self.folder)} can be used; first: {first}"
             )
-    for network in networks.values():
-        if budget is not None:
-            budget.after_weights(network.nbytes)
-    return networks
+        return self
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell a person, one sentence each."""
+        return [*map(str, self.errors.values()), *(self.notes[name] for name in self.models if name in self.notes)]
 
 
-def find_models(folder: str, method: str | None = None) -> dict[str, ModelInfo]:
-    """The models below the URI ``folder``, by category.
+def find_models(folder: str, method: str | None = None) -> ModelSet:
+    """The models below the URI ``folder``.
 
-    UsageError if there are none, or models of several methods and ``method`` is None.
+    A category of which there are two models has none that can be used, and so has one whose own folder is damaged
+    while another holds a copy. UsageError if no model can be used, or there are models of several methods and
+    ``method`` is None.
     """
-    methods = [name for name in storage.list_folder(folder) if name in METHODS and method in (None, name)]
+    methods = [name for name in _methods(folder) if method in (None, name)]
     readable = storage.readable(folder)
     if len(methods) > 1:
         raise UsageError(f"{readable} holds models of several methods; choose one with --method: {', '.join(methods)}.")
-    folders = [storage.join(folder, name) for name in methods]
-    uris = [storage.join(parent, child) for parent in folders for child in storage.list_folder(parent)]
-    complete = storage.parallel_map(lambda uri: storage.exists(storage.join(uri, "model.json")), uris)
-    models = storage.parallel_map(read_model, itertools.compress(uris, complete))
-    if not models:
+    found = _find(folder, methods)
+    if not found:
         raise UsageError(f"no models in {readable}; make some with: mvad fit DATA --models {readable}")
-    return {model.category: model for model in models}
+    errors: dict[str, ModelError] = {}
+    for one in found:
+        if one.error is not None:
+            errors[one.name if one.model is None else storage.folder_name(one.model.category)] = one.error
+    models, notes = {}, {}
+    for one in found:
+        if one.model is not None and storage.folder_name(one.model.category) not in errors:
+            models[one.model.category] = one.model
+            note = _misplaced(one)
+            if note is not None:
+                notes[one.model.category] = note
+    return ModelSet(folder, models, errors, notes).require_some()
+
+
+def models_for(categories: Sequence[str], models: ModelSet) -> ModelSet:
+    """Those of the models that are of one of the categories; UsageError if none of them can be used."""
+    found = {name: models[name] for name in categories if name in models}
+    folders = {name: storage.folder_name(name) for name in categories}
+    errors = {name: models.errors[folder] for name, folder in folders.items() if folder in models.errors}
+    if not found and not errors:
+        names, known = ", ".join(categories[:5]), ", ".join(sorted(models))
+        raise UsageError(f"{storage.readable(models.folder)} has no model for {names}; it has models for: {known}.")
+    return replace(models, models=found, errors=errors).require_some()
+
+
+def feature_shape(model: ModelInfo) -> tuple[int, ...]:
+    """The shape of one image's features by a model's backbone; ModelError if it gives none."""
+    with _naming(model):
+        return _feature_shape(find_method(model.method).feature, model.backbone, model.size)
+
+
+@functools.lru_cache
+def _feature_shape(kind: str, spec: BackboneSpec, size: ImageSize) -> tuple[int, ...]:
+    from mvad.features.extractor import feature_shapes
+
+    return feature_shapes([kind], spec, size)[kind]
+
+
+def load_networks(
+    models: ModelSet, weights: str | None, budget: MemoryBudget | None = None
+) -> tuple[ModelSet, dict[BackboneSpec, Network]]:
+    """The networks that models need, by backbone, and the models that they are the right ones for.
+
+    A model has an error if its network cannot be had, leaves nothing of the budget, or is not the one it was fitted
+    with. UsageError if no model is left.
+    """
+    from mvad.features.weights import Network
+
+    errors: dict[str, ModelError] = {}
+    for category, model in models.items():
+        try:
+            feature_shape(model)
+        except ModelError as error:
+            errors[category] = error
+    models = models.without(errors)
+    networks: dict[BackboneSpec, Network] = {}
+    failed: dict[BackboneSpec, UsageError] = {}
+    for spec in dict.fromkeys(model.backbone for model in models.values()):
+        try:
+            network = Network.load(spec, weights)
+            if budget is not None:
+                budget.after_weights(network.nbytes)
+            networks[spec] = network
+        except UsageError as error:
+            failed[spec] = error
+    if not networks:
+        raise next(iter(failed.values()))
+    errors = {}
+    for category, model in models.items():
+        title, spec = _title(model.uri, category), model.backbone
+        if spec in failed:
+            errors[category] = ModelError(title, str(failed[spec]).rstrip("."))
+        elif model.weights_sha256 != networks[spec].sha256:
+            reason = f"it was fitted with other weights of {spec.name} than those at hand"
+            errors[category] = ModelError(title, f"{reason}; give the same ones with --weights, or fit it again")
+    return models.without(errors), networks

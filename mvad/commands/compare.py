@@ -30,12 +30,12 @@ from mvad.results.result import Result, exit_code
 from mvad.results.run_record import Run
 from mvad.results.summary import MEAN
 from mvad.runtime.versions import versions
-from mvad.scoring.jobs import NO_MODEL, SCORING_FAILED
+from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, SCORING_FAILED
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
 
-MODEL_FAULTS = (NO_MODEL, SCORING_FAILED)  # prefixes of errors that are not the image's own
+MODEL_FAULTS = (NO_MODEL, MODEL_UNUSABLE, SCORING_FAILED)  # prefixes of errors that are not the image's own
 
 
 class MethodRun(NamedTuple):
@@ -189,7 +189,7 @@ def _fit_and_score(
         sizes |= {(run.name, model.category): model.record["bytes"] for model in models}
     networks = {network.spec: network}
     missing = _missing_of_all(records, images, report)
-    scoring.score_images(missing, scoring_jobs, records, networks, group[0].options, report, keep_going=True)
+    scoring.score_images(missing, scoring_jobs, records, networks, group[0].options, report)
 
     results = {}
     with report.stage("evaluate", len(group), unit="runs") as stage:

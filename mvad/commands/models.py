@@ -13,7 +13,9 @@ def models(
     folder: Annotated[str, Argument(metavar="DIR", help="Folder of fitted models; a path or a URI.")],
     options: OutputOptions,
 ) -> list[dict[str, Any]]:
-    """List the models in a folder; a damaged one is listed with what is wrong with it.
+    """List the models in a folder; one that cannot be used is listed with what is wrong with it.
+
+    Every model is read and checked as scoring would, except that its backbone's weights are not looked for.
 
     Raises
     ------
@@ -34,6 +36,6 @@ def models(
         cells.append([row["method"], row["category"], *facts])
     titles = ("pixels", "train", "calibration", "updates", "MB", "id")
     report.table(("method", "category", "backbone"), titles, cells)
-    for damage in filter(None, (row["damage"] for row in rows)):
-        report.warn(damage)
+    for warning in filter(None, (row["damage"] or row["note"] for row in rows)):
+        report.warn(warning)
     return rows

@@ -22,7 +22,8 @@ def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result
     Raises
     ------
     UsageError
-        As for `run`; or there is no model for any category of DATA.
+        As for `run`; or there is no model that can be used for any category of DATA. Images of a category without one
+        become error rows.
 
     Examples
     --------
@@ -52,8 +53,9 @@ def score_missing(
     fitted = find_models(folder, options.method)
     require_categories(options.threshold_categories, fitted, folder)
     images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
-    category_models = models_for(images.categories, fitted, folder)
-    networks = load_networks(category_models.values(), options.weights, options.budget)
+    category_models, networks = load_networks(models_for(images.categories, fitted), options.weights, options.budget)
+    for warning in category_models.warnings:
+        report.warn(warning)
     run = Run.of_models(target, images, category_models, options)  # a new run, or one that was interrupted
     if expected is not None:
         run.drift_fails, run.expected = True, expected(fitted)
@@ -63,7 +65,7 @@ def score_missing(
     if first is None and run.is_done and not len(run.left_out(images)):
         return run.nothing_to_do(report, print_table)
     run.record()
-    jobs = scoring.scoring_jobs(category_models.values(), run, options)
+    jobs = scoring.scoring_jobs(category_models.values(), run, options, category_models.errors)
     if first is not None:
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):

@@ -38,13 +38,13 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     started, report, folder = time.monotonic(), Reporter(options.quiet), storage.to_uri(models)
     fitted = find_models(folder, options.method)
     manifest = read_manifest(data, options)
-    category_models = models_for(manifest.categories, fitted, folder)
+    category_models, networks = load_networks(models_for(manifest.categories, fitted), options.weights, options.budget)
     fitting.ensure_extendable(category_models.values())
-    networks = load_networks(category_models.values(), options.weights, options.budget)
     report.image_count(manifest)
 
     with pipeline.job_session(options, report):
         rows, errors = fitting.update_models(manifest.table, category_models, networks, folder, options, report)
+    rows += [{"category": name, "note": f"not updated: {error}"} for name, error in category_models.errors.items()]
     errors = manifest.errors + errors
     _show(rows, report)
     report.errors(errors)

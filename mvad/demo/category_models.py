@@ -12,9 +12,9 @@ from mvad.anomaly_maps.colours import Scale
 from mvad.calibration import DecisionRule, p_values
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS
-from mvad.errors import UsageError
+from mvad.errors import ModelError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.model_store import ModelInfo, find_models
+from mvad.model_store import ModelInfo, ModelSet, find_models, models_for
 from mvad.options import ServeOptions
 from mvad.results.verdicts import Verdict, decide
 from mvad.scoring.jobs import decision_rule
@@ -97,20 +97,24 @@ class CategoryModel:
 CategoryModels = Mapping[str, CategoryModel]
 
 
-def read_category_models(folder: str, options: ServeOptions) -> dict[str, CategoryModel]:
-    """Read the models below a folder by category, without their arrays.
+def read_category_models(folder: str, options: ServeOptions) -> tuple[dict[str, CategoryModel], ModelSet]:
+    """Read the models below a folder by category, without their arrays; damaged ones have errors in the set.
 
-    UsageError if there are none, or none of a requested category; if one is damaged; or if there are several methods.
+    UsageError if none can be used, there is none of a requested category, or there are several methods.
     """
-    models = find_models(to_uri(folder), options.method)
-    categories = options.categories or sorted(models)
-    missing = [category for category in [*categories, *options.threshold_categories] if category not in models]
-    if missing:
-        raise UsageError(f"{folder} has no model for {missing[0]}; it has models for: {', '.join(sorted(models))}.")
-    return {
-        category: CategoryModel(models[category], decision_rule(models[category], options))
-        for category in sorted(set(categories))
-    }
+    found = find_models(to_uri(folder), options.method)
+    models = found if options.categories is None else models_for(sorted(set(options.categories)), found)
+    for category in [*(options.categories or ()), *options.threshold_categories]:
+        if category not in models and category not in models.errors:
+            raise UsageError(f"{folder} has no model for {category}; it has models for: {', '.join(sorted(found))}.")
+    category_models: dict[str, CategoryModel] = {}
+    errors: dict[str, ModelError] = {}
+    for category in sorted(models):
+        try:
+            category_models[category] = CategoryModel(models[category], decision_rule(models[category], options))
+        except ModelError as error:
+            errors[category] = error
+    return category_models, models.without(errors)
 
 
 def rank_categories(scores: Mapping[str, float], models: CategoryModels) -> list[tuple[str, float]]:

@@ -55,11 +55,11 @@ class ModelCache:
         """Categories of the loaded detectors, the least recently used first."""
         return list(self._loaded)
 
-    def detector(self, category: str) -> Detector:
-        """The detector of a category, loaded if necessary; UsageError if its model is damaged."""
+    def detector(self, category: str, shape: Sequence[int]) -> Detector:
+        """The detector of a category, loaded if necessary, for features of a shape; ModelError if it is damaged."""
         if category not in self._loaded:
             model = self._models[category].model
-            arrays = read_arrays(model)
+            arrays = read_arrays(model, shape)
             n_bytes = sum(array.nbytes for array in arrays.values())
             while self._loaded and n_bytes + sum(size for _, size in self._loaded.values()) > self._max_bytes:
                 self._loaded.popitem(last=False)
@@ -110,8 +110,8 @@ class DemoScorer:
             if sample.wants_map:
                 model = self.models[result.category]
                 with _reporting_to([result]):
-                    detector = self.cache.detector(result.category)
-                    grids = detector.score(features[model.extractor_key][row][model.feature_kind]).grid
+                    image = features[model.extractor_key][row][model.feature_kind]
+                    grids = self.cache.detector(result.category, image.shape[1:]).score(image).grid
                     if grids is not None and np.isfinite(grids).all():
                         result.patch_scores = grids[0]
         return results
@@ -129,7 +129,8 @@ class DemoScorer:
             return
         kind = self.models[category].feature_kind
         with _reporting_to([results[row] for row in rows if samples[row].category == category]):
-            scores = self.cache.detector(category).image_scores(torch.cat([features[row][kind] for row in rows]))
+            images = torch.cat([features[row][kind] for row in rows])
+            scores = self.cache.detector(category, images.shape[1:]).image_scores(images)
             for row, score in zip(rows, scores, strict=True):
                 if np.isfinite(score):
                     results[row].scores[category] = float(score)

@@ -53,9 +53,12 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
     Options and errors are those of `commands.serve.serve`.
     """
     report = Reporter(options.quiet)
-    models = read_category_models(folder, options)
+    category_models, usable = read_category_models(folder, options)
     port = _free_port(options.host, options.port)
-    networks = load_networks([model.model for model in models.values()], options.weights)
+    usable, networks = load_networks(usable, options.weights)
+    for warning in usable.warnings:
+        report.warn(warning)
+    models = {category: category_models[category] for category in sorted(usable)}
     if not _is_loopback(options.host):
         report.warn(
             f"anyone who can reach port {port} of this machine can use the demo: it has no password and no encryption"

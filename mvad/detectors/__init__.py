@@ -4,9 +4,10 @@ A method of your own is one file in this folder, with a subclass of `Detector`, 
 """
 
 from mvad.detectors.autoencoders import Autoencoder, FeatureAutoencoder
-from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Pretrained, Scores, Shardable, State
+from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Pretrained, Scores, Shardable
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
+from mvad.detectors.state import State
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.vae import VAE, VAEFewShot
 from mvad.errors import UsageError

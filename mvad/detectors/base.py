@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from mvad.detectors.state import ArraySpec, State, check_arrays, check_finite, check_settings
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 
 if TYPE_CHECKING:
@@ -31,15 +32,6 @@ class Scores(NamedTuple):
 
     image: NDArray[np.float32]  # (n,): one per image
     grid: NDArray[np.float32] | None  # (n, height, width): one per patch, of methods that localise
-
-
-class State(NamedTuple):
-    """The result of fitting, which is all that a model on disk holds of a detector."""
-
-    settings: dict[str, Any]  # JSON values
-    arrays: dict[str, NDArray[Any]]  # what was learnt
-    seconds: float = 0.0  # how long fitting took
-    loo_scores: NDArray[np.float32] | None = None  # (n,): see `LeaveOneOut`
 
 
 class Detector(ABC):
@@ -88,6 +80,24 @@ class Detector(ABC):
         """Build an unfitted detector from an object with the attribute ``seed`` and one for each field of `Params`."""
         params = {field.name: getattr(options, field.name) for field in fields(cls.Params)}
         return cls(seed=options.seed, copies=copies, **params)
+
+    @classmethod
+    def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
+        """Check a state that was read from files, before `from_state` takes it over; ValueError says what is wrong.
+
+        ``shape`` is that of the features of one image, if it is known.
+        """
+        check_settings(state.settings, cls().settings, cls.Params)
+        specs = cls.array_specs(state.settings, shape)
+        if specs is not None:
+            check_arrays(state.arrays, specs)
+        for name, array in state.arrays.items() if specs is None else ():
+            check_finite(name, array)
+
+    @classmethod
+    def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec] | None:
+        """What `arrays` are with these settings, for `check_state`; None if a method does not say."""
+        return None
 
     @classmethod
     def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
-from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Scores, State
+from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Scores
+from mvad.detectors.state import ArraySpec, State
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,21 @@ class KNN(LeaveOneOut, Extendable, Detector):
     params: Params
     _columns: NDArray[np.int64] = np.empty(0, np.int64)
     _bank: MemoryBank | None = None
+
+    @classmethod
+    def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
+        super().check_state(state, shape)
+        bank, columns = state.arrays["bank"], state.arrays["columns"]
+        if bank.shape[1] != len(columns):
+            raise ValueError(f"bank has {bank.shape[1]} features, and columns names {len(columns)}")
+        if columns[0] < 0 or (columns[1:] <= columns[:-1]).any():
+            raise ValueError("columns does not name features in ascending order")
+        if shape is not None and columns[-1] >= shape[-1]:
+            raise ValueError(f"columns names feature {columns[-1]}, and its backbone has {shape[-1]}")
+
+    @classmethod
+    def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
+        return {"bank": ArraySpec("float32", (None, None)), "columns": ArraySpec("int64", (None,))}
 
     @classmethod
     def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:

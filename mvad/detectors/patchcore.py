@@ -13,7 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
-from mvad.detectors.base import Detector, Extendable, Scores, Shardable, State
+from mvad.detectors.base import Detector, Extendable, Scores, Shardable
+from mvad.detectors.state import ArraySpec, State
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,10 @@ class PatchCore(Extendable, Shardable, Detector):
     coverage: float = 0.0
     _bank: MemoryBank | None = None
     _search: ExactSearch | None = None
+
+    @classmethod
+    def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
+        return {"bank": ArraySpec("float32", (None, None if shape is None else shape[-1]))}
 
     def restore(self, state: State, device: str | torch.device) -> None:
         self.coverage = state.settings["coverage"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -11,7 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
-from mvad.detectors.base import Detector, Scores, State
+from mvad.detectors.base import Detector, Scores
+from mvad.detectors.state import ArraySpec, State
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +69,27 @@ class TrainedDetector(Detector):
             batch_size=self.batch_size,
             copies=self.copies,
         )
+
+    @classmethod
+    def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
+        import torch
+
+        from mvad.detectors import networks
+
+        sizes = settings["shape"]
+        if not all(type(size) is int and size > 0 for size in sizes.values()):
+            raise ValueError(f"the setting shape is {reprlib.repr(sizes)}, and not sizes of a network")
+        if shape is not None and sizes.get("channels", shape[-1]) != shape[-1]:
+            raise ValueError(f"it takes {sizes['channels']} features, and its backbone has {shape[-1]}")
+        try:
+            with torch.device("meta"):  # allocates nothing
+                tensors = getattr(networks, cls.architecture)(**sizes).state_dict()
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"the setting shape is {reprlib.repr(sizes)}: {str(error)[:200]}") from error
+        return {
+            name: ArraySpec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        }
 
     def restore(self, state: State, device: str | torch.device) -> None:
         import torch

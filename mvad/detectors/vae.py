@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mvad.detectors.base import Pretrained
+from mvad.detectors.state import State
 from mvad.detectors.trained import TrainedDetector
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class VAE(TrainedDetector):
     method: ClassVar[str] = "vae"
     feature: ClassVar[str] = "patches"
     architecture: ClassVar[str] = "PatchVAE"
+
+    @classmethod
+    def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
+        super().check_state(state, shape)
+        if state.settings["shape"]["latent"] != LATENT:
+            raise ValueError(f"its network has {state.settings['shape']['latent']} latent variables, not {LATENT}")
 
     def _untrained(self, features: Tensor) -> Any:
         channels = features.shape[-1]

@@ -14,7 +14,7 @@ from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
 from mvad.detectors import Extendable, LeaveOneOut, State, find_method
-from mvad.errors import UsageError
+from mvad.errors import ModelError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
@@ -71,7 +71,10 @@ def update_models(
                     for name, error in category.errors.items()
                 ]
                 stage.busy_with(f"{category.category}: updating {model.method}")
-                rows.append(_update(model, images, split, category, options, networks[spec], folder, pool))
+                try:
+                    rows.append(_update(model, images, split, category, options, networks[spec], folder, pool))
+                except ModelError as error:
+                    rows.append({"category": category.category, "note": f"not updated: {error}"})
     return rows, errors
 
 
@@ -105,8 +108,9 @@ def _update(
     row |= {"n_new": len(new), "n_reference": len(reference)}
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
+    arrays, old = read_arrays(model, category.features[method.feature].shape[1:]), read_calibration(model)
     extend = ray.remote(extend_detector).options(**pool.task_resources)
-    features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, read_arrays(model)))
+    features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
     extended = extend.remote(model.method, state, features, new, reference)
     folds = []
     if not issubclass(method, LeaveOneOut) and options.folds and len(new) > 1:
@@ -115,13 +119,12 @@ def _update(
     outcome: Extension = ray.get(extended)
     calibration = outcome.state.loo_scores
     if calibration is None:
-        old = read_calibration(model)
         scores = [fold.scores for fold in ray.get(folds)]
         calibration = np.concatenate([*([] if old is None else [old]), *scores]).astype(np.float32)
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
-        "training_sha256": digest([model.record["training_sha256"], *category.image_ids[new]]),
+        "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
     }

@@ -61,6 +61,7 @@ class Run:
         self.seconds: dict[str, float] = defaultdict(float)  # of wall-clock time, per stage
         # Facts for ``run.json``, by category.
         self.categories: dict[str, dict[str, Any]] = defaultdict(dict, {name: {} for name in images.categories})
+        self.failures: dict[str, str] = {}  # by category: why it has no model that can be used
         self.n_rows = 0  # that must be there in the end
         self.drift_fails = False  # whether a category that has drifted is not a run well done
         self.expected: Collection[str] = ()  # categories without an image are missing
@@ -238,13 +239,17 @@ class Run:
             **rule_facts(rule),
         }
 
+    def add_failure(self, category: str, reason: str) -> None:
+        """Note why a category has no model that can be used; it becomes the error of the category's images."""
+        self.failures[category] = self.categories[category]["note"] = reason
+
     def add_training(self, failures: Mapping[str, str], errors: Mapping[str, str], train: pa.Table) -> None:
         """Note why categories have no model, and write rows for the training images that could not be used.
 
         ``failures`` is by category, ``errors`` by image id; ``train`` has the manifest's rows of the training images.
         """
         for category, reason in failures.items():
-            self.categories[category]["note"] = reason
+            self.add_failure(category, reason)
         unusable = train.filter(pc.is_in(train["image_id"], pa.array(list(errors), pa.string())))
         self.write_errors(unusable, errors)
 
@@ -297,7 +302,7 @@ class Run:
             rows, errors = evaluate(self.folder, self.categories, self._rules, self.options.fdr)
             summary = store.write_summary(self.folder, rows)
         self.missing_categories = self._missing_categories(self.categories)
-        self.failed_categories = _failed_categories(rows[:-1], errors)
+        self.failed_categories = _failed_categories(rows[:-1], errors, self.failures)
         drifted = [row["category"] for row in rows if row.get("drifted")] if self.drift_fails else []
         code = exit_code(
             self.options,
@@ -364,9 +369,10 @@ class Run:
         return warnings + [calibration.too_few_warning(names, n, rate) for n, names in few.items()]
 
 
-def _failed_categories(rows: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]]) -> list[str]:
-    """Categories without a model, and those of which no image could be scored."""
+def _failed_categories(
+    rows: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]], failures: Collection[str]
+) -> list[str]:
+    """Categories without a model that can be used, and those of which no image could be scored."""
     tried = {error["category"] for error in errors if error["split"] == "test"}
-    return [
-        row["category"] for row in rows if row["method"] is None or (not row["n_scored"] and row["category"] in tried)
-    ]
+    failed = {row["category"] for row in rows if not row["n_scored"]} | {*failures}
+    return [row["category"] for row in rows if row["method"] is None or row["category"] in failed & tried]

@@ -1,17 +1,19 @@
 """Scoring jobs: one model each, how it decides, and where its rows go."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mvad import storage
 from mvad.calibration import DecisionRule
+from mvad.errors import ModelError
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results import verdicts
 from mvad.results.run_record import Run
 
 NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
+MODEL_UNUSABLE = "the model cannot be used"  # prefix of the error of an image whose model is damaged
 SCORING_FAILED = "scoring failed"  # prefix of the error of an image whose model failed
 
 
@@ -30,19 +32,37 @@ class ScoringJob:
         return self.model.category
 
 
-def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -> list[ScoringJob]:
-    """One job per model, whose rows go to the folder of a run; the run notes it. Errors as in `decision_rule`."""
-    models = list(models)
-    rules = storage.parallel_map(lambda model: decision_rule(model, options), models)
-    jobs = []
-    for model, rule in zip(models, rules, strict=True):
+def scoring_jobs(
+    models: Iterable[ModelInfo], run: Run, options: ScoreOptions, errors: Mapping[str, ModelError] | None = None
+) -> list[ScoringJob]:
+    """One job per model, whose rows go to the folder of a run; the run notes it.
+
+    A model whose calibration is damaged gets no job; the run notes why, as it does for ``errors`` of other models, by
+    category. If that leaves none, the first error is raised.
+    """
+
+    def rule_or_error(model: ModelInfo) -> DecisionRule | ModelError:
+        try:
+            return decision_rule(model, options)
+        except ModelError as error:
+            return error
+
+    models, jobs, unusable = list(models), [], dict(errors or {})
+    for model, rule in zip(models, storage.parallel_map(rule_or_error, models), strict=True):
+        if isinstance(rule, ModelError):
+            unusable[model.category] = rule
+            continue
         run.add_model(model, rule)
         jobs.append(ScoringJob(model, rule, run.folder, run.run_id, _map_threshold(options.maps, rule)))
+    for category, error in unusable.items():
+        if not jobs:
+            raise error
+        run.add_failure(category, f"{MODEL_UNUSABLE}: {error.reason}")
     return jobs
 
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
-    """The threshold that options and a model's calibration scores, if any, set; UsageError if those are damaged."""
+    """The threshold that options and a model's calibration scores, if any, set; ModelError if those are damaged."""
     return verdicts.decision_rule(model.model_id, model.method, model.category, read_calibration(model), options)
 
 

@@ -12,6 +12,7 @@ import ray
 from mvad.console import Reporter, Stage
 from mvad.data.image_size import ImageSize
 from mvad.detectors import find_method
+from mvad.errors import ModelError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes, prepare
 from mvad.features.weights import Network
@@ -21,7 +22,7 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
 from mvad.runtime.resources import actor_pool
 from mvad.runtime.watchdog import watch_nodes
-from mvad.scoring.jobs import NO_MODEL, ScoringJob
+from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
 from mvad.scoring.write import WriteScores
@@ -34,27 +35,27 @@ def score_images(
     networks: Mapping[BackboneSpec, Network],
     options: ScoreOptions,
     report: Reporter,
-    *,
-    keep_going: bool = False,
 ) -> None:
     """Decode and extract every image once per backbone, score it with every job of its category, write its rows.
 
     Each of ``portions``, rows of the manifest, is taken when the one before has been scored. Images of a category
-    without a job become error rows of their run; with ``keep_going`` so do those that a model cannot score.
+    without a job become error rows of their run, and so do those whose model is damaged or fails.
     """
     by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
     for number, job in enumerate(jobs):
         by_backbone[job.model.backbone, job.model.size][number] = job
-    groups = [
-        BackboneGroup(jobs, group, networks[spec], size, options, keep_going)
-        for (spec, size), group in by_backbone.items()
-    ]
+    groups = [BackboneGroup(jobs, group, networks[spec], size, options) for (spec, size), group in by_backbone.items()]
     by_run_id = {run.run_id: run for run in runs}
+    errors = {number: error for group in groups for number, error in group.errors.items()}
+    for number, error in errors.items():
+        report.warn(str(error))
+        by_run_id[jobs[number].run_id].add_failure(jobs[number].category, f"{MODEL_UNUSABLE}: {error.reason}")
+    usable_jobs = [job for number, job in enumerate(jobs) if number not in errors]
     noted_seconds: dict[int, float] = defaultdict(float)  # by number of the job
     with report.stage("score", 0, unit="images" if len(runs) == 1 else "scores") as stage:
         for images in portions:
             for run in runs:
-                n_images = _write_images_without_model(images, jobs, run)
+                n_images = _write_images_without_model(images, usable_jobs, run)
                 stage.expect(len(images) - n_images)
             for group in groups:
                 n_actors_before = stage.actors
@@ -82,7 +83,10 @@ def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], ru
     """Write error rows for images of categories that a run has no model of; returns how many."""
     categories = pa.array([job.category for job in jobs if job.run_id == run.run_id], pa.string())
     orphans = images.filter(pc.invert(pc.is_in(images["category"], categories)))
-    reasons = {row["image_id"]: f"{NO_MODEL} of category {row['category']!r}" for row in orphans.to_pylist()}
+    reasons = {
+        row["image_id"]: run.failures.get(row["category"]) or f"{NO_MODEL} of category {row['category']!r}"
+        for row in orphans.select(["image_id", "category"]).to_pylist()
+    }
     run.write_errors(orphans, reasons)
     return len(orphans)
 
@@ -100,10 +104,8 @@ class BackboneGroup:
     network: Network
     size: ImageSize
     options: ScoreOptions
-    keep_going: bool
 
     def __post_init__(self) -> None:
-        self._categories = pa.array(sorted({job.category for job in self.group.values()}), pa.string())
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
         shapes = feature_shapes(self._kinds, self.network.spec, self.size)
         budget = self.options.budget.after_weights(self.network.nbytes)
@@ -114,6 +116,17 @@ class BackboneGroup:
     def _broadcast(self) -> Broadcast:
         return Broadcast({job.model.model_id: job.model for job in self.group.values()}.values())
 
+    @functools.cached_property
+    def errors(self) -> dict[int, ModelError]:
+        """What is wrong with models, as far as it is known on the driver, by number of the job."""
+        of_model = self._broadcast.errors
+        ids = {number: job.model.model_id for number, job in self.group.items()}
+        return {number: of_model[model_id] for number, model_id in ids.items() if model_id in of_model}
+
+    @functools.cached_property
+    def _usable(self) -> dict[int, ScoringJob]:
+        return {number: job for number, job in self.group.items() if number not in self.errors}
+
     def _spec(self, gpus: bool) -> ray.ObjectRef:
         if gpus not in self._specs:
             spec = prepare(self._kinds, self.network, self.size, self.options.engine, gpus)
@@ -122,16 +135,16 @@ class BackboneGroup:
 
     def score(self, images: pa.Table, stage: Stage) -> Iterable[tuple[int, int]]:
         """Score the images that are of a category of these jobs; number of a job and rows, as they are written."""
-        images = images.filter(pc.is_in(images["category"], self._categories))
+        categories = pa.array(sorted({job.category for job in self._usable.values()}), pa.string())
+        images = images.filter(pc.is_in(images["category"], categories))
         if not len(images):
             return
         pool = actor_pool(self.options.actors, len(images))
         scorer = {
             "spec": self._spec(pool.gpus),
-            "jobs": self.group,
+            "jobs": self._usable,
             "broadcast": self._broadcast,
             "threads": pool.threads,
-            "keep_going": self.keep_going,
             "totals": stage.totals,
         }
         receipts = (

@@ -11,14 +11,16 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 from torch import Tensor
 
 from mvad.detectors import Detector, Scores, State, find_method
-from mvad.errors import failure_reason
+from mvad.errors import ModelError, failure_reason
+from mvad.model_store import ModelInfo
 from mvad.pipeline.columns import SCORED, Batch, usable
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
-from mvad.scoring.jobs import SCORING_FAILED, ScoringJob
+from mvad.scoring.jobs import MODEL_UNUSABLE, SCORING_FAILED, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 
 MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly enough
@@ -27,8 +29,8 @@ MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly en
 class Scorer:
     """Actor that extracts the features of images once for all jobs of their category: one row per image and job.
 
-    ``spec`` refers to an `extractor.ExtractorSpec`, and ``jobs``, by number, are of one backbone and image size. With
-    ``keep_going`` a model that fails makes error rows, otherwise an exception.
+    ``spec`` refers to an `extractor.ExtractorSpec`, and ``jobs``, by number, are of one backbone and image size. Models
+    that cannot be used, or fail, make error rows; what is lost with a node is an exception, for Ray to try again.
     """
 
     def __init__(
@@ -37,25 +39,29 @@ class Scorer:
         jobs: Mapping[int, ScoringJob],
         broadcast: Broadcast,
         threads: int,
-        keep_going: bool,
         totals: StageTotals,
     ) -> None:
         self.extract = ray.get(spec).load(worker_device())
         self.threads, self.totals, self.name = Threads(threads), totals, uuid.uuid4().hex
-        self.jobs, self.broadcast, self.keep_going = jobs, broadcast, keep_going
+        self.jobs, self.broadcast = jobs, broadcast
         self.numbers: dict[str, list[int]] = defaultdict(list)
         for number, job in jobs.items():
             self.numbers[job.category].append(number)
         self.detectors = functools.lru_cache(maxsize=MAX_CACHED_CATEGORIES)(self._detectors)
 
-    def _detectors(self, category: str) -> dict[int, Detector]:
-        models = {number: self.jobs[number].model for number in self.numbers[category]}
-        return {
-            number: find_method(model.method).from_state(
-                State(model.settings, self.broadcast.arrays(model)), self.extract.device
-            )
-            for number, model in models.items()
-        }
+    def _detectors(self, category: str) -> dict[int, Detector | str]:
+        """By number of the job: a detector, or why its model cannot be used."""
+        return {number: self._detector(self.jobs[number].model) for number in self.numbers[category]}
+
+    def _detector(self, model: ModelInfo) -> Detector | str:
+        try:
+            state = State(model.settings, self.broadcast.arrays(model))
+            return find_method(model.method).from_state(state, self.extract.device)
+        except RayError:
+            raise
+        except Exception as error:
+            reason = error.reason if isinstance(error, ModelError) else failure_reason(error)
+            return f"{MODEL_UNUSABLE}: {reason}"
 
     def __call__(self, batch: Batch) -> pa.Table:
         """A table of `columns.SCORED` for decoded images."""
@@ -76,7 +82,7 @@ class Scorer:
         return pa.concat_tables(tables)
 
     def _score(
-        self, batch: Batch, detectors: Mapping[int, Detector], rows: NDArray[np.int64]
+        self, batch: Batch, detectors: Mapping[int, Detector | str], rows: NDArray[np.int64]
     ) -> dict[int, tuple[pa.Table, float]]:
         """Score some images of one category: by number of the job, a table and the seconds it took."""
         started = time.perf_counter()
@@ -92,19 +98,29 @@ class Scorer:
         return parts
 
     def _score_job(
-        self, number: int, detector: Detector, images: Batch, good: NDArray[np.int64], features: Mapping[str, Tensor]
+        self,
+        number: int,
+        detector: Detector | str,
+        images: Batch,
+        good: NDArray[np.int64],
+        features: Mapping[str, Tensor],
     ) -> pa.Table:
         n_images, errors = len(images["error"]), images["error"].copy()
         scores: list[np.float32 | None] = [None] * n_images
         maps: list[NDArray[np.float32] | None] = [None] * n_images
-        if len(good):
+        if isinstance(detector, str):
+            errors[good] = detector
+        elif len(good):
             try:
                 image_scores, grids = _scores(detector, features[detector.feature], self.jobs[number].map_threshold)
                 for row, score, grid in zip(good, image_scores, grids, strict=True):
-                    scores[row], maps[row] = score, grid
+                    if np.isfinite(score):
+                        scores[row], maps[row] = score, grid
+                    else:
+                        errors[row] = f"{SCORING_FAILED}: the model gives this image no finite score"
+            except RayError:
+                raise
             except Exception as error:
-                if not self.keep_going:
-                    raise
                 errors[good] = f"{SCORING_FAILED}: {failure_reason(error)}"
         failed = errors != ""
         columns = {

@@ -9,6 +9,7 @@ from mvad.storage.files import (
     lies_in,
     local_copy,
     move,
+    open_regular,
     parallel_map,
     read,
     read_bytes,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -112,13 +112,18 @@ def read_bytes(uri: str, limit: int) -> bytes:
 
 
 def _read_local(path: bytes, limit: int) -> bytes:
+    with open_regular(path) as stream:
+        return stream.read(limit + 1)
+
+
+def open_regular(path: str | bytes) -> BinaryIO:
+    """Open a local file to read; ImageError, at once, if it is a named pipe or a device, OSError if it cannot be."""
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise ImageError("not a regular file")
-    with os.fdopen(handle, "rb") as stream:
-        return stream.read(limit + 1)
+    return os.fdopen(handle, "rb")
 
 
 def read(uri: str) -> bytes:

@@ -54,7 +54,7 @@ def folder(base_run):
 
 @pytest.fixture(scope="module")
 def models(folder):
-    return read_category_models(folder, ServeOptions())
+    return read_category_models(folder, ServeOptions())[0]
 
 
 @pytest.fixture(scope="module")
@@ -365,15 +365,19 @@ def test_the_model_cache_keeps_what_memory_allows(models, extractor_specs, score
 def test_a_damaged_model_is_named(base_run, extractor_specs, tmp_path, caplog):
     shutil.copytree(base_run[0] / "models", tmp_path / "models")
     (tmp_path / "models/patchcore/alpha/bank.npy").write_bytes(b"x")
-    damaged = read_category_models(str(tmp_path / "models"), ServeOptions())
+    damaged, _ = read_category_models(str(tmp_path / "models"), ServeOptions())
     client = TestClient(application(DemoScorer(damaged, extractor_specs, MAX_MODEL_BYTES)))
     answer = post(client, ("a.png", GOOD), category="alpha")
     assert answer.status_code == 503
     assert "is damaged" in answer.json()["error"]
     assert post(client, ("a.png", GOOD)).json()["images"][0]["category"] == "beta"
     (tmp_path / "models/patchcore/beta/model.json").write_text("{}")
-    with pytest.raises(UsageError, match="beta is damaged"):
-        read_category_models(str(tmp_path / "models"), ServeOptions())
+    served, found = read_category_models(str(tmp_path / "models"), ServeOptions())
+    assert list(served) == ["alpha"]
+    assert [str(error) for error in found.errors.values()] == found.warnings
+    assert "patchcore/beta cannot be used: model.json is damaged: it lacks 'format'" in found.warnings[0]
+    with pytest.raises(UsageError, match="beta cannot be used"):
+        read_category_models(str(tmp_path / "models"), ServeOptions(categories="beta"))
 
 
 def test_too_many_requests(models):

@@ -48,7 +48,7 @@ def vit(tiles, tmp_path_factory):
     network = Network.load(spec, str(folder / "vit.safetensors"))
     features = prepare(["pooled"], network, size).load()(np.zeros((3, 64, 64, 3), np.uint8))["pooled"]
     state = ViTKNN(neighbours=1).fit(features + torch.arange(3)[:, None]).state
-    record = {"n_train": 3, "errors": []}
+    record = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
     for name in ("alpha", "beta"):
         save_model(to_uri(folder), FittedModel(name, ViTKNN, state, spec, network.sha256, size, record))
     return folder, network
@@ -72,7 +72,7 @@ def scoring(request, compared, vit, tiles, tmp_path_factory):
         out = to_uri(tmp_path_factory.mktemp("written"))
         threshold = -math.inf if maps else math.inf
         jobs = [ScoringJob(models[name], DecisionRule("m"), out, "r", threshold) for name in ("alpha", "beta")]
-        return Scorer(spec, dict(enumerate(jobs)), broadcast, 1, False, totals), jobs
+        return Scorer(spec, dict(enumerate(jobs)), broadcast, 1, totals), jobs
 
     @functools.cache
     def score(readable, maps):

@@ -1,0 +1,103 @@
+"""Checks of the files of a model, which may be damaged or made by hand although their hashes are right."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import reprlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from mvad.data.image_size import ImageSize
+from mvad.detectors import METHODS
+from mvad.errors import one_line
+from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
+
+MAX_DOCUMENT_BYTES = 32 << 20  # of model.json, which names every training image that could not be used
+MAX_SIDE = 1 << 14  # of images, in pixels
+MAX_HEADER_BYTES = 1 << 14  # of an array file
+NUMBERS = "biuf"  # kinds of NumPy types that arrays may have
+SUFFIXES = (".npy", ".safetensors")
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _UnusableImage(BaseModel):
+    image_id: str
+    error: str
+
+
+class _Record(BaseModel):
+    """What other code reads of a model's ``record``; there may be more."""
+
+    n_train: Count
+    errors: list[_UnusableImage]
+    fit_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    bytes: Count
+    training_sha256: str = ""
+    updated_from: list[str] = []
+
+
+class Document(BaseModel):
+    """What ``model.json`` says, apart from its format and id."""
+
+    method: str
+    category: Annotated[str, Field(min_length=1)]
+    settings: dict[str, Any]
+    backbone: BackboneSpec
+    weights_sha256: str
+    size: ImageSize
+    files: dict[str, str]
+    record: _Record
+
+
+def check_document(content: Mapping[str, Any]) -> Document:
+    """The parsed content of ``model.json``; ValueError if a value is missing, or of a wrong type or range."""
+    try:
+        document = Document.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "it"
+        raise ValueError(f"{place} is {reprlib.repr(problem['input'])}: {problem['msg']}") from None
+    backbone, size = document.backbone, document.size
+    if document.method not in METHODS:
+        raise ValueError(f"method is {reprlib.repr(document.method)}, which this mvad does not know")
+    if not 1 <= size.crop <= size.resize <= MAX_SIDE:
+        raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
+    channels = 0 if backbone.name == NO_BACKBONE else 3
+    lengths = {len(backbone.stages), len(backbone.mean), len(backbone.std)}
+    numbers_fit = all(map(math.isfinite, backbone.mean + backbone.std)) and all(value > 0 for value in backbone.std)
+    if lengths != {channels} or not numbers_fit or backbone.patch < 1:
+        raise ValueError(f"backbone is not one: {reprlib.repr(asdict(backbone))}")
+    for file in document.files:
+        if not file.endswith(SUFFIXES) or not {"", ".", ".."}.isdisjoint(file.split("/")):
+            raise ValueError(f"files names {reprlib.repr(file)}, which is no file of a model")
+    return document
+
+
+def parse_array(data: NDArray[np.uint8]) -> NDArray[Any]:
+    """The array in the bytes of a ``.npy`` file, without a copy; ValueError if they are not one as mvad writes it.
+
+    What the header declares is compared with the size of the file before anything is allocated.
+    """
+    head = io.BytesIO(data[:MAX_HEADER_BYTES].tobytes())
+    try:
+        if np.lib.format.read_magic(head) != (1, 0):
+            raise ValueError("another version than 1.0")
+        shape, is_fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+    except Exception as error:  # the header is Python source, and may be anything
+        raise ValueError(f"it is no NumPy file ({one_line(error)[:200]})") from error
+    if dtype.kind not in NUMBERS:
+        raise ValueError(f"it holds {reprlib.repr(dtype.str)} values, not numbers")
+    if is_fortran_order and len(shape) > 1:
+        raise ValueError("it is stored column by column")
+    body = data[head.tell() :]
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != len(body):
+        raise ValueError(f"it declares {' x '.join(map(str, shape))} values of {dtype}, and holds {len(body):,} bytes")
+    return body.view(dtype).reshape(shape)
