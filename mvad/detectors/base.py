@@ -39,7 +39,7 @@ class State(NamedTuple):
     settings: dict[str, Any]  # JSON values
     arrays: dict[str, NDArray[Any]]  # what was learnt
     seconds: float = 0.0  # how long fitting took
-    loo_scores: NDArray[np.float32] | None = None  # (n,): see `LeaveOneOut`
+    loo_scores: NDArray[np.float32] | None = None  # (n_groups,): see `LeaveOneOut`
 
 
 class Detector(ABC):
@@ -141,8 +141,12 @@ class Detector(ABC):
 class LeaveOneOut:
     """A method whose fitting sets ``loo_scores``: the score of each good image, as if it were not among them.
 
-    For other methods such scores are computed fold by fold, by fitting to the other images.
+    For other methods such scores are computed fold by fold, by fitting to the other images. If ``groups`` are set
+    before fitting, an image is scored as if none of its group were there, and there is one score per group, of the
+    image that `calibration.one_per_group` draws.
     """
+
+    groups: NDArray[np.int64] | None = None  # (n_images,) numbers from 0; None if each image is a group of its own
 
 
 class Extendable(ABC):

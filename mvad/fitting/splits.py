@@ -7,9 +7,10 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits
+from mvad.calibration import MIN_CALIBRATION_SCORES, fold_splits, one_per_group
 from mvad.console import Reporter
 from mvad.detectors import find_method
+from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
@@ -20,7 +21,10 @@ from mvad.runtime.resources import ActorPool, actor_pool
 
 
 class SplitScores(NamedTuple):
-    """Scores of a category's good images: of those that calibrate, (splits, n), and of fresh ones, (splits, m)."""
+    """Scores of a category's good images: of those that calibrate, (splits, n), and of fresh ones, (splits, m).
+
+    Of near duplicates, which are on one side of a split, one image is scored.
+    """
 
     category: str
     calibration: NDArray[np.float32]
@@ -42,19 +46,24 @@ def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions,
 
 def _of_category(category: CategoryFeatures, options: FalseAlarmOptions, pool: ActorPool) -> SplitScores:
     features = ray.put(category.features[find_method(options.method).feature])
-    n_images = len(category.image_ids)
-    n_fresh = max(1, round(options.fresh * n_images))
-    held_out = np.empty((options.splits, n_images - n_fresh), np.float32)
+    groups = category.groups_of(np.arange(len(category.image_ids)))
+    n_groups = int(groups.max(initial=-1)) + 1
+    n_fresh = max(1, round(options.fresh * n_groups))
+    if n_groups - n_fresh < MIN_CALIBRATION_SCORES:
+        raise UsageError(f"the good images of {category.category!r} show too few different things: {n_groups}.")
+    held_out = np.empty((options.splits, n_groups - n_fresh), np.float32)
     fresh = np.empty((options.splits, n_fresh), np.float32)
     task = ray.remote(score_held_out).options(**pool.task_resources)
     tasks: list[tuple[ray.ObjectRef, NDArray[np.float32], int, NDArray[np.int64] | slice]] = []
     for split in range(options.splits):
-        order = np.random.default_rng([options.seed, split]).permutation(n_images)
+        order = np.random.default_rng([options.seed, split]).permutation(n_groups)
         others, fitted = order[:n_fresh], np.sort(order[n_fresh:])
-        tasks.append((task.remote(options, features, fitted, others), fresh, split, slice(None)))
-        for others_in_fold, fold in fold_splits(len(fitted), options.folds, options.seed):
-            scores = task.remote(options, features, fitted[others_in_fold], fitted[fold])
-            tasks.append((scores, held_out, split, fold))
-    for scores, array, split, rows in tasks:
-        array[split, rows], _ = ray.get(scores)
+        scored = one_per_group(np.arange(len(groups)), groups, [options.seed, split])
+        rows = np.flatnonzero(np.isin(groups, fitted))
+        tasks.append((task.remote(options, features, rows, scored[others]), fresh, split, slice(None)))
+        for others_in_fold, fold in fold_splits(np.arange(len(fitted)), options.folds, options.seed):
+            rows = np.flatnonzero(np.isin(groups, fitted[others_in_fold]))
+            tasks.append((task.remote(options, features, rows, scored[fitted[fold]]), held_out, split, fold))
+    for scores, array, split, columns in tasks:
+        array[split, columns], _ = ray.get(scores)
     return SplitScores(category.category, held_out, fresh)

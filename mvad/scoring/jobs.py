@@ -43,7 +43,8 @@ def scoring_jobs(models: Iterable[ModelInfo], run: Run, options: ScoreOptions) -
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
     """The threshold that options and a model's calibration scores, if any, set; UsageError if those are damaged."""
-    return verdicts.decision_rule(model.model_id, model.method, model.category, read_calibration(model), options)
+    scores = read_calibration(model)
+    return verdicts.decision_rule(model.model_id, model.method, model.category, scores, options, model.record)
 
 
 def _map_threshold(maps: str, rule: DecisionRule) -> float:

@@ -4,14 +4,14 @@ Near duplicates are found by small grey fingerprints (`fingerprints`), in two wa
 by subtracting a Gaussian blur of a tenth of the side.
 
 Frames of one scene, by a camera that hardly moves, differ by noise alone. Two images are such frames if one is the
-other in another brightness, shifted by up to a hundredth of the side, up to ``MAX_NOISE`` grey levels of difference and
-a tenth of its variance. The shift is that of a first-order expansion (tangent distance: Simard, LeCun, Denker,
-Efficient pattern recognition using a new transformation distance, NIPS 1992). The noise of 8-bit sensors, a standard
-deviation of 2 to 8 grey levels per pixel, leaves 0.4 to 1.1 at this size. Different parts on one production line, in the same place under
-the same light, leave more: of MVTec AD's bottles, half leave 3.9 or more to the most similar other one.
+other in another brightness, shifted by up to a hundredth of the side, but for a difference of up to ``MAX_NOISE`` grey
+levels and a tenth of its variance. The shift is that of a first-order expansion (tangent distance: Simard, LeCun,
+Denker, Efficient pattern recognition using a new transformation distance, NIPS 1992). Noise of 2 to 8 grey levels per
+pixel leaves 0.4 to 1.1 at this size. Different parts in the same place under the same light leave more: of MVTec AD's
+bottles, half leave 3.9 or more to the most similar other one.
 
 The same object under another light leaves more than noise. For it, what all images of the category share is removed,
-too, by subtracting their mean. Without the second step, all bottles of one production line are alike: of MVTec AD's 292, every
+too, by subtracting their mean. Without this step, all bottles of one production line are alike: of MVTec AD's 292, every
 one correlates with some other by 0.90 or more, half of them by 0.99. The remainder is scaled to length 1. Two images of
 a category are near duplicates if it correlates by ``MIN_CORRELATION`` or more, and by more than chance explains: where
 images differ in few ways, as a grid of holes differs only in its position, many are alike without being the same (see
