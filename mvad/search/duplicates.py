@@ -11,7 +11,7 @@ pixel leaves 0.4 to 1.1 at this size. Different parts in the same place under th
 bottles, half leave 3.9 or more to the most similar other one.
 
 The same object under another light leaves more than noise. For it, what all images of the category share is removed,
-too, by subtracting their mean. Without this step, all bottles of one production line are alike: of MVTec AD's 292, every
+too, by subtracting their mean. Otherwise all bottles of one production line are alike: of MVTec AD's 292, every
 one correlates with some other by 0.90 or more, half of them by 0.99. The remainder is scaled to length 1. Two images of
 a category are near duplicates if it correlates by ``MIN_CORRELATION`` or more, and by more than chance explains: where
 images differ in few ways, as a grid of holes differs only in its position, many are alike without being the same (see
