@@ -7,8 +7,9 @@ Frames of one scene, by a camera that hardly moves, differ by noise alone. Two i
 other in another brightness, shifted by up to a hundredth of the side, but for a difference of up to ``MAX_NOISE`` grey
 levels and a tenth of its variance. The shift is that of a first-order expansion (tangent distance: Simard, LeCun,
 Denker, Efficient pattern recognition using a new transformation distance, NIPS 1992). Noise of 2 to 8 grey levels per
-pixel leaves 0.4 to 1.1 at this size. Different parts in the same place under the same light leave more: of MVTec AD's
-bottles, half leave 3.9 or more to the most similar other one.
+pixel leaves 0.4 to 1.1 at this size. Where two frames belong together, a third may be up to twice as far off: one frame
+left behind would spoil what is held out. Different parts in the same place under the same light leave more: of MVTec
+AD's bottles, half leave 3.9 or more to the most similar other one.
 
 The same object under another light leaves more than noise. For it, what all images of the category share is removed,
 too, by subtracting their mean. Otherwise all bottles of one production line are alike: of MVTec AD's 292, every
@@ -46,10 +47,12 @@ MAX_NOISE = 1.2  # grey levels, root mean square over a fingerprint; between fra
 MIN_EXPLAINED = 0.9  # of the variance of a frame, by another frame of the scene
 MAX_SHIFT = 0.01 * FINGERPRINT_SIDE  # pixels of a fingerprint, between frames of one scene
 MIN_CANDIDATE_CORRELATION = 0.7  # of pairs that may be frames of one scene
+MAX_EXCESS = 2.0  # times farther off may be a third frame, next to two that are that near
 PAIRS_AT_ONCE = 4096
 MAX_GROUPED_IMAGES = 20_000  # `group_near_duplicates` compares so many consecutive images with each other
 MIN_IMAGES = 8  # of a category, to know what its images share
-CHANCE_PAIRS = 0.5  # pairs of different images that are expected above the chance level of a category
+CHANCE_PAIRS = 0.5  # pairs of different images that are expected above the chance level of a category, to look at
+GROUPED_CHANCE_PAIRS = 0.05  # the same, to hold out together
 CHANCE_SAMPLE = 1000  # images that the chance level is estimated from
 MIN_STD = 0.5  # grey levels; a fingerprint that varies less shows nothing to compare
 BLUR_SIGMA = 0.094 * FINGERPRINT_SIDE  # pixels of a fingerprint
@@ -84,7 +87,9 @@ def _numbered(values: NDArray[Any]) -> NDArray[np.int64]:
     return number[inverse.ravel()]
 
 
-def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX_EXACT_IMAGES) -> NearDuplicates:
+def near_duplicates(
+    fingerprints: NDArray[np.uint8], max_exact_images: int = MAX_EXACT_IMAGES, chance_pairs: float = CHANCE_PAIRS
+) -> NearDuplicates:
     """Find near duplicates among the images of one category by their (n, side, side) uint8 fingerprints.
 
     Images whose fingerprints vary by less than ``MIN_STD`` grey levels without lighting, such as black ones, are left
@@ -96,7 +101,7 @@ def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX
     edges = _frames_of_one_scene(details, _similar_pairs(vectors, MIN_CANDIDATE_CORRELATION, max_exact_images))
     if len(structured) >= MIN_IMAGES:
         centred = _unit(vectors - vectors.mean(axis=0))
-        edges += _similar_pairs(centred, max(MIN_CORRELATION, chance_level(centred)), max_exact_images)
+        edges += _similar_pairs(centred, max(MIN_CORRELATION, chance_level(centred, chance_pairs)), max_exact_images)
     group, nearest, similarity = duplicates = NearDuplicates.none(count)
     if not edges:
         return duplicates
@@ -111,14 +116,16 @@ def near_duplicates(fingerprints: NDArray[np.uint8], max_exact_images: int = MAX
     return duplicates
 
 
-def near_duplicates_of_distinct(fingerprints: NDArray[np.uint8], exact: NDArray[np.int64]) -> NearDuplicates:
+def near_duplicates_of_distinct(
+    fingerprints: NDArray[np.uint8], exact: NDArray[np.int64], chance_pairs: float = CHANCE_PAIRS
+) -> NearDuplicates:
     """Near duplicates among images of which exact duplicates (as `exact_duplicates` numbers them) count once."""
     repeated = np.flatnonzero(exact >= 0)
     _, first, inverse = np.unique(exact[repeated], return_index=True, return_inverse=True)
     leader = np.arange(len(exact))
     leader[repeated] = repeated[first[inverse]]
     distinct, inverse = np.unique(leader, return_inverse=True)
-    near = near_duplicates(fingerprints[distinct])
+    near = near_duplicates(fingerprints[distinct], chance_pairs=chance_pairs)
     nearest = np.where(near.nearest < 0, -1, distinct[near.nearest])
     return NearDuplicates(near.group[inverse], nearest[inverse], near.similarity[inverse])
 
@@ -134,7 +141,7 @@ def group_near_duplicates(fingerprints: NDArray[np.uint8]) -> NDArray[np.int64]:
     for start in range(0, len(fingerprints), MAX_GROUPED_IMAGES):
         block = np.ascontiguousarray(fingerprints[start : start + MAX_GROUPED_IMAGES])
         exact = _numbered(block.reshape(len(block), -1).view(f"V{block[0].nbytes}").ravel())
-        near = near_duplicates_of_distinct(block, exact).group
+        near = near_duplicates_of_distinct(block, exact, GROUPED_CHANCE_PAIRS).group
         for members in (exact, near):  # exact duplicates are in the same near group, if they are in one
             _, first, inverse = np.unique(members, return_index=True, return_inverse=True)
             repeated = members >= 0
@@ -142,8 +149,8 @@ def group_near_duplicates(fingerprints: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def chance_level(vectors: NDArray[np.float32]) -> float:
-    """The correlation, from 0 to 1, that ``CHANCE_PAIRS`` pairs of different images are expected to exceed.
+def chance_level(vectors: NDArray[np.float32], chance_pairs: float = CHANCE_PAIRS) -> float:
+    """The correlation, from 0 to 1, that ``chance_pairs`` pairs of different images are expected to exceed.
 
     Directions that are equally likely in d dimensions have products t with P(|t| > x) = I_(1 - x^2)((d - 1) / 2, 1 / 2)
     and a mean fourth power of 3 / (d (d + 2)). The images are taken for such, with the d that fits their own fourth
@@ -154,7 +161,7 @@ def chance_level(vectors: NDArray[np.float32]) -> float:
     sample = vectors[evenly_spaced(count, CHANCE_SAMPLE)].astype(np.float64)
     products = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     dimensions = np.sqrt(1 + 3 / max(float((products**4).mean()), 1e-12)) - 1
-    share = min(1.0, 2 * CHANCE_PAIRS / (count * (count - 1) / 2))
+    share = min(1.0, 2 * chance_pairs / (count * (count - 1) / 2))
     return float(np.sqrt(1 - betaincinv(max(dimensions - 1, 0.1) / 2, 0.5, share)))
 
 
@@ -176,28 +183,35 @@ def _frames_of_one_scene(details: NDArray[np.float32], candidates: list[Edges]) 
     kept = []
     pictures = details.reshape(-1, FINGERPRINT_SIDE, FINGERPRINT_SIDE)
     for left, right, products in candidates:
-        noisy = np.zeros(len(left), bool)
+        excess = np.empty(len(left))
         for start in range(0, len(left), PAIRS_AT_ONCE):
             pairs = slice(start, start + PAIRS_AT_ONCE)
-            noisy[pairs] = _differ_by_noise(pictures[left[pairs]], pictures[right[pairs]])
-        kept.append((left[noisy], right[noisy], products[noisy]))
+            excess[pairs] = _excess(pictures[left[pairs]], pictures[right[pairs]])
+        close = excess <= 1
+        has_frame = np.zeros(len(pictures), bool)
+        has_frame[left[close]] = has_frame[right[close]] = True
+        close |= (excess <= MAX_EXCESS) & (has_frame[left] | has_frame[right])
+        kept.append((left[close], right[close], products[close]))
     return kept
 
 
-def _differ_by_noise(pictures: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether each of the others is its picture but for brightness, a small shift and noise; (n, side, side) both."""
+def _excess(pictures: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far two pictures are from being frames of one scene, for (n, side, side) each: (n,), at most 1 if they are.
+
+    It is the largest of three ratios, of noise, of unexplained variance and of shift to what frames may have of it.
+    """
     inner = np.s_[:, 1:-1, 1:-1]  # slopes are known here
-    count = len(pictures)
     slopes = np.gradient(pictures, axis=(1, 2))
-    parts = [part[inner].reshape(count, -1).astype(np.float64) for part in (pictures, *slopes, others)]
+    parts = [part[inner].reshape(len(part), -1).astype(np.float64) for part in (pictures, *slopes, others)]
     *parts, target = [part - part.mean(axis=1, keepdims=True) for part in parts]
     basis = np.stack(parts, axis=1)
     normal = basis @ basis.transpose(0, 2, 1) + 1e-6 * np.eye(len(parts))  # a picture may have slopes in one direction
-    weights = np.linalg.solve(normal, (basis @ target[..., None]))
+    weights = np.linalg.solve(normal, basis @ target[..., None])
     residual = ((target - (weights * basis).sum(axis=1)) ** 2).mean(axis=1)
-    brightness, *shift = np.moveaxis(weights[..., 0], 1, 0)
-    is_noise = (residual <= MAX_NOISE**2) & (residual <= (1 - MIN_EXPLAINED) * (target**2).mean(axis=1))
-    return is_noise & (np.abs(shift).max(axis=0) <= MAX_SHIFT * brightness)
+    unexplained = residual / np.maximum((target**2).mean(axis=1), 1e-12)
+    shift = np.abs(weights[:, 1:, 0]).max(axis=1) / np.maximum(weights[:, 0, 0], 1e-12)
+    ratios = np.sqrt(residual) / MAX_NOISE, np.sqrt(unexplained / (1 - MIN_EXPLAINED)), shift / MAX_SHIFT
+    return np.max(ratios, axis=0)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
