@@ -34,8 +34,8 @@ def decision_rule(
 ) -> DecisionRule:
     """The rule that options and calibration scores, (n,) or None, set for the images of a category.
 
-    Without calibration there is no threshold unless one is given. Of ``record``, of a model or what ``run.json`` says of
-    the category, ``n_train`` and ``n_groups`` are read (see `calibration_caveat`).
+    Without calibration there is no threshold unless one is given. ``record`` is that of the model, or what ``run.json``
+    says of the category: see `calibration_caveat`.
     """
     fixed, rate, band = options.fixed_threshold(category), options.false_alarm_rate, options.uncertain_rate
     rule = options.threshold_rule or find_method(method).default_rule

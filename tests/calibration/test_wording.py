@@ -157,8 +157,18 @@ FRAMES = "its 200 good images are frames of 8 scenes (frames of one scene count 
             "no threshold, and so no verdicts: its 200 good images are frames of 1 scene (frames of one scene count "
             "once), too few to calibrate",
         ),
-        (0, {"n_train": 3, "options": {"folds": 5}}, "conformal", "no threshold, and so no verdicts: 3 good images are too few to calibrate"),
-        (1, {"n_train": 1, "options": {"folds": 5}}, "sigma", "no threshold, and so no verdicts: 1 good image is too few to calibrate"),
+        (
+            0,
+            {"n_train": 3, "options": {"folds": 5}},
+            "conformal",
+            "no threshold, and so no verdicts: 3 good images are too few to calibrate",
+        ),
+        (
+            1,
+            {"n_train": 1, "options": {"folds": 5}},
+            "sigma",
+            "no threshold, and so no verdicts: 1 good image is too few to calibrate",
+        ),
         (0, {"n_train": 48, "options": {"folds": 0}}, "conformal", None),
     ],
 )

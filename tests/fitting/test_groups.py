@@ -11,16 +11,19 @@ from scipy.ndimage import gaussian_filter
 import mvad
 from helpers.tiles import EMBEDDED
 from mvad.calibration import fold_splits, one_per_group
+from mvad.commands.false_alarms import achieved
 from mvad.console import Reporter
 from mvad.detectors import KNN, PatchCore
+from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
+from mvad.fitting import SplitScores, splits
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards
 from mvad.model_store import read_calibration
-from mvad.options import FitOptions
+from mvad.options import FalseAlarmOptions, FitOptions
 from mvad.runtime.resources import ActorPool
 from mvad.search.fingerprints import FINGERPRINT_SIDE
 from mvad.storage import to_uri
@@ -99,6 +102,35 @@ def test_images_of_shards_calibrate_if_their_scene_is_not_fitted_to(held_out, n,
     scores = read_calibration(model)
     assert (0 if scores is None else len(scores)) == n
     assert n == 0 or scores.min() > 0.1
+
+
+def test_splits_put_a_scene_on_one_side(ray_local):
+    options = FalseAlarmOptions(coreset_ratio=0.5, projection=0, splits=3, folds=2)
+    is_good = np.arange(30) % 6 != 5  # the last scene is defective
+    pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
+    scores = splits._of_category(category("patches"), is_good, options, pool)
+    assert [part.shape for part in scores[1:]] == [(3, 3), (3, 2), (3, 5)]
+    assert all(part.min() > 0.1 for part in scores[1:])
+    with pytest.raises(UsageError, match="'cap' has too few good images that differ from each other: 2"):
+        splits._of_category(category("patches"), np.arange(30) % 6 < 2, options, pool)
+
+
+@pytest.mark.parametrize("n_defect", [0, 4])
+def test_achieved_rates_and_defects_found(n_defect):
+    calibration = np.tile(np.arange(1, 20, dtype=np.float32), (2, 1))
+    fresh, defective = np.float32([[5, 19.5], [5, 6]]), np.full((2, n_defect), 30, np.float32)
+    defective[:, :1] = 3
+    row = achieved(SplitScores("cap", calibration, fresh, defective), 0.05, FalseAlarmOptions())
+    assert {name: row[name] for name in ("rule", "n", "n_fresh", "n_defect", "mean", "largest", "expected")} == {
+        "rule": "conformal",
+        "n": 19,
+        "n_fresh": 2,
+        "n_defect": n_defect,
+        "mean": 0.25,
+        "largest": 0.5,
+        "expected": 0.05,
+    }
+    assert row["found"] == (0.75 if n_defect else None)
 
 
 @pytest.fixture
