@@ -50,7 +50,6 @@ class KNN(LeaveOneOut, Extendable, Detector):
 
     def restore(self, state: State, device: str | torch.device) -> None:
         self._columns = state.arrays["columns"]
-        self.groups = state.arrays.get("groups")
         self._fill_bank(state.arrays["bank"], device)
 
     @property
@@ -59,12 +58,8 @@ class KNN(LeaveOneOut, Extendable, Detector):
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """``bank``: the kept features of the good images, (m, c) float32; ``columns``: which are kept, (c,) int64.
-
-        And if some images belong together, ``groups``: the group of each image, (images,) int64.
-        """
-        groups = {} if self.groups is None else {"groups": self.groups}
-        return {"bank": self.bank.vectors, "columns": self._columns, **groups}
+        """``bank``: the kept features of the good images, (m, c) float32; ``columns``: which are kept, (c,) int64."""
+        return {"bank": self.bank.vectors, "columns": self._columns}
 
     @property
     def bank(self) -> MemoryBank:

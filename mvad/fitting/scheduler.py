@@ -290,6 +290,7 @@ class FitScheduler:
         record = {
             "n_train": fit.n_images,
             "n_groups": fit.n_groups,
+            **({"groups": fit.groups.tolist()} if issubclass(job.method, LeaveOneOut) else {}),
             "n_variants": len(fit.rows) - fit.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
             "training_sha256": fit.digest,

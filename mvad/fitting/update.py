@@ -106,14 +106,11 @@ def _update(
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
     extend = ray.remote(extend_detector).options(**pool.task_resources)
-    arrays, groups = read_arrays(model), category.groups_of(new)  # near duplicates of old images are not known
-    features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
-    old_groups = arrays.get("groups", np.arange(model.record["n_train"]))
+    groups = category.groups_of(new)  # near duplicates of old images are not known
+    features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, read_arrays(model)))
+    old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
-    n_groups = model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1
-    extended = extend.remote(
-        model.method, state, features, new, reference, all_groups if n_groups < len(all_groups) else None
-    )
+    extended = extend.remote(model.method, state, features, new, reference, all_groups)
     folds = {}
     if not issubclass(method, LeaveOneOut) and options.folds and groups.any():
         for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
@@ -130,7 +127,8 @@ def _update(
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
-        "n_groups": n_groups,
+        "n_groups": model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1,
+        **({"groups": all_groups.tolist()} if issubclass(method, LeaveOneOut) else {}),
         "training_sha256": digest([model.record["training_sha256"], *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],

@@ -75,8 +75,6 @@ def test_images_of_a_group_are_not_each_others_neighbours(k, copies):
         scores.append(np.sort(np.linalg.norm(others - train[number * copies], axis=1))[:neighbours].mean())
     np.testing.assert_allclose(detector.loo_scores, one_per_group(np.array(scores), groups, 0), rtol=1e-5)
     assert detector.loo_scores.min() > 1
-    again = through_disk(detector)
-    np.testing.assert_array_equal(again.groups, groups)
     detector.groups = np.zeros(10, np.int64)
     assert len(detector.fit(torch.from_numpy(train)).loo_scores) == 0
 

@@ -80,7 +80,7 @@ def test_folds_keep_frames_of_a_scene_together(ray_local, tmp_path):
 def test_leaving_one_out_leaves_out_its_scene(ray_local, tmp_path):
     unit = category("pooled")
     model = fitted(tmp_path, FitOptions(method="knn", neighbours=3), [unit])
-    assert model.record["n_groups"] == SCENES
+    assert (model.record["n_groups"], model.record["groups"]) == (SCENES, SCENE_OF.tolist())
     detector = KNN(neighbours=3)
     detector.groups = SCENE_OF
     detector.fit(torch.from_numpy(unit.features["pooled"]))
