@@ -2,15 +2,24 @@
 # ruff: noqa: F401
 
 from mvad.calibration.conformal import (
+    MIN_CALIBRATION_SCORES,
     RULES,
     DecisionRule,
     control_fdr,
     fold_splits,
     kfold,
     min_images,
+    one_per_group,
     p_values,
     rank,
     threshold,
 )
 from mvad.calibration.drift import Drift, measure_drift
-from mvad.calibration.wording import drift_warning, found_line, guarantee, too_few_warning
+from mvad.calibration.wording import (
+    calibration_caveat,
+    calibration_unit,
+    drift_warning,
+    found_line,
+    guarantee,
+    too_few_warning,
+)

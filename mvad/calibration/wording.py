@@ -1,23 +1,34 @@
 """Guarantees and warnings as sentences for people."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mvad.calibration.conformal import SIGMA_DEVIATIONS, TOLERANCE_CONFIDENCE, min_images, rank
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad.calibration.conformal import (
+    MIN_CALIBRATION_SCORES,
+    SIGMA_DEVIATIONS,
+    TOLERANCE_CONFIDENCE,
+    min_images,
+    rank,
+)
 from mvad.calibration.drift import Drift
 
 MAX_NAMED = 5  # categories that a warning lists; of more it names two and counts the others
 
 
-def guarantee(rule: str, rate: float, n: int) -> str:
+def guarantee(rule: str, rate: float, n: int, unit: str = "image") -> str:
     """Say in one sentence what a threshold from n calibration images guarantees.
 
-    For the conformal rule it gives the average over calibration sets, and the 5 % to 95 % quantiles for a given set,
-    of Beta(n + 1 - k, k); see `threshold`. ValueError if the rule is unknown or the rate is outside (0, 1).
+    ``unit`` is what each calibration score is of: an image, or a scene of which there are several frames. For the
+    conformal rule it gives the average over calibration sets, and the 5 % to 95 % quantiles for a given set, of
+    Beta(n + 1 - k, k); see `threshold`. ValueError if the rule is unknown or the rate is outside (0, 1).
     """
     from scipy.stats import norm
 
     enough = min_images(rule, rate)
-    images = f"{n:,} calibration image{'' if n == 1 else 's'}"
+    images = f"{n:,} calibration {unit}{'' if n == 1 else 's'}"
     guarantees = f"{images} {'guarantees' if n == 1 else 'guarantee'}"
     if n < (2 if rule == "tolerance" else 1):
         return f"{guarantees} nothing"
@@ -65,6 +76,44 @@ def found_line(
         texts.append(f"at {_percent(rate)}{unit}{lacking} {n_found:,}")
     first, *others = texts
     return "; ".join([f"{category}: {first} of {n_defect:,} defects are found", *others])
+
+
+def calibration_unit(record: Mapping[str, Any]) -> str:
+    """What each calibration score of a model with this record is of, as `guarantee` calls it."""
+    n_images = record.get("n_train", 0)
+    return "scene" if record.get("n_groups", n_images) < n_images else "image"
+
+
+def calibration_caveat(
+    scores: NDArray[np.float32] | None, record: Mapping[str, Any], rule: str, rate: float
+) -> str | None:
+    """Say what a person should know of a model's threshold before believing it; None if nothing is the matter.
+
+    ``scores`` are the calibration scores, (n,). Of the model's record, ``n_train`` counts the good images, ``n_groups``
+    frames of one scene once, and ``options`` are those of the fit. Too few images, each of its own, are
+    `too_few_warning`'s to say, if there is a threshold.
+    """
+    n, n_images = 0 if scores is None else len(scores), record["n_train"]
+    n_groups = record.get("n_groups", n_images)
+    scenes = f"{n_groups:,} scene{'' if n_groups == 1 else 's'}"
+    frames = f"its {n_images:,} good images are frames of {scenes}"
+    if scores is None or n < MIN_CALIBRATION_SCORES:
+        if not record.get("options", {}).get("folds"):
+            return None  # as was asked for
+        images = f"{n_images:,} good image{' is' if n_images == 1 else 's are'} too few to calibrate"
+        few = images if n_groups == n_images else f"{frames} (frames of one scene count once), too few to calibrate"
+        return f"no threshold, and so no verdicts: {few}"
+    if n_groups < n_images and (n < min_images(rule, rate) or rule != "conformal"):
+        if rule != "conformal":
+            return f"{frames} (frames of one scene count once): the threshold rests on {n:,} scores"
+        average, low_to_high = _conformal_rates(rate, n)
+        return (
+            f"{frames} (frames of one scene count once); {_percent(rate)} false alarms cannot be promised from {n:,} "
+            f"({min_images(rule, rate):,} needed): expect about {average} ({low_to_high})"
+        )
+    if np.ptp(scores) == 0:
+        return f"all {n:,} calibration scores are the same: the threshold says nothing of how good images vary"
+    return None
 
 
 def drift_warning(category: str, drift: Drift) -> str:

@@ -2,7 +2,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from mvad import calibration, fitting, pipeline, storage
 from mvad.console import Reporter
@@ -16,14 +15,16 @@ from mvad.options import Data, FalseAlarmOptions, takes
 def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]:
     """Measure the false-alarm rates that thresholds achieve, over random splits of the good images in DATA.
 
-    Each split fits and calibrates on a part of the good images, and counts false alarms in the others. Good images are
-    those of train/good and test/good; defective ones play no part.
+    Each split fits and calibrates on a part of the good images, and counts false alarms in the others, and defects that
+    are found. Good images are those of train/good and test/good; near duplicates are on one side of a split, and count
+    once.
 
     Returns
     -------
     One row per category and rate: ``rate`` asked for, ``n`` calibration and ``n_fresh`` other images of a split. Of the
     achieved rates their ``mean`` and its 95 % interval, ``low`` to ``high`` (Student's t over the splits, which share
-    images and so are not quite independent), the ``smallest`` and the ``largest``. For the conformal rule, the rate it
+    images and so are not quite independent), the ``smallest`` and the ``largest``. ``found``: the mean share of the
+    ``n_defect`` defective images that are flagged, None if there are none. For the conformal rule, the rate it
     guarantees (``expected``), and ``expected_low`` to ``expected_high``, within which 90 % of the splits should lie:
     beta-binomial, of calibration sets and fresh images of these sizes.
 
@@ -42,15 +43,15 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     if issubclass(find_method(options.method), Pretrained) or options.folds < 2:
         raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
     manifest = read_manifest(data, options, to_learn=True)
-    images = manifest.table.filter(pc.equal(manifest.table["label"], 0))
-    if not len(images):
+    images = manifest.table.filter(pc.is_valid(manifest.table["label"]))
+    if not pc.any(pc.equal(images["label"], 0)).as_py():
         raise UsageError(f"no good images under {storage.readable(manifest.root)}.")
     network = fitting.load_network(options)
     with pipeline.job_session(options, report):
         scores = fitting.score_splits(images, network, options, report)
     rows = [
-        {"category": category, **achieved(held_out, fresh, rate, options)}
-        for category, held_out, fresh in scores
+        {"category": split_scores.category, **achieved(split_scores, rate, options)}
+        for split_scores in scores
         for rate in options.rates
     ]
     cells = []
@@ -60,28 +61,26 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
         interval = f"{row['low']:.2%} to {row['high']:.2%}"
         splits = f"{row['smallest']:.1%} to {row['largest']:.1%}"
         line = [row["category"], row["rule"], f"{row['rate']:.2%}", f"{row['n']:,}", guaranteed, f"{row['mean']:.2%}"]
-        cells.append([*line, interval, splits, expected])
-    titles = ("rule", "asked", "calibration", "guaranteed", "achieved", "95 % interval", "splits", "expected")
+        found = "-" if row["found"] is None else f"{row['found']:.1%}"
+        cells.append([*line, interval, splits, expected, found])
+    titles = ("rule", "asked", "calibration", "guaranteed", "achieved", "95 % interval", "splits", "expected", "found")
     report.table(["category"], titles, cells)
     return rows
 
 
-def achieved(
-    calibration_scores: NDArray[np.float32], fresh: NDArray[np.float32], rate: float, options: FalseAlarmOptions
-) -> dict[str, Any]:
-    """Achieved rates of one threshold rule.
-
-    ``calibration_scores`` are (splits, n); ``fresh``, (splits, m), are scores of good images that no model has seen.
-    """
+def achieved(scores: fitting.SplitScores, rate: float, options: FalseAlarmOptions) -> dict[str, Any]:
+    """Achieved rates of one threshold rule."""
     from scipy import stats
 
     rule = options.threshold_rule or find_method(options.method).default_rule
-    thresholds = [calibration.threshold(scores, rule, rate) for scores in calibration_scores]
-    rates = np.array([(scores > limit).mean() for scores, limit in zip(fresh, thresholds, strict=True)])
+    thresholds = np.array([calibration.threshold(row, rule, rate) for row in scores.calibration])[:, None]
+    rates = (scores.fresh > thresholds).mean(axis=1)
     n_splits, mean, half = len(rates), float(rates.mean()), 0.0
     if n_splits > 1:
         half = float(stats.t.ppf(0.975, n_splits - 1) * rates.std(ddof=1) / np.sqrt(n_splits))
-    row: dict[str, Any] = {"rule": rule, "rate": rate, "n": calibration_scores.shape[1], "n_fresh": fresh.shape[1]}
+    row: dict[str, Any] = {"rule": rule, "rate": rate, "n": scores.calibration.shape[1]}
+    row |= {"n_fresh": scores.fresh.shape[1], "n_defect": scores.defective.shape[1]}
+    row["found"] = float((scores.defective > thresholds).mean()) if row["n_defect"] else None
     row |= {"splits": n_splits, "mean": mean, "low": max(0.0, mean - half), "high": mean + half}
     row |= {"smallest": float(rates.min()), "largest": float(rates.max())}
     if rule == "conformal":  # what to expect if all good images are exchangeable

@@ -151,8 +151,12 @@ class Detector(ABC):
 class LeaveOneOut:
     """A method whose fitting sets ``loo_scores``: the score of each good image, as if it were not among them.
 
-    For other methods such scores are computed fold by fold, by fitting to the other images.
+    For other methods such scores are computed fold by fold, by fitting to the other images. If ``groups`` are set
+    before fitting or extending, an image is scored as if none of its group were there, and there is one score per
+    group, of the image that `calibration.one_per_group` draws. They are no part of the state.
     """
+
+    groups: NDArray[np.int64] | None = None  # (n_images,), from 0; None if each image is a group by itself
 
 
 class Extendable(ABC):

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
+from mvad.calibration import one_per_group
 from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Scores
 from mvad.detectors.state import ArraySpec, State
 
@@ -89,7 +90,8 @@ class KNN(LeaveOneOut, Extendable, Detector):
     def fit(self, features: Tensor) -> Self:
         """Fill the bank with all good images, and score each of them without itself.
 
-        A single image gets no such score. Variants of an image are not scored, and are not its neighbours.
+        A single image, or group of them, gets no such score. Variants of an image are not scored, and are not its
+        neighbours.
         ``features``: (n, channels) float32.
         """
         rows = features.cpu().numpy()
@@ -97,7 +99,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
         top_features = np.argsort(-deviations, kind="stable")[: self.params.top_features or None]
         self._columns = np.sort(top_features).astype(np.int64)
         self._fill_bank(np.ascontiguousarray(rows[:, self._columns]), features.device)
-        self.loo_scores = self._leave_one_out() if len(rows) > self.copies else np.empty(0, np.float32)
+        self.loo_scores = self._leave_one_out()
         return self
 
     def extend(self, features: Tensor) -> Self:
@@ -108,13 +110,18 @@ class KNN(LeaveOneOut, Extendable, Detector):
         return self
 
     def _leave_one_out(self) -> NDArray[np.float32]:
-        """Score each of the bank's images by the others alone: (n,)."""
+        """Score an image of each group by the bank's images of other groups alone: (n_groups,)."""
         queries = self.bank.tensor[:: self.copies].to(self.bank.device).contiguous()
-        neighbours = min(self.params.neighbours, len(self.bank) - self.copies)
-        distances, indices = self.bank.search(queries, neighbours + self.copies)
-        is_itself = indices // self.copies == np.arange(len(queries))[:, None]
-        others_first = np.argsort(is_itself, axis=1, kind="stable")[:, :neighbours]
-        return np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
+        groups = np.arange(len(queries)) if self.groups is None else self.groups
+        largest = int(np.bincount(groups).max()) * self.copies
+        neighbours = min(self.params.neighbours, len(self.bank) - largest)
+        if neighbours < 1:
+            return np.empty(0, np.float32)
+        distances, indices = self.bank.search(queries, neighbours + largest)
+        is_own = groups[indices // self.copies] == groups[:, None]
+        others_first = np.argsort(is_own, axis=1, kind="stable")[:, :neighbours]
+        scores = np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
+        return one_per_group(scores, groups, self.seed)
 
     def score(self, features: Tensor) -> Scores:
         queries = features[:, self._columns.tolist()].contiguous()

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mvad.pipeline.columns import FEATURES, Batch
+from mvad.pipeline.columns import FEATURES, FINGERPRINT, Batch
+from mvad.search.duplicates import group_near_duplicates
 
 
 @dataclass
@@ -22,6 +23,13 @@ class CategoryFeatures:
     all_image_ids: list[str]  # also of images that cannot be used
     errors: dict[str, str]  # why images cannot be used, by image id
     shard: int = 0
+    fingerprints: NDArray[np.uint8] | None = None  # (n, side, side), of the rows of the features; None if not known
+
+    def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers, from 0, of the groups of near duplicates that some rows belong to: (m,)."""
+        if self.fingerprints is None:
+            return np.arange(len(rows))
+        return group_near_duplicates(self.fingerprints[rows])
 
     def rows_of(self, image_ids: Collection[str], *, variants: bool = False) -> NDArray[np.int64]:
         """Rows of the features of some images, in their order; with ``variants``, each followed by its variants."""
@@ -40,6 +48,7 @@ class _Incomplete:
     first: int  # row of the table
     images: pa.Table
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    fingerprints: NDArray[np.uint8] | None = None
     errors: dict[int, str] = field(default_factory=dict)
     n_arrived: int = 0
 
@@ -51,6 +60,10 @@ class _Incomplete:
                 if kind not in self.features:
                     self.features[kind] = np.empty((len(self.images), *rows.shape[1:]), np.float32)
                 self.features[kind][positions] = rows
+        if FINGERPRINT in batch:
+            if self.fingerprints is None:
+                self.fingerprints = np.empty((len(self.images), *batch[FINGERPRINT].shape[1:]), np.uint8)
+            self.fingerprints[positions] = batch[FINGERPRINT]
         self.errors |= {int(row): error for row, error in zip(positions, batch["error"], strict=True) if error}
         self.n_arrived += len(positions)
 
@@ -67,7 +80,8 @@ class _Incomplete:
         features = {kind: rows[: len(usable)] for kind, rows in self.features.items()}
         errors = {image_ids[row]: self.errors[row] for row in sorted(self.errors)}
         all_ids = list(dict.fromkeys(image_ids))
-        return CategoryFeatures(category, features, image_ids[usable], variants[usable], all_ids, errors, shard)
+        prints = None if self.fingerprints is None else self.fingerprints[usable]
+        return CategoryFeatures(category, features, image_ids[usable], variants[usable], all_ids, errors, shard, prints)
 
 
 def group_by_category(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mvad import storage
 from mvad.console import Reporter, plural
 from mvad.data.sampling import training_rows
 from mvad.detectors import Pretrained, Shardable
@@ -18,9 +19,10 @@ from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, subsample_categories
 from mvad.memory import MemoryBudget
-from mvad.model_store import ModelInfo
-from mvad.options import FitOptions
+from mvad.model_store import ModelInfo, read_calibration
+from mvad.options import DecisionOptions, FitOptions
 from mvad.pipeline.dataset import extract_features
+from mvad.results.verdicts import decision_rule
 from mvad.runtime.resources import actor_pool
 
 
@@ -39,7 +41,11 @@ def fit_models(
     needed = pa.array(sorted({job.category for job in left}), pa.string())
     images = train.filter(pc.is_in(train["category"], needed))
     fitted = iter(_fit(images, left, report, keep_going=keep_going) if left else ())
-    return [_outcome_of(jobs[number], kept[number]) if number in kept else next(fitted) for number in range(len(jobs))]
+    outcomes = [
+        _outcome_of(jobs[number], kept[number]) if number in kept else next(fitted) for number in range(len(jobs))
+    ]
+    _warn_of_caveats(outcomes, report)
+    return outcomes
 
 
 def _outcome_of(job: FitJob, model: ModelInfo) -> FitOutcome:
@@ -81,6 +87,22 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
             if text is not None:
                 report.warn(f"{outcome.job.title}: {text}")
     return outcomes
+
+
+def _warn_of_caveats(outcomes: Sequence[FitOutcome], report: Reporter) -> None:
+    """Say what the thresholds of models cannot promise, new or not."""
+    fitted = [outcome for outcome in outcomes if outcome.model is not None]
+    for outcome, caveat in zip(fitted, storage.parallel_map(_caveat, fitted), strict=True):
+        if caveat is not None:
+            report.warn(f"{outcome.job.category}: {caveat}")
+
+
+def _caveat(outcome: FitOutcome) -> str | None:
+    model, options = outcome.model, outcome.job.options
+    assert model is not None
+    decisions = options if isinstance(options, DecisionOptions) else DecisionOptions()
+    scores = read_calibration(model)
+    return decision_rule(model.model_id, model.method, model.category, scores, decisions, model.record).caveat
 
 
 def _plan(

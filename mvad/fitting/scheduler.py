@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits
+from mvad.calibration import fold_splits, one_per_group
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
@@ -24,8 +24,9 @@ from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.versions import versions
+from mvad.search.duplicates import group_near_duplicates
 
-MIN_CALIBRATION_IMAGES = 4
+MIN_CALIBRATION_GROUPS = 4  # of images, those that are no near duplicates of others
 PRIOR_IMAGES = 12  # images of each other category that a `Pretrained` method learns from first
 MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever one ends
 
@@ -36,12 +37,18 @@ class _Fit:
 
     outcome: FitOutcome
     rows: NDArray[np.int64]  # of the category's features: each image, then its variants
+    groups: NDArray[np.int64]  # of near duplicates: the number of each image's
     n_images: int
     digest: str
     seconds: float  # of actors' time, for extraction
     state: State | None = None
-    calibration: NDArray[np.float32] | None = None
+    calibration: NDArray[np.float32] | None = None  # (n_groups,)
+    held_out: NDArray[np.float32] | None = None  # (n_images,) scores by folds, until all are there
     calibration_seconds: float = 0.0
+
+    @property
+    def n_groups(self) -> int:
+        return int(self.groups.max(initial=-1)) + 1
 
     def take_state(self, state: State) -> None:
         self.state = state
@@ -49,8 +56,8 @@ class _Fit:
             self.calibration = state.loo_scores
 
     def take_fold(self, held_out: NDArray[np.int64], outcome: tuple[NDArray[np.float32], float]) -> None:
-        assert self.calibration is not None
-        self.calibration[held_out], seconds = outcome
+        assert self.held_out is not None
+        self.held_out[held_out], seconds = outcome
         self.calibration_seconds += seconds
 
 
@@ -62,6 +69,8 @@ class _ShardedFit:
     image_ids: dict[int, list[str]] = field(default_factory=dict)
     coresets: dict[int, ray.ObjectRef] = field(default_factory=dict)
     held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    is_held_out: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    fingerprints: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     n_patches: int = 0
     n_fitted: int = 0
     n_subsampled: int = 0
@@ -155,19 +164,24 @@ class FitScheduler:
         rows = category.rows_of(image_ids, variants=options.rows_per_image > 1)
         share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
         seconds = self._stage.totals.seconds(category.category) * share
-        return _Fit(outcome, rows, len(image_ids) - len(outcome.errors), digest(image_ids), seconds)
+        n_images = len(image_ids) - len(outcome.errors)
+        groups = category.groups_of(rows.reshape(n_images, -1)[:, 0] if n_images else rows)
+        return _Fit(outcome, rows, groups, n_images, digest(image_ids), seconds)
 
     def _start(self, fit: _Fit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None) -> None:
-        """Start the fit to all images, and one to the other images of each fold."""
+        """Start the fit to all images, and one to the other images of each fold; near duplicates share a fold."""
         job, all_cores = fit.outcome.job, not self._pool.gpus
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
-        fit_all = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, all_cores=all_cores)
+        groups = fit.groups if fit.n_groups < fit.n_images else None
+        fit_all = self._remote(fit_detector).remote(
+            job.options, features, fit.rows, prior, groups=groups, all_cores=all_cores
+        )
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
-        if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_images < MIN_CALIBRATION_IMAGES:
+        if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
-        fit.calibration = np.full(fit.n_images, np.nan, np.float32)
-        for others, held_out in fold_splits(fit.n_images, job.options.folds, job.options.seed):
+        fit.held_out = np.full(fit.n_images, np.nan, np.float32)
+        for others, held_out in fold_splits(fit.groups, job.options.folds, job.options.seed):
             fitted, scored = rows[others].ravel(), rows[held_out, 0]
             fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior)
             self._watch(fold, _Task(fit, functools.partial(fit.take_fold, held_out), features, n_bytes))
@@ -175,13 +189,17 @@ class FitScheduler:
     def _add_shard(self, shard: CategoryFeatures, references: Mapping[str, ray.ObjectRef]) -> None:
         (outcome,), plan = self._of_category[shard.category], self._shards[shard.category]
         if shard.category not in self._sharded:
-            self._sharded[shard.category] = _ShardedFit(_Fit(outcome, np.empty(0, np.int64), 0, "", 0.0))
+            no_images = np.empty(0, np.int64), np.empty(0, np.int64)
+            self._sharded[shard.category] = _ShardedFit(_Fit(outcome, *no_images, 0, "", 0.0))
         sharded, kind = self._sharded[shard.category], outcome.job.method.feature
         held_out = plan.is_held_out(shard.shard, len(shard.all_image_ids))
         held_out = held_out[np.isin(shard.all_image_ids, shard.image_ids)]
         if held_out.any():
             sharded.held_out[shard.shard] = ray.put(shard.features[kind][held_out])
         sharded.image_ids[shard.shard] = shard.all_image_ids
+        sharded.is_held_out[shard.shard] = held_out
+        if shard.fingerprints is not None:
+            sharded.fingerprints[shard.shard] = shard.fingerprints
         sharded.n_fitted += int((~held_out).sum())
         sharded.fit.n_images += len(held_out)
         outcome.errors |= shard.errors
@@ -217,10 +235,18 @@ class FitScheduler:
             outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
         fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
         fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.subsample_seconds
-        fit.rows = np.arange(fit.n_images)
+        fit.rows = fit.groups = np.arange(fit.n_images)
+        if sharded.fingerprints:
+            fit.groups = group_near_duplicates(_in_order(sharded.fingerprints))
+        is_held_out = _in_order(sharded.is_held_out)
+        # The images that calibrate were held out before their near duplicates were known.
+        held_groups = fit.groups[is_held_out]
+        calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
         def take(fitted: tuple[State, NDArray[np.float32] | None]) -> None:
-            fit.state, fit.calibration = fitted
+            fit.state, scores = fitted
+            if scores is not None:
+                fit.calibration = one_per_group(scores[calibrates], held_groups[calibrates], options.seed)
 
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
@@ -259,8 +285,12 @@ class FitScheduler:
     def _save(self, fit: _Fit) -> None:
         job, state = fit.outcome.job, fit.state
         assert state is not None
+        if fit.held_out is not None:
+            fit.calibration = one_per_group(fit.held_out, fit.groups, job.options.seed)
         record = {
             "n_train": fit.n_images,
+            "n_groups": fit.n_groups,
+            **({"groups": fit.groups.tolist()} if issubclass(job.method, LeaveOneOut) else {}),
             "n_variants": len(fit.rows) - fit.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
             "training_sha256": fit.digest,
@@ -284,3 +314,8 @@ class FitScheduler:
         if not self._keep_going:
             raise error
         fit.outcome.failure = fit.outcome.failure or f"no model: {failure_reason(error)}"
+
+
+def _in_order(arrays: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+    """The arrays of all shards, one after the other."""
+    return np.concatenate([arrays[shard] for shard in sorted(arrays)])

@@ -7,9 +7,10 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits
+from mvad.calibration import MIN_CALIBRATION_SCORES, fold_splits, one_per_group
 from mvad.console import Reporter
 from mvad.detectors import find_method
+from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
@@ -20,15 +21,23 @@ from mvad.runtime.resources import ActorPool, actor_pool
 
 
 class SplitScores(NamedTuple):
-    """Scores of a category's good images: of those that calibrate, (splits, n), and of fresh ones, (splits, m)."""
+    """Scores of a category's images, by the models of so many splits of the good ones.
+
+    Of near duplicates, which are on one side of a split, one image is scored.
+    """
 
     category: str
-    calibration: NDArray[np.float32]
-    fresh: NDArray[np.float32]
+    calibration: NDArray[np.float32]  # (splits, n), of good images that calibrate
+    fresh: NDArray[np.float32]  # (splits, m), of other good images
+    defective: NDArray[np.float32]  # (splits, d)
 
 
 def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions, report: Reporter) -> list[SplitScores]:
-    """Fit to a part of the good images, calibrate by folds, and score the others; once per split."""
+    """Fit to a part of the good images, calibrate by folds, and score the other images; once per split.
+
+    ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1.
+    """
+    labels = dict(zip(images["image_id"].to_pylist(), images["label"].to_pylist(), strict=True))
     shapes = feature_shapes([find_method(options.method).feature], network.spec, options.size)
     with report.stage("split", len(images)) as stage:
         pool = actor_pool(options.actors, len(images))
@@ -36,25 +45,36 @@ def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions,
         scores = []
         for category in group_by_category(batches, images):
             stage.busy_with(f"{category.category}: {options.splits} splits of {len(category.image_ids)} images")
-            scores.append(_of_category(category, options, pool))
+            is_good = np.array([labels[name] == 0 for name in category.image_ids], bool)
+            scores.append(_of_category(category, is_good, options, pool))
     return scores
 
 
-def _of_category(category: CategoryFeatures, options: FalseAlarmOptions, pool: ActorPool) -> SplitScores:
+def _of_category(
+    category: CategoryFeatures, is_good: NDArray[np.bool_], options: FalseAlarmOptions, pool: ActorPool
+) -> SplitScores:
     features = ray.put(category.features[find_method(options.method).feature])
-    n_images = len(category.image_ids)
-    n_fresh = max(1, round(options.fresh * n_images))
-    held_out = np.empty((options.splits, n_images - n_fresh), np.float32)
-    fresh = np.empty((options.splits, n_fresh), np.float32)
+    good, defective = np.flatnonzero(is_good), np.flatnonzero(~is_good)
+    groups = category.groups_of(good)
+    n_groups = int(groups.max(initial=-1)) + 1
+    n_fresh = max(1, round(options.fresh * n_groups))
+    if n_groups - n_fresh < MIN_CALIBRATION_SCORES:
+        raise UsageError(f"{category.category!r} has too few good images that differ from each other: {n_groups}.")
+    calibration = np.empty((options.splits, n_groups - n_fresh), np.float32)
+    others = np.empty((options.splits, n_fresh + len(defective)), np.float32)
     task = ray.remote(score_held_out).options(**pool.task_resources)
     tasks: list[tuple[ray.ObjectRef, NDArray[np.float32], int, NDArray[np.int64] | slice]] = []
     for split in range(options.splits):
-        order = np.random.default_rng([options.seed, split]).permutation(n_images)
-        others, fitted = order[:n_fresh], np.sort(order[n_fresh:])
-        tasks.append((task.remote(options, features, fitted, others), fresh, split, slice(None)))
-        for others_in_fold, fold in fold_splits(len(fitted), options.folds, options.seed):
-            scores = task.remote(options, features, fitted[others_in_fold], fitted[fold])
-            tasks.append((scores, held_out, split, fold))
-    for scores, array, split, rows in tasks:
-        array[split, rows], _ = ray.get(scores)
-    return SplitScores(category.category, held_out, fresh)
+        order = np.random.default_rng([options.seed, split]).permutation(n_groups)
+        fresh, fitted = order[:n_fresh], np.sort(order[n_fresh:])
+        drawn = one_per_group(good, groups, [options.seed, split])
+        rows = good[np.isin(groups, fitted)]
+        tasks.append(
+            (task.remote(options, features, rows, np.append(drawn[fresh], defective)), others, split, slice(None))
+        )
+        for rest, fold in fold_splits(np.arange(len(fitted)), options.folds, options.seed):
+            rows = good[np.isin(groups, fitted[rest])]
+            tasks.append((task.remote(options, features, rows, drawn[fitted[fold]]), calibration, split, fold))
+    for scores, array, split, columns in tasks:
+        array[split, columns], _ = ray.get(scores)
+    return SplitScores(category.category, calibration, others[:, :n_fresh], others[:, n_fresh:])

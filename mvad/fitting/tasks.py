@@ -11,7 +11,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from mvad.detectors import Detector, Extendable, Pretrained, Shardable, State, TrainedDetector, find_method
+from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, TrainedDetector, find_method
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import worker_device
@@ -30,9 +30,17 @@ class Extension(NamedTuple):
 
 
 def fit_detector(
-    options: MethodOptions, features: Features, rows: Rows, prior: State | None = None, *, all_cores: bool = False
+    options: MethodOptions,
+    features: Features,
+    rows: Rows,
+    prior: State | None = None,
+    *,
+    groups: Rows | None = None,
+    all_cores: bool = False,
 ) -> State:
     """Fit a method to some rows of the features of good images; ``prior`` is what `pretrain_detector` learnt.
+
+    ``groups`` are those of the images, for a `LeaveOneOut` method; None if each image is a group of its own.
 
     Methods that train a network use one core even with ``all_cores``, because the number of cores changes how their
     sums are rounded.
@@ -46,6 +54,8 @@ def fit_detector(
     if prior is not None:
         assert isinstance(detector, Pretrained)
         detector.restore(prior, device)
+    if isinstance(detector, LeaveOneOut):
+        detector.groups = groups
     everything = np.array_equal(rows, np.arange(len(features)))
     detector.fit(as_tensor(features if everything else features[rows], device))
     return detector.state._replace(seconds=time.perf_counter() - started)
@@ -61,13 +71,20 @@ def score_held_out(
     return scores, time.perf_counter() - started
 
 
-def extend_detector(method: str, state: State, features: Features, rows: Rows, others: Rows) -> Extension:
-    """Extend a fitted detector by some rows of the features, and score others before and after."""
+def extend_detector(
+    method: str, state: State, features: Features, rows: Rows, others: Rows, groups: Rows | None = None
+) -> Extension:
+    """Extend a fitted detector by some rows of the features, and score others before and after.
+
+    ``groups`` are those of all its images, old and new, for a `LeaveOneOut` method.
+    """
     started = time.perf_counter()
     detector, device = _detector(method, state), worker_device()
     assert isinstance(detector, Extendable)
     images = as_tensor(features[others], device)
     before = detector.image_scores(images) if len(others) else np.empty(0, np.float32)
+    if isinstance(detector, LeaveOneOut):
+        detector.groups = groups
     detector.extend(as_tensor(features[rows], device))
     after = detector.image_scores(images) if len(others) else np.empty(0, np.float32)
     return Extension(detector.state._replace(seconds=time.perf_counter() - started), after, before)

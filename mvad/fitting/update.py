@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from mvad.calibration import fold_splits
+from mvad.calibration import fold_splits, one_per_group
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
@@ -110,20 +110,28 @@ def _update(
         return {**row, "note": "not updated: none of its new images is usable"}
     arrays, old = read_arrays(model, category.features[method.feature].shape[1:]), read_calibration(model)
     extend = ray.remote(extend_detector).options(**pool.task_resources)
+    groups = category.groups_of(new)  # near duplicates of old images are not known
     features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
-    extended = extend.remote(model.method, state, features, new, reference)
-    folds = []
-    if not issubclass(method, LeaveOneOut) and options.folds and len(new) > 1:
-        for others, held_out in fold_splits(len(new), max(2, options.folds), options.seed):
-            folds.append(extend.remote(model.method, state, features, new[others], new[held_out]))
+    old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
+    all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
+    extended = extend.remote(model.method, state, features, new, reference, all_groups)
+    folds = {}
+    if not issubclass(method, LeaveOneOut) and options.folds and groups.any():
+        for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
+            folds[extend.remote(model.method, state, features, new[others], new[held_out])] = held_out
     outcome: Extension = ray.get(extended)
     calibration = outcome.state.loo_scores
     if calibration is None:
-        scores = [fold.scores for fold in ray.get(folds)]
-        calibration = np.concatenate([*([] if old is None else [old]), *scores]).astype(np.float32)
+        scores = np.empty(len(new) if folds else 0, np.float32)
+        for fold, held_out in folds.items():
+            scores[held_out] = ray.get(fold).scores
+        drawn = one_per_group(scores, groups[: len(scores)], options.seed)
+        calibration = drawn if old is None else np.concatenate([old, drawn])
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
+        "n_groups": model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1,
+        **({"groups": all_groups.tolist()} if issubclass(method, LeaveOneOut) else {}),
         "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],

@@ -13,8 +13,8 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, Batch, decode, read_file, resize_and_crop
 from mvad.errors import ImageError, one_line
 from mvad.html.thumbnails import encode
+from mvad.search.fingerprints import FINGERPRINT_SIDE, fingerprint
 
-FINGERPRINT_SIDE = 24  # pixels of the grey square that near duplicates are found by
 MAX_SHARPNESS_SIDE = 1024  # pixels; blur that is invisible at this size does not matter to a model either
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 82  # of the JPEG pictures on the page
 
@@ -67,7 +67,7 @@ def measure(uri: str, max_pixels: int) -> tuple[Measurement, Image.Image | None]
         contrast=float(pixels.std()),
         sharpness=sharpness(pixels),
         pixel_digest=_sha256(f"{image.width} {image.height} ".encode(), image.tobytes()),
-        fingerprint=np.asarray(grey.resize((FINGERPRINT_SIDE, FINGERPRINT_SIDE), Image.Resampling.BOX)),
+        fingerprint=fingerprint(grey),
     )
     return measurement, image
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mvad.data.manifest import Manifest
 from mvad.data.tables import SCHEMA
-from mvad.inspection.duplicates import NearDuplicates, exact_duplicates, near_duplicates_of_distinct
 from mvad.inspection.outliers import find_outliers
+from mvad.search.duplicates import NearDuplicates, exact_duplicates, near_duplicates_of_distinct
 
 FILE_COLUMNS = ("file_size", "file_mtime")
 IMAGES = pa.schema(

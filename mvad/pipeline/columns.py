@@ -3,7 +3,7 @@
 ==========  ==============================================================================================
 decode in   ``row`` (in the table of images), ``uri``, ``category``, and for fitting ``variant``
 decode out  the same and ``pixels`` (n, side, side, 3) uint8, ``width``, ``height``, ``file_size``, ``error``
-extract out ``row``, ``error``, and ``features_<kind>`` (n, ...) float32 for each kind
+extract out ``row``, ``error``, ``fingerprint`` (n, side, side) uint8, ``features_<kind>`` (n, ...) float32 each
 score out   `SCORED`, one row per image and job
 ==========  ==============================================================================================
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mvad.data.images import Batch
 
 FEATURES = "features_"  # prefix of the columns that hold features, one per kind
+FINGERPRINT = "fingerprint"  # see `search.fingerprints`
 SCORED = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),

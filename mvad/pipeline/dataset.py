@@ -21,12 +21,13 @@ from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
 from mvad.options import JobOptions
-from mvad.pipeline.columns import FEATURES, usable
+from mvad.pipeline.columns import FEATURES, FINGERPRINT, usable
 from mvad.pipeline.decode import decode_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
+from mvad.search.fingerprints import fingerprints
 
 MAX_BLOCK_ROWS = 256  # of a decode task, and so of a result file
 MIN_BLOCK_ROWS = 8
@@ -46,7 +47,7 @@ class Extractor:
 
     def __call__(self, batch: Batch) -> Batch:
         started = time.perf_counter()
-        columns = self.features(batch)
+        columns = self.features(batch) | {FINGERPRINT: fingerprints(batch["pixels"])}
         elapsed, counts = time.perf_counter() - started, Counter(batch["category"])
         n_images, bytes_read = len(batch["error"]), int(batch["file_size"].sum())
         seconds = {category: elapsed * count / n_images for category, count in counts.items()}

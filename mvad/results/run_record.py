@@ -235,6 +235,7 @@ class Run:
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
+            "n_groups": model.record.get("n_groups", model.record["n_train"]),
             "n_calibration": 0 if rule.calibration is None else len(rule.calibration),
             **rule_facts(rule),
         }
@@ -363,6 +364,8 @@ class Run:
                 warnings.append(calibration.drift_warning(name, calibration.Drift(**values)))
         few: dict[int, list[str]] = defaultdict(list)
         for name, rule in sorted(self._rules.items()):
+            if rule.caveat is not None:
+                warnings.append(f"{name}: {rule.caveat}")
             if rule.too_few and rule.calibration is not None:
                 few[len(rule.calibration)].append(name)
         rate = self.options.false_alarm_rate

@@ -22,20 +22,26 @@ from mvad.results.store import list_parts, read_scores, rewrite
 Verdict = Literal["good", "uncertain", "anomalous"]
 GOOD, UNCERTAIN, ANOMALOUS = get_args(Verdict)
 FIXED = "fixed"  # the rule of a threshold that is given, and does not follow from calibration
-MIN_CALIBRATION_SCORES = 2
 
 
 def decision_rule(
-    model_id: str, method: str, category: str, scores: NDArray[np.float32] | None, options: DecisionOptions
+    model_id: str,
+    method: str,
+    category: str,
+    scores: NDArray[np.float32] | None,
+    options: DecisionOptions,
+    record: Mapping[str, Any] | None = None,
 ) -> DecisionRule:
     """The rule that options and calibration scores, (n,) or None, set for the images of a category.
 
-    Without calibration there is no threshold unless one is given.
+    Without calibration there is no threshold unless one is given. ``record`` is that of the model, or what ``run.json``
+    says of the category: see `calibration_caveat`.
     """
     fixed, rate, band = options.fixed_threshold(category), options.false_alarm_rate, options.uncertain_rate
-    if scores is None or len(scores) < MIN_CALIBRATION_SCORES:
-        return DecisionRule(model_id, rule=None if fixed is None else FIXED, threshold=fixed)
     rule = options.threshold_rule or find_method(method).default_rule
+    caveat = calibration.calibration_caveat(scores, record, rule, rate) if record and fixed is None else None
+    if scores is None or len(scores) < calibration.MIN_CALIBRATION_SCORES:
+        return DecisionRule(model_id, rule=None if fixed is None else FIXED, threshold=fixed, caveat=caveat)
     band_rule = "conformal" if rule == "sigma" else rule  # the sigma rule knows no rates
     uncertain_threshold = None if band is None else calibration.threshold(scores, band_rule, band)
     if fixed is not None:
@@ -45,10 +51,11 @@ def decision_rule(
         scores,
         rule,
         calibration.threshold(scores, rule, rate),
-        calibration.guarantee(rule, rate, len(scores)),
-        len(scores) < calibration.min_images(rule, rate),
+        calibration.guarantee(rule, rate, len(scores), calibration.calibration_unit(record or {})),
+        caveat is None and len(scores) < calibration.min_images(rule, rate),
         None if rule == "sigma" else rate,
         uncertain_threshold,
+        caveat,
     )
 
 
@@ -143,8 +150,8 @@ def _rule_again(
 ) -> DecisionRule:
     scores, reason = stored_calibration(out, category, facts, models)
     n_scores = facts.get("n_calibration") or 0
-    if scores is not None or n_scores < MIN_CALIBRATION_SCORES:
-        return decision_rule(facts["model_id"], facts["method"], category, scores, options)
+    if scores is not None or n_scores < calibration.MIN_CALIBRATION_SCORES:
+        return decision_rule(facts["model_id"], facts["method"], category, scores, options, facts)
     rule = options.threshold_rule or find_method(facts["method"]).default_rule
     fixed, rate, band = options.fixed_threshold(category), options.false_alarm_rate, options.uncertain_rate
     if fixed is None and rule != "conformal":
@@ -157,7 +164,7 @@ def _rule_again(
         facts["model_id"],
         rule=rule,
         threshold=_conformal_threshold(rows, n_scores, rate),
-        guarantee=calibration.guarantee(rule, rate, n_scores),
+        guarantee=calibration.guarantee(rule, rate, n_scores, calibration.calibration_unit(facts)),
         rate=rate,
         uncertain_threshold=band_threshold,
     )

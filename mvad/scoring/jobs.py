@@ -63,7 +63,8 @@ def scoring_jobs(
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
     """The threshold that options and a model's calibration scores, if any, set; ModelError if those are damaged."""
-    return verdicts.decision_rule(model.model_id, model.method, model.category, read_calibration(model), options)
+    scores = read_calibration(model)
+    return verdicts.decision_rule(model.model_id, model.method, model.category, scores, options, model.record)
 
 
 def _map_threshold(maps: str, rule: DecisionRule) -> float:

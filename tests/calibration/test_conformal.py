@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mvad.calibration import RULES, control_fdr, fold_splits, guarantee, kfold, min_images, p_values, threshold
+from mvad.calibration import (
+    RULES,
+    control_fdr,
+    fold_splits,
+    guarantee,
+    kfold,
+    min_images,
+    one_per_group,
+    p_values,
+    threshold,
+)
 
 RATES = (0.001, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.29, 1 / 3, 0.5, 0.9)
 
@@ -30,13 +40,49 @@ def test_folds_differ_between_seeds():
 
 
 def test_every_image_is_held_out_once():
-    splits = list(fold_splits(11, 5, seed=3))
+    splits = list(fold_splits(np.arange(11), 5, seed=3))
     assert [held_out.tolist() for _, held_out in splits] == [
         np.flatnonzero(kfold(11, 5, seed=3) == fold).tolist() for fold in range(5)
     ]
     for rest, held_out in splits:
         assert sorted([*rest, *held_out]) == list(range(11))
-    assert len(list(fold_splits(3, 5, seed=3))) == 3
+    assert len(list(fold_splits(np.arange(3), 5, seed=3))) == 3
+    assert not list(fold_splits(np.arange(0), 5, seed=3))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(2, 8))
+@settings(max_examples=60, deadline=None)
+def test_groups_are_held_out_as_a_whole(members, n_folds):
+    groups = np.unique(members, return_inverse=True)[1]
+    splits = list(fold_splits(groups, n_folds, seed=1))
+    assert len(splits) == min(n_folds, groups.max() + 1)
+    for rest, held_out in splits:
+        assert sorted([*rest, *held_out]) == list(range(len(groups)))
+        assert not set(groups[rest]) & set(groups[held_out])
+    drawn = one_per_group(np.arange(len(groups)), groups, seed=2)
+    np.testing.assert_array_equal(groups[drawn], np.arange(groups.max() + 1))
+    np.testing.assert_array_equal(drawn, one_per_group(np.arange(len(groups)), groups, seed=2))
+
+
+def test_images_without_near_duplicates_keep_their_scores_and_order():
+    scores = np.random.default_rng(0).normal(size=30).astype(np.float32)
+    np.testing.assert_array_equal(one_per_group(scores, np.arange(30), seed=5), scores)
+
+
+def test_the_promise_holds_for_images_of_new_scenes():
+    """Scenes of 1 to 25 frames: n is their number, and not that of images, which would promise what is not kept."""
+    random = np.random.default_rng(0)
+    alarms = {"images": [], "scenes": []}
+    for number in range(3000):
+        groups = np.repeat(np.arange(9), random.integers(1, 26, 9))
+        scores = random.normal(size=9)[groups] + 0.1 * random.normal(size=len(groups))
+        old, new = groups < 8, scores[groups == 8]
+        scenes = one_per_group(scores[old], groups[old], seed=number)
+        assert len(scenes) == 8
+        for name, calibration in (("images", scores[old]), ("scenes", scenes)):
+            alarms[name].append((new > threshold(calibration, "conformal", 0.12)).mean())
+    assert np.mean(alarms["scenes"]) == pytest.approx(1 / 9, abs=0.015)
+    assert np.mean(alarms["images"]) > 0.14
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.integers(-1, 10), max_size=10))

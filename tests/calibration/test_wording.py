@@ -1,6 +1,15 @@
+import numpy as np
 import pytest
 
-from mvad.calibration import RULES, Drift, drift_warning, found_line, guarantee, too_few_warning
+from mvad.calibration import (
+    RULES,
+    Drift,
+    calibration_caveat,
+    drift_warning,
+    found_line,
+    guarantee,
+    too_few_warning,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +131,60 @@ def test_drift(shift, side):
 )
 def test_defects_found_at_several_rates(found, decided, sentence):
     assert found_line("weave", 1_410, found, decided) == sentence
+
+
+SPREAD = np.arange(403, dtype=np.float32)
+FRAMES = "its 200 good images are frames of 8 scenes (frames of one scene count once)"
+
+
+@pytest.mark.parametrize(
+    ("n", "record", "rule", "caveat"),
+    [
+        (48, {"n_train": 48}, "conformal", None),  # too few is said elsewhere
+        (48, {"n_train": 48, "n_groups": 48}, "conformal", None),
+        (403, {"n_train": 761, "n_groups": 403}, "conformal", None),
+        (
+            8,
+            {"n_train": 200, "n_groups": 8},
+            "conformal",
+            f"{FRAMES}; 1 % false alarms cannot be promised from 8 (99 needed): expect about 11.1 % (0.6 to 31.2 %)",
+        ),
+        (8, {"n_train": 200, "n_groups": 8}, "sigma", f"{FRAMES}: the threshold rests on 8 scores"),
+        (
+            0,
+            {"n_train": 200, "n_groups": 1, "options": {"folds": 5}},
+            "conformal",
+            "no threshold, and so no verdicts: its 200 good images are frames of 1 scene (frames of one scene count "
+            "once), too few to calibrate",
+        ),
+        (
+            0,
+            {"n_train": 3, "options": {"folds": 5}},
+            "conformal",
+            "no threshold, and so no verdicts: 3 good images are too few to calibrate",
+        ),
+        (
+            1,
+            {"n_train": 1, "options": {"folds": 5}},
+            "sigma",
+            "no threshold, and so no verdicts: 1 good image is too few to calibrate",
+        ),
+        (0, {"n_train": 48, "options": {"folds": 0}}, "conformal", None),
+    ],
+)
+def test_what_to_know_of_a_threshold(n, record, rule, caveat):
+    assert calibration_caveat(SPREAD[:n] if n else None, record, rule, 0.01) == caveat
+
+
+def test_calibration_scores_without_spread():
+    same = np.full(150, 2.5, np.float32)
+    said = "all 150 calibration scores are the same: the threshold says nothing of how good images vary"
+    assert calibration_caveat(same, {"n_train": 150, "n_groups": 150}, "conformal", 0.01) == said
+    assert calibration_caveat(same, {"n_train": 200, "n_groups": 150}, "conformal", 0.01) == said
+
+
+def test_a_guarantee_from_scenes_says_so():
+    assert guarantee("conformal", 0.01, 8, "scene") == (
+        "8 calibration scenes guarantee a false-alarm rate of 11.1 % on average (this set: 0.6 to 31.2 %); 1 % needs 99"
+    )
+    assert guarantee("conformal", 0.01, 1, "scene").startswith("1 calibration scene guarantees")

@@ -4,7 +4,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from helpers.detectors import through_disk
-from mvad.calibration import threshold
+from mvad.calibration import one_per_group, threshold
 from mvad.detectors import KNN, ViTKNN
 
 
@@ -57,6 +57,26 @@ def test_duplicates_of_an_image_are_neighbours_like_any_other():
     train = np.concatenate([vectors(5), vectors(5), vectors(5)])
     detector = KNN(neighbours=1, top_features=0).fit(torch.from_numpy(train))
     np.testing.assert_allclose(detector.loo_scores, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("k", [1, 4, 50])
+def test_images_of_a_group_are_not_each_others_neighbours(k, copies):
+    groups = np.array([0, 1, 0, 2, 3, 3, 3, 2, 4, 0])
+    scenes = vectors(5)[groups] + 0.01 * vectors(10, seed=8)
+    train = (scenes[:, None] + 0.001 * vectors(copies, seed=9)).reshape(10 * copies, -1)
+    detector = KNN(neighbours=k, top_features=0, copies=copies)
+    detector.groups = groups
+    detector.fit(torch.from_numpy(train))
+    neighbours = min(k, 7 * copies)  # that all have
+    scores = []
+    for number in range(10):
+        others = train.reshape(10, copies, -1)[groups != groups[number]].reshape(-1, train.shape[1])
+        scores.append(np.sort(np.linalg.norm(others - train[number * copies], axis=1))[:neighbours].mean())
+    np.testing.assert_allclose(detector.loo_scores, one_per_group(np.array(scores), groups, 0), rtol=1e-5)
+    assert detector.loo_scores.min() > 1
+    detector.groups = np.zeros(10, np.int64)
+    assert len(detector.fit(torch.from_numpy(train)).loo_scores) == 0
 
 
 def test_a_single_image_gives_scores_but_has_no_loo_score():

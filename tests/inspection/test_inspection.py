@@ -21,11 +21,13 @@ from mvad.data.layouts import left_out_row, left_out_table
 from mvad.data.manifest import SCHEMA, Manifest
 from mvad.errors import UsageError
 from mvad.html import charts
-from mvad.inspection import duplicates, embedding, findings, outliers, page, table
+from mvad.inspection import embedding, findings, outliers, page, table
 from mvad.inspection.distributed import DIMENSIONS
-from mvad.inspection.measure import FINGERPRINT_SIDE, measure, measure_batch, sharpness, thumbnail
+from mvad.inspection.measure import measure, measure_batch, sharpness, thumbnail
 from mvad.options import InspectOptions
+from mvad.search import duplicates
 from mvad.search.coreset import random_projection
+from mvad.search.fingerprints import FINGERPRINT_SIDE
 from mvad.storage import FileEntry
 
 MAX_PIXELS = 10**7
@@ -167,7 +169,7 @@ def test_images_that_differ_in_few_ways_are_not_duplicates():
     near = duplicates.near_duplicates(fingerprints)
     assert set(range(90, 95)) | set(range(5)) <= set(np.flatnonzero(near.group >= 0))
     assert (near.group[5:90] < 0).mean() > 0.8
-    vectors, _ = duplicates._remove_lighting(fingerprints[:90])
+    vectors = duplicates._unit(duplicates._remove_lighting(fingerprints[:90])[0])
     centred = duplicates._unit(vectors - vectors.mean(axis=0))
     products = (centred @ centred.T)[np.triu_indices(90, 1)]
     assert (products > duplicates.MIN_CORRELATION).sum() > 20  # false duplicates without the chance level
