@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
+from mvad.data.images import BIT_DEPTHS, FULL_DEPTH
 from mvad.detectors import METHODS, Detector, State, TrainedDetector
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
@@ -52,6 +53,11 @@ class ModelInfo:
     # How it was made: counts, unreadable training files, versions, seconds; and the size of its arrays in bytes.
     record: dict[str, Any]
     uri: str
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits of images whose files do not state them; models that do not record it were fitted to all 16."""
+        return int(self.record.get("bit_depth", FULL_DEPTH))
 
     @property
     def calibrated(self) -> bool:
@@ -165,6 +171,8 @@ def read_model(uri: str) -> ModelInfo:
             raise UsageError(
                 f"the model in {readable} has format {content['format']}, this mvad reads {FORMAT}; fit it again."
             )
+        if record.get("bit_depth", FULL_DEPTH) not in BIT_DEPTHS:
+            raise ValueError(f"its bit depth is {record['bit_depth']}")
         if _content_id(content) != model_id or content["method"] not in METHODS:
             raise ValueError("its content does not match its id")
         backbone: dict[str, Any] = {
