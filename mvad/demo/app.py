@@ -80,7 +80,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             Field(
                 min_length=1,
                 max_length=limits.files,
-                description=f"PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PGM: at most {limits.upload_bytes:,} bytes in all.",
+                description=f"PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PGM: at most {limits.upload_bytes:,} bytes.",
             ),
         ]
         category: Annotated[

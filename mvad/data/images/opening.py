@@ -13,6 +13,7 @@ from mvad.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_HEADER_BYTES = 8
 MAX_JPEG_SCANS = 500  # far more than encoders write; a scan has few bytes, but decoding it takes a pass over the image
 JPEG_SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")  # marker and header length of a scan of 1 to 4 components
 MAX_PAGES = 100
@@ -42,7 +43,7 @@ def decoding(data: bytes) -> Iterator[None]:
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        if data.startswith(TIFF_STARTS):
+        if data.startswith(TIFF_STARTS) and len(data) > TIFF_HEADER_BYTES:
             raise ImageError("a TIFF of a kind that cannot be read; save it as 8- or 16-bit grey or RGB") from None
         raise ImageError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise nearly anything on damaged data
@@ -63,10 +64,10 @@ def open_image(data: bytes, max_pixels: int, *, first_page: bool = False) -> Ima
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _choose_page(image, first_page)
         _read_planes(image)
-    elif image.format in ("PNG", "WEBP") and not first_page:
-        _ensure_single(getattr(image, "n_frames", 1), "frames")
     if image.width * image.height > max_pixels:
         raise ImageError(f"decodes to {image.width} x {image.height} pixels, more than --max-pixels {max_pixels}")
+    if image.format in ("PNG", "WEBP") and not first_page:
+        _ensure_single(getattr(image, "n_frames", 1), "frames")
     if image.format in ("JPEG", "MPO") and len(JPEG_SCAN.findall(data)) > MAX_JPEG_SCANS:
         raise ImageError(f"has more than {MAX_JPEG_SCANS} scans, which would take very long to decode")
     if (
@@ -103,7 +104,8 @@ def _choose_page(image: TiffImagePlugin.TiffImageFile, first_page: bool) -> None
         if not tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK and tags.get(SUBFILE_TYPE) != OLD_REDUCED:
             pages.append((image.width * image.height, number))
     else:
-        raise ImageError(f"has more than {MAX_PAGES} pages; save each as a file of its own")
+        if not first_page:
+            raise ImageError(f"has more than {MAX_PAGES} pages; save each as a file, or add --pages first")
     largest = max((area for area, _ in pages), default=0)
     numbers = [number for area, number in pages if area == largest]
     if not first_page:

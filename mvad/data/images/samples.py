@@ -26,7 +26,7 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 FULL_DEPTH = 16
 MAX_SAMPLE_VALUE, S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE = 281, 340, 341  # TIFF tags
 WHITE_IS_ZERO = 0
-SIGNED = 2  # a TIFF sample format
+UNSIGNED, SIGNED = 1, 2  # TIFF sample formats
 PNG_START, PNG_DEPTH_BYTE, PNG_HEADER_BYTES = b"\x89PNG\r\n\x1a\n", 24, 33
 WIDE = (";16B", ";16L", ";16N")  # ends of Pillow's words for several channels of 16 bits
 SEPARABLE = ("RGB", "RGBX", "RGBA", "R", "G", "B", "A", "X")  # their beginnings, where each byte can be had
@@ -103,6 +103,8 @@ def read_samples(
         return _portable(image, data)
     if image.mode[0] in "IF":
         values = np.asarray(upright(image))
+        if image.mode == "I" and tags and _first(tags.get(TiffImagePlugin.SAMPLEFORMAT, 1)) == UNSIGNED:
+            values = values.view(np.uint32)  # which Pillow takes for signed ones
         inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
         return Samples(values, _stated_range(image, data, values), inverted=inverted)
     if not image.tile or not all(tile_arguments(tile)[0].endswith(WIDE) for tile in image.tile):
