@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
+from mvad.data.images import BIT_DEPTHS, FULL_DEPTH
 from mvad.detectors import METHODS, Detector, State, TrainedDetector, find_method
 from mvad.detectors.state import ArraySpec
 from mvad.errors import ImageError, ModelError, UsageError, failure_reason, one_line
@@ -56,6 +57,11 @@ class ModelInfo:
     # How it was made: counts, unreadable training files, versions, seconds; and the size of its arrays in bytes.
     record: dict[str, Any]
     uri: str
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits of images whose files do not state them; models that do not record it were fitted to all 16."""
+        return int(self.record.get("bit_depth", FULL_DEPTH))
 
     @property
     def calibrated(self) -> bool:
@@ -167,6 +173,9 @@ def read_model(uri: str) -> ModelInfo:
             raise ModelError(
                 _title(uri), f"it has format {reprlib.repr(content['format'])}, this mvad reads {FORMAT}; fit it again"
             )
+        bit_depth = content["record"].get("bit_depth", FULL_DEPTH)
+        if bit_depth not in BIT_DEPTHS:
+            raise ValueError(f"its bit depth is {bit_depth}")
         signed = {name: value for name, value in content.items() if name not in ("model_id", "record", "version")}
         if _content_id(signed) != content["model_id"]:
             raise ValueError("its content does not match its id")

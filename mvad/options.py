@@ -165,6 +165,15 @@ class DataOptions(CategoryOptions, FileOptions):
     limit: Annotated[
         Positive | None, Option(help="Use at most N images per category and split, evenly spaced.", metavar="N")
     ] = None
+    pages: Annotated[
+        Literal["single", "first"],
+        Option(help="Files of several pages or frames: single refuses them, first uses their first one."),
+    ] = "single"
+
+    @property
+    def first_page(self) -> bool:
+        """Whether the first of several pages is used."""
+        return self.pages == "first"
 
 
 @group()
@@ -244,6 +253,17 @@ class JobOptions(DataOptions, NetworkOptions, ClusterOptions, OutputOptions):
 
 
 @group()
+class BitDepthOptions(DataOptions):
+    """Images"""
+
+    bit_depth: Annotated[
+        Literal["auto", "8", "10", "12", "14", "16"],
+        BeforeValidator(str),
+        Option(help="Bits of images in 16-bit files that do not state them; auto measures up to 64 training images."),
+    ] = "auto"
+
+
+@group()
 class SeedOptions(Group):
     """Method"""
 
@@ -286,7 +306,7 @@ class FoldOptions(Group):
 
 
 @group()
-class MethodOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
+class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
     """Method"""
 
     method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
@@ -483,7 +503,9 @@ class RunOptions(FitOptions, ScoreOptions):
 
 
 @group()
-class CompareOptions(JobOptions, BackboneOptions, DetectorOptions, SeedOptions, VariantOptions, NewRunOptions):
+class CompareOptions(
+    JobOptions, BitDepthOptions, BackboneOptions, DetectorOptions, SeedOptions, VariantOptions, NewRunOptions
+):
     """Method"""
 
     methods: Annotated[
@@ -534,7 +556,7 @@ class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
 
 
 @group()
-class InspectOptions(JobOptions, NewRunOptions):
+class InspectOptions(JobOptions, BitDepthOptions, NewRunOptions):
     """Features"""
 
     backbone: Annotated[str, Option(help="The network whose features show what is unusual.")] = "efficientnet_lite0"

@@ -29,6 +29,7 @@ class MapStyle:
     size: ImageSize
     scale: Scale
     max_pixels: int
+    bit_depth: int
 
     def describe(self) -> dict[str, Any]:
         """Say, for programs that read the files, how map values became colours or grey levels."""
@@ -62,7 +63,7 @@ def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -
 
 
 def _draw_overlay(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> Image.Image:
-    image = read_image(row["uri"], style.max_pixels)
+    image = read_image(row["uri"], style.max_pixels, bit_depth=style.bit_depth, first_page=True)
     if image.size != (row["width"], row["height"]):
         raise ImageError(
             f"has changed since it was scored: {image.width} x {image.height} pixels instead of "

@@ -44,8 +44,9 @@ def inspect(
 
     with pipeline.job_session(options, reporter):
         pool = runtime.actor_pool(options.actors, len(manifest.table))
+        bit_depths = pipeline.measure_bit_depths(manifest.table, options)
         with reporter.stage("inspect", len(manifest.table)) as stage:
-            measurements = inspection.measure_images(manifest.table, network, options, pool, stage)
+            measurements = inspection.measure_images(manifest.table, network, options, pool, stage, bit_depths)
             stage.busy_with("comparing images")
             images = inspection.image_table(manifest, measurements)
             if network is not None:
@@ -53,7 +54,7 @@ def inspect(
         if uris is not None:
             rows = inspection.pictured_rows(images)
             with reporter.stage("pictures", len(rows)) as stage:
-                pictures = inspection.make_thumbnails(images, rows, options, pool, stage)
+                pictures = inspection.make_thumbnails(images, rows, options, pool, stage, bit_depths)
 
     result = inspection.Inspection.of(manifest, images, options)
     result.seconds["total"] = time.monotonic() - started

@@ -20,6 +20,7 @@ from mvad.anomaly_maps.colours import Scale
 from mvad.anomaly_maps.export import MapStyle, draw, map_path
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
+from mvad.data.images import FULL_DEPTH
 from mvad.data.manifest import require_categories
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.options import MapOptions, Results, takes
@@ -94,17 +95,17 @@ def _styles(out: str, files: dict[str, list[str]], run: dict[str, Any], options:
     """Choose how to draw each category of which at least one image kept its map."""
     styles = {}
     for category in files:
-        facts = run["categories"].get(category, {}).get("size")
-        if facts is None:
+        facts = run["categories"].get(category, {})
+        if facts.get("size") is None:
             continue
-        size = ImageSize(**facts)
+        size, bit_depth = ImageSize(**facts["size"]), facts.get("bit_depth", FULL_DEPTH)
         if options.format == "overlay":
             scale = read_scale(out, category, size)
         else:
             ends = patch_score_range(files[category])
             scale = None if ends is None else Scale(*ends, has_threshold=False)
         if scale is not None:
-            styles[category] = MapStyle(options.format, size, scale, options.max_pixels)
+            styles[category] = MapStyle(options.format, size, scale, options.max_pixels, bit_depth)
     if not styles:
         raise UsageError(
             f"no image in {storage.readable(out)} kept its map; score with --maps all and a method that has maps."

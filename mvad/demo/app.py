@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad.anomaly_maps.colours import Scale, layer
 from mvad.anomaly_maps.geometry import anomaly_map
-from mvad.data.images import FORMATS, decode, resize_and_crop
+from mvad.data.images import decode, resize_and_crop
 from mvad.demo import answers
 from mvad.demo.category_models import CategoryModel, CategoryModels, rank_categories
 from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadRoute, form_error, plain
@@ -35,7 +35,7 @@ from mvad.version import VERSION
 STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"
 ASSETS = {"demo.css": "text/css", "demo.js": "text/javascript", "icon.svg": "image/svg+xml"}
-IMAGE_TYPES = ", ".join(f"image/{name.lower()}" for name in FORMATS)
+IMAGE_TYPES = ", ".join(["image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "image/jp2"])
 MAX_DECODES = 2  # images decoded at once: a decoded image may be many times larger than its file
 MAX_CANDIDATES = 5
 MAX_SIDE_PIXELS = 2048  # larger images, and their maps, are shown smaller
@@ -80,7 +80,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             Field(
                 min_length=1,
                 max_length=limits.files,
-                description=f"PNG, JPEG, BMP, TIFF or WebP files; at most {limits.upload_bytes:,} bytes per request.",
+                description=f"PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, PGM: at most {limits.upload_bytes:,} bytes.",
             ),
         ]
         category: Annotated[
@@ -193,8 +193,10 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         )
 
     def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
-        image = decode(data, limits.pixels)
-        sizes = {model.model.size for name, model in models.items() if category in (None, name)}
+        compared = [model.model for name, model in models.items() if category in (None, name)]
+        bit_depths = {model.bit_depth for model in compared}
+        image = decode(data, limits.pixels, bit_depth=bit_depths.pop() if len(bit_depths) == 1 else None)
+        sizes = {model.size for model in compared}
         pixels = {size: resize_and_crop(image, size) for size in sizes}
         picture = display_image(image) if pictures else None
         return Sample(pixels, category, pictures), image.width, image.height, picture

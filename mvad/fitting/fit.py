@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from mvad.fitting.sharding import Shards, max_images, subsample_categories
 from mvad.memory import MemoryBudget
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, FitOptions
+from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.results.verdicts import decision_rule
 from mvad.runtime.resources import actor_pool
@@ -66,6 +68,8 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
         Whether a fit that fails becomes a failure of its job, or an exception.
     """
     options, network = jobs[0].options, jobs[0].network
+    bit_depths = measure_bit_depths(train, options)
+    jobs = [replace(job, bit_depth=bit_depths[job.category]) for job in jobs]
     fits: dict[str, list[FitOptions]] = defaultdict(list)
     for job in jobs:
         fits[job.category].append(job.options)
@@ -77,7 +81,9 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     pool = actor_pool(options.actors, len(images))
     with report.stage("fit", len(images)) as stage:
         scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
-        batches = extract_features(images, shapes, network, options.size, options, pool, stage, options.flips)
+        batches = extract_features(
+            images, shapes, network, options.size, options, pool, stage, bit_depths, options.flips
+        )
         for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
             scheduler.add(category)
             del category

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from mvad.data.images import FULL_DEPTH
 from mvad.detectors import Detector, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
@@ -25,6 +26,7 @@ class FitJob:
     network: Network
     models: str
     fit_id: str = ""  # see `fitted.identify`
+    bit_depth: int = FULL_DEPTH  # of images whose files do not state it
 
     @property
     def method(self) -> type[Detector]:

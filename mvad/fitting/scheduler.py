@@ -296,6 +296,7 @@ class FitScheduler:
             "training_sha256": fit.digest,
             "fit_id": job.fit_id,
             "options": as_json(job.options),
+            "bit_depth": job.bit_depth,
             "fit_seconds": round(fit.seconds + state.seconds, 3),
             "calibration_seconds": round(fit.calibration_seconds, 3),
             "versions": versions(),

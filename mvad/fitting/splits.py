@@ -16,6 +16,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.tasks import score_held_out
 from mvad.options import FalseAlarmOptions
+from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
 
@@ -39,9 +40,10 @@ def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions,
     """
     labels = dict(zip(images["image_id"].to_pylist(), images["label"].to_pylist(), strict=True))
     shapes = feature_shapes([find_method(options.method).feature], network.spec, options.size)
+    bit_depths = measure_bit_depths(images, options)
     with report.stage("split", len(images)) as stage:
         pool = actor_pool(options.actors, len(images))
-        batches = extract_features(images, shapes, network, options.size, options, pool, stage)
+        batches = extract_features(images, shapes, network, options.size, options, pool, stage, bit_depths)
         scores = []
         for category in group_by_category(batches, images):
             stage.busy_with(f"{category.category}: {options.splits} splits of {len(category.image_ids)} images")

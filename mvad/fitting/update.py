@@ -63,7 +63,8 @@ def update_models(
             images = _images(table, names, split, options.reference)
             shapes = feature_shapes(sorted({find_method(models[name].method).feature for name in names}), spec, size)
             pool = actor_pool(options.actors, len(images))
-            batches = extract_features(images, shapes, networks[spec], size, options, pool, stage)
+            bit_depths = {name: models[name].bit_depth for name in names}
+            batches = extract_features(images, shapes, networks[spec], size, options, pool, stage, bit_depths)
             for category in group_by_category(batches, images):
                 model = models[category.category]
                 errors += [

@@ -4,7 +4,7 @@ About a kilobyte per image comes back to the driver; pixels never do.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,22 @@ class InspectionExtractor(Extractor):
 
 
 def measure_images(
-    images: pa.Table, network: Network | None, options: InspectOptions, pool: ActorPool, stage: Stage
+    images: pa.Table,
+    network: Network | None,
+    options: InspectOptions,
+    pool: ActorPool,
+    stage: Stage,
+    bit_depths: Mapping[str, int],
 ) -> dict[str, NDArray[Any]]:
     """Columns of `measure.Measurement`, in the order of the images, and (n, d) float16 ``features`` with a network."""
     size = None if network is None else options.size
-    measure = functools.partial(measure_batch, size=size, max_pixels=options.max_pixels)
+    measure = functools.partial(
+        measure_batch,
+        size=size,
+        max_pixels=options.max_pixels,
+        bit_depths=bit_depths,
+        first_page=options.first_page,
+    )
     dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
         shapes = feature_shapes([KIND], network.spec, options.size)
@@ -76,13 +87,20 @@ def measure_images(
 
 
 def make_thumbnails(
-    images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool, stage: Stage
+    images: pa.Table,
+    rows: Sequence[int],
+    options: InspectOptions,
+    pool: ActorPool,
+    stage: Stage,
+    bit_depths: Mapping[str, int],
 ) -> dict[int, bytes]:
     """Small JPEG pictures of some rows, by row; images that can no longer be read are left out."""
     pictures: dict[int, bytes] = {}
     if not len(rows):
         return pictures
-    shrink = functools.partial(thumbnail_batch, max_pixels=options.max_pixels)
+    shrink = functools.partial(
+        thumbnail_batch, max_pixels=options.max_pixels, bit_depths=bit_depths, first_page=options.first_page
+    )
     dataset = _files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         pictures |= {int(row): data for row, data in zip(batch["row"], batch["picture"], strict=True) if data}
@@ -92,5 +110,5 @@ def make_thumbnails(
 
 def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool) -> ray.data.Dataset:
     row_numbers = pa.array(rows, pa.int64())
-    table = pa.table({"row": row_numbers, "uri": images["uri"].take(row_numbers)})
+    table = images.select(["uri", "category"]).take(row_numbers).add_column(0, "row", row_numbers)
     return ray.data.from_arrow(split_into_blocks(table, options.image_size, pool))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FORMATS, Batch, decode, read_file, resize_and_crop
+from mvad.data.images import FORMATS, FULL_DEPTH, Batch, decode, read_file, read_image, resize_and_crop
 from mvad.errors import ImageError, one_line
 from mvad.html.thumbnails import encode
 from mvad.search.fingerprints import FINGERPRINT_SIDE, fingerprint
@@ -45,13 +46,18 @@ DTYPES: dict[str, Any] = {
 }
 
 
-def measure(uri: str, max_pixels: int) -> tuple[Measurement, Image.Image | None]:
-    """Measure one image file; also returns its RGB pixels, or None if it cannot be used."""
+def measure(
+    uri: str, max_pixels: int, bit_depth: int = FULL_DEPTH, *, first_page: bool = False
+) -> tuple[Measurement, Image.Image | None]:
+    """Measure one image file; also returns its RGB pixels, or None if it cannot be used.
+
+    The parameters are those of `images.decode`.
+    """
     values: dict[str, Any] = {}
     try:
         data = read_file(uri, max_pixels)
         values |= {"bytes": len(data), "file_digest": _sha256(data)}
-        image = decode(data, max_pixels)
+        image = decode(data, max_pixels, bit_depth=bit_depth, first_page=first_page)
     except ImageError as error:
         return Measurement(**values, error=one_line(error)), None
     grey = image.convert("L")
@@ -98,13 +104,18 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     return float(laplacian.std() / max(1.0, float(inner.std())))
 
 
-def measure_batch(batch: Batch, size: ImageSize | None, max_pixels: int) -> Batch:
-    """Measure a batch of ``row`` and ``uri``: ``row``, `Measurement`, and with a ``size`` their ``pixels``."""
+def measure_batch(
+    batch: Batch, size: ImageSize | None, max_pixels: int, bit_depths: Mapping[str, int], first_page: bool
+) -> Batch:
+    """Measure a batch of ``row``, ``uri`` and ``category``: ``row``, `Measurement`, and with a ``size`` ``pixels``.
+
+    ``bit_depths`` are by category.
+    """
     measurements = []
     side = 0 if size is None else size.crop
     pixels = np.zeros((len(batch["uri"]), side, side, 3), np.uint8)
-    for number, uri in enumerate(batch["uri"]):
-        measurement, image = measure(uri, max_pixels)
+    for number, (uri, category) in enumerate(zip(batch["uri"], batch["category"], strict=True)):
+        measurement, image = measure(uri, max_pixels, bit_depths[category], first_page=first_page)
         measurements.append(measurement)
         if image is not None and size is not None:
             pixels[number] = resize_and_crop(image, size)
@@ -115,17 +126,20 @@ def measure_batch(batch: Batch, size: ImageSize | None, max_pixels: int) -> Batc
     return {"row": batch["row"], **columns, **({} if size is None else {"pixels": pixels})}
 
 
-def thumbnail(uri: str, max_pixels: int) -> bytes:
+def thumbnail(uri: str, max_pixels: int, bit_depth: int = FULL_DEPTH, *, first_page: bool = False) -> bytes:
     """A JPEG picture whose longer side has at most ``THUMBNAIL_SIDE`` pixels; empty if the image cannot be read."""
     try:
-        image = decode(read_file(uri, max_pixels), max_pixels)
+        image = read_image(uri, max_pixels, bit_depth=bit_depth, first_page=first_page)
     except ImageError:
         return b""
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return encode(image, "JPEG", quality=THUMBNAIL_QUALITY)
 
 
-def thumbnail_batch(batch: Batch, max_pixels: int) -> Batch:
-    """Columns ``row`` and ``picture``."""
-    pictures = [thumbnail(uri, max_pixels) for uri in batch["uri"]]
+def thumbnail_batch(batch: Batch, max_pixels: int, bit_depths: Mapping[str, int], first_page: bool) -> Batch:
+    """Columns ``row`` and ``picture``; ``bit_depths`` are by category."""
+    pictures = [
+        thumbnail(uri, max_pixels, bit_depths[category], first_page=first_page)
+        for uri, category in zip(batch["uri"], batch["category"], strict=True)
+    ]
     return {"row": batch["row"], "picture": np.array(pictures, object)}

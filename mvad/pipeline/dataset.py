@@ -70,12 +70,26 @@ class Extractor:
 
 
 def decoded_images(
-    images: pa.Table, size: ImageSize, options: JobOptions, pool: ActorPool, totals: StageTotals, flips: str = "none"
+    images: pa.Table,
+    size: ImageSize,
+    options: JobOptions,
+    pool: ActorPool,
+    totals: StageTotals,
+    bit_depths: Mapping[str, int],
+    flips: str = "none",
 ) -> ray.data.Dataset:
-    """A data set of decoded images: see `columns`."""
+    """A data set of decoded images: see `columns`; ``bit_depths`` are by category."""
     names = [name for name in ("uri", "category", "variant") if name in images.column_names]
     rows = images.select(names).append_column("row", pa.array(range(len(images)), pa.int64()))
-    decode = functools.partial(decode_images, size=size, max_pixels=options.max_pixels, flips=flips, totals=totals)
+    decode = functools.partial(
+        decode_images,
+        size=size,
+        max_pixels=options.max_pixels,
+        flips=flips,
+        bit_depths=bit_depths,
+        first_page=options.first_page,
+        totals=totals,
+    )
     blocks = split_into_blocks(rows, size.crop, pool)
     return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
 
@@ -107,15 +121,16 @@ def extract_features(
     options: JobOptions,
     pool: ActorPool,
     stage: Stage,
+    bit_depths: Mapping[str, int],
     flips: str = "none",
 ) -> Iterator[Batch]:
     """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
 
     Batches come in the images' order, so no more than one category or shard is incomplete at a time. ``shapes`` are
-    those of one image's features, by the kinds to extract: `extractor.feature_shapes`.
+    those of one image's features, by the kinds to extract: `extractor.feature_shapes`; ``bit_depths`` are by category.
     """
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
-    dataset = decoded_images(images, size, options, pool, stage.totals, flips).map_batches(
+    dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, flips).map_batches(
         Extractor,
         batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs={"spec": spec, "shapes": shapes, "threads": pool.threads, "totals": stage.totals},

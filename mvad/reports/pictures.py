@@ -11,7 +11,7 @@ from PIL import Image
 from mvad import results
 from mvad.anomaly_maps.colours import Scale, mark, overlay
 from mvad.data.image_size import ImageSize
-from mvad.data.images import read_image, read_mask
+from mvad.data.images import FULL_DEPTH, read_image, read_mask
 from mvad.errors import ImageError
 from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.reports.category import Category
@@ -47,18 +47,21 @@ def category_pictures(source: str, category: Category, max_pixels: int) -> dict[
     scale = read_scale(source, category.name, size) if size else None
     rows = results.read_images(source, category.name, category.shown_ids, COLUMNS).to_pylist()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        pictures = pool.map(lambda row: _picture(row, size, scale, max_pixels), rows)
+        bit_depth = category.facts.get("bit_depth", FULL_DEPTH)
+        pictures = pool.map(lambda row: _picture(row, size, scale, max_pixels, bit_depth), rows)
         return {picture.image_id: picture for picture in pictures}
 
 
-def _picture(row: dict[str, Any], size: ImageSize | None, scale: Scale | None, max_pixels: int) -> Picture:
+def _picture(
+    row: dict[str, Any], size: ImageSize | None, scale: Scale | None, max_pixels: int, bit_depth: int
+) -> Picture:
     """The picture of a score row; without ``size`` or ``scale`` it has no map."""
     width, height = fit_within(row["width"], row["height"], MAX_SIDE, MIN_SIDE)
     image: Image.Image | None = None
     map_image: Image.Image | None = None
     peak, marked, problems = None, False, []
     try:
-        image = read_image(row["uri"], max_pixels)
+        image = read_image(row["uri"], max_pixels, bit_depth=bit_depth, first_page=True)
         if image.size != (row["width"], row["height"]):
             raise ImageError("its size has changed since it was scored")
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)

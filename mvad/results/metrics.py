@@ -39,8 +39,6 @@ def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> dict[s
     masks : (n, height, width) bool, True where defective; there must be both good and defective pixels
     maps : (n, height, width) float32
     """
-    from sklearn.metrics import auc
-
     good = np.sort(maps[~masks])
     scores = maps[masks]
     weights = np.concatenate([_region_weights(mask)[mask] for mask in masks])
@@ -57,12 +55,25 @@ def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> dict[s
     rates = np.stack([above[last_of_ties], at_least[last_of_ties]], axis=1).ravel() / len(good)
     false_positive_rate = np.concatenate([[0.0], rates, [1.0]])
     overlap = np.concatenate([[0.0], np.stack([detected[:-1], detected[1:]], axis=1).ravel(), [1.0]])
-    within = false_positive_rate < MAX_FALSE_POSITIVE_RATE
-    overlap_at_limit = np.interp(MAX_FALSE_POSITIVE_RATE, false_positive_rate, overlap)
-    area = auc(
-        np.append(false_positive_rate[within], MAX_FALSE_POSITIVE_RATE), np.append(overlap[within], overlap_at_limit)
-    )
-    return {"pixel_auroc": float(auroc), "pixel_aupro": float(area / MAX_FALSE_POSITIVE_RATE)}
+    return {
+        "pixel_auroc": float(auroc),
+        "pixel_aupro": _area(false_positive_rate, overlap, MAX_FALSE_POSITIVE_RATE) / MAX_FALSE_POSITIVE_RATE,
+    }
+
+
+def _area(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
+    """The area under a curve up to ``limit``, which lies between the first and the last ``x``.
+
+    The curve may rise vertically. Where it does so at the limit itself, the rise has no area: the curve reaches the
+    limit at its foot.
+    """
+    from sklearn.metrics import auc
+
+    within = x <= limit
+    x_within, y_within = x[within], y[within]
+    if x_within[-1] < limit:
+        x_within, y_within = np.append(x_within, limit), np.append(y_within, np.interp(limit, x, y))
+    return float(auc(x_within, y_within))
 
 
 def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -232,6 +232,7 @@ class Run:
                 storage.readable(self.folder), storage.readable(self._published), 1
             ),
             "size": asdict(model.size),
+            "bit_depth": model.bit_depth,
             "n_train": model.record["n_train"],
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],

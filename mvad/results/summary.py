@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mvad import calibration, storage
+from mvad import calibration
 from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
 from mvad.errors import ImageError
@@ -160,28 +160,34 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
     import pyarrow.dataset as pads
 
     from mvad.anomaly_maps.geometry import anomaly_map
-    from mvad.data.images import load_mask
+    from mvad.data.images import MaskRemarks, load_mask
 
     field = pads.field
     condition = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
     condition &= (field("split") == "test") & field("patch_scores").is_valid()
-    rows = read_scores(out, ["mask_uri", "patch_scores", "patch_grid"], category, condition)
+    rows = read_scores(out, ["mask_uri", "width", "height", "patch_scores", "patch_grid"], category, condition)
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None
     masks = np.zeros((len(rows), size.crop, size.crop), bool)
     maps = np.empty(masks.shape, np.float32)
+    usable, remarks = np.ones(len(rows), bool), MaskRemarks()
     for number, uri in enumerate(mask_uris):
         grid = rows["patch_scores"][number].values.to_numpy()
         maps[number] = anomaly_map(grid.reshape(rows["patch_grid"][number].as_py()), size.crop)
         if uri:
             try:
-                masks[number] = load_mask(uri, size)
+                mask = load_mask(uri, size)
             except ImageError as error:
-                return {}, f"no pixel metrics: mask {storage.readable(uri)}: {error}"
+                usable[number] = False
+                remarks.add_unusable(uri, error)
+            else:
+                masks[number] = mask.pixels
+                remarks.add(mask, rows["width"][number].as_py(), rows["height"][number].as_py())
+    masks, maps = masks[usable], maps[usable]
     if not masks.any() or masks.all():
-        return {}, "no pixel metrics: the masks mark no pixel, or all"
-    return pixel_metrics(masks, maps), None
+        return {}, "; ".join(["no pixel metrics: the masks mark no pixel, or all", *remarks.sentences()])
+    return pixel_metrics(masks, maps), "; ".join(remarks.sentences()) or None
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -106,6 +106,7 @@ class BackboneGroup:
     options: ScoreOptions
 
     def __post_init__(self) -> None:
+        self._bit_depths = {job.category: job.model.bit_depth for job in self.group.values()}
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
         shapes = feature_shapes(self._kinds, self.network.spec, self.size)
         budget = self.options.budget.after_weights(self.network.nbytes)
@@ -148,7 +149,7 @@ class BackboneGroup:
             "totals": stage.totals,
         }
         receipts = (
-            decoded_images(images, self.size, self.options, pool, stage.totals)
+            decoded_images(images, self.size, self.options, pool, stage.totals, self._bit_depths)
             .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=scorer, **pool.arguments)
             .map_batches(
                 WriteScores(self.jobs, ray.put(images), stage.totals),

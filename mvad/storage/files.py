@@ -84,8 +84,8 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
         return list(threads.map(function, items))
 
 
-def read_bytes(uri: str, limit: int) -> bytes:
-    """Read an image file.
+def read_bytes(uri: str, limit: int, *, head: bool = False) -> bytes:
+    """Read an image file, or with ``head`` its first ``limit`` bytes.
 
     ImageError if it is missing, unreadable, not a regular file or larger than ``limit``, or ``uri`` is not a URI.
     """
@@ -106,9 +106,9 @@ def read_bytes(uri: str, limit: int) -> bytes:
         raise ImageError("permission to read the file was refused") from None
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or error}") from error
-    if len(data) > limit:
+    if len(data) > limit and not head:
         raise ImageError(f"the file is larger than {limit:,} bytes")
-    return data
+    return data[:limit]
 
 
 def _read_local(path: bytes, limit: int) -> bytes:

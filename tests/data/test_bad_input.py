@@ -19,8 +19,9 @@ from PIL import Image
 
 from helpers import corpus
 from helpers.corpus import ABSENT, MAX_PIXELS, OK, WHOLE
+from helpers.wide_samples import pgm, png16, tiff
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FORMATS, decode, decode_batch
+from mvad.data.images import FORMATS, FULL_DEPTH, decode, decode_batch
 from mvad.data.layouts import SUFFIXES
 from mvad.data.manifest import read_manifest
 from mvad.errors import ImageError, UsageError
@@ -207,11 +208,11 @@ def test_wrong_rows_of_a_visa_split(tmp_path, row, message):
         listed(tmp_path)
 
 
-def check_decoding(data):
+def check_decoding(data, bit_depth=FULL_DEPTH):
     """Check that ``data`` is an image of the size in its header, or an error."""
     limit = 100_000
     try:
-        image = decode(data, limit)
+        image = decode(data, limit, bit_depth=bit_depth, first_page=bit_depth != FULL_DEPTH)
     except ImageError as error:
         assert str(error)  # noqa: PT017
         return
@@ -223,6 +224,7 @@ def check_decoding(data):
 
 
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (9, 13, 4), np.uint8))
+WIDE_PICTURE = np.asarray(PICTURE).astype(np.uint16) * 4
 SEEDS = [
     *(corpus.encoded(PICTURE, kind) for kind in ("PNG", "WEBP", "TIFF", "BMP")),
     *(corpus.encoded(PICTURE.convert("CMYK"), kind) for kind in ("JPEG", "TIFF")),
@@ -230,6 +232,14 @@ SEEDS = [
     corpus.encoded(PICTURE.convert("RGB"), "JPEG", progressive=True, exif=corpus.exif(corpus.TURNED)),
     corpus.encoded(PICTURE.convert("RGB"), "TIFF", compression="tiff_lzw"),
     corpus.encoded(PICTURE.convert("I;16"), "PNG"),
+    corpus.encoded(PICTURE.convert("L"), "JPEG2000"),
+    corpus.encoded(PICTURE, "JPEG2000"),
+    pgm(WIDE_PICTURE[..., 0], 1023),
+    pgm(WIDE_PICTURE[..., :3], 1023),
+    png16(WIDE_PICTURE[..., :3], significant_bits=10),
+    png16(WIDE_PICTURE),
+    *(tiff(WIDE_PICTURE, planar=planar, deflate=deflate) for planar in (0, 1) for deflate in (0, 1)),
+    tiff([WIDE_PICTURE[..., 0].astype(np.int16)] * 2, tags={340: ("h", [0]), 341: ("h", [1023])}),
     corpus.encoded(PICTURE, "PNG", save_all=True, append_images=[PICTURE.rotate(180)]),
     corpus.encoded(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
 ]
@@ -256,9 +266,9 @@ def mutated(draw):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # where the test itself reads the header
 @BOUNDED
-@given(data=mutated())
-def test_a_mutated_image_is_an_image_or_an_error(data):
-    check_decoding(data)
+@given(data=mutated(), bit_depth=st.sampled_from([FULL_DEPTH, 10]))
+def test_a_mutated_image_is_an_image_or_an_error(data, bit_depth):
+    check_decoding(data, bit_depth)
 
 
 NAMES = st.sampled_from(["train", "test", "ground_truth", "good", "ok", "cut", "a", "b", ".b", "__MACOSX", "a.png"]) | (

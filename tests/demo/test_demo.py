@@ -24,6 +24,7 @@ from starlette.testclient import TestClient
 import mvad
 from helpers.browser import drop, visit
 from helpers.tiles import EMBEDDED, paint
+from helpers.wide_samples import png16
 from mvad import results
 from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
@@ -120,6 +121,12 @@ def test_scores_are_those_of_the_main_job(client, tiles, rows):
         assert image["p_value"] == pytest.approx(row["p_value"])
         assert (image["status"], image["error"], image["guessed"]) == ("ok", None, False)
         assert image["picture"] is None is image["map"]
+
+
+def test_an_image_beyond_the_bit_depth_of_its_model_has_a_reason(client):
+    answer = post(client, ("a.png", png16(np.full((96, 96), 5000, np.uint16))), category="alpha")
+    assert answer.status_code == 422
+    assert "has values up to 5,000, but its category was fitted to 8-bit images" in answer.json()["error"]
 
 
 def test_other_images_change_no_score(scorer, tiles):

@@ -28,6 +28,8 @@ DATA, OUTSIDE = "data", "outside"  # ROOT, and a folder that only links lead to
 
 UNKNOWN = "not an image of a known kind"
 DAMAGED = "cannot be decoded: ."
+UNKNOWN_TIFF = "a TIFF of a kind that cannot be read"
+SEVERAL = "has 2 (pages|frames) of one size"
 TOO_LARGE = r"decodes to \d+ x \d+ pixels, more than --max-pixels"
 
 
@@ -222,9 +224,9 @@ def _damaged(corpus: _Corpus) -> None:
     add("BMP upside down", "damaged/down.bmp", patched(bmp, 22, "<i", -RGB.height), OK)
     add("TIFF that follows itself", "damaged/cycle.tif", tiff(follow=8), OK)
     add("TIFF with pixels beyond its end", "damaged/beyond.tif", tiff({273: (4, 1, 1 << 30)}), DAMAGED)
-    add("TIFF of no height", "damaged/no-height.tif", tiff({257: (4, 1, 0)}), UNKNOWN)
+    add("TIFF of no height", "damaged/no-height.tif", tiff({257: (4, 1, 0)}), UNKNOWN_TIFF)
     add("TIFF without a width", "damaged/no-width.tif", tiff({256: (2, 1, 0)}), DAMAGED)
-    add("TIFF of unknown compression", "damaged/compression.tif", tiff({259: (3, 1, 999)}), UNKNOWN)
+    add("TIFF of unknown compression", "damaged/compression.tif", tiff({259: (3, 1, 999)}), UNKNOWN_TIFF)
     tiles = {322: (4, 1, 1 << 20), 323: (4, 1, 1 << 20), 324: (4, 1, 2000), 325: (4, 1, 64), 259: (3, 1, 8)}
     add("TIFF of vast tiles", "damaged/tiles.tif", tiff(tiles), DAMAGED)
     add("WebP of a wrong length", "damaged/length.webp", patched(WHOLE["webp"], 4, "<I", 1 << 31), DAMAGED)
@@ -275,9 +277,9 @@ def _unusual(corpus: _Corpus) -> None:
     add = corpus.add
     frames = {"save_all": True, "append_images": [Image.new("RGB", RGB.size)]}
     whole = "whole/whole.png"
-    add("animated PNG", "unusual/animated.png", encoded(RGB, "PNG", **frames), like=whole)
-    add("animated WebP", "unusual/animated.webp", encoded(RGB, "WEBP", lossless=True, **frames), like=whole)
-    add("TIFF of two pages", "unusual/pages.tif", encoded(RGB, "TIFF", **frames), like=whole)
+    add("animated PNG", "unusual/animated.png", encoded(RGB, "PNG", **frames), SEVERAL)
+    add("animated WebP", "unusual/animated.webp", encoded(RGB, "WEBP", lossless=True, **frames), SEVERAL)
+    add("TIFF of two pages", "unusual/pages.tif", encoded(RGB, "TIFF", **frames), SEVERAL)
     add("interlaced PNG", "unusual/interlaced.png", interlaced(), like=whole)
     add("progressive JPEG", "unusual/progressive.jpg", encoded(RGB, "JPEG", progressive=True))
     add("CMYK JPEG", "unusual/cmyk.jpg", encoded(RGB.convert("CMYK"), "JPEG"))

@@ -19,17 +19,36 @@ def test_scores_need_no_range():
     assert image_metrics(labels, scores) == image_metrics(labels, np.log(scores))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_aupro_is_that_of_the_plain_reference(seed):
-    random = np.random.default_rng(seed)
-    masks = np.zeros((4, 16, 16), bool)
-    masks[0, 2:5, 2:5] = masks[0, 10:12, 9:16] = masks[1, 0, 0] = masks[1, 1, 1] = masks[2, 4:12, 4:12] = True
-    maps = (random.random(masks.shape) + 0.4 * masks).round(2).astype(np.float32)
+@pytest.mark.parametrize("levels", [2, 5, 10, 1000])
+@pytest.mark.parametrize("seed", range(6))
+def test_pixel_metrics_are_those_of_the_plain_reference(seed, levels):
+    random = np.random.default_rng([seed, levels])
+    masks = np.zeros((3, 12, 12), bool)
+    masks[0, 2:5, 2:5] = masks[1, 1, 1] = masks[1, 6:9, 0:7] = masks[2, 11, 11] = True
+    maps = ((random.random(masks.shape) + 0.5 * masks) * levels).round().astype(np.float32)
     metrics = pixel_metrics(masks, maps)
-    assert metrics["pixel_aupro"] == pytest.approx(reference.aupro(masks, maps), abs=1e-6)
+    assert metrics["pixel_aupro"] == pytest.approx(reference.aupro(masks, maps), abs=1e-9)
     below = maps[masks][:, None] > maps[~masks][None]
     ties = maps[masks][:, None] == maps[~masks][None]
     assert metrics["pixel_auroc"] == pytest.approx(below.mean() + ties.mean() / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("good", "expected"),
+    [
+        # Of ten good pixels three score 3. The defect's two pixels score 4 and `good` says where the other one lies.
+        (3.0, 0.5 + 0.5 / 2),  # tied with them: a slope up to the limit
+        (2.5, 0.5),  # just below them: a vertical rise at exactly the limit
+        (3.5, 1.0),  # just above them: the rise comes before the first false positive
+        (2.0, 0.5),  # tied with good pixels beyond the limit
+    ],
+)
+def test_aupro_where_the_curve_jumps_at_the_limit(good, expected):
+    masks = np.zeros((1, 1, 12), bool)
+    masks[0, 0, :2] = True
+    maps = np.array([[[4, good, 3, 3, 3, 2, 2, 1, 1, 1, 0, 0]]], np.float32)
+    assert pixel_metrics(masks, maps)["pixel_aupro"] == pytest.approx(expected, abs=1e-9)
+    assert reference.aupro(masks, maps) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_small_region_counts_as_much_as_a_large_one():

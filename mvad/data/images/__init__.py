@@ -1,0 +1,34 @@
+"""Image files to pixels: what a file is allowed to be, its sample values, RGB of the model's size, and masks."""
+
+from mvad.data.images.loading import (
+    Batch,
+    crop_centre,
+    decode,
+    decode_batch,
+    load_image,
+    read_file,
+    read_image,
+    resize_and_crop,
+)
+from mvad.data.images.masks import MaskRemarks, load_mask, read_mask
+from mvad.data.images.opening import FORMATS
+from mvad.data.images.samples import BIT_DEPTHS, FULL_DEPTH, largest_value, may_be_deep
+
+__all__ = [
+    "BIT_DEPTHS",
+    "FORMATS",
+    "FULL_DEPTH",
+    "Batch",
+    "MaskRemarks",
+    "crop_centre",
+    "decode",
+    "decode_batch",
+    "largest_value",
+    "load_image",
+    "load_mask",
+    "may_be_deep",
+    "read_file",
+    "read_image",
+    "read_mask",
+    "resize_and_crop",
+]

@@ -1,0 +1,121 @@
+"""Read image files as RGB pixels of the model's size."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvad import storage
+from mvad.data.augmentation import allowed_flips, vary
+from mvad.data.image_size import ImageSize
+from mvad.data.images.opening import decoding, open_image
+from mvad.data.images.samples import FULL_DEPTH, to_rgb
+from mvad.errors import ImageError, one_line
+
+Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
+
+MAX_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
+MAX_METADATA_BYTES = 16 << 20
+NO_BIT_DEPTHS: Mapping[str, int] = {}
+
+
+def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.uint8], int, int]:
+    """Read one image in the model's size.
+
+    Returns the pixels of `resize_and_crop`, and the width and height of the upright image before resizing. ImageError
+    if the file cannot be read or decoded, or is larger than allowed; the message says which.
+    """
+    image = read_image(uri, max_pixels)
+    return resize_and_crop(image, size), image.width, image.height
+
+
+def read_image(uri: str, max_pixels: int, *, bit_depth: int = FULL_DEPTH, first_page: bool = False) -> Image.Image:
+    """Read an image in its own size, RGB and upright; parameters and ImageError as for `decode`."""
+    return decode(read_file(uri, max_pixels), max_pixels, bit_depth=bit_depth, first_page=first_page)
+
+
+def read_file(uri: str, max_pixels: int) -> bytes:
+    """Read an image file; ImageError if it is larger than any image of ``max_pixels`` pixels needs to be."""
+    return storage.read_bytes(uri, limit=MAX_BYTES_PER_PIXEL * max_pixels + MAX_METADATA_BYTES)
+
+
+def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
+    """Stretch an RGB image to ``size.resize`` pixels square, antialiased; crop its centre: (crop, crop, 3) uint8."""
+    return np.asarray(crop_centre(_resize(image, size), size.crop))
+
+
+def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
+    return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+
+
+def crop_centre(image: Image.Image, side: int) -> Image.Image:
+    """Crop the square of ``side`` pixels in the centre of an image."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def decode_batch(
+    batch: Batch,
+    size: ImageSize,
+    max_pixels: int,
+    flips: str = "none",
+    *,
+    bit_depths: Mapping[str, int] = NO_BIT_DEPTHS,
+    first_page: bool = False,
+) -> Batch:
+    """Read and decode a batch of images.
+
+    It has the columns ``uri``, ``category`` for ``bit_depths`` by category (default: `FULL_DEPTH`) and, optionally,
+    ``variant``: 0 for the image itself, otherwise the seed of a random variant of it (`augmentation.vary`) with
+    ``flips``: ``auto`` or one of `options.FLIPS`. ``first_page`` is as for `decode`. Returned are also ``pixels``
+    (n, crop, crop, 3) uint8, ``width`` and ``height`` int32 before resizing, ``file_size`` int64 in bytes, and
+    ``error``. An image that cannot be used has a reason, in one line, as its ``error``; its pixels and numbers are 0.
+    Otherwise ``error`` is empty.
+    """
+    count = len(batch["uri"])
+    pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
+    sizes = np.zeros((count, 2), np.int32)
+    n_bytes = np.zeros(count, np.int64)
+    errors = np.full(count, "", object)
+
+    @functools.lru_cache(maxsize=1)  # the variants of an image are next to each other
+    def load(uri: str, bit_depth: int) -> tuple[Image.Image, int, int, int]:
+        data = read_file(uri, max_pixels)
+        image = decode(data, max_pixels, bit_depth=bit_depth, first_page=first_page)
+        return _resize(image, size), image.width, image.height, len(data)
+
+    @functools.lru_cache(maxsize=1)
+    def flips_of(uri: str, bit_depth: int) -> str:
+        return allowed_flips(load(uri, bit_depth)[0]) if flips == "auto" else flips
+
+    categories, variants = batch.get("category", [""] * count), batch.get("variant", [0] * count)
+    for row, (uri, category, variant) in enumerate(zip(batch["uri"], categories, variants, strict=True)):
+        bit_depth = bit_depths.get(category, FULL_DEPTH)
+        try:
+            image, *sizes[row], n_bytes[row] = load(uri, bit_depth)
+        except ImageError as error:
+            errors[row] = one_line(error)
+            continue
+        if variant:
+            image = vary(image, int(variant), flips_of(uri, bit_depth))
+        pixels[row] = np.asarray(crop_centre(image, size.crop))
+    width, height = sizes.T
+    return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}
+
+
+def decode(
+    data: bytes, max_pixels: int, *, bit_depth: int | None = FULL_DEPTH, first_page: bool = False
+) -> Image.Image:
+    """Decode an image file to 8-bit RGB, upright.
+
+    Samples of more than 8 bits are scaled to the range that the file states, or else to that of ``bit_depth`` bits
+    (`samples`; if it is None, that is an ImageError). Transparent parts become black. Embedded colour profiles are not
+    applied. ImageError if the data are empty, not an image of a known format, damaged, of more than ``max_pixels``
+    pixels, of several pages (unless ``first_page``), or have values outside of the range.
+    """
+    with decoding(data):
+        image = open_image(data, max_pixels, first_page=first_page)
+        return to_rgb(image, data, max_pixels, bit_depth, first_page)

@@ -1,0 +1,64 @@
+"""The bit depth of images whose files do not state it, by category: measured on the images that it is fitted to.
+
+Scores must not depend on what else is in an image or a batch, so the range of values is the same for all images of a
+category, and the model records it.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from mvad import storage
+from mvad.data.images import BIT_DEPTHS, largest_value, may_be_deep, read_file
+from mvad.data.sampling import evenly_spaced
+from mvad.errors import ImageError
+from mvad.options import BitDepthOptions
+
+MAX_MEASURED_IMAGES = 64  # per category, evenly spaced
+HEAD_BYTES = 32  # of a file, which tell whether its samples may have more than 8 bits
+
+
+def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, int]:
+    """The bit depth of each category of a manifest: that of ``--bit-depth``, or measured in tasks.
+
+    It is measured on the category's training images, or if there are none on all of its images.
+    """
+    categories = pc.unique(images["category"]).to_pylist()
+    if options.bit_depth != "auto":
+        return dict.fromkeys(categories, int(options.bit_depth))
+    measure = ray.remote(num_cpus=1)(measure_bit_depth)
+    tasks = []
+    for category in categories:
+        rows = images.filter(pc.equal(images["category"], category))
+        train = rows.filter(pc.equal(rows["split"], "train"))
+        uris = (train if len(train) else rows)["uri"]
+        uris = uris.take(pa.array(evenly_spaced(len(uris), MAX_MEASURED_IMAGES))).to_pylist()
+        tasks.append(measure.remote(uris, options.max_pixels, options.first_page))
+    return dict(zip(categories, ray.get(tasks), strict=True))
+
+
+def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool) -> int:
+    """The smallest of `BIT_DEPTHS` that holds the values of images whose files do not state their range.
+
+    Images that cannot be read do not count.
+    """
+    deep = itertools.compress(uris, storage.parallel_map(_may_be_deep, uris))
+    largest = max((_largest_value(uri, max_pixels, first_page) for uri in deep), default=0)
+    return next(depth for depth in BIT_DEPTHS if largest < 1 << depth)
+
+
+def _may_be_deep(uri: str) -> bool:
+    try:
+        return may_be_deep(storage.read_bytes(uri, HEAD_BYTES, head=True))
+    except ImageError:
+        return False
+
+
+def _largest_value(uri: str, max_pixels: int, first_page: bool) -> int:
+    try:
+        return largest_value(read_file(uri, max_pixels), max_pixels, first_page=first_page)
+    except ImageError:
+        return 0
