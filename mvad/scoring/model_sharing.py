@@ -24,6 +24,7 @@ class Broadcast:
     """
 
     def __init__(self, models: Iterable[ModelInfo]) -> None:
+        self._keys = storage.Keys()  # for actors that map files of object storage
         free_bytes = STORE_FRACTION * min(_stores(), default=0.0)
         shared = []
         for model in sorted(models, key=lambda model: (model.record["bytes"], model.model_id)):
