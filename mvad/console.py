@@ -15,26 +15,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mvad import storage
 from mvad.data.description import describe_left_out, describe_others
 from mvad.runtime.telemetry import log, peak_memory
+from mvad.text import one_printable_line, printable_json, shown_name
 
 if TYPE_CHECKING:
     from mvad.data.listing import Listing
     from mvad.data.manifest import Manifest
     from mvad.runtime.stage_totals import StageTotals
 
+AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # ``[b]`` and ``:OK:`` may be names
 LOG_INTERVAL_S = 30.0
 MAX_SHOWN_ERRORS = 5
-WIDTH = 100  # columns of text, if standard output is not a terminal
+WIDTH = 1000  # columns, if standard output is not a terminal: in a log, no name continues where a line begins
 
 
 def as_document(result: Any) -> str:
     """What a command returns as JSON text; numbers that are not finite, of which JSON knows none, are null."""
-    return json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+    return printable_json(json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -66,22 +67,22 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.stages: dict[str, dict[str, Any]] = {}
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._out = Console(highlight=False, width=WIDTH if not sys.stdout.isatty() else None)
+        self._err = Console(stderr=True, soft_wrap=True, **AS_IT_IS)
+        self._out = Console(width=WIDTH if not sys.stdout.isatty() else None, **AS_IT_IS)
 
     def info(self, text: str) -> None:
         """Print a line of progress."""
         if not self.quiet:
-            self._err.print(escape(text))
+            self._err.print(one_printable_line(text))
 
     def warn(self, text: str) -> None:
         """Print a warning, also if quiet."""
-        self._err.print(f"warning: {escape(text)}")
+        self._err.print(f"warning: {one_printable_line(text)}")
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
         if not self.quiet:
-            self._out.print(escape(text), soft_wrap=True)
+            self._out.print(one_printable_line(text), soft_wrap=True)
 
     def image_count(self, images: Manifest | Listing) -> None:
         """Say what was understood of DATA: how many images of which kinds each category has, and what is left out."""
@@ -105,12 +106,13 @@ class Reporter:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for header in names:
             table.add_column(header, overflow="fold")
-        for header in numbers:
+        for header in map(shown_name, numbers):  # in a comparison, the names of categories
             table.add_column(header, justify="right", no_wrap=True)
         for header in texts:
             table.add_column(header, overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            shown = [*map(shown_name, row[: len(names)]), *row[len(names) :]]
+            table.add_row(*map(one_printable_line, shown))
         self._out.print(table)
 
     @contextmanager
@@ -127,7 +129,7 @@ class Reporter:
 
     def _bar(self, unit: str) -> progress.Progress:
         return progress.Progress(
-            progress.TextColumn("{task.description:<9}"),
+            progress.TextColumn("{task.description:<9}", markup=False),
             progress.BarColumn(bar_width=30),
             progress.MofNCompleteColumn(),
             progress.TextColumn(unit),
@@ -218,7 +220,7 @@ class Stage:
     def busy_with(self, text: str, *, passing: bool = False) -> None:
         """Show work that completes no image for a while; if ``passing``, it is one of many and may be left out."""
         if self._bar is not None:
-            self._bar.update(self._task, description=f"{self.name} ({text})")
+            self._bar.update(self._task, description=one_printable_line(f"{self.name} ({text})"))
         elif not passing or time.monotonic() - self._logged > LOG_INTERVAL_S:
             self._logged = time.monotonic()
             self.report.info(f"{self.name:<9}{text}")

@@ -8,7 +8,6 @@
     DIR/maps.json                  how values become colours or grey, by category; and the number of files
 """
 
-import functools
 from collections import defaultdict
 from typing import Annotated, Any, NamedTuple
 
@@ -68,9 +67,9 @@ def maps(
     n_written, errors = 0, []
     tasks = [(file, category, style) for category, style in styles.items() for file in files[category]]
     with runtime.ray_session(options.address, say=report.info):
-        export = functools.partial(ray.remote(num_cpus=1)(export_file).remote, keys=storage.Keys())
+        export, keys = ray.remote(num_cpus=1)(export_file), storage.Keys()
         with report.stage("maps", len(tasks), unit="files of rows") as stage:
-            for exported in runtime.as_completed([export(*task, options.only, target) for task in tasks]):
+            for exported in runtime.as_completed([export.remote(*task, options.only, target, keys) for task in tasks]):
                 _ensure_shared(exported.last_uri, target)
                 n_written += exported.n_written
                 errors += exported.errors

@@ -19,6 +19,7 @@ from mvad.memory import MemoryBudget
 from mvad.options import FitOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import actor_pool
+from mvad.text import shown_name
 
 
 def fit_models(
@@ -55,7 +56,7 @@ def fit_models(
     for outcome in outcomes:
         for text in (outcome.failure, outcome.note):
             if text is not None:
-                report.warn(f"{outcome.job.title}: {text}")
+                report.warn(f"{shown_name(outcome.job.title)}: {text}")
     return outcomes
 
 
@@ -78,7 +79,9 @@ def _plan(
         return {name: Shards.plan(n, shape, options, budget) for name, n in sizes.items() if n > largest}, train
     train, large = subsample_categories(train, largest)
     for name in large:
-        report.warn(f"{name}: fitted to {largest:,} of its {sizes[name]:,} images: --memory-limit holds no more")
+        report.warn(
+            f"{shown_name(name)}: fitted to {largest:,} of its {sizes[name]:,} images: --memory-limit holds no more"
+        )
     return {}, train
 
 

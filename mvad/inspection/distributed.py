@@ -54,8 +54,8 @@ def measure_images(
 ) -> dict[str, NDArray[Any]]:
     """Columns of `measure.Measurement`, in the order of the images, and (n, d) float16 ``features`` with a network."""
     size = None if network is None else options.size
-    measure = functools.partial(measure_batch, size=size, max_pixels=options.max_pixels)
-    dataset = _files(images, range(len(images)), options, pool).map_batches(storage.WithKeys(measure), batch_size=None, num_cpus=1)
+    measure = storage.WithKeys(functools.partial(measure_batch, size=size, max_pixels=options.max_pixels))
+    dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
         shapes = feature_shapes([KIND], network.spec, options.size)
         spec = ray.put(prepare([KIND], network, options.size, options.engine, pool.gpus))
@@ -83,8 +83,8 @@ def make_thumbnails(
     pictures: dict[int, bytes] = {}
     if not len(rows):
         return pictures
-    shrink = functools.partial(thumbnail_batch, max_pixels=options.max_pixels)
-    dataset = _files(images, rows, options, pool).map_batches(storage.WithKeys(shrink), batch_size=None, num_cpus=1)
+    shrink = storage.WithKeys(functools.partial(thumbnail_batch, max_pixels=options.max_pixels))
+    dataset = _files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         pictures |= {int(row): data for row, data in zip(batch["row"], batch["picture"], strict=True) if data}
         stage.advance(len(batch["row"]))

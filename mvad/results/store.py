@@ -71,7 +71,8 @@ def clear(out: str) -> None:
 def write_part(out: str, rows: pa.Table) -> None:
     """Write score rows of one category, at least one row, as one file."""
     category = rows["category"][0].as_py()
-    digest = hashlib.sha256("\n".join(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
+    # As JSON, so that one id with a line break is not two without.
+    digest = hashlib.sha256(json.dumps(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
     folder = storage.join(out, "scores", storage.safe_name(category))
     storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
 

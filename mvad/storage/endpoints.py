@@ -1,7 +1,7 @@
 """Which object stores answer: one that is away costs an image some seconds, and the images after it nothing.
 
-Arrow asks a store again for a minute and a half, and Google's for a quarter of an hour, whatever is wrong. That is right
-for one that answers "slow down", and costs a night if none is there and a table names a million images on it.
+Arrow asks a store again for a minute and a half, and Google's for a quarter of an hour, whatever is wrong. That is
+right for one that answers "slow down", and costs a night if none is there and a table names a million images on it.
 """
 
 import os

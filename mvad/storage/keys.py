@@ -8,7 +8,7 @@ travel in Ray's memory; nothing of this is written to a file. Where keys are mis
 be written by mistake.
 """
 
-import os
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -76,12 +76,13 @@ def remember(uri: str, keys: str) -> None:
 def find(uri: str) -> str:
     """Return the keys for a URI: those given with the path that has most folders in common with its own."""
     connection, path = _connection(uri)
-    folders, paths = path.split("/"), _known.get(connection, {})
-    best = max(
-        ((len(os.path.commonprefix([folders, place.split("/")])), bool(keys), keys) for place, keys in paths.items()),
-        default=(0, False, ""),
-    )
-    return best[2]
+    places = _known.get(connection, {}).items()
+    return max(places, key=lambda place: (_n_common(place[0], path), bool(place[1])), default=("", ""))[1]
+
+
+def _n_common(path: str, other: str) -> int:
+    pairs = zip(path.split("/"), other.split("/"), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _connection(uri: str) -> tuple[Connection, str]:
