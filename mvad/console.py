@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import progress
-from rich.console import Console
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 
 from mvad import storage
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
     from mvad.runtime.stage_totals import StageTotals
 
 AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # ``[b]`` and ``:OK:`` may be names
+INDENT = "  "
 LOG_INTERVAL_S = 30.0
 MAX_SHOWN_ERRORS = 5
-WIDTH = 1000  # columns, if standard output is not a terminal: in a log, no name continues where a line begins
+WIDTH = 100  # columns of text, if standard output is not a terminal
 
 
 def as_document(result: Any) -> str:
@@ -50,6 +53,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Name:
+    """A name in a table: where it does not fit on a line it goes on indented, and so is no line of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1 + len(INDENT), max(cell_len(self.text), 1))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
+        if cell_len(self.text) <= options.max_width:
+            yield self.text
+        else:
+            yield ("\n" + INDENT).join(chop_cells(self.text, max(1, options.max_width - len(INDENT))))
 
 
 class Reporter:
@@ -111,8 +130,8 @@ class Reporter:
         for header in texts:
             table.add_column(header, overflow="fold")
         for row in rows:
-            shown = [*map(shown_name, row[: len(names)]), *row[len(names) :]]
-            table.add_row(*map(one_printable_line, shown))
+            shown = [_Name(one_printable_line(shown_name(name))) for name in row[: len(names)]]
+            table.add_row(*shown, *map(one_printable_line, row[len(names) :]))
         self._out.print(table)
 
     @contextmanager

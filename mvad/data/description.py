@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mvad.text import shown_name
+from mvad.text import shown_name, visible
 
 MAX_LINES = 20  # categories that have a line of their own
 MAX_DEFECTS = 8  # kinds of defects that are named
@@ -82,9 +82,7 @@ def describe_others(suffixes: Mapping[str, int]) -> str:
     """Say how many files are not images, by suffix: ``13 files are not images: 12 .txt, 1 without a suffix``."""
     count = sum(suffixes.values())
     most = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
-    named = [
-        f"{number:,} {shown_name(suffix) if suffix else 'without a suffix'}" for suffix, number in most[:MAX_SUFFIXES]
-    ]
+    named = [f"{number:,} {visible(suffix) or 'without a suffix'}" for suffix, number in most[:MAX_SUFFIXES]]
     if len(most) > MAX_SUFFIXES:
         named.append(f"{sum(number for _, number in most[MAX_SUFFIXES:]):,} of other kinds")
     return f"{count:,} {'file is not an image' if count == 1 else 'files are not images'}: {', '.join(named)}"

@@ -88,9 +88,9 @@ def read_table(uri: str, category: str | None) -> pa.Table:
     numbers = itertools.count(1)
     chunks = []
     for batch in table.to_batches(max_chunksize=ROWS_PER_CHUNK):
-        entries = zip(numbers, batch.to_pylist(), strict=False)
+        entries = zip(batch.to_pylist(), numbers, strict=False)
         # A spreadsheet writes rows that were cleared as rows of nothing.
-        rows = [_table_row(uri, number, entry, category) for number, entry in entries if any(entry.values())]
+        rows = [_table_row(uri, number, entry, category) for entry, number in entries if any(entry.values())]
         chunks.append(pa.Table.from_pylist(rows, SCHEMA))
     images = pa.concat_tables([SCHEMA.empty_table(), *chunks])
     if not len(images):
@@ -168,10 +168,10 @@ def _read_text(uri: str, known: Sequence[str], required: Sequence[str]) -> dict[
                 table = pyarrow.csv.read_csv(stream, read, parse, convert)
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 if invalid:
-                    row = invalid[0]
+                    number, columns = invalid[0].number - header.n_lines, invalid[0].actual_columns
                     raise UsageError(
-                        f"{storage.readable(uri)}, row {row.number}: it has {row.actual_columns} columns, not "
-                        f"{row.expected_columns} as the header; put quotes around what holds a {header.delimiter!r}."
+                        f"{storage.readable(uri)}, row {number}: it has {columns} columns, not {len(header.names)} as "
+                        f"the header; put quotes around what holds a {header.delimiter!r}."
                     ) from error
                 if "Empty CSV" in str(error):
                     return {name: pa.chunked_array([], pa.string()) for name in positions}
@@ -202,12 +202,12 @@ def _read_header(head: bytes, required: Sequence[str]) -> _Header:
         if separator := re.fullmatch(r"sep=(.)\s*", line, re.IGNORECASE):  # Excel's own
             delimiters = (separator[1],)
             continue
+        if not line.strip() or line.startswith("#"):
+            continue
         headers = {one: next(csv.reader([line], delimiter=one), []) for one in delimiters}
         # The delimiter that sets the required columns apart; else, for the message, the one with most columns.
         best = max(headers, key=lambda one: (set(required) <= _plain(headers[one]), len(headers[one])))
-        is_header = set(required) <= _plain(headers[best])
-        if is_header or (line.strip() and not line.lstrip().startswith("#")):
-            return _Header(encodings, best, headers[best], number)
+        return _Header(encodings, best, headers[best], number)
     return _Header(encodings, ",", [], number)
 
 
