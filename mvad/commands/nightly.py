@@ -85,5 +85,5 @@ def _begun(night: str, dump: str) -> datetime.datetime | None:
             return None
         first = [*content.get("earlier_runs", []), content][0]
         return datetime.datetime.fromisoformat(first["started"])
-    except (UsageError, KeyError, ValueError):  # there is no such night, or its run.json is damaged
+    except (UsageError, KeyError, TypeError, ValueError):  # there is no such night, or its run.json is damaged
         return None
