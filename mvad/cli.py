@@ -17,9 +17,10 @@ from typer.exceptions import TyperException
 from typer.models import OptionInfo
 
 from mvad.commands import COMMANDS
-from mvad.console import as_document
+from mvad.console import AS_IT_IS, as_document
 from mvad.errors import UsageError
 from mvad.options import keywords_of, panels
+from mvad.text import one_printable_line
 from mvad.version import VERSION
 
 Json = Annotated[
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False)
     except (UsageError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        Console(stderr=True, highlight=False).print(f"mvad: {escape(message)}", soft_wrap=True)
+        Console(stderr=True, soft_wrap=True, **AS_IT_IS).print(f"mvad: {one_printable_line(message)}")
         sys.exit(EXIT_USAGE)
     except typer.Abort:
         sys.exit(1)

@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import progress
-from rich.console import Console
-from rich.markup import escape
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 
 from mvad import storage
 from mvad.data.description import describe_left_out, describe_others
 from mvad.runtime.telemetry import log, peak_memory
+from mvad.text import one_printable_line, printable_json, shown_name
 
 if TYPE_CHECKING:
     from mvad.data.listing import Listing
     from mvad.data.manifest import Manifest
     from mvad.runtime.stage_totals import StageTotals
 
+AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # ``[b]`` and ``:OK:`` may be names
+INDENT = "  "
 LOG_INTERVAL_S = 30.0
 MAX_SHOWN_ERRORS = 5
 WIDTH = 100  # columns of text, if standard output is not a terminal
@@ -34,7 +38,7 @@ WIDTH = 100  # columns of text, if standard output is not a terminal
 
 def as_document(result: Any) -> str:
     """What a command returns as JSON text; numbers that are not finite, of which JSON knows none, are null."""
-    return json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+    return printable_json(json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -49,6 +53,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Name:
+    """A name in a table: where it does not fit on a line it goes on indented, and so is no line of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1 + len(INDENT), max(cell_len(self.text), 1))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
+        if cell_len(self.text) <= options.max_width:
+            yield self.text
+        else:
+            yield ("\n" + INDENT).join(chop_cells(self.text, max(1, options.max_width - len(INDENT))))
 
 
 class Reporter:
@@ -66,22 +86,22 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.stages: dict[str, dict[str, Any]] = {}
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._out = Console(highlight=False, width=WIDTH if not sys.stdout.isatty() else None)
+        self._err = Console(stderr=True, soft_wrap=True, **AS_IT_IS)
+        self._out = Console(width=WIDTH if not sys.stdout.isatty() else None, **AS_IT_IS)
 
     def info(self, text: str) -> None:
         """Print a line of progress."""
         if not self.quiet:
-            self._err.print(escape(text))
+            self._err.print(one_printable_line(text))
 
     def warn(self, text: str) -> None:
         """Print a warning, also if quiet."""
-        self._err.print(f"warning: {escape(text)}")
+        self._err.print(f"warning: {one_printable_line(text)}")
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
         if not self.quiet:
-            self._out.print(escape(text), soft_wrap=True)
+            self._out.print(one_printable_line(text), soft_wrap=True)
 
     def image_count(self, images: Manifest | Listing) -> None:
         """Say what was understood of DATA: how many images of which kinds each category has, and what is left out."""
@@ -105,12 +125,13 @@ class Reporter:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for header in names:
             table.add_column(header, overflow="fold")
-        for header in numbers:
+        for header in map(shown_name, numbers):  # in a comparison, the names of categories
             table.add_column(header, justify="right", no_wrap=True)
         for header in texts:
             table.add_column(header, overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            shown = [_Name(one_printable_line(shown_name(name))) for name in row[: len(names)]]
+            table.add_row(*shown, *map(one_printable_line, row[len(names) :]))
         self._out.print(table)
 
     @contextmanager
@@ -127,7 +148,7 @@ class Reporter:
 
     def _bar(self, unit: str) -> progress.Progress:
         return progress.Progress(
-            progress.TextColumn("{task.description:<9}"),
+            progress.TextColumn("{task.description:<9}", markup=False),
             progress.BarColumn(bar_width=30),
             progress.MofNCompleteColumn(),
             progress.TextColumn(unit),
@@ -218,7 +239,7 @@ class Stage:
     def busy_with(self, text: str, *, passing: bool = False) -> None:
         """Show work that completes no image for a while; if ``passing``, it is one of many and may be left out."""
         if self._bar is not None:
-            self._bar.update(self._task, description=f"{self.name} ({text})")
+            self._bar.update(self._task, description=one_printable_line(f"{self.name} ({text})"))
         elif not passing or time.monotonic() - self._logged > LOG_INTERVAL_S:
             self._logged = time.monotonic()
             self.report.info(f"{self.name:<9}{text}")

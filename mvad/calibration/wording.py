@@ -14,6 +14,7 @@ from mvad.calibration.conformal import (
     rank,
 )
 from mvad.calibration.drift import Drift
+from mvad.text import shown_name
 
 MAX_NAMED = 5  # categories that a warning lists; of more it names two and counts the others
 
@@ -50,9 +51,10 @@ def guarantee(rule: str, rate: float, n: int, unit: str = "image") -> str:
 
 def too_few_warning(categories: Sequence[str], n: int, rate: float) -> str:
     """Warn that these categories have n >= 1 calibration images each, too few for a conformal threshold at ``rate``."""
-    names = ", ".join(categories)
-    if len(categories) > MAX_NAMED:
-        names = f"{categories[0]}, {categories[1]} and {len(categories) - 2:,} other categories"
+    shown = [shown_name(name) for name in categories]
+    names = ", ".join(shown)
+    if len(shown) > MAX_NAMED:
+        names = f"{shown[0]}, {shown[1]} and {len(shown) - 2:,} other categories"
     average, low_to_high = _conformal_rates(rate, n)
     images = f"{n:,} good image{' is' if n == 1 else 's are'}"
     return (
@@ -75,7 +77,7 @@ def found_line(
         lacking = f" (needs {n_needed:,} more good image{'' if n_needed == 1 else 's'})" if n_needed else ""
         texts.append(f"at {_percent(rate)}{unit}{lacking} {n_found:,}")
     first, *others = texts
-    return "; ".join([f"{category}: {first} of {n_defect:,} defects are found", *others])
+    return "; ".join([f"{shown_name(category)}: {first} of {n_defect:,} defects are found", *others])
 
 
 def calibration_unit(record: Mapping[str, Any]) -> str:
@@ -121,8 +123,8 @@ def drift_warning(category: str, drift: Drift) -> str:
     shift = drift.median_shift or 0.0
     side = "above" if shift >= 0 else "below"
     return (
-        f"{category}: DRIFT: the whole batch scores differently; check camera and light first. The median of "
-        f"{drift.n:,} images is {abs(shift):.1f} robust deviations {side} calibration, and "
+        f"{shown_name(category)}: DRIFT: the whole batch scores differently; check camera and light first. The median "
+        f"of {drift.n:,} images is {abs(shift):.1f} robust deviations {side} calibration, and "
         f"{100 * drift.share_below:.0f} % have p < 0.05 (expected: 5 %); if camera and light are fine, run mvad update."
     )
 

@@ -28,7 +28,6 @@ from mvad.results import store
 from mvad.results.comparison import comparison_table, show_comparison
 from mvad.results.result import Result, exit_code
 from mvad.results.run_record import Run
-from mvad.results.summary import MEAN
 from mvad.runtime.versions import versions
 from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, SCORING_FAILED
 
@@ -196,7 +195,7 @@ def _fit_and_score(
         for run, record in zip(group, records, strict=True):
             result = record.finish(manifest.n_files, report.stages)
             result.errors = [row for row in result.errors if not row["error"].startswith(MODEL_FAULTS)]
-            rows = [row for row in result.summary if row["category"] != MEAN]
+            *rows, _ = result.summary  # without the mean
             result.summary = [{**row, "model_bytes": sizes.get((run.name, row["category"]))} for row in rows]
             results[run.name] = result
             stage.advance(1)

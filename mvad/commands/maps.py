@@ -68,9 +68,9 @@ def maps(
     n_written, errors = 0, []
     tasks = [(file, category, style) for category, style in styles.items() for file in files[category]]
     with runtime.ray_session(options.address, say=report.info):
-        export = ray.remote(num_cpus=1)(export_file)
+        export, keys = ray.remote(num_cpus=1)(export_file), storage.Keys()
         with report.stage("maps", len(tasks), unit="files of rows") as stage:
-            for exported in runtime.as_completed([export.remote(*task, options.only, target) for task in tasks]):
+            for exported in runtime.as_completed([export.remote(*task, options.only, target, keys) for task in tasks]):
                 _ensure_shared(exported.last_uri, target)
                 n_written += exported.n_written
                 errors += exported.errors
@@ -121,8 +121,8 @@ class Exported(NamedTuple):
     errors: list[dict[str, str]]
 
 
-def export_file(file: str, category: str, style: MapStyle, only: str, target: str) -> Exported:
-    """Export the maps of one file of score rows (a URI) to the folder ``target``."""
+def export_file(file: str, category: str, style: MapStyle, only: str, target: str, keys: storage.Keys) -> Exported:
+    """Export the maps of one file of score rows (a URI) to the folder ``target``, with the ``keys`` of both."""
     rows = results.read_part(file, COLUMNS)
     rows = rows.filter(pc.and_(pc.is_valid(rows["patch_scores"]), _is_selected(rows, only)))
     errors, last_uri = [], None

@@ -9,7 +9,10 @@ from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.options import Models, NightlyOptions, takes
 from mvad.results.printed import print_night
-from mvad.results.result import Result
+from mvad.results.result import EXIT_TOO_MANY_ERRORS, Result
+from mvad.results.store import read_run
+
+RETRY_WITHIN = datetime.timedelta(hours=20)  # less than a day: the run of the next night is no retry
 
 
 @takes(NightlyOptions)
@@ -17,7 +20,10 @@ def nightly(
     dump: Annotated[str, Option(help="The night's folder of images; a path or a URI.")],
     models: Models,
     out: Annotated[str, Option(help="Folder of all nights' results; a path or a URI.")],
-    date: Annotated[str | None, Option(help="The night's date, as 2026-11-23.", show_default="today")] = None,
+    date: Annotated[
+        str | None,
+        Option(help="The night's date, as 2026-11-23.", show_default="an unfinished night's, else today"),
+    ] = None,
     *,
     options: NightlyOptions,
 ) -> Result:
@@ -39,12 +45,47 @@ def nightly(
     >>> mvad.nightly("sample/weave/test", "models", "nights", "2026-11-23", **options).errors
     []
     """
+    folder = storage.to_uri(out)
     try:
-        day = datetime.date.fromisoformat(date) if date else datetime.date.today()
+        day = datetime.date.fromisoformat(date) if date else None
     except ValueError:
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
-    target = storage.join(storage.to_uri(out), f"date={day.isoformat()}")
-    Reporter(options.quiet).result(f"night of {day.isoformat()}")
+    day, reason = (day, "") if day else choose_date(folder, dump, datetime.datetime.now().astimezone())
+    Reporter(options.quiet).result(f"night of {day.isoformat()}{reason}")
+    target = _night(folder, day)
     return scoring.score_missing(
         dump, models, target, options, expected=options.expected_categories, print_table=print_night
     )
+
+
+def choose_date(out: str, dump: str, now: datetime.datetime) -> tuple[datetime.date, str]:
+    """The date of a night that nobody has named, and why it is that.
+
+    A night in OUT (a URI) that was begun from the same dump and has not ended, or had too many errors, is gone on with,
+    although midnight has passed since or another machine's is still to come. Otherwise the date is that of ``now``, in
+    its time zone.
+    """
+    for days in (1, 0, -1, -2):
+        day = now.date() + datetime.timedelta(days)
+        begun = _begun(_night(out, day), storage.readable(storage.to_uri(dump)))
+        if begun is not None and now - begun < RETRY_WITHIN:
+            return day, f" (begun at {begun.astimezone(now.tzinfo):%Y-%m-%d %H:%M} and not ended)"
+    return now.date(), f" (today in the time zone of this machine, {now:%Z})"
+
+
+def _night(out: str, day: datetime.date) -> str:
+    return storage.join(out, f"date={day.isoformat()}")
+
+
+def _begun(night: str, dump: str) -> datetime.datetime | None:
+    """When a night of this dump was begun; None if it has ended, or there is none."""
+    try:
+        content = read_run(night)
+        if content["data"] != dump:
+            return None
+        if content["status"] != "running" and content.get("exit_code") != EXIT_TOO_MANY_ERRORS:
+            return None
+        first = [*content.get("earlier_runs", []), content][0]
+        return datetime.datetime.fromisoformat(first["started"])
+    except (UsageError, KeyError, TypeError, ValueError):  # there is no such night, or its run.json is damaged
+        return None

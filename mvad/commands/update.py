@@ -8,6 +8,7 @@ from mvad.data.manifest import read_manifest
 from mvad.model_store import find_models, load_networks, models_for
 from mvad.options import Data, Models, UpdateOptions, takes
 from mvad.results.result import Result, exit_code
+from mvad.text import shown_name
 
 
 @takes(UpdateOptions)
@@ -63,4 +64,4 @@ def _show(rows: Sequence[dict[str, Any]], report: Reporter) -> None:
     report.table(["category"], titles, cells)
     for row in rows:
         if row.get("note"):
-            report.warn(f"{row['category']}: {row['note']}")
+            report.warn(f"{shown_name(row['category'])}: {row['note']}")

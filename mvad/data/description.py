@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mvad.text import shown_name, visible
+
 MAX_LINES = 20  # categories that have a line of their own
 MAX_DEFECTS = 8  # kinds of defects that are named
 MAX_SUFFIXES = 8
@@ -34,7 +36,7 @@ class Tally:
         """Say what each category has; of many categories, the last line says how many have no line."""
         names = sorted(self._images)
         for name in names[:MAX_LINES]:
-            yield "; ".join([f"{visible(name)}: {self._describe(name)}", *remarks.get(name, ())])
+            yield "; ".join([f"{shown_name(name)}: {self._describe(name)}", *remarks.get(name, ())])
         if len(names) > MAX_LINES:
             yield f"and {len(names) - MAX_LINES:,} more categories"
 
@@ -63,7 +65,7 @@ class Tally:
         if test[0]:
             yield f"{test[0]:,} good"
         if test[1]:
-            named = [f"{visible(name)} {count:,}" for name, count in sorted(defects.items())[:MAX_DEFECTS]]
+            named = [f"{shown_name(name)} {count:,}" for name, count in sorted(defects.items())[:MAX_DEFECTS]]
             if len(defects) > MAX_DEFECTS:
                 named.append(f"{len(defects) - MAX_DEFECTS:,} more kinds")
             yield f"{test[1]:,} defective ({', '.join(named)})"
@@ -91,8 +93,3 @@ def describe_left_out(left_out: pa.Table) -> Iterator[str]:
     for reason in left_out["error"].value_counts().to_pylist() if len(left_out) else ():
         first = left_out.filter(pc.equal(left_out["error"], reason["values"]))["image_id"][0].as_py()
         yield f"{reason['counts']:,} such as {first!r}: {reason['values']}"
-
-
-def visible(name: str) -> str:
-    """Return a name with escapes for what is not printable: a line break in it must not forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

@@ -26,6 +26,7 @@ from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.results.verdicts import decision_rule
 from mvad.runtime.resources import actor_pool
+from mvad.text import shown_name
 
 
 def fit_models(
@@ -91,7 +92,7 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     for outcome in outcomes:
         for text in (outcome.failure, outcome.note):
             if text is not None:
-                report.warn(f"{outcome.job.title}: {text}")
+                report.warn(f"{shown_name(outcome.job.title)}: {text}")
     return outcomes
 
 
@@ -130,7 +131,9 @@ def _plan(
         return {name: Shards.plan(n, shape, options, budget) for name, n in sizes.items() if n > largest}, train
     train, large = subsample_categories(train, largest)
     for name in large:
-        report.warn(f"{name}: fitted to {largest:,} of its {sizes[name]:,} images: --memory-limit holds no more")
+        report.warn(
+            f"{shown_name(name)}: fitted to {largest:,} of its {sizes[name]:,} images: --memory-limit holds no more"
+        )
     return {}, train
 
 

@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from mvad.text import visible
 
 MISSING = "-"  # shown where there is no number
 
@@ -31,16 +32,6 @@ def render(env: Environment, template: str, style: str, **content: Any) -> str:
 
 def _unless_missing(show: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: MISSING if value is None else show(value)
-
-
-def visible(name: str) -> str:
-    """A name with characters that are invisible, or that change the order of others, written as escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-        else char
-        for char in name
-    )
 
 
 def readable_size(n_bytes: float) -> str:

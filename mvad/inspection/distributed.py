@@ -14,6 +14,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
+from mvad import storage
 from mvad.console import Stage
 from mvad.data.images import Batch
 from mvad.features.backbones import describe
@@ -58,12 +59,14 @@ def measure_images(
 ) -> dict[str, NDArray[Any]]:
     """Columns of `measure.Measurement`, in the order of the images, and (n, d) float16 ``features`` with a network."""
     size = None if network is None else options.size
-    measure = functools.partial(
-        measure_batch,
-        size=size,
-        max_pixels=options.max_pixels,
-        bit_depths=bit_depths,
-        first_page=options.first_page,
+    measure = storage.WithKeys(
+        functools.partial(
+            measure_batch,
+            size=size,
+            max_pixels=options.max_pixels,
+            bit_depths=bit_depths,
+            first_page=options.first_page,
+        )
     )
     dataset = _files(images, range(len(images)), options, pool).map_batches(measure, batch_size=None, num_cpus=1)
     if network is not None:
@@ -98,8 +101,10 @@ def make_thumbnails(
     pictures: dict[int, bytes] = {}
     if not len(rows):
         return pictures
-    shrink = functools.partial(
-        thumbnail_batch, max_pixels=options.max_pixels, bit_depths=bit_depths, first_page=options.first_page
+    shrink = storage.WithKeys(
+        functools.partial(
+            thumbnail_batch, max_pixels=options.max_pixels, bit_depths=bit_depths, first_page=options.first_page
+        )
     )
     dataset = _files(images, rows, options, pool).map_batches(shrink, batch_size=None, num_cpus=1)
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):

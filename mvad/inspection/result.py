@@ -28,6 +28,7 @@ from mvad.options import InspectOptions, as_json
 from mvad.results.result import EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.store import to_parquet
 from mvad.runtime.versions import versions
+from mvad.text import shown_name
 
 SUFFIXES = (".html", ".parquet", ".json")
 MAX_NOTES = 12
@@ -65,7 +66,7 @@ def print_inspection(inspection: Inspection, manifest: Manifest, options: Inspec
     reporter.table(["category"], [*(COUNTS[name][1] for name in columns), "pixels", "format"], cells)
     n_notes = 0
     for level, category, text in inspection.findings:  # warnings come first
-        sentence = f"{category}: {text}" if category else text
+        sentence = f"{shown_name(category)}: {text}" if category else text
         if level == "warning":
             reporter.warn(sentence)
             continue

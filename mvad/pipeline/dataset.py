@@ -14,6 +14,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from mvad import storage
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
@@ -91,7 +92,7 @@ def decoded_images(
         totals=totals,
     )
     blocks = split_into_blocks(rows, size.crop, pool)
-    return ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, **pool.task_arguments)
+    return ray.data.from_arrow(blocks).map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
 
 
 def split_into_blocks(images: pa.Table, side: int, pool: ActorPool) -> list[pa.Table]:

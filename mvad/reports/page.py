@@ -17,7 +17,6 @@ from mvad.html.thumbnails import webp_uri
 from mvad.options import ReportOptions
 from mvad.reports.category import Category, read_category
 from mvad.reports.pictures import QUALITY, category_pictures
-from mvad.results.summary import MEAN
 
 MAX_IMAGES, MAX_CATEGORIES = 800, 40  # on a single page, which then has about 8 MB
 COLUMNS = (  # of the summary table: key, title, filter that shows the value
@@ -117,7 +116,7 @@ def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -
     """Read the results folder ``source`` (a URI) of a finished run; UsageError if a category is unknown."""
     models = storage.to_uri(options.models) if options.models else None
     summary = results.read_summary(source)
-    rows = {row["category"]: row for row in summary}
+    rows = {row["category"]: row for row in summary[:-1]}  # the last row is the mean
     names = sorted({category for category, _ in results.list_parts(source)})
     require_categories(options.categories, names, source)
     categories = [
@@ -125,7 +124,7 @@ def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -
         for name in names
         if options.categories is None or name in options.categories
     ]
-    mean = rows.get(MEAN) if len(categories) > 1 and options.categories is None else None
+    mean = summary[-1] if summary and len(categories) > 1 and options.categories is None else None
     return Overview(storage.readable(source), run, summary, categories, mean)
 
 

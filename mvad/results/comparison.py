@@ -1,5 +1,6 @@
 """The table of a comparison: one row per method, number of shots and category, then the mean of its categories."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,16 +77,16 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def show_comparison(rows: Sequence[dict[str, Any]], categories: Sequence[str], report: Reporter) -> None:
     """Print one line per method and number of shots, one column per category."""
-    lines: dict[tuple[str, int | None], dict[str, dict[str, Any]]] = {}
+    lines: dict[tuple[str, int | None], list[dict[str, Any]]] = {}  # the last row of each is the mean
     for row in rows:
-        lines.setdefault((row["method"], row["shots"]), {})[row["category"]] = row
+        lines.setdefault((row["method"], row["shots"]), []).append(row)
     with_shots = any(shots is not None for _, shots in lines)
     for start in range(0, len(categories), MAX_SHOWN_CATEGORIES):
         shown = categories[start : start + MAX_SHOWN_CATEGORIES]
         is_last = start + MAX_SHOWN_CATEGORIES >= len(categories)
         cells = []
-        for (method, shots), by_category in lines.items():
-            mean = by_category[MEAN]
+        for (method, shots), (*line_rows, mean) in lines.items():
+            by_category = {row["category"]: row for row in line_rows}
             line = [method] + [str(shots or "all")] * with_shots
             line += [number(by_category[name]["image_auroc"], 3, "failed") for name in shown]
             if is_last:
@@ -97,8 +98,8 @@ def show_comparison(rows: Sequence[dict[str, Any]], categories: Sequence[str], r
         report.table(["method"], [*["shots"] * with_shots, *shown, *ends], cells)
     report.result("image AUROC per category and their mean, mean pixel AUROC; total seconds and megabytes")
     reasons: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["image_auroc"] is None and row["note"] and row["category"] != MEAN:
+    for row in itertools.chain.from_iterable(line_rows[:-1] for line_rows in lines.values()):
+        if row["image_auroc"] is None and row["note"]:
             reasons.setdefault((row["method"], row["note"]), []).append(row["category"])
     for (method, note), failed in reasons.items():
         named = "" if set(failed) == set(categories) else f" on {', '.join(dict.fromkeys(failed))}"

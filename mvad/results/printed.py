@@ -6,6 +6,7 @@ from typing import Any
 from mvad import calibration, storage
 from mvad.console import Reporter, number, plural
 from mvad.results.summary import N_MOST_ANOMALOUS
+from mvad.text import shown_name
 
 MAX_LINES = 20  # categories that have a line of their own below the table
 
@@ -47,7 +48,7 @@ def _print_labelled(report: Reporter, rows: Sequence[Row], total: Sequence[Row],
         report.result(f"pixel AUROC {mean['pixel_auroc']:.3f}, AUPRO {mean['pixel_aupro']:.3f}{average}")
     for row in rows:
         if row["note"]:
-            report.result(f"{row['category']}: {row['note']}")
+            report.result(f"{shown_name(row['category'])}: {row['note']}")
 
 
 def _print_outcomes(report: Reporter, rows: Sequence[Row], categories: Mapping[str, Row]) -> None:
@@ -79,7 +80,7 @@ def _print_unlabelled(report: Reporter, rows: Sequence[Row], with_band: bool) ->
     report.table(["category"], ["learnt from", "images", *_decision_titles(with_band)], cells)
     for row in rows:
         if row["note"] and not row["n_scored"]:
-            report.result(f"{row['category']}: {row['note']}")
+            report.result(f"{shown_name(row['category'])}: {row['note']}")
 
 
 def _decision_titles(with_band: bool) -> list[str]:

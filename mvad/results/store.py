@@ -166,7 +166,9 @@ def _remove_results(out: str, keep: str | None = None) -> None:
 def write_part(out: str, rows: pa.Table) -> None:
     """Write score rows of one category, at least one row, as one file."""
     category = rows["category"][0].as_py()
-    digest = hashlib.sha256("\n".join(rows["image_id"].to_pylist()).encode()).hexdigest()[:24]
+    # A line break in an id is escaped: it must not give the name of two ids.
+    image_ids = [name.replace("\\", "\\\\").replace("\n", "\\n") for name in rows["image_id"].to_pylist()]
+    digest = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:24]
     folder = storage.join(out, "scores", storage.safe_name(category))
     storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
 

@@ -16,7 +16,7 @@ from mvad.results.metrics import image_metrics, pixel_metrics
 from mvad.results.store import read_by_category, read_scores
 from mvad.results.verdicts import FIXED, UNCERTAIN, decide_together, outcomes
 
-MEAN = "mean"
+MEAN = "mean"  # category of the last row, and of no other unless there is a category of this name
 OTHER_RATES = (0.01, 0.05, 0.1)  # false-alarm rates at which outcomes are counted besides the one asked for
 N_MOST_ANOMALOUS = 5
 _FACTS = ("method", "backbone", "n_train", "threshold", "n_calibration", "fit_seconds", "score_seconds")

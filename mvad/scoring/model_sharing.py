@@ -29,6 +29,7 @@ class Broadcast:
     """
 
     def __init__(self, models: Iterable[ModelInfo]) -> None:
+        self._keys = storage.Keys()  # for actors that map files of object storage
         models = list(models)
         # Actors do without the libraries that know shapes.
         self._shapes = {model.model_id: feature_shape(model) for model in models}

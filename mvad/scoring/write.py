@@ -1,13 +1,14 @@
 """The task that decides on scored images and writes their rows; apart, because its workers need no PyTorch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from mvad import storage
 from mvad.results.schema import score_table
 from mvad.results.store import write_part
 from mvad.results.verdicts import decide
@@ -27,6 +28,7 @@ class WriteScores:
     jobs: Sequence[ScoringJob]
     images: ray.ObjectRef
     totals: StageTotals
+    keys: storage.Keys = field(default_factory=storage.Keys)  # for OUT
 
     def __call__(self, scored: pa.Table) -> pa.Table:
         self.totals.add_retries()

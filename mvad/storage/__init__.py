@@ -18,5 +18,17 @@ from mvad.storage.files import (
     resolve,
     write,
 )
+from mvad.storage.keys import Keys, WithKeys, hide_keys, split_keys
 from mvad.storage.listing import FileEntry, UnreadFolder, list_files, list_folder, list_pages, list_subfolders
-from mvad.storage.uris import folder_name, is_local, join, local_path, readable, safe_name, sibling, to_uri
+from mvad.storage.uris import (
+    folder_name,
+    is_local,
+    is_relative,
+    join,
+    local_path,
+    readable,
+    safe_name,
+    sibling,
+    to_uri,
+    uri_in_table,
+)

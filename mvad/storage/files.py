@@ -13,13 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mvad.errors import ImageError, UsageError
-from mvad.storage.uris import is_local, local_path, without_keys
+from mvad.storage import keys
+from mvad.storage.endpoints import reachable
+from mvad.storage.uris import REFUSED, is_local, local_path, without_keys
+
+STORES = ("s3", "gs", "gcs")  # schemes of object stores
 
 COPY_CHUNK_BYTES = 1 << 24
 # Per request, with pauses that double up to 20 seconds. Arrow retries gs:// for a quarter of an hour by itself.
@@ -34,24 +38,51 @@ Result = TypeVar("Result")
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return a URI's file system and the path on it; UsageError if the scheme is unknown or it cannot be opened."""
-    if is_local(uri):
+    """Return a URI's file system and the path on it; UsageError if the URI is of no known kind or cannot be opened."""
+    parts, given = _parse(uri)
+    if parts.scheme == "file":
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
-    parts = urlsplit(uri)
-    return _filesystem(parts.scheme, parts.netloc, parts.query), without_keys(parts.netloc) + unquote(parts.path)
+    filesystem = _filesystem(parts.scheme, parts.netloc, parts.query, given or keys.find(urlunsplit(parts)))
+    return filesystem, without_keys(parts.netloc) + unquote(parts.path)
+
+
+def _parse(uri: str) -> tuple[SplitResult, str]:
+    """Return the parts of a URI, without keys, and the keys it was given with; UsageError if it cannot be used."""
+    bare, given = keys.split_keys(uri)
+    try:
+        parts = urlsplit(bare)
+    except ValueError as error:
+        raise UsageError(f"{bare} is not a URI ({error}).") from error
+    kinds = "use a path, file://, s3:// or gs://"
+    if parts.scheme != "file" and parts.scheme not in STORES:
+        raise UsageError(f"{parts.scheme}:// is not supported; {kinds}.")
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{bare} names another machine; {kinds}.")
+    if parts.scheme != "file" and not without_keys(parts.netloc):
+        raise UsageError(f"{bare} names no bucket; write {parts.scheme}://BUCKET/PATH.")
+    if given == REFUSED:
+        raise UsageError(
+            "it names an endpoint of its own, or keys; give DATA with the same endpoint, or set AWS_ENDPOINT_URL and "
+            "the keys in the environment."
+        )
+    return parts, given
 
 
 @functools.lru_cache(maxsize=32)
-def _filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
+def _filesystem(scheme: str, netloc: str, query: str, written_keys: str) -> pafs.FileSystem:
+    key, _, secret = (unquote(part) for part in written_keys.partition(":"))
+    user = f"{quote(key, safe='')}:{quote(secret, safe='')}@" if written_keys else ""
     try:
-        filesystem = pafs.FileSystem.from_uri(urlunsplit((scheme, netloc, "", query, "")))[0]
-        return _with_retries(filesystem, netloc, query) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
+        filesystem = pafs.FileSystem.from_uri(urlunsplit((scheme, user + netloc, "", query, "")))[0]
+        if isinstance(filesystem, pafs.S3FileSystem):
+            return _with_retries(filesystem, key, secret, query)
+        return filesystem
     except (pa.ArrowInvalid, OSError, ValueError) as error:
-        bucket = f"{scheme}://{without_keys(netloc)}"
-        raise UsageError(f"{bucket} cannot be reached ({error}); use a path, file://, s3:// or gs://.") from error
+        bucket, reason = f"{scheme}://{without_keys(netloc)}", str(error).replace(user, "") if user else error
+        raise UsageError(f"{bucket} cannot be reached ({reason}); use a path, file://, s3:// or gs://.") from None
 
 
-def _with_retries(filesystem: pafs.S3FileSystem, netloc: str, query: str) -> pafs.S3FileSystem:
+def _with_retries(filesystem: pafs.S3FileSystem, key: str, secret: str, query: str) -> pafs.S3FileSystem:
     """Open the same store with more retries, and with one request per small file.
 
     A URI cannot ask for either. By default, a store that answers "slow down" is asked again at the same pace for six
@@ -62,9 +93,8 @@ def _with_retries(filesystem: pafs.S3FileSystem, netloc: str, query: str) -> paf
     if not options.keys() <= {"region", "scheme", "endpoint_override", "tls_ca_file_path", *S3_FLAGS}:
         return filesystem  # the constructor does not take every option of a URI
     options |= {name: options[name].lower() in ("1", "true") for name in S3_FLAGS if name in options}
-    key, _, secret = netloc.rpartition("@")[0].partition(":")
     if key:
-        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
+        options |= {"access_key": key, "secret_key": secret}
     options |= {"region": filesystem.region, "allow_delayed_open": True}
     return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_MAX_ATTEMPTS))
 
@@ -87,15 +117,18 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
 def read_bytes(uri: str, limit: int, *, head: bool = False) -> bytes:
     """Read an image file, or with ``head`` its first ``limit`` bytes.
 
-    ImageError if it is missing, unreadable, not a regular file or larger than ``limit``, or ``uri`` is not a URI.
+    ImageError if it is missing, unreadable, not a regular file or larger than ``limit``, or ``uri`` is not a URI; at
+    once if its object store was not reached a moment ago.
     """
     try:
+        _parse(uri)
         if is_local(uri):
             data = _read_local(local_path(uri), limit)
         else:
-            filesystem, path = resolve(uri)
-            with filesystem.open_input_stream(path) as stream:
-                data = stream.read(limit + 1)
+            with reachable(uri):
+                filesystem, path = resolve(uri)
+                with filesystem.open_input_stream(path) as stream:
+                    data = stream.read(limit + 1)
     except ImageError:
         raise
     except (ValueError, UsageError) as error:  # a table of images may hold anything as a URI

@@ -7,24 +7,68 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+from mvad.errors import UsageError
+from mvad.storage import keys
 
 MAX_SAFE_LENGTH = 40
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_-])?")
 MAX_FOLDER_LENGTH = 246  # with the prefix of older results, what file systems allow
 HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$")
+IS_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+ON_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+REFUSED = "***"  # in place of keys: a URI of a table that must not be opened
+FREE_OPTIONS = ("region",)  # that a URI of a table may choose: they send requests nowhere else
 RESERVED_ON_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
 
 def to_uri(path: str | os.PathLike[str]) -> str:
-    """Return the URI of a local path; a URI is returned without trailing slashes.
+    """Return the URI of a local path; a URI is returned without trailing slashes and without keys: see `keys`.
 
-    Anything without ``scheme://`` is a path. Paths are made absolute; symbolic links are not resolved.
+    Anything without ``scheme://`` is a path, but for ``file:/path``. Paths are made absolute; symbolic links are not
+    resolved. UsageError if it looks like a URI and is none.
     """
     text = os.fspath(path)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        return text.rstrip("/")
+    if IS_URI.match(text):
+        uri, given = keys.split_keys(text.rstrip("/"))
+        try:
+            keys.remember(uri, given)
+        except ValueError as error:
+            raise UsageError(f"{uri} is not a URI ({error}).") from error
+        return uri
+    if re.match("file:/", text, re.IGNORECASE):
+        return f"file://{text[len('file:') :]}".rstrip("/")
     return Path(os.path.abspath(text)).as_uri()
+
+
+def is_relative(name: str) -> bool:
+    """Return whether a name is a relative path, and neither a URI nor a path on this machine or a Windows drive."""
+    return not (IS_URI.match(name) or ON_WINDOWS_DRIVE.match(name) or name.lower().startswith(("/", "file:/")))
+
+
+def uri_in_table(name: str, table: str) -> str:
+    """Return the URI of a file that a table (a URI) names; a relative name starts from the folder of the table.
+
+    Who writes a table does not choose where requests and keys go. A URI with connection options that the table's own
+    does not have, or with keys that were not given for its bucket, has `REFUSED` instead of keys.
+    """
+    if is_relative(name):
+        return sibling(table, name)
+    if ON_WINDOWS_DRIVE.match(name) and os.name != "nt":
+        return f"file:///{quote(name)}"
+    if not IS_URI.match(name):
+        return to_uri(name)
+    uri, given = keys.split_keys(name)
+    try:
+        options, allowed = parse_qsl(urlsplit(uri).query), parse_qsl(urlsplit(table).query)
+        is_trusted = all(option in allowed or option[0] in FREE_OPTIONS for option in options)
+        if is_trusted and given in ("", keys.find(uri)):
+            return uri
+    except ValueError:  # not a URI: reading it will say so
+        return uri
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{REFUSED}@{rest}"
 
 
 def join(uri: str, *names: str) -> str:

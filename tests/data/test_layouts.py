@@ -17,9 +17,9 @@ from mvad.data.description import MAX_LINES, Tally, describe_left_out, describe_
 from mvad.data.images import read_mask
 from mvad.data.layouts import LABELLED, files, kolektor
 from mvad.data.layouts.contents import seeded_split
-from mvad.data.layouts.names import meaning
 from mvad.data.listing import Listing
 from mvad.data.manifest import read_manifest
+from mvad.data.names import meaning
 from mvad.errors import ImageError, UsageError
 from mvad.options import DataOptions, FitOptions, Layout, NightlyOptions, RunOptions, ScoreOptions
 from mvad.results.run_record import Run

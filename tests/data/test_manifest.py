@@ -149,8 +149,8 @@ def test_a_table_of_images(tmp_path, kind):
         ("path\na.png\n", "has no column uri"),
         ("uri\na.png\n", "row 1: the category is unknown"),
         ("uri,category\nx/a.png,x\nx/a.png,x\n", "more than once"),
-        ("uri,label\nx/a.png,7\n", "label 7 is not 0, 1 or empty"),
-        ("uri,split\nx/a.png,dev\n", "split 'dev' is not train or test"),
+        ("uri,label\nx/a.png,7\n", "row 1, column label: '7' is not 0, 1, empty"),
+        ("uri,split\nx/a.png,dev\n", "row 1, column split: 'dev' is not train or test"),
         ("uri,category\n", "names no image"),
     ],
 )

@@ -16,9 +16,9 @@ from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
-from mvad.html import visible
 from mvad.html.charts import histogram, precision_recall, roc
 from mvad.reports.page import readable_duration
+from mvad.text import visible
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"
 

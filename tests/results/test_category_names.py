@@ -13,6 +13,11 @@ import pytest
 import mvad
 from helpers.synthetic import finish, write_category
 from mvad import results
+from mvad.console import Reporter
+from mvad.options import ReportOptions
+from mvad.reports.page import read_overview
+from mvad.results.comparison import comparison_table, show_comparison
+from mvad.results.printed import print_night, print_summary
 from mvad.storage import folder_name, to_uri
 
 HARD = [
@@ -80,6 +85,46 @@ def test_a_category_is_read_by_its_name(hard, name):
     assert table["category"].to_pylist() == [name] * 2
     assert results.read_images(to_uri(hard), name, [f"{name}/1.png"], ["score"])["score"].to_pylist() == [1.0]
     assert [category for category, _ in results.list_parts(to_uri(hard), name)] == [name]
+
+
+def test_a_category_called_mean_is_no_mean(tmp_path, capsys):
+    """In every table, the mean is the last row, whatever categories are called."""
+    images = [{"image_id": f"{n}.png", "uri": f"file:///{n}.png", "score": n, "label": n % 2} for n in range(4)]
+    calibration = {"calibration": range(100), "threshold": 2.5}
+    names = ("cap", "mean")
+    facts = {
+        name: write_category(
+            tmp_path, name, [{**row, "image_id": f"{name}/{row['image_id']}"} for row in images], **calibration
+        )
+        for name in names
+    }
+    summary = finish(tmp_path, facts)
+    assert [row["category"] for row in summary] == ["cap", "mean", "mean"]
+    assert [row["n_good"] for row in summary] == [2, 2, 4]
+    for print_table, lines in ((print_summary, 3), (print_night, 2)):
+        print_table(Reporter(), summary, facts, to_uri(tmp_path))
+        out = capsys.readouterr().out.split("most anomalous")[0].splitlines()
+        assert [line.split()[0] for line in out[1 : 1 + lines]] == ["cap", "mean", "all"][:lines]
+        assert sum(line.startswith("mean") for line in out[: 1 + lines]) == 1
+    overview = read_overview(to_uri(tmp_path), {"categories": facts}, ReportOptions())
+    assert [(category.name, category.summary["n_good"]) for category in overview.categories] == [
+        ("cap", 2),
+        ("mean", 2),
+    ]
+    assert overview.mean["n_good"] == 4
+
+
+def test_a_category_called_mean_is_compared(capsys):
+    numbers = {"backbone": "b", "n_train": 8, "pixel_auroc": None, "pixel_aupro": None, "fit_seconds": 1.0}
+    numbers |= {"score_seconds": 1.0, "model_bytes": 1e6}
+    cells = {("knn", "cap"): {**numbers, "image_auroc": 0.5, "note": None}}
+    cells["knn", "mean"] = {**numbers, "image_auroc": None, "note": "no model: why"}
+    rows = comparison_table({("knn", None): ["knn"]}, cells, {}, ["cap", "mean"]).to_pylist()
+    show_comparison(rows, ["cap", "mean"], Reporter())
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split()[:4] == ["method", "cap", "mean", "mean"]
+    assert out[1].split()[:4] == ["knn", "0.500", "failed", "0.500"]
+    assert out[-1] == "knn failed on mean: no model: why"
 
 
 def older(out):

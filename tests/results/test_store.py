@@ -50,6 +50,14 @@ def files_of(out):
     return {path: path.stat().st_mtime_ns for path in out.glob("scores/**/*.parquet")}
 
 
+@pytest.mark.parametrize("names", [["a\nb"], ["a\\nb"], ["a\\", "nb"], ["a\\\nb"], ["a", "", "b"]])
+def test_line_breaks_in_ids_never_make_two_parts_one(tmp_path, names):
+    write(tmp_path, ["a", "b"], [1, 2])
+    write(tmp_path, names, [3.0] * len(names))
+    assert len(files_of(tmp_path)) == 2
+    assert sorted(results.read_scores(to_uri(tmp_path))["image_id"].to_pylist()) == sorted(["a", "b", *names])
+
+
 def test_a_part_is_named_after_its_rows_and_replaces_itself(tmp_path):
     for _ in range(2):
         write(tmp_path, ["a", "b"], [1, 2], "odd/name")

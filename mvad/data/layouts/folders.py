@@ -27,7 +27,7 @@ from mvad.data.layouts.contents import (
 )
 from mvad.data.layouts.files import Found
 from mvad.data.layouts.masks import Masks, stem_of, without_mask_suffix
-from mvad.data.layouts.names import GROUND_TRUTH, MASKS, Meaning, is_labelled, meaning, plain_words
+from mvad.data.names import GROUND_TRUTH, MASKS, Meaning, is_labelled, meaning, plain_words
 from mvad.storage import FileEntry
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from mvad import storage
 from mvad.data.layouts.contents import Contents, left_out_row, left_out_table, name_of
-from mvad.data.layouts.names import is_labelled, plain_words
+from mvad.data.names import is_labelled, plain_words
 from mvad.data.tables import SCHEMA
 from mvad.errors import UsageError
 from mvad.storage import FileEntry

@@ -24,7 +24,7 @@ from mvad.data.layouts.contents import (
 )
 from mvad.data.layouts.files import Found
 from mvad.data.layouts.masks import Masks, stem_of
-from mvad.data.layouts.names import meaning
+from mvad.data.names import meaning
 from mvad.data.tables import read_columns
 from mvad.errors import UsageError
 from mvad.storage import FileEntry
