@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mvad.data.images import FULL_DEPTH
-from mvad.detectors import Detector, Pretrained, find_method
+from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.backbones import describe
@@ -101,6 +103,12 @@ def training_errors(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[dic
     _, reasons = failures_and_errors(outcomes)
     rows = train.select(["image_id", "category", "split"]).to_pylist()
     return [{**row, "error": reasons[row["image_id"]]} for row in rows if row["image_id"] in reasons]
+
+
+def groups_of_record(method: type[Detector], groups: NDArray[np.int64]) -> dict[str, list[int]]:
+    """What the record of a `LeaveOneOut` model keeps for `update`: the group of each image, if some share one."""
+    is_needed = issubclass(method, LeaveOneOut) and groups.max(initial=-1) + 1 < len(groups)
+    return {"groups": groups.tolist()} if is_needed else {}
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
 from mvad.errors import failure_reason
 from mvad.fitting.by_category import CategoryFeatures
-from mvad.fitting.jobs import FitJob, FitOutcome, digest
+from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
 from mvad.memory import MemoryBudget
@@ -290,7 +290,7 @@ class FitScheduler:
         record = {
             "n_train": fit.n_images,
             "n_groups": fit.n_groups,
-            **({"groups": fit.groups.tolist()} if issubclass(job.method, LeaveOneOut) else {}),
+            **groups_of_record(job.method, fit.groups),
             "n_variants": len(fit.rows) - fit.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
             "training_sha256": fit.digest,

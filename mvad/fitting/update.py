@@ -19,7 +19,7 @@ from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
-from mvad.fitting.jobs import digest
+from mvad.fitting.jobs import digest, groups_of_record
 from mvad.fitting.tasks import Extension, extend_detector
 from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, save_model
 from mvad.options import UpdateOptions
@@ -132,7 +132,7 @@ def _update(
         **model.record,
         "n_train": model.record["n_train"] + len(new),
         "n_groups": model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1,
-        **({"groups": all_groups.tolist()} if issubclass(method, LeaveOneOut) else {}),
+        **groups_of_record(method, all_groups),
         "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
