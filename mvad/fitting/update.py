@@ -19,6 +19,7 @@ from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
+from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
 from mvad.fitting.tasks import Extension, extend_detector
 from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, save_model
@@ -55,9 +56,13 @@ def update_models(
     """
     split = "train" if pc.any(pc.equal(table["split"], "train")).as_py() else "test"
     groups: dict[tuple[BackboneSpec, ImageSize], list[str]] = defaultdict(list)
-    for name, model in models.items():
-        groups[model.backbone, model.size].append(name)
     rows, errors = [], []
+    for name, model in models.items():
+        if model.record.get("update_id") == _update_id(table, name, split):  # by an update that was interrupted
+            note = "not updated: it has learnt from these images already"
+            rows.append({"category": name, "method": model.method, "n_before": model.record["n_train"], "note": note})
+        else:
+            groups[model.backbone, model.size].append(name)
     with report.stage("update", len(table)) as stage:
         for (spec, size), names in groups.items():
             images = _images(table, names, split, options.reference)
@@ -77,6 +82,11 @@ def update_models(
                 except ModelError as error:
                     rows.append({"category": category.category, "note": f"not updated: {error}"})
     return rows, errors
+
+
+def _update_id(table: pa.Table, category: str, split: str) -> str:
+    """What the new images of a category are known by."""
+    return content_digest(table.filter(pc.and_(pc.equal(table["category"], category), pc.equal(table["split"], split))))
 
 
 def _images(table: pa.Table, categories: list[str], split: str, max_reference: int) -> pa.Table:
@@ -133,6 +143,8 @@ def _update(
         "n_train": model.record["n_train"] + len(new),
         "n_groups": model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1,
         **groups_of_record(method, all_groups),
+        "fit_id": "",  # it is not what a fit would make any more
+        "update_id": _update_id(images, model.category, split),
         "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
         "versions": versions(),
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
