@@ -68,7 +68,7 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     return rows
 
 
-def achieved(scores: fitting.SplitScores, rate: float, options: FalseAlarmOptions) -> dict[str, Any]:
+def achieved(scores: "fitting.SplitScores", rate: float, options: FalseAlarmOptions) -> dict[str, Any]:
     """Achieved rates of one threshold rule."""
     from scipy import stats
 

@@ -304,7 +304,9 @@ class Run:
             rows, errors = evaluate(self.folder, self.categories, self._rules, self.options.fdr)
             summary = store.write_summary(self.folder, rows)
         self.missing_categories = self._missing_categories(self.categories)
-        self.failed_categories = _failed_categories(rows[:-1], errors, self.failures)
+        left_out = set(self._images.left_out["image_id"].to_pylist())
+        of_images = (error for error in errors if error["image_id"] not in left_out)
+        self.failed_categories = _failed_categories(rows[:-1], of_images, self.failures)
         drifted = [row["category"] for row in rows if row.get("drifted")] if self.drift_fails else []
         code = exit_code(
             self.options,
@@ -374,9 +376,16 @@ class Run:
 
 
 def _failed_categories(
-    rows: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]], failures: Collection[str]
+    rows: Sequence[Mapping[str, Any]], errors: Iterable[Mapping[str, str]], failures: Collection[str]
 ) -> list[str]:
-    """Categories without a model that can be used, and those of which no image could be scored."""
-    tried = {error["category"] for error in errors if error["split"] == "test"}
-    failed = {row["category"] for row in rows if not row["n_scored"]} | {*failures}
-    return [row["category"] for row in rows if row["method"] is None or row["category"] in failed & tried]
+    """Categories without a model that can be used, and those of which no image could be scored.
+
+    ``errors`` are without those of files that have no place in DATA: such files make no category.
+    """
+    tried = {(error["category"], error["split"]) for error in errors}
+    return [
+        row["category"]
+        for row in rows
+        if ((row["category"], "test") in tried and (not row["n_scored"] or row["category"] in failures))
+        or ((row["category"], "train") in tried and row["method"] is None)
+    ]
