@@ -114,6 +114,7 @@ def replace_by_new(out: str) -> None:
         storage.write(storage.join(new, REPLACING), b"")
     last = ("run.json", "_SUCCESS")
     names = [name for name in storage.list_folder(new) if name not in (*last, REPLACING)]
+    names = [name for name in names if not storage.is_unfinished(name)]
     for name in (*names, *last):
         if storage.exists(storage.join(new, name)):
             storage.move(storage.join(new, name), storage.join(out, name))
