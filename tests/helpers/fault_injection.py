@@ -22,13 +22,17 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(n: int) -> Iterator[list[str]]:
-    """Raise `Killed` in the ``n``-th change (from 0) of this process; gives the changes that were begun."""
+def killed_at(n: int, after: str = "") -> Iterator[None]:
+    """Raise `Killed` in the ``n``-th change (from 0) of this process, or that after a file of some name was written."""
     begun: list[str] = []
 
     def counting(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
         def changed(uri: str, *arguments: Any) -> Any:
-            begun.append(f"{name} {uri}")
+            if begun or not after:
+                begun.append(uri)
+            elif name == "write" and uri.endswith(f"/{after}"):
+                begun.append(uri)
+                return change(uri, *arguments)
             if len(begun) - 1 == n:
                 _begin(name, uri)
                 raise Killed
@@ -39,7 +43,7 @@ def killed_at(n: int) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in CHANGES:
             patch.setattr(storage, name, counting(name, getattr(storage, name)))
-        yield begun
+        yield
 
 
 def _begin(name: str, uri: str) -> None:
