@@ -61,12 +61,13 @@ def demo_app(
     limits: answers.LimitsAnswer,
     score: ScoreFunction,
     hosts: AllowedHosts,
-    image_memory: int,
+    memory: ImageMemory,
+    queue: ImageQueue,
     max_upload_s: float = MAX_UPLOAD_S,
 ) -> GuardedApp:
     """Build the application; ``score`` scores a sample or raises `BusyError`.
 
-    At most ``image_memory`` bytes are used by images and pictures at the same time, and an upload may take
+    Images wait in ``queue``; those that are decoded, and their pictures, share ``memory``. An upload may take
     ``max_upload_s`` seconds.
     """
     app = FastAPI(
@@ -77,9 +78,8 @@ def demo_app(
         redoc_url=None,
     )
     app.state.limits = limits
-    app.state.queue = queue = ImageQueue()
+    app.state.queue = queue
     app.router.route_class = UploadRoute
-    memory = ImageMemory(image_memory)
     threads = ThreadPoolExecutor(IMAGE_THREADS)
 
     class UploadForm(BaseModel):

@@ -25,8 +25,9 @@ from mvad.demo.app import demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey, read_category_models
 from mvad.demo.connections import Connection, ConnectionLimits, Connections, TrackedApp
 from mvad.demo.hosts import AllowedHosts, is_loopback
+from mvad.demo.image_memory import ImageMemory
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
-from mvad.demo.waiting import Batches, BatchFunction, BusyError
+from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
@@ -71,7 +72,7 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
 def _application(models: CategoryModels, processes: Sequence[BatchFunction], options: ServeOptions) -> ASGIApp:
     limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
     hosts = AllowedHosts(options.host, options.allow_host or ())
-    return demo_app(models, limits, Batches(processes).score, hosts, options.image_memory)
+    return demo_app(models, limits, Batches(processes).score, hosts, ImageMemory(options.image_memory), ImageQueue())
 
 
 def _connection_limits(options: ServeOptions) -> ConnectionLimits:
@@ -126,7 +127,9 @@ def _scoring_processes(
         for (backbone, size), kinds in feature_kinds.items()
     }
     actor_class = ray.remote(max_restarts=-1, **resources)(ScoringProcess)
-    actors: list[Any] = [actor_class.remote(models, extractor_specs, options.memory_limit) for _ in range(max(1, n_gpus))]
+    actors: list[Any] = [
+        actor_class.remote(models, extractor_specs, options.memory_limit) for _ in range(max(1, n_gpus))
+    ]
     try:
         try:
             ray.get([actor.ready.remote() for actor in actors], timeout=START_TIMEOUT_S)

@@ -32,10 +32,11 @@ from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, demo_app, map_layer
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
 from mvad.demo.hosts import AllowedHosts, is_loopback
+from mvad.demo.image_memory import ImageMemory
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import DemoScorer, Sample
 from mvad.demo.server import serving
-from mvad.demo.waiting import BusyError
+from mvad.demo.waiting import BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
@@ -45,7 +46,6 @@ from mvad.options import ServeOptions
 
 LIMITS = LimitsAnswer(upload_bytes=300_000, files=3, pixels=40_000)
 ADDRESS, HOSTS = "http://127.0.0.1", AllowedHosts("127.0.0.1")
-IMAGE_MEMORY = 256 << 20
 MAX_MODEL_BYTES = 1 << 30
 DONE = ".result:not([aria-busy])"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"
@@ -77,7 +77,7 @@ def application(scorer):
     async def score(sample):
         return scorer.score([sample])[0]
 
-    return demo_app(scorer.models, LIMITS, score, HOSTS, IMAGE_MEMORY)
+    return demo_app(scorer.models, LIMITS, score, HOSTS, ImageMemory(256 << 20), ImageQueue())
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +371,7 @@ def test_too_many_requests(models):
     async def score(sample):
         raise BusyError("too many images are waiting; try again in a moment.")
 
-    client = TestClient(demo_app(models, LIMITS, score, HOSTS, IMAGE_MEMORY), ADDRESS)
+    client = TestClient(demo_app(models, LIMITS, score, HOSTS, ImageMemory(256 << 20), ImageQueue()), ADDRESS)
     answer = post(client, ("a.png", GOOD))
     assert answer.status_code == 503
     assert answer.json() == {"error": "too many images are waiting; try again in a moment."}
