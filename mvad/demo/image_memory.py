@@ -20,7 +20,7 @@ MAX_BYTES = 24  # 16-bit, transparent and WebP images
 DECODED_BYTES, PICTURE_BYTES = 4, 40  # an RGB image in memory; the peak of drawing a picture or a map
 FILE_COPIES = 3
 MAX_SIDE_PIXELS = 2048  # larger images, and their maps, are shown smaller
-TRIM_BYTES = 32 << 20  # after an image of this size, freed memory is given back to the system
+M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 1 << 20  # a parameter of glibc's malloc, and its value
 
 
 class ImageMemory:
@@ -50,8 +50,6 @@ class ImageMemory:
         try:
             yield
         finally:
-            if n_bytes >= TRIM_BYTES:
-                give_back()
             with self._changed:
                 self.used -= n_bytes
                 self._changed.notify_all()
@@ -82,7 +80,10 @@ def picture_bytes(width: int, height: int) -> int:
     return shown_width * shown_height * PICTURE_BYTES
 
 
-def give_back() -> None:
-    """Give freed memory back to the system: the C library of Linux keeps that of threads for later."""
-    with suppress(OSError, AttributeError):  # other systems have no such function
-        ctypes.CDLL(None).malloc_trim(0)
+def give_back_freed_memory() -> None:
+    """From now on, let this process give the memory of images back to the system as soon as they are dropped.
+
+    The C library of Linux would keep it, in each thread, for the next image.
+    """
+    with suppress(OSError, TypeError, AttributeError):  # other systems have no such function
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)

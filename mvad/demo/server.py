@@ -25,7 +25,7 @@ from mvad.demo.app import demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey, read_category_models
 from mvad.demo.connections import Connection, ConnectionLimits, Connections, TrackedApp
 from mvad.demo.hosts import AllowedHosts, is_loopback
-from mvad.demo.image_memory import ImageMemory
+from mvad.demo.image_memory import ImageMemory, give_back_freed_memory
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
 from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
 from mvad.errors import UsageError
@@ -153,6 +153,7 @@ async def _score(actor: Any, samples: Sequence[Sample]) -> list[SampleResult]:
 @contextmanager
 def serving_app(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> Iterator[None]:
     """Serve an application in a thread while the context lasts; ``listener`` is bound, and closed at the end."""
+    give_back_freed_memory()
     connections = Connections(limits)
     config = uvicorn.Config(
         TrackedApp(app, connections),

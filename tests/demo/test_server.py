@@ -27,7 +27,7 @@ from mvad.demo.app import demo_app, display_image, map_layer
 from mvad.demo.category_models import CategoryModel
 from mvad.demo.connections import ConnectionLimits
 from mvad.demo.hosts import AllowedHosts, host_name
-from mvad.demo.image_memory import ImageMemory, give_back, image_bytes, picture_bytes
+from mvad.demo.image_memory import ImageMemory, give_back_freed_memory, image_bytes, picture_bytes
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.server import serving_app
@@ -432,7 +432,7 @@ def peak_growth():
     """Yields a list, and appends by how many bytes this process has grown at most, and in the end."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peaks are measured on Linux")
-    give_back()
+    give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")
     before, growth = status_bytes("VmRSS"), []
     yield growth
