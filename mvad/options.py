@@ -65,6 +65,13 @@ def _check_limit(value: str) -> str:
     return value.strip()
 
 
+def _check_hosts(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", name):
+            raise ValueError(f"{name!r} is no name of a host; leave out https://, the port and the path")
+    return names
+
+
 if TYPE_CHECKING:
     MethodName = str
     Rule = str
@@ -77,6 +84,7 @@ LAYOUT_HELP = (
     "How DATA is laid out; mvtec includes BTAD, MPDD, and folders of good and defective images; plain has no labels."
 )
 Names = Annotated[list[str] | None, BeforeValidator(split_commas)]
+HostNames = Annotated[Names, AfterValidator(_check_hosts)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -621,10 +629,16 @@ class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions
         "127.0.0.1"
     )
     port: Annotated[int, Field(ge=0, le=65_535), Option(help="Port to listen on; 0: any that is free.")] = 8000
+    allow_host: Annotated[
+        HostNames, _commas("Other names of the demo, as in the address that a browser shows", "A,B")
+    ] = None
     max_pixels: Annotated[Positive, Option(help="Refuse images with more pixels than this.")] = 100_000_000
     max_upload: Annotated[Bytes, _bytes("Maximum size of one request.", "32MB")] = 32 << 20
     max_files: Annotated[Positive, Option(help="Maximum number of images per request.")] = 16
     memory_limit: Annotated[Bytes, _bytes("Memory for models; the least recently used are dropped.", "2GiB")] = 2 << 30
+    image_memory: Annotated[Bytes, _bytes("Memory for images that are decoded at once; the others wait.", "2GiB")] = (
+        2 << 30
+    )
     address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
 
 

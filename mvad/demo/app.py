@@ -7,7 +7,10 @@ It does not know Ray: the function that scores a sample is a parameter.
 # name variables of `demo_app`.
 
 import asyncio
+import functools
+import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -26,8 +29,11 @@ from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.data.images import decode, resize_and_crop
 from mvad.demo import answers
 from mvad.demo.category_models import CategoryModel, CategoryModels, rank_categories
-from mvad.demo.requests import MULTIPART, SecurityMiddleware, UploadRoute, form_error, plain
+from mvad.demo.hosts import AllowedHosts
+from mvad.demo.image_memory import MAX_SIDE_PIXELS, ImageMemory, image_bytes, picture_bytes
+from mvad.demo.requests import MULTIPART, GuardedApp, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
+from mvad.demo.waiting import ImageQueue
 from mvad.errors import ImageError, one_line
 from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.version import VERSION
@@ -36,9 +42,9 @@ STATIC = files("mvad.demo") / "static"
 PAGE = "index.html"
 ASSETS = {"demo.css": "text/css", "demo.js": "text/javascript", "icon.svg": "image/svg+xml"}
 IMAGE_TYPES = ", ".join(["image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "image/jp2"])
-MAX_DECODES = 2  # images decoded at once: a decoded image may be many times larger than its file
+IMAGE_THREADS = min(8, os.cpu_count() or 1)  # decode images and draw maps
 MAX_CANDIDATES = 5
-MAX_SIDE_PIXELS = 2048  # larger images, and their maps, are shown smaller
+MAX_UPLOAD_S = 60.0
 WEBP_QUALITY, WEBP_METHOD = 90, 2  # the method is a fast one
 MESSAGES = {  # by status, around reasons that FastAPI gives
     400: "the form cannot be read: {}",
@@ -46,18 +52,24 @@ MESSAGES = {  # by status, around reasons that FastAPI gives
     405: "{}; see /openapi.json for what there is.",
 }
 
+Prepared = tuple[Sample, int, int, str | None]  # with the width and height of the upright image, and a picture of it
 ScoreFunction = Callable[[Sample], Awaitable[SampleResult]]
 
 
-class BusyError(HTTPException):
-    """No image can be scored at the moment; the message is a sentence."""
+def demo_app(
+    models: CategoryModels,
+    limits: answers.LimitsAnswer,
+    score: ScoreFunction,
+    hosts: AllowedHosts,
+    memory: ImageMemory,
+    queue: ImageQueue,
+    max_upload_s: float = MAX_UPLOAD_S,
+) -> GuardedApp:
+    """Build the application; ``score`` scores a sample or raises `BusyError`.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(503, message, {"Retry-After": "5"})
-
-
-def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreFunction) -> FastAPI:
-    """Build the application; ``score`` scores a sample or raises `BusyError`."""
+    Images wait in ``queue``; those that are decoded, and their pictures, share ``memory``. An upload may take
+    ``max_upload_s`` seconds.
+    """
     app = FastAPI(
         title="mvad",
         version=VERSION,
@@ -66,9 +78,9 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         redoc_url=None,
     )
     app.state.limits = limits
+    app.state.queue = queue
     app.router.route_class = UploadRoute
-    app.add_middleware(SecurityMiddleware, max_bytes=limits.upload_bytes)
-    decode_slots = asyncio.Semaphore(MAX_DECODES)
+    threads = ThreadPoolExecutor(IMAGE_THREADS)
 
     class UploadForm(BaseModel):
         """Images to score, with or without pictures."""
@@ -96,6 +108,10 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
     @app.exception_handler(RequestValidationError)
     async def refuse_form(request: Request, error: RequestValidationError) -> Response:
         return await refuse(request, form_error(request, error.errors()[0]))
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the demo has failed at this request; its log says why."}, 500)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -134,7 +150,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         description="Each image gets a score or an error; if no image can be used, the status is 422. Without a "
         "category, the closest one is used. The score of an image does not depend on the other images.",
         openapi_extra={"requestBody": {"content": {MULTIPART: {"encoding": {"images": {"contentType": IMAGE_TYPES}}}}}},
-        responses={code: {"model": answers.ErrorAnswer} for code in (400, 413, 415, 422, 503)},
+        responses={code: {"model": answers.ErrorAnswer} for code in (400, 403, 408, 413, 415, 421, 422, 503)},
     )
     async def score_images(request: Request, form: Annotated[UploadForm, Form(media_type=MULTIPART)]) -> Any:
         fields = await request.form()
@@ -146,8 +162,9 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             raise HTTPException(
                 422, f"there is no category {plain(form.category)!r}; choose one of: {known}; or leave it out."
             )
+        queue.require_room()
         images = await asyncio.gather(
-            *(score_file(file, form.category or None, form.pictures == "true") for file in form.images)
+            *(score_file(request, file, form.category or None, form.pictures == "true") for file in form.images)
         )
         if any(image.status == "ok" for image in images):
             return answers.ScoreAnswer(images=images)
@@ -158,20 +175,25 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         status = 422 if any(image.width is None for image in images) else 503
         return JSONResponse(answers.ErrorAnswer(error=reason, images=images).model_dump(), status)
 
-    async def score_file(file: UploadFile, category: str | None, pictures: bool) -> answers.ImageAnswer:
+    async def score_file(
+        request: Request, file: UploadFile, category: str | None, pictures: bool
+    ) -> answers.ImageAnswer:
         name = plain(file.filename or "")
-        try:
-            async with decode_slots:
-                sample, width, height, picture = await asyncio.to_thread(prepare, await file.read(), category, pictures)
-        except ImageError as error:
-            return answers.ImageAnswer(name=name, status="error", error=one_line(error))
-        result = await score(sample)
-        if result.error is not None or result.category is None:
-            return answers.ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
-        model, image_score = models[result.category], result.scores[result.category]
-        layer_uri = None
-        if result.patch_scores is not None:
-            layer_uri = await asyncio.to_thread(map_layer, result.patch_scores, image_score, model, width, height)
+        run = functools.partial(asyncio.get_running_loop().run_in_executor, threads)
+        async with queue.place():
+            if await request.is_disconnected():
+                return answers.ImageAnswer(name=name, status="error", error="the client has gone")
+            try:
+                sample, width, height, picture = await run(prepare, await file.read(), category, pictures)
+            except ImageError as error:
+                return answers.ImageAnswer(name=name, status="error", error=one_line(error))
+            result = await score(sample)
+            if result.error is not None or result.category is None:
+                return answers.ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
+            model, image_score = models[result.category], result.scores[result.category]
+            layer_uri = None
+            if result.patch_scores is not None:
+                layer_uri = await run(draw, result.patch_scores, image_score, model, width, height)
         candidates = [] if category else rank_categories(result.scores, models)[:MAX_CANDIDATES]
         return answers.ImageAnswer(
             name=name,
@@ -192,7 +214,19 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
             map=layer_uri,
         )
 
-    def prepare(data: bytes, category: str | None, pictures: bool) -> tuple[Sample, int, int, str | None]:
+    def prepare(data: bytes, category: str | None, pictures: bool) -> Prepared:
+        with memory.reserve(image_bytes(data, limits.pixels, pictures)):
+            try:
+                return decode_sample(data, category, pictures)
+            except ImageError as error:
+                reason = one_line(error)  # and not the error, whose traceback holds the image
+        raise ImageError(reason)
+
+    def draw(patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int) -> str:
+        with memory.reserve(picture_bytes(width, height)):
+            return map_layer(patch_scores, score, model, width, height)
+
+    def decode_sample(data: bytes, category: str | None, pictures: bool) -> Prepared:
         compared = [model.model for name, model in models.items() if category in (None, name)]
         bit_depths = {model.bit_depth for model in compared}
         image = decode(data, limits.pixels, bit_depth=bit_depths.pop() if len(bit_depths) == 1 else None)
@@ -201,7 +235,7 @@ def demo_app(models: CategoryModels, limits: answers.LimitsAnswer, score: ScoreF
         picture = display_image(image) if pictures else None
         return Sample(pixels, category, pictures), image.width, image.height, picture
 
-    return app
+    return GuardedApp(app, hosts, limits.upload_bytes, max_upload_s)
 
 
 def display_image(image: Image.Image) -> str:

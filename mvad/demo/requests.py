@@ -1,14 +1,18 @@
 """Requests and responses: limits of uploads, headers that isolate the page, and a sentence for an unusable form."""
 
+import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi.routing import APIRoute
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mvad.demo.hosts import AllowedHosts
 
 FIELDS = ("images", "category", "pictures")
 MULTIPART = "multipart/form-data"
@@ -33,12 +37,17 @@ class UploadRequest(Request):
 
 
 class UploadRoute(APIRoute):
-    """Route that gets an `UploadRequest`: FastAPI itself reads up to 1,000 files and fields of 1 MB."""
+    """Route that gets an `UploadRequest`: FastAPI itself reads up to 1,000 files and fields of 1 MB.
+
+    Nothing is read while the application's queue is full.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            if request.method == "POST":
+                request.app.state.queue.require_room()
             return await handler(UploadRequest(request.scope, request.receive))
 
         return handle
@@ -67,40 +76,61 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "replace").decode()[:MAX_NAME_LENGTH]
 
 
-class SecurityMiddleware:
-    """ASGI middleware that adds `SECURITY_HEADERS` and stops the reading of bodies of more than ``max_bytes`` bytes.
+class GuardedApp:
+    """ASGI middleware around the whole application: `SECURITY_HEADERS` in every answer, and limits of requests.
 
-    Whoever reads such a body gets an HTTPException of status 413: before the first byte if the request declares its
-    length, otherwise as soon as the limit is passed.
+    Requests that ``hosts`` does not allow are refused. Whoever reads a body of more than ``max_bytes`` bytes gets an
+    HTTPException of status 413: before the first byte if the request declares its length, otherwise as soon as the
+    limit is passed. If a body takes more than ``max_seconds`` seconds to arrive, the status is 408.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, max_bytes: int, max_seconds: float) -> None:
+        self._app, self._hosts, self._max_bytes, self._max_seconds = app, hosts, max_bytes, max_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        declared = int(length[:20]) if length.isdigit() else 0
-        received = 0
-
-        def check(n_bytes: int) -> None:
-            if n_bytes > self.max_bytes:
-                limit = f"the {self.max_bytes:,} bytes allowed"
-                raise HTTPException(413, f"the upload is larger than {limit}; send smaller images, or fewer at a time.")
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            check(declared)
-            message = await receive()
-            received += len(message.get("body", b""))
-            check(received)
-            return message
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
-        await self.app(scope, receive_within_limit, send_with_headers)
+        try:
+            self._hosts.check(scope["method"], Headers(scope=scope))
+        except HTTPException as error:
+            refusal = JSONResponse({"error": error.detail}, error.status_code)
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self._app(scope, self._within_limits(scope, receive), send_with_headers)
+
+    def _within_limits(self, scope: Scope, receive: Receive) -> Receive:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        declared = int(length[:20]) if length.isdigit() else 0
+        received, is_complete = 0, False
+        deadline = time.monotonic() + self._max_seconds
+
+        def check(n_bytes: int) -> None:
+            if n_bytes > self._max_bytes:
+                limit = f"the {self._max_bytes:,} bytes allowed"
+                raise HTTPException(413, f"the upload is larger than {limit}; send smaller images, or fewer at a time.")
+
+        async def receive_within_limits() -> Message:
+            nonlocal received, is_complete
+            if is_complete:
+                return await receive()
+            check(declared)
+            try:
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            except asyncio.TimeoutError:
+                reason = (
+                    f"the upload took longer than the {self._max_seconds:g} s allowed; send smaller images, or fewer."
+                )
+                raise HTTPException(408, reason, {"Connection": "close"}) from None
+            is_complete = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            check(received)
+            return message
+
+        return receive_within_limits

@@ -1,34 +1,33 @@
 """Runs the demo: reads the models, starts Ray, and serves until told to stop.
 
-On Ray Serve, one process answers requests and others score images.
+This process answers requests, decodes images and draws pictures; actors score images.
 """
 
-import asyncio
-import ipaddress
+import functools
 import logging
 import signal
 import socket
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
-from fastapi import FastAPI
-from ray import serve
+import uvicorn
 from ray.exceptions import RayError
-from ray.serve.config import HTTPOptions
-from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp
 
 from mvad.console import Reporter, plural
 from mvad.demo.answers import LimitsAnswer
-from mvad.demo.app import BusyError, demo_app
+from mvad.demo.app import demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey, read_category_models
+from mvad.demo.connections import Connection, ConnectionLimits, Connections, TrackedApp
+from mvad.demo.hosts import AllowedHosts, is_loopback
+from mvad.demo.image_memory import ImageMemory, give_back_freed_memory
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
+from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.extractor import prepare
@@ -36,13 +35,12 @@ from mvad.features.weights import Network
 from mvad.model_store import load_networks
 from mvad.options import ServeOptions, takes
 from mvad.runtime.session import ray_session
-from mvad.runtime.threads import use_one_thread, worker_device
+from mvad.runtime.threads import worker_device
 
-APPLICATION = "mvad"
-MAX_BATCH_IMAGES, BATCH_WAIT_S = 8, 0.02
-MAX_REQUESTS, MAX_WAITING_REQUESTS = 16, 64  # served at once; queued
-STOP_TIMEOUT_S = 2.0
-LOGGING = LoggingConfig(log_level="ERROR", enable_access_log=False)
+START_TIMEOUT_S, STOP_TIMEOUT_S = 120, 2
+HELD_UPLOADS = 8  # of the maximum size: what all connections together may hold
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -54,19 +52,34 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
     """
     report = Reporter(options.quiet)
     category_models, usable = read_category_models(folder, options)
-    port = _free_port(options.host, options.port)
-    usable, networks = load_networks(usable, options.weights)
-    for warning in usable.warnings:
-        report.warn(warning)
-    models = {category: category_models[category] for category in sorted(usable)}
-    if not _is_loopback(options.host):
-        report.warn(
-            f"anyone who can reach port {port} of this machine can use the demo: it has no password and no encryption"
-        )
-    report.info(f"models of {plural(len(models), 'category', 'categories')}; starting")
-    with ray_session(options.address, say=report.info), _deployed(models, networks, options, port):
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # a browser can open these
-        yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    with closing(_bind(options.host, options.port)) as listener:
+        port = listener.getsockname()[1]
+        usable, networks = load_networks(usable, options.weights)
+        for warning in usable.warnings:
+            report.warn(warning)
+        models = {category: category_models[category] for category in sorted(usable)}
+        if not is_loopback(options.host):
+            report.warn(
+                f"anyone who can reach port {port} of this machine can use the demo: there is no password or encryption"
+            )
+        report.info(f"models of {plural(len(models), 'category', 'categories')}; starting")
+        with (
+            ray_session(options.address, say=report.info),
+            _scoring_processes(models, networks, options) as processes,
+            serving_app(_application(models, processes, options), listener, _connection_limits(options)),
+        ):
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # a browser can open these
+            yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _application(models: CategoryModels, processes: Sequence[BatchFunction], options: ServeOptions) -> ASGIApp:
+    limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
+    hosts = AllowedHosts(options.host, options.allow_host or ())
+    return demo_app(models, limits, Batches(processes).score, hosts, ImageMemory(options.image_memory), ImageQueue())
+
+
+def _connection_limits(options: ServeOptions) -> ConnectionLimits:
+    return ConnectionLimits(held_bytes=HELD_UPLOADS * options.max_upload)
 
 
 def wait_for_signal() -> None:
@@ -82,57 +95,32 @@ def wait_for_signal() -> None:
             signal.signal(number, handler)
 
 
-class Backend:
-    """Process that scores images in small batches; ``extractor_specs`` are references to those of `DemoScorer`."""
+class ScoringProcess:
+    """Actor that scores images; ``extractor_specs`` are references to those of `DemoScorer`."""
 
     def __init__(
         self, models: CategoryModels, extractor_specs: Mapping[ExtractorKey, ray.ObjectRef], max_model_bytes: int
     ) -> None:
         specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
         self._scorer = DemoScorer(models, specs, max_model_bytes, worker_device())
-        self._thread = ThreadPoolExecutor(1, initializer=use_one_thread)  # as in the actors of the other commands
 
-    @serve.batch(max_batch_size=MAX_BATCH_IMAGES, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def score(self, samples: Sequence[Sample]) -> list[SampleResult]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._scorer.score, samples)
+    def ready(self) -> None:
+        """Return as soon as the actor runs."""
 
-
-class Frontend:
-    """Process that answers requests: it serves the page, decodes uploads and draws pictures."""
-
-    def __init__(self, models: CategoryModels, limits: LimitsAnswer, backend: DeploymentHandle) -> None:
-        self._models, self._limits, self._backend = models, limits, backend
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return demo_app(self._models, self._limits, self.score)
-
-    async def score(self, sample: Sample) -> SampleResult:
-        try:
-            return await self._backend.score.remote(sample)
-        except BackPressureError as error:
-            raise BusyError("too many images are waiting; try again in a moment.") from error
-        except RayError as error:
-            logging.getLogger(__name__).error("scoring failed", exc_info=error)
-            raise BusyError("the scoring process has failed and is restarting; try again.") from error
+    def score(self, samples: Sequence[Sample]) -> list[SampleResult]:
+        return self._scorer.score(samples)
 
 
 @contextmanager
-def _deployed(
-    models: CategoryModels, networks: Mapping[BackboneSpec, Network], options: ServeOptions, port: int
-) -> Iterator[None]:
-    """Serve the demo on the running Ray while the context lasts.
+def _scoring_processes(
+    models: CategoryModels, networks: Mapping[BackboneSpec, Network], options: ServeOptions
+) -> Iterator[list[BatchFunction]]:
+    """Run one process per GPU, or one on CPUs, while the context lasts; one that fails is started again.
 
-    UsageError if this Ray serves an application already, the demo does not start, or the engine cannot be used.
+    UsageError if they do not start, or the engine cannot be used.
     """
-    if _is_serving():
-        raise UsageError("this Ray cluster already serves an application; use another cluster, or none, for the demo.")
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if n_gpus else {"num_cpus": 0.5}
-    common: dict[str, Any] = {
-        "logging_config": LOGGING,
-        "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
-        "max_queued_requests": MAX_WAITING_REQUESTS,
-    }
     feature_kinds: dict[ExtractorKey, set[str]] = defaultdict(set)
     for model in models.values():
         feature_kinds[model.extractor_key].add(model.feature_kind)
@@ -141,55 +129,73 @@ def _deployed(
         (backbone, size): ray.put(prepare(sorted(kinds), networks[backbone], size, options.engine, n_gpus > 0))
         for (backbone, size), kinds in feature_kinds.items()
     }
-    backend = serve.deployment(
-        name="backend",
-        ray_actor_options=resources,
-        num_replicas=max(1, n_gpus),
-        max_ongoing_requests=4 * MAX_BATCH_IMAGES,
-        **common,
-    )(Backend)
-    frontend = serve.deployment(
-        name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
-    )(serve.ingress()(Frontend))
-    limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
-    scoring = backend.bind(models, extractor_specs, options.memory_limit)
-    http = HTTPOptions(host=options.host, port=port)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines
+    actor_class = ray.remote(max_restarts=-1, **resources)(ScoringProcess)
+    actors: list[Any] = [
+        actor_class.remote(models, extractor_specs, options.memory_limit) for _ in range(max(1, n_gpus))
+    ]
     try:
         try:
-            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
-            serve.run(frontend.bind(models, limits, scoring), name=APPLICATION)
-        except (RuntimeError, TimeoutError, RayError) as error:
+            ray.get([actor.ready.remote() for actor in actors], timeout=START_TIMEOUT_S)
+        except RayError as error:
             raise UsageError(f"the demo does not start: {' '.join(str(error).split())}") from error
-        yield
+        yield [functools.partial(_score, actor) for actor in actors]
     finally:
-        serve.shutdown()
+        for actor in actors:
+            ray.kill(actor)
         del extractor_specs
 
 
-def _is_serving() -> bool:
+async def _score(actor: Any, samples: Sequence[Sample]) -> list[SampleResult]:
     try:
-        return bool(serve.status().proxies)
-    except Exception:
-        return False
+        return await actor.score.remote(samples)
+    except RayError as error:
+        log.error("scoring failed", exc_info=error)
+        raise BusyError("the scoring process has failed and is restarting; try again.") from error
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port to listen on, any free one for 0; UsageError if the address cannot be listened on."""
+@contextmanager
+def serving_app(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> Iterator[None]:
+    """Serve an application in a thread while the context lasts; ``listener`` is bound, and closed at the end."""
+    give_back_freed_memory()
+    connections = Connections(limits)
+    config = uvicorn.Config(
+        TrackedApp(app, connections),
+        http=functools.partial(Connection, connections),  # type: ignore[arg-type]
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.CRITICAL,  # what it reports are mistakes of clients
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # a client could name any address as its own
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address to listen on, to any free port for 0; UsageError if it cannot be listened on."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise UsageError(
             f"cannot listen on port {port} of {host!r} ({error.strerror or error}); give another --port or --host."
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return listener

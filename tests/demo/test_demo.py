@@ -30,11 +30,14 @@ from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
 from mvad.demo.answers import LimitsAnswer
-from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, BusyError, demo_app, map_layer
+from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, demo_app, map_layer
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
+from mvad.demo.hosts import AllowedHosts, is_loopback
+from mvad.demo.image_memory import ImageMemory
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import DemoScorer, Sample
-from mvad.demo.server import _is_loopback, serving
+from mvad.demo.server import serving
+from mvad.demo.waiting import BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
@@ -43,6 +46,7 @@ from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions
 
 LIMITS = LimitsAnswer(upload_bytes=300_000, files=3, pixels=40_000)
+ADDRESS, HOSTS = "http://127.0.0.1", AllowedHosts("127.0.0.1")
 MAX_MODEL_BYTES = 1 << 30
 DONE = ".result:not([aria-busy])"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e.png"
@@ -74,12 +78,12 @@ def application(scorer):
     async def score(sample):
         return scorer.score([sample])[0]
 
-    return demo_app(scorer.models, LIMITS, score)
+    return demo_app(scorer.models, LIMITS, score, HOSTS, ImageMemory(256 << 20), ImageQueue())
 
 
 @pytest.fixture(scope="module")
 def client(scorer):
-    return TestClient(application(scorer))
+    return TestClient(application(scorer), ADDRESS)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +377,7 @@ def test_a_damaged_model_is_named(base_run, extractor_specs, tmp_path, caplog):
     shutil.copytree(base_run[0] / "models", tmp_path / "models")
     (tmp_path / "models/patchcore/alpha/bank.npy").write_bytes(b"x")
     damaged, _ = read_category_models(str(tmp_path / "models"), ServeOptions())
-    client = TestClient(application(DemoScorer(damaged, extractor_specs, MAX_MODEL_BYTES)))
+    client = TestClient(application(DemoScorer(damaged, extractor_specs, MAX_MODEL_BYTES)), ADDRESS)
     answer = post(client, ("a.png", GOOD), category="alpha")
     assert answer.status_code == 503
     assert "is damaged" in answer.json()["error"]
@@ -391,7 +395,8 @@ def test_too_many_requests(models):
     async def score(sample):
         raise BusyError("too many images are waiting; try again in a moment.")
 
-    answer = post(TestClient(demo_app(models, LIMITS, score)), ("a.png", GOOD))
+    client = TestClient(demo_app(models, LIMITS, score, HOSTS, ImageMemory(256 << 20), ImageQueue()), ADDRESS)
+    answer = post(client, ("a.png", GOOD))
     assert answer.status_code == 503
     assert answer.json() == {"error": "too many images are waiting; try again in a moment."}
     assert answer.headers["retry-after"]
@@ -448,8 +453,8 @@ def test_a_port_in_use(folder):
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} of '127.0.0.1'"), serving(folder, port=port):
             pass
-    assert _is_loopback("127.0.0.1") and _is_loopback("::1") and _is_loopback("localhost")  # noqa: PT018
-    assert not _is_loopback("0.0.0.0") and not _is_loopback("example.org")  # noqa: PT018
+    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")  # noqa: PT018
+    assert not is_loopback("0.0.0.0") and not is_loopback("example.org")  # noqa: PT018
 
 
 @pytest.fixture(scope="module")
@@ -472,11 +477,6 @@ def test_programs_get_the_same_scores(served, tiles, rows):
         assert (image["name"], image["score"]) == (image_id, rows[image_id]["score"])
     assert requests.get(f"{served}openapi.json", timeout=60).json()["paths"].keys() == {"/categories", "/score"}
     assert requests.post(f"{served}score", data=b"x", timeout=60).status_code == 415
-
-
-def test_two_demos_on_one_ray(served, folder):
-    with pytest.raises(UsageError, match="already serves an application"), serving(folder, port=0, quiet=True):
-        pass
 
 
 def test_the_page(served, browser, tiles):
