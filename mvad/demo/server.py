@@ -24,6 +24,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
+from mvad import storage
 from mvad.console import Reporter, plural
 from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import BusyError, demo_app
@@ -86,8 +87,13 @@ class Backend:
     """Process that scores images in small batches; ``extractor_specs`` are references to those of `DemoScorer`."""
 
     def __init__(
-        self, models: CategoryModels, extractor_specs: Mapping[ExtractorKey, ray.ObjectRef], max_model_bytes: int
+        self,
+        models: CategoryModels,
+        extractor_specs: Mapping[ExtractorKey, ray.ObjectRef],
+        max_model_bytes: int,
+        keys: ray.ObjectRef,
     ) -> None:
+        ray.get(keys)  # of object storage, for models
         specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
         self._scorer = DemoScorer(models, specs, max_model_bytes, worker_device())
         self._thread = ThreadPoolExecutor(1, initializer=use_one_thread)  # as in the actors of the other commands
@@ -141,6 +147,7 @@ def _deployed(
         (backbone, size): ray.put(prepare(sorted(kinds), networks[backbone], size, options.engine, n_gpus > 0))
         for (backbone, size), kinds in feature_kinds.items()
     }
+    keys = ray.put(storage.Keys())
     backend = serve.deployment(
         name="backend",
         ray_actor_options=resources,
@@ -152,7 +159,7 @@ def _deployed(
         name="frontend", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MAX_REQUESTS, **common
     )(serve.ingress()(Frontend))
     limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
-    scoring = backend.bind(models, extractor_specs, options.memory_limit)
+    scoring = backend.bind(models, extractor_specs, options.memory_limit, keys)
     http = HTTPOptions(host=options.host, port=port)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal is for mvad's own lines
     try:
@@ -164,7 +171,7 @@ def _deployed(
         yield
     finally:
         serve.shutdown()
-        del extractor_specs
+        del extractor_specs, keys
 
 
 def _is_serving() -> bool:
