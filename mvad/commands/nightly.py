@@ -9,7 +9,7 @@ from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.options import Models, NightlyOptions, takes
 from mvad.results.printed import print_night
-from mvad.results.result import EXIT_TOO_MANY_ERRORS, Result
+from mvad.results.result import EXIT_DONE, Result
 from mvad.results.store import read_run
 
 RETRY_WITHIN = datetime.timedelta(hours=20)  # less than a day: the run of the next night is no retry
@@ -61,15 +61,15 @@ def nightly(
 def choose_date(out: str, dump: str, now: datetime.datetime) -> tuple[datetime.date, str]:
     """The date of a night that nobody has named, and why it is that.
 
-    A night in OUT (a URI) that was begun from the same dump and has not ended, or had too many errors, is gone on with,
-    although midnight has passed since or another machine's is still to come. Otherwise the date is that of ``now``, in
+    A night in OUT (a URI) that was begun from the same dump and has not ended well is gone on with, although midnight
+    has passed since or another machine's is still to come. Otherwise the date is that of ``now``, in
     its time zone.
     """
     for days in (1, 0, -1, -2):
         day = now.date() + datetime.timedelta(days)
         begun = _begun(_night(out, day), storage.readable(storage.to_uri(dump)))
         if begun is not None and now - begun < RETRY_WITHIN:
-            return day, f" (begun at {begun.astimezone(now.tzinfo):%Y-%m-%d %H:%M} and not ended)"
+            return day, f" (begun at {begun.astimezone(now.tzinfo):%Y-%m-%d %H:%M} and not done)"
     return now.date(), f" (today in the time zone of this machine, {now:%Z})"
 
 
@@ -83,7 +83,7 @@ def _begun(night: str, dump: str) -> datetime.datetime | None:
         content = read_run(night)
         if content["data"] != dump:
             return None
-        if content["status"] != "running" and content.get("exit_code") != EXIT_TOO_MANY_ERRORS:
+        if content["status"] != "running" and (content["status"] != "done" or content["exit_code"] == EXIT_DONE):
             return None
         first = [*content.get("earlier_runs", []), content][0]
         return datetime.datetime.fromisoformat(first["started"])

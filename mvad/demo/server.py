@@ -19,6 +19,7 @@ import uvicorn
 from ray.exceptions import RayError
 from starlette.types import ASGIApp
 
+from mvad import storage
 from mvad.console import Reporter, plural
 from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import demo_app
@@ -99,8 +100,13 @@ class ScoringProcess:
     """Actor that scores images; ``extractor_specs`` are references to those of `DemoScorer`."""
 
     def __init__(
-        self, models: CategoryModels, extractor_specs: Mapping[ExtractorKey, ray.ObjectRef], max_model_bytes: int
+        self,
+        models: CategoryModels,
+        extractor_specs: Mapping[ExtractorKey, ray.ObjectRef],
+        max_model_bytes: int,
+        keys: ray.ObjectRef,
     ) -> None:
+        ray.get(keys)  # of object storage, for models
         specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
         self._scorer = DemoScorer(models, specs, max_model_bytes, worker_device())
 
@@ -129,9 +135,10 @@ def _scoring_processes(
         (backbone, size): ray.put(prepare(sorted(kinds), networks[backbone], size, options.engine, n_gpus > 0))
         for (backbone, size), kinds in feature_kinds.items()
     }
+    keys = ray.put(storage.Keys())
     actor_class = ray.remote(max_restarts=-1, **resources)(ScoringProcess)
     actors: list[Any] = [
-        actor_class.remote(models, extractor_specs, options.memory_limit) for _ in range(max(1, n_gpus))
+        actor_class.remote(models, extractor_specs, options.memory_limit, keys) for _ in range(max(1, n_gpus))
     ]
     try:
         try:
@@ -142,7 +149,7 @@ def _scoring_processes(
     finally:
         for actor in actors:
             ray.kill(actor)
-        del extractor_specs
+        del extractor_specs, keys
 
 
 async def _score(actor: Any, samples: Sequence[Sample]) -> list[SampleResult]:

@@ -36,14 +36,14 @@ def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, 
         train = rows.filter(pc.equal(rows["split"], "train"))
         uris = (train if len(train) else rows)["uri"]
         uris = uris.take(pa.array(evenly_spaced(len(uris), MAX_MEASURED_IMAGES))).to_pylist()
-        tasks.append(measure.remote(uris, options.max_pixels, options.first_page))
+        tasks.append(measure.remote(uris, options.max_pixels, options.first_page, storage.Keys()))
     return dict(zip(categories, ray.get(tasks), strict=True))
 
 
-def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool) -> int:
+def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool, keys: storage.Keys | None = None) -> int:
     """The smallest of `BIT_DEPTHS` that holds the values of images whose files do not state their range.
 
-    Images that cannot be read do not count.
+    Images that cannot be read, with the ``keys`` of object storage, do not count.
     """
     deep = itertools.compress(uris, storage.parallel_map(_may_be_deep, uris))
     largest = max((_largest_value(uri, max_pixels, first_page) for uri in deep), default=0)

@@ -41,20 +41,21 @@ def test_without_an_unfinished_night_it_is_today(tmp_path):
         ("2026-11-22", {}),  # begun by a machine far to the west
         ("2026-11-25", {}),  # and far to the east
         ("2026-11-23", {"status": "done", "exit_code": 3}),
+        ("2026-11-23", {"status": "done", "exit_code": 4}),  # a camera may still deliver
     ],
 )
 def test_a_night_that_has_not_ended_goes_on(tmp_path, date, content):
     begin(tmp_path, date, hours_ago(2), **content)
     day, reason = chosen(tmp_path)
     assert day.isoformat() == date
-    assert reason == " (begun at 2026-11-23 22:20 and not ended)"
+    assert reason == " (begun at 2026-11-23 22:20 and not done)"
 
 
 @pytest.mark.parametrize(
     ("hours", "content"),
     [
         (2, {"status": "done", "exit_code": 0}),
-        (2, {"status": "done", "exit_code": 4}),
+        (2, {"status": "deciding", "exit_code": 3}),
         (2, {"dump": "/another"}),
         (23.9, {}),  # this is the next night
         (23.9, {"started_again": 1}),

@@ -34,6 +34,8 @@ class FaultyStore:
         Number of failed requests per fault.
     requests
         Number of requests per method.
+    signers
+        Number of requests per access key that they are signed with; "" for none.
     held
         Folders (paths in the bucket) whose listings are answered only once `released` is set.
     """
@@ -42,6 +44,7 @@ class FaultyStore:
         self.rate, self.delay, self.seed = rate, delay, seed
         self.injected: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
+        self.signers: Counter[str] = Counter()
         self.held: set[str] = set()
         self.released = threading.Event()
         self._tries: Counter[str] = Counter()
@@ -86,6 +89,7 @@ class FaultyStore:
         body = _body(handler)
         with self._lock:
             self.requests[handler.command] += 1
+            self.signers[handler.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]] += 1
         time.sleep(self.delay)
         if parse_qs(urlsplit(handler.path).query).get("prefix", [""])[0].rstrip("/") in self.held:
             self.released.wait()

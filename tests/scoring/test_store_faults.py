@@ -46,6 +46,7 @@ def test_a_run_through_faults_gives_the_same_rows(store, base_run):
         faulty.rate = 0.0
     assert result.exit_code == 0
     assert set(faulty.injected) == set(FAULTS)
+    assert set(faulty.signers) == {"key"}  # every worker knows the keys
     scores = results.read_scores(uri("out"), COLUMNS)
     assert scores.equals(results.read_scores(storage.to_uri(base_run[0]), COLUMNS))
     assert storage.exists(storage.join(uri("out"), "_SUCCESS"))

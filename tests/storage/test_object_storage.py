@@ -93,6 +93,37 @@ def test_the_error_of_a_missing_folder_hides_keys(bucket):
     assert "secret" not in str(caught.value)
 
 
+def assert_no_keys(folder):
+    """No file in a folder holds the keys that it was written with, not even in compressed columns."""
+    for file in storage.list_files(folder):
+        content = storage.read(file.uri)
+        if file.path.endswith(".parquet"):
+            content += str(pq.read_table(pa.py_buffer(content)).to_pylist()).encode()
+        assert b"secret" not in content, file.path
+        assert b"key:" not in content, file.path
+
+
+def test_a_table_on_a_store_chooses_no_other(bucket, base_run, capsys):
+    """Its rows that do are error rows, as are those of unknown kinds; the others are scored."""
+    prefix, _, options = bucket("").partition("/?")
+    gone = f"{prefix.replace('anonymous@', '')}/gone.png?{options}"
+    readable = ["alpha/test/good/000.png", "alpha/test/good/001.png"]
+    evil = [f"s3://key:secret@plant/x.png?endpoint_override=evil:{port}&scheme=http" for port in range(2)]
+    names = [*readable, *evil, "http://key:secret@host/x.png", gone]
+    uri = storage.join(storage.to_uri(bucket("tiles")), "list.csv")
+    storage.write(uri, ("uri;category\n" + "".join(f"{name};alpha\n" for name in names)).encode())
+    out, models = bucket("results/table"), str(base_run[0] / "models")
+    result = mvad.score(bucket("tiles/list.csv"), models, out, actors=1, max_errors="90%")
+    storage.remove(uri)
+    rows = results.read_scores(storage.to_uri(out)).to_pylist()
+    assert len(rows) == len(names)
+    assert [row["image_id"] for row in rows if row["status"] == "ok"] == readable
+    reasons = [error["error"].split(": ")[1:2] or error["error"] for error in result.errors]
+    assert sorted(map(str, reasons)) == 0
+    assert_no_keys(storage.to_uri(out))
+    assert "secret" not in "".join(capsys.readouterr())
+
+
 def test_the_job_from_bucket_to_bucket(bucket, base_run):
     options = {"image_size": 64, "actors": 1, "folds": 0, **EMBEDDED}
     result = mvad.run(bucket("tiles"), bucket("results/one"), maps="all", **options)
@@ -115,6 +146,7 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     mvad.maps(bucket("results/one"), bucket("results/one/maps"), quiet=True)
     drawn = storage.join(bucket("results/one"), "maps", "alpha/test/good/000.png.overlay.png")
     assert storage.read(drawn).startswith(b"\x89PNG")
+    assert_no_keys(storage.to_uri(bucket("results/one")))
     # A bank on object storage is mapped from a temporary copy, which is removed at once.
     model = find_models(bucket("results/one/models"))["alpha"]
     bank = map_arrays(model)["bank"]
