@@ -73,6 +73,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     images = require_test_images(manifest, ": there is nothing to compare by.")
     groups, reasons = _by_network(method_runs, options, report)
     store.ensure_writable(target, replace=options.new_run)
+    storage.ensure_writable_folder(target)
     store.clear(target)
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
