@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs benchmark cluster-test faults screenshots clean
+.PHONY: demo test docs lock benchmark cluster-test faults screenshots clean
 
 demo: .venv/installed
 	@rm -rf demo
@@ -19,6 +19,10 @@ test: .venv/installed-dev
 
 docs: .venv/installed-dev
 	@PYTHONPATH=tests $(BIN)/python tests/helpers/cli_page.py docs/cli.md
+
+lock: .venv/installed-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python tests/helpers/lock.py
 
 benchmark: .venv/installed-dev
 	@$(BIN)/python jobs/benchmark.py

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mvad.cli import main
+from mvad.__main__ import main
 
 
 def run_command(file: str) -> None:

@@ -1,5 +1,17 @@
-"""``python -m mvad``."""
+"""``python -m mvad``, and the command ``mvad``."""
 
-from mvad.cli import main
+from collections.abc import Sequence
 
-main()
+from mvad.process import end_on_signals, unfailing_output
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line as a process of its own, and exit: `cli.main`, or 128 + the number of a signal."""
+    with unfailing_output(), end_on_signals():
+        from mvad.cli import main as run_command  # what it imports takes a second, in which a signal may come
+
+        run_command(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,9 @@ from typer.models import OptionInfo
 
 from mvad.commands import COMMANDS
 from mvad.console import AS_IT_IS, as_document
-from mvad.errors import UsageError
+from mvad.errors import UsageError, outside_trouble
 from mvad.options import keywords_of, panels
+from mvad.process import GO_ON, UnfailingStream
 from mvad.text import one_printable_line
 from mvad.version import VERSION
 
@@ -59,7 +60,7 @@ def _command(name: str) -> Callable[..., None]:
         with redirect_stdout(sys.stderr) if json else nullcontext():
             result = getattr(module, name)(**arguments)
         if json:
-            typer.echo(as_document(result))
+            _print_document(result)
         raise typer.Exit(getattr(result, "exit_code", 0))
 
     parameters = inspect.signature(function).parameters.values()
@@ -71,6 +72,14 @@ def _command(name: str) -> Callable[..., None]:
     first = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
     call.__doc__ = f"{first}\n\nExample: {COMMANDS[name]}"
     return call
+
+
+def _print_document(result: Any) -> None:
+    """Print a result as JSON. OSError if it cannot be written: a lost document is no success."""
+    sys.stdout.write(as_document(result) + "\n")
+    sys.stdout.flush()
+    if isinstance(sys.stdout, UnfailingStream) and (error := sys.stdout.error) is not None:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
@@ -104,12 +113,30 @@ for _name in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong use, 3 too many unreadable files, 4 drift, 1 anything else."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False)
-    except (UsageError, TyperException) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        Console(stderr=True, soft_wrap=True, **AS_IT_IS).print(f"mvad: {one_printable_line(message)}")
-        sys.exit(EXIT_USAGE)
+        if sys.platform == "win32":
+            raise UsageError("mvad runs on Linux and macOS; on Windows, run it in WSL 2.")
+        return app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False) or 0
     except typer.Abort:
-        sys.exit(1)
-    sys.exit(code)
+        return 1
+    except TyperException as error:
+        _say(error.format_message())
+        return EXIT_USAGE
+    except UsageError as error:
+        _say(str(error))
+        return EXIT_USAGE
+    except Exception as error:
+        trouble = outside_trouble(error)
+        if trouble is None:
+            raise
+        message, unusable = trouble
+        _say(f"{message}; {GO_ON}")
+        return EXIT_USAGE if unusable else 1
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, **AS_IT_IS).print(f"mvad: {one_printable_line(message)}")

@@ -1,5 +1,8 @@
 """Errors that a user can correct."""
 
+import errno
+import sys
+
 
 class UsageError(Exception):
     """Wrong arguments or unusable input: one sentence that says what, where, and what to do (exit code 2)."""
@@ -32,3 +35,24 @@ def failure_reason(error: Exception) -> str:
     """Say in one line what went wrong, and of what kind the error is; for an error of a Ray task, the task's own."""
     cause = getattr(error, "cause", None) or error
     return one_line(f"{type(cause).__name__}: {cause}")
+
+
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+def outside_trouble(error: BaseException) -> tuple[str, bool] | None:
+    """Say in one line what a disk, an object store or the cluster refused; None if the program itself is at fault.
+
+    Looks for the first cause, also of an error that a Ray task raised. True with the line if the place that was named
+    cannot be used at all, as one that is read-only; False if it may work another time, as when a disk is full.
+    """
+    ray = sys.modules.get("ray.exceptions")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            place = f"{cause.filename}: " if cause.filename else ""
+            return one_line(f"{place}{cause.strerror or cause}"), cause.errno in UNUSABLE
+        if ray and isinstance(cause, ray.RayError) and not isinstance(cause, ray.RayTaskError):
+            return one_line(f"Ray: {cause}")[:500], False
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return None

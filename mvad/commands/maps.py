@@ -60,6 +60,7 @@ def maps(
     names = storage.list_folder(target)
     if names and RECORD not in names:
         raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
+    storage.ensure_writable_folder(target)
     files = _files_by_category(source, options.categories)
     styles = _styles(source, files, run, options)
     record: dict[str, Any] = {"results": storage.readable(source), "format": options.format, "only": options.only}

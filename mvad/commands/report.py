@@ -38,6 +38,7 @@ def report(out: Results, options: ReportOptions) -> Result:
     results.ensure_outside(source, target, ("report.html",))
     if not target.partition("?")[0].endswith(".html"):
         raise UsageError(f"--to {options.to} does not end in .html.")
+    storage.ensure_writable_folder(storage.sibling(target, ""))
 
     overview = reports.read_overview(source, run, options)
     pages = reports.write_pages(overview, source, target, options.max_pixels)

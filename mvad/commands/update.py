@@ -38,6 +38,7 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     """
     started, report, folder = time.monotonic(), Reporter(options.quiet), storage.to_uri(models)
     fitted = find_models(folder, options.method)
+    storage.ensure_writable_folder(folder)
     manifest = read_manifest(data, options)
     category_models, networks = load_networks(models_for(manifest.categories, fitted), options.weights, options.budget)
     fitting.ensure_extendable(category_models.values())

@@ -85,7 +85,10 @@ def print_inspection(inspection: Inspection, manifest: Manifest, options: Inspec
 
 
 def output_uris(out: str, *, replace: bool) -> tuple[str, ...]:
-    """The URIs of page, table and summary; UsageError if ``out`` is no ``.html``, or one exists and is not replaced."""
+    """The URIs of page, table and summary.
+
+    UsageError if ``out`` is no ``.html``, one of the three exists and is not replaced, or none can be written.
+    """
     if not out.endswith(".html"):
         raise UsageError(f"--out {out!r} is not an HTML file; give a name that ends in .html.")
     stem = storage.to_uri(out).removesuffix(".html")
@@ -93,6 +96,7 @@ def output_uris(out: str, *, replace: bool) -> tuple[str, ...]:
     existing = [uri for uri in uris if storage.exists(uri)]
     if existing and not replace:
         raise UsageError(f"{storage.readable(existing[0])} exists; choose another --out, or --new-run to replace it.")
+    storage.ensure_writable_folder(storage.sibling(uris[0], ""))
     return uris
 
 

@@ -6,6 +6,7 @@ category, and the model records it.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,7 +30,7 @@ def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, 
     categories = pc.unique(images["category"]).to_pylist()
     if options.bit_depth != "auto":
         return dict.fromkeys(categories, int(options.bit_depth))
-    measure = ray.remote(num_cpus=1)(measure_bit_depth)
+    measure: Any = ray.remote(num_cpus=1)(measure_bit_depth)
     tasks = []
     for category in categories:
         rows = images.filter(pc.equal(images["category"], category))

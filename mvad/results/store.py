@@ -57,6 +57,7 @@ def open_folder(
         ``out`` holds other files, or, without ``new_run``, results of another command or identity.
     """
     ensure_writable(out, replace=True)  # refuses files that are not results
+    storage.ensure_writable_folder(out)
     replace_by_new(out)
     earlier = _earlier_run(out)
     if earlier is None:

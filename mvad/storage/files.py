@@ -18,10 +18,10 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlun
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from mvad.errors import ImageError, UsageError
+from mvad.errors import ImageError, UsageError, one_line
 from mvad.storage import keys
 from mvad.storage.endpoints import reachable
-from mvad.storage.uris import REFUSED, is_local, local_path, without_keys
+from mvad.storage.uris import REFUSED, is_local, join, local_path, readable, without_keys
 
 STORES = ("s3", "gs", "gcs")  # schemes of object stores
 
@@ -203,13 +203,23 @@ def local_copy(uri: str) -> Iterator[str]:
 
 
 def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
-    """Write a file, one part after the other, and create its folder; a reader sees all of the file or none of it."""
+    """Write a file, one part after the other, and create its folder; a reader sees all of the file or none of it.
+
+    OSError, which names the file, if it cannot be written.
+    """
     filesystem, path = resolve(uri)
     if not is_local(uri):  # an object appears when its stream is closed
         with filesystem.open_output_stream(path) as stream:
             for part in parts:
                 stream.write(part)
         return
+    try:
+        _write_local(path, *parts)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _write_local(path: str, *parts: bytes | memoryview | pa.Buffer) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/.{uuid.uuid4().hex}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}"
@@ -221,6 +231,26 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def ensure_writable_folder(uri: str) -> None:
+    """Make sure, before there are results, that files can be written below a folder; it need not exist, nor is created.
+
+    UsageError if they cannot.
+    """
+    probe = f".{uuid.uuid4().hex}{UNFINISHED}"
+    try:
+        if is_local(uri):
+            folder = Path(resolve(uri)[1])
+            existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+            (existing / probe).touch()
+            (existing / probe).unlink()
+        else:
+            write(join(uri, probe), b"")
+            remove(join(uri, probe))
+    except OSError as error:
+        reason = one_line(error.strerror or error)
+        raise UsageError(f"{readable(uri)} cannot be written to ({reason}); name a place that can.") from error
 
 
 def is_unfinished(name: str) -> bool:

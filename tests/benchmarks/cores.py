@@ -16,13 +16,13 @@ from pathlib import Path
 import ray
 
 from benchmarks.case import score_images, time_runs
-from mvad.runtime import session
+from mvad.runtime.ray_process import core_muted
 
 
 def main() -> None:
     task = json.loads(sys.stdin.read())
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["cores"]])
-    with session.core_muted():
+    with core_muted():
         ray.init(
             address="local",
             include_dashboard=False,

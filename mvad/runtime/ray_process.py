@@ -1,0 +1,233 @@
+"""Ray in this process: started within a deadline, ended without a process left, and every failure of either said."""
+
+import atexit
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from mvad.errors import UsageError, one_line
+
+CONNECT_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 50.0
+END_TIMEOUT_S = 10.0
+DEATH_TIMEOUT_S = 2.0  # of a killed process
+MIN_ADDRESS_SPACE = 32 << 30  # bytes: Ray and PyTorch reserve many times what they use
+SHARED_MEMORY = "/dev/shm"
+LOCAL = "local"  # Ray's name for a start on this machine, whatever cluster runs here
+
+
+class RayProcess:
+    """Ray as this process's own, on a thread that starts it, waits, and ends it.
+
+    Off the main thread, Ray leaves the process's handlers of signals alone, and a start that hangs can be given up. The
+    thread waits because the kernel kills what a thread has started when the thread ends (so it does when this process
+    is killed).
+
+    Parameters
+    ----------
+    address
+        Of a running cluster; None starts Ray on this machine.
+    arguments
+        Further ones for ``ray.init``.
+    """
+
+    def __init__(self, address: str | None, **arguments: Any) -> None:
+        self._address = address
+        self._arguments = {"address": address or LOCAL, **arguments}
+        self._started: Future[None] = Future()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
+        self._earlier: set[psutil.Process] = set()
+
+    def start(self) -> None:
+        """Wait until Ray runs; UsageError says why it does not, within a minute."""
+        self._earlier = _ray_children()
+        if self._address is None:
+            _require_address_space()
+            if not os.access(SHARED_MEMORY, os.W_OK) and sys.platform == "linux":
+                self._arguments["_plasma_directory"] = tempfile.gettempdir()
+        else:
+            _require_listener(self._address)
+        with core_muted():
+            self._thread.start()
+            wait([self._started], START_TIMEOUT_S)
+        try:
+            if not self._started.done():
+                raise TimeoutError(f"no answer within {START_TIMEOUT_S:.0f} s")
+            self._started.result()
+        except Exception as error:  # Ray raises errors of many kinds, Exception itself among them
+            raise start_error(self._address, error) from error
+
+    def end(self) -> None:
+        """Disconnect; if Ray was started here, none of its processes is left."""
+        processes = self._processes()
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(END_TIMEOUT_S)
+        if self._thread.is_alive():
+            atexit.unregister(ray.shutdown)  # it would wait for the lock that the thread holds
+        _kill(processes | self._processes())
+
+    def _run(self) -> None:
+        try:
+            ray.init(**self._arguments)
+            self._started.set_result(None)
+        except BaseException as error:  # for the thread that waits for the result
+            self._started.set_exception(error)
+        self._end.wait()
+        ray.shutdown()
+
+    def _processes(self) -> set[psutil.Process]:
+        """What was started here, with all descendants."""
+        if self._address is not None:
+            return set()
+        found = _ray_children() - self._earlier
+        for process in list(found):
+            with suppress(psutil.NoSuchProcess):
+                found |= set(process.children(recursive=True))
+        return found
+
+
+def start_error(address: str | None, error: Exception) -> UsageError:
+    """Say in one sentence why Ray did not start, or did not answer, and what to do."""
+    reason = one_line(error)
+    if address is not None:
+        return UsageError(f"no Ray cluster at {address!r} ({reason}); see --address and RAY_ADDRESS.")
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        return UsageError(
+            f"Ray cannot keep its files in {folder} ({reason}); set RAY_TMPDIR to a folder of yours with a short path."
+        )
+    words = _last_words()
+    said = f"; its log ends with: {words}" if words else ""
+    return UsageError(
+        f"Ray did not start on this machine ({reason}){said}; check memory, processes and open files (ulimit -a), and "
+        f"{SHARED_MEMORY}."
+    )
+
+
+def _last_words() -> str:
+    """The last line that a process of this process's newest Ray wrote to its log."""
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+    written: list[tuple[float, str]] = []
+    for log in folder.glob(f"session_*_{os.getpid()}/logs/*.[eo][ru][rt]"):
+        with suppress(OSError):
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            lines = [line for line in lines if "Set ray log level" not in line]
+            written += [(log.stat().st_mtime, lines[-1].strip()[:300])] if lines else []
+    return max(written, default=(0.0, ""))[1]
+
+
+def _require_listener(address: str) -> None:
+    """UsageError if nobody listens at ``HOST:PORT`` or ``ray://HOST:PORT``: Ray would try for minutes, in silence."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # "auto", or nonsense of which Ray says what is wrong
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise start_error(address, error) from error
+
+
+def _require_address_space() -> None:
+    try:
+        import resource
+    except ImportError:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise UsageError(
+            f"a process may have {limit / (1 << 30):.1f} GiB of addresses here (ulimit -v), and Ray reserves more than "
+            f"it uses; allow {MIN_ADDRESS_SPACE >> 30} GiB, or any number: ulimit -v unlimited."
+        )
+
+
+@contextmanager
+def private_token() -> Iterator[None]:
+    """Let the Ray that is started here ask for a token that this user alone can read.
+
+    Ray keeps it in ``~/.ray/auth_token``. Where the home folder is missing or cannot be written to, it is in the
+    environment of this process and those that it starts. A token that the environment names is used as it is.
+    """
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        yield
+        return
+    try:
+        _create_token(Path(os.environ["HOME"]) / ".ray/auth_token")
+    except (KeyError, OSError):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _forget_token()
+        try:
+            yield
+        finally:
+            del os.environ["RAY_AUTH_TOKEN"]
+            _forget_token()
+    else:
+        yield
+
+
+def _create_token(path: Path) -> None:
+    """Create the file of the token if it is missing; nobody else may read it. OSError if it cannot be created."""
+    if path.exists():
+        with suppress(OSError):
+            path.chmod(0o600)
+        path.read_bytes()
+        return
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # of another process that started at the same time
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _forget_token() -> None:
+    """Let Ray's core look for the token again."""
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _ray_children() -> set[psutil.Process]:
+    """Processes of Ray that are children of this one."""
+    found, folder = set(), os.path.dirname(ray.__file__)
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(argument.startswith(folder) for argument in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(list(processes), DEATH_TIMEOUT_S)
+
+
+@contextmanager
+def core_muted() -> Iterator[None]:
+    """Drop what Ray's core, which is not Python, writes to standard error while it starts; exceptions still come."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
