@@ -21,7 +21,7 @@ from mvad.console import AS_IT_IS, as_document
 from mvad.errors import UsageError, outside_trouble
 from mvad.options import keywords_of, panels
 from mvad.process import GO_ON, UnfailingStream
-from mvad.text import one_printable_line
+from mvad.storage.text import one_printable_line
 from mvad.version import VERSION
 
 Json = Annotated[

@@ -22,7 +22,7 @@ from rich.table import Table
 from mvad import storage
 from mvad.data.description import describe_left_out, describe_others
 from mvad.runtime.telemetry import log, peak_memory
-from mvad.text import one_printable_line, printable_json, shown_name
+from mvad.storage.text import one_printable_line, printable_json, shown_name
 
 if TYPE_CHECKING:
     from mvad.data.listing import Listing

@@ -14,7 +14,7 @@ from mvad.calibration.conformal import (
     rank,
 )
 from mvad.calibration.drift import Drift
-from mvad.text import shown_name
+from mvad.storage.text import shown_name
 
 MAX_NAMED = 5  # categories that a warning lists; of more it names two and counts the others
 

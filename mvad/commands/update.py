@@ -8,7 +8,7 @@ from mvad.data.manifest import read_manifest
 from mvad.model_store import find_models, load_networks, models_for
 from mvad.options import Data, Models, UpdateOptions, takes
 from mvad.results.result import Result, exit_code
-from mvad.text import shown_name
+from mvad.storage.text import shown_name
 
 
 @takes(UpdateOptions)

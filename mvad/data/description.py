@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mvad.text import shown_name, visible
+from mvad.storage.text import shown_name, visible
 
 MAX_LINES = 20  # categories that have a line of their own
 MAX_DEFECTS = 8  # kinds of defects that are named

@@ -26,7 +26,7 @@ from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.results.verdicts import decision_rule
 from mvad.runtime.resources import actor_pool
-from mvad.text import shown_name
+from mvad.storage.text import shown_name
 
 
 def fit_models(

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mvad.text import visible
+from mvad.storage.text import visible
 
 MISSING = "-"  # shown where there is no number
 

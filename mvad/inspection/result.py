@@ -28,7 +28,7 @@ from mvad.options import InspectOptions, as_json
 from mvad.results.result import EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.store import to_parquet
 from mvad.runtime.versions import versions
-from mvad.text import shown_name
+from mvad.storage.text import shown_name
 
 SUFFIXES = (".html", ".parquet", ".json")
 MAX_NOTES = 12

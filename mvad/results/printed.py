@@ -6,7 +6,7 @@ from typing import Any
 from mvad import calibration, storage
 from mvad.console import Reporter, number, plural
 from mvad.results.summary import N_MOST_ANOMALOUS
-from mvad.text import shown_name
+from mvad.storage.text import shown_name
 
 MAX_LINES = 20  # categories that have a line of their own below the table
 

@@ -18,7 +18,7 @@ from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
 from mvad.html.charts import histogram, precision_recall, roc
 from mvad.reports.page import readable_duration
-from mvad.text import visible
+from mvad.storage.text import visible
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e{{ 7 * 7 }}"
 

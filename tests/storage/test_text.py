@@ -7,7 +7,7 @@ import pytest
 
 from mvad import console
 from mvad.console import Reporter, as_document
-from mvad.text import one_printable_line, printable_json, shown_name
+from mvad.storage.text import one_printable_line, printable_json, shown_name
 
 HARMFUL = ["\n", "\r", "\r\n", "\t", "\b", "\x00", "\x07", "\x1b[2J", "\x7f", "\x85", "\x9b31m", "\u2028", "\u2029"]
 HARMFUL += ["\u202e", "\u2066", "\u200f", "\u061c", "\ufeff", "\udcff", "\U000e0001"]
