@@ -31,7 +31,7 @@ cluster-test: .venv/installed-dev
 	@MVAD_MULTINODE=1 $(BIN)/python -m pytest tests/test_multinode.py
 
 faults: .venv/installed-dev
-	@PYTHONPATH=tests $(BIN)/python tests/helpers/harness.py --kills 100 --shortages
+	@PYTHONPATH=tests $(BIN)/python tests/helpers/harness.py --kills 100 --signals 100 --shortages
 
 screenshots: .venv/installed-dev
 	@PYTHONPATH=tests $(BIN)/python tests/helpers/screenshots.py docs

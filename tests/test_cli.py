@@ -1,5 +1,6 @@
 """Every wrong use: one clear sentence and exit code 2, before Ray is started or anything is written."""
 
+import errno
 import json
 import re
 import subprocess
@@ -7,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from ray.exceptions import OutOfDiskError, RayTaskError
 from typer.main import get_command
 
 from helpers.tiles import ROOT, write_category
 from mvad.cli import app, main
+from mvad.process import GO_ON
 
 JOBS = ROOT / "jobs"
 
@@ -226,3 +229,85 @@ def test_shells_complete_commands():
     variables = {**_environment(), "_MVAD_COMPLETE": "complete_bash", "COMP_WORDS": "mvad sc", "COMP_CWORD": "1"}
     ended = subprocess.run([sys.executable, "-m", "mvad"], env=variables, capture_output=True, text=True, check=False)
     assert ended.stdout.split() == ["score"]
+
+
+def full(place):
+    return OSError(errno.ENOSPC, "No space left on device", place)
+
+
+def in_a_task(error):
+    """As Ray passes on what a task has raised, and Ray Data what a task of its own has."""
+    outer = RuntimeError("the pipeline failed")
+    outer.__cause__ = RayTaskError("write", "Traceback ...", error)
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (full("/out/part.parquet"), 1, "/out/part.parquet: No space left on device"),
+        (in_a_task(full("/out/part.parquet")), 1, "/out/part.parquet: No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/out/x"), 1, "/out/x: Disk quota exceeded"),
+        (OSError(errno.EROFS, "Read-only file system", "/out/x"), 2, "/out/x: Read-only file system"),
+        (in_a_task(PermissionError(errno.EACCES, "Permission denied", "/x")), 2, "/x: Permission denied"),
+        (OSError("When uploading part:\nAWS Error ACCESS_DENIED"), 1, "When uploading part: AWS Error ACCESS_DENIED"),
+        (OutOfDiskError("Local disk is full\nThe object"), 1, "Ray: Local disk is full"),
+    ],
+)
+def test_trouble_with_a_disk_a_store_or_the_cluster_is_one_sentence(capsys, monkeypatch, data, error, code, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mvad.commands.score.score", fail)
+    ended, out, err = call(capsys, "score", data, "--models", data, "--out", data / "out")
+    assert (ended, out) == (code, "")
+    assert err.startswith(f"mvad: {message}")
+    assert err.endswith(f"{GO_ON}\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes"), in_a_task(ValueError("shapes"))])
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, data, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mvad.commands.score.score", fail)
+    with pytest.raises(type(error)):
+        main(["score", str(data), "--models", str(data), "--out", str(data / "out")])
+
+
+def test_windows_is_refused_in_one_sentence(capsys, monkeypatch):
+    monkeypatch.setattr("mvad.cli.sys.platform", "win32")
+    code, _, err = call(capsys, "models", "nowhere")
+    assert code == 2
+    assert err == "mvad: mvad runs on Linux and macOS; on Windows, run it in WSL 2.\n"
+
+
+@pytest.mark.parametrize("module", ["resource", "fcntl", "pwd"])
+def test_commands_can_be_imported_without_modules_of_unix(module):
+    imports = f"""
+import importlib, sys
+sys.modules[{module!r}] = None
+import mvad.__main__, mvad.cli
+for name in ("mvad.runtime.telemetry", "mvad.runtime.versions", "mvad.storage", "mvad.results"):
+    importlib.import_module(name)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", imports], env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("option", ["maps --to", "report --to", "inspect --out", "compare --out"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(capsys, data, base_run, tmp_path, option):
+    command, name = option.split()
+    (tmp_path / "file").touch()
+    place = tmp_path / "file/below"
+    place = place.with_suffix(".html") if command in ("report", "inspect") else place
+    subject = base_run[0] if command in ("maps", "report") else data
+    further = ("--backbone", "efficientnet_lite0", "--methods", "knn") if command == "compare" else ()
+    code, out, err = call(capsys, command, subject, name, place, *further)
+    assert code == 2
+    assert out == ""
+    assert "Not a directory" in err
+    assert err.count("\n") == 1

@@ -1,11 +1,13 @@
 """Kill parts of score runs at random, take the runs up again, and compare their rows with those of an undisturbed run.
 
-    python tests/faults/harness.py --kills 100
+    python tests/helpers/harness.py --kills 100 --signals 100
 
 Killed with SIGKILL, at a random moment of a run: the driver, a scoring actor, a worker process (decoding, writing), or
-the raylet of a node (of two) that runs them. A run that ends with another exit code than 0 is taken up again. When
-one has ended with 0, its rows must be those of the undisturbed run, each once, and the next folder is begun. With
-``--shortages``, a run meets a full disk besides, and one an object store that holds a few images only.
+the raylet of a node (of two) that runs them. With ``--signals``, the driver gets SIGTERM, SIGINT or SIGHUP as well, and
+must end with 128 + the signal's number. No process may be left of a run that has ended. A run that ends with another
+exit code than 0 is taken up again. When one has ended with 0, its rows must be those of the undisturbed run, each once,
+and the next folder is begun. With ``--shortages``, a run meets a full disk besides, and one an object store that holds
+a few images only.
 """
 
 from __future__ import annotations
@@ -19,16 +21,22 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mvad import results
 from mvad.storage import to_uri
 
 TARGETS = ("driver", "actor", "worker", "node")
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # to the driver
+MARK = "MVAD_TEST_RUN"  # variable that all processes of a run inherit
+VANISH_S = 5.0  # until Ray's processes have noticed that a driver is gone
 TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
 COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")
 SMALL_DISK, SMALL_STORE = "40k", 80_000_000  # bytes
@@ -105,7 +113,7 @@ def below(root: int) -> list[tuple[int, str]]:
 
 def victims(target: str, driver: int, nodes: list[Any]) -> list[int]:
     """The processes of a run that are a target; Ray's hang below its nodes, or below the driver if it has its own."""
-    if target == "driver":
+    if target == "driver" or target in SIGNALS:
         return [driver]
     roots = [process.process.pid for node in nodes for process in node.all_processes.get("raylet", [])] or [driver]
     if target == "node":
@@ -122,26 +130,53 @@ def victims(target: str, driver: int, nodes: list[Any]) -> list[int]:
 
 def disturbed_run(
     command: list[str], target: str, delay: float, environment: dict[str, str], nodes: list[Any]
-) -> tuple[bool, int | None]:
-    """Run once and kill one target after a delay; whether it was hit, and the exit code (None: it hung)."""
+) -> tuple[bool, int | None, list[str]]:
+    """Run once and kill one target after a delay, or send a signal.
+
+    Returns whether it was hit, the exit code (None: it hung), and the command lines of processes that are left.
+    """
+    mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**environment, MARK: mark},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     started, hit = time.monotonic(), False
+    number = signal.Signals[target] if target in SIGNALS else signal.SIGKILL
     try:
         while process.poll() is None and time.monotonic() - started < TIMEOUT:
             if not hit and time.monotonic() - started >= delay:
-                for number in victims(target, process.pid, nodes)[:1]:
-                    os.kill(number, signal.SIGKILL)
+                for victim in victims(target, process.pid, nodes)[:1]:
+                    os.kill(victim, number)
                     hit = True
             time.sleep(0.05)
-        return hit, process.poll()
+        code = process.poll()
     except ProcessLookupError:
-        return hit, process.wait(TIMEOUT)
+        code = process.wait(TIMEOUT)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    return hit, code, left_behind(mark)
+
+
+def left_behind(mark: str) -> list[str]:
+    """Command lines of processes with a mark in their environment that are still there after `VANISH_S`."""
+    ends = time.monotonic() + VANISH_S
+    while True:
+        left = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+        if not left or time.monotonic() > ends:
+            return [" ".join(process.cmdline())[:80] for process in left if process.is_running()]
+        time.sleep(0.1)
+
+
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 class Nodes:
@@ -181,8 +216,9 @@ def campaign(
     targets: tuple[str, ...] = TARGETS,
     running: Running | None = None,
     options: tuple[str, ...] = (),
+    signals: int = 0,
 ) -> Tally:
-    """So many kills, equally many of each target, at moments that follow from the seed.
+    """So many kills, equally many of each target, and signals, at moments that follow from the seed.
 
     Each run starts a Ray of its own, which takes seconds, unless there is one ``running``. ``options`` are further ones
     of ``mvad score``.
@@ -198,6 +234,7 @@ def campaign(
     expected = dict(rows_of(plain))
     each = kills // len(targets)
     alone = [target for _ in range(each) for target in targets if target != "node"]
+    alone += [SIGNALS[number % len(SIGNALS)] for number in range(signals)]
     _kill_all(tally, alone, choose, duration, score, folder / "alone", expected, local, running)
     if "node" in targets:
         nodes = Nodes()
@@ -225,11 +262,14 @@ def _kill_all(
         hit = False
         while not hit:
             delay = choose.uniform(0.2, 1.0) * duration
-            hit, code = disturbed_run([*score, str(out)], target, delay, environment, nodes.all if nodes else [])
+            hit, code, left = disturbed_run([*score, str(out)], target, delay, environment, nodes.all if nodes else [])
             tally.runs += 1
             tally.kills[target] += hit
             if code is None:
                 tally.faults.append(f"{out.name}: the run hung after the kill of a {target}")
+            elif hit and target in SIGNALS and code not in (0, 128 + signal.Signals[target]):
+                tally.faults.append(f"{out.name}: exit code {code} after {target}")
+            tally.faults += [f"{out.name}: left after the end of a run, {target}: {process}" for process in left]
             if isinstance(nodes, Nodes) and hit:
                 nodes.replace()
             if code == 0:
@@ -291,6 +331,7 @@ def small_store(folder: Path, data: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill, resume, compare.")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--signals", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--shortages", action="store_true", help="also a full disk and a small object store")
@@ -299,7 +340,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         dump, models = prepare(Path(folder))
         targets = tuple(options.targets.split(","))
-        tally = campaign(Path(folder), dump, models, options.kills, options.seed, targets)
+        tally = campaign(Path(folder), dump, models, options.kills, options.seed, targets, signals=options.signals)
         if options.shortages:
             expected = dict(rows_of(Path(folder) / "undisturbed"))
             for name, wrong in (
@@ -310,8 +351,9 @@ def main() -> int:
                     f"{name}: {'no disk can be mounted here' if wrong is None else f'{len(wrong)} faults'}", flush=True
                 )
                 tally.faults += [f"{name}: {text}" for text in wrong or []]
-    killed = ", ".join(f"{count} {target}s" for target, count in tally.kills.items())
-    print(f"{sum(tally.kills.values())} kills ({killed}) in {tally.runs} runs, {time.monotonic() - started:.0f} s")
+    killed = ", ".join(f"{count} {target}" for target, count in tally.kills.items())
+    seconds = time.monotonic() - started
+    print(f"{sum(tally.kills.values())} kills and signals ({killed}) in {tally.runs} runs, {seconds:.0f} s")
     print(f"{tally.finished} runs compared with the undisturbed one: {len(tally.faults)} faults")
     for fault in tally.faults[:20]:
         print(f"  {fault}")

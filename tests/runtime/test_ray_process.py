@@ -1,0 +1,214 @@
+"""Whatever goes wrong when Ray starts is one sentence, in time."""
+
+import errno
+import os
+import socket
+import stat
+import threading
+import time
+
+import pytest
+import ray
+
+from mvad.errors import UsageError
+from mvad.runtime import ray_process
+from mvad.runtime.ray_process import RayProcess, private_token, start_error
+from mvad.runtime.session import ray_session
+
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@pytest.fixture
+def not_running(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+
+@pytest.fixture
+def listener():
+    """Somebody who listens and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def reason(address):
+    with pytest.raises(UsageError) as refused, ray_session(address):
+        pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_a_dead_address_is_refused_before_ray_looks_for_it(not_running, monkeypatch, form):
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    address = form.format("127.0.0.1:1")
+    assert reason(address).startswith(f"no Ray cluster at {address!r} ([Errno {errno.ECONNREFUSED}]")
+
+
+def test_the_address_in_the_environment_is_named_too(not_running, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert "see --address and RAY_ADDRESS" in reason(None)
+
+
+def test_an_address_that_never_answers_is_given_up(not_running, monkeypatch, listener):
+    given_up, unregistered = threading.Event(), []
+    monkeypatch.setattr(ray, "init", lambda **_: given_up.wait())
+    monkeypatch.setattr(ray_process, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ray_process, "END_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ray_process.atexit, "unregister", unregistered.append)
+    assert reason(listener) == (
+        f"no Ray cluster at {listener!r} (no answer within 0 s); see --address and RAY_ADDRESS."
+    )
+    assert unregistered == [ray.shutdown]  # Python would wait for the start when it ends
+    given_up.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("nobody there"), "no Ray cluster at '10.0.0.9:6379' (nobody there)"),
+        (ValueError("Invalid address"), "no Ray cluster at '10.0.0.9:6379' (Invalid address)"),
+        (RuntimeError("wrong\ntoken"), "no Ray cluster at '10.0.0.9:6379' (wrong token)"),
+    ],
+)
+def test_what_ray_says_of_a_cluster(error, message):
+    assert str(start_error("10.0.0.9:6379", error)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "/tmp/ray/session_1"),
+        OSError(errno.ENOSPC, "No space left on device", "/tmp/ray/session_1"),
+        OSError("AF_UNIX path length cannot exceed 107 bytes: /a/long/path"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use(error, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/a/long/path")
+    message = str(start_error(None, error))
+    assert message.startswith("Ray cannot keep its files in /a/long/path (")
+    assert message.endswith("set RAY_TMPDIR to a folder of yours with a short path.")
+
+
+def test_a_start_that_fails_ends_with_what_ray_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    logs = tmp_path / f"ray/session_2026-11-23_00-00-00_000000_{os.getpid()}/logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.out").write_text("all is well\n")
+    os.utime(logs / "gcs_server.out", (1, 1))
+    (logs / "raylet.err").write_text("first\nmmap failed: no memory\n[1 I] Set ray log level from\n\n")
+    message = str(start_error(None, Exception("The current node\ntimed out")))
+    assert message.startswith(
+        "Ray did not start on this machine (The current node timed out); its log ends with: mmap failed: no memory;"
+    )
+
+
+def test_too_few_addresses(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 30, 8 << 30))
+    with pytest.raises(UsageError, match=r"8\.0 GiB of addresses here \(ulimit -v\)"):
+        RayProcess(None).start()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_shared_memory_that_cannot_be_written_is_not_used(not_running, monkeypatch, tmp_path, writable):
+    monkeypatch.setattr(ray_process, "SHARED_MEMORY", str(tmp_path if writable else tmp_path / "missing"))
+    monkeypatch.setattr(ray_process.sys, "platform", "linux")
+    arguments = {}
+    monkeypatch.setattr(ray, "init", lambda **given: arguments.update(given))
+    process = RayProcess(None)
+    process.start()
+    process.end()
+    assert ("_plasma_directory" in arguments) is not writable
+
+
+# ------------------------------------------------------------------------------------------------ the token
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    for name in TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_ray_alone_asks_for_a_token(ray_local):
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()
+
+
+def test_the_token_is_readable_by_the_user_alone(home):
+    with private_token():
+        assert not os.environ.keys() & set(TOKEN_VARIABLES)
+    file = home / ".ray/auth_token"
+    assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+    assert len(file.read_text()) == 64
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_an_earlier_token_stays_and_is_closed_to_others(home):
+    file = home / ".ray/auth_token"
+    file.parent.mkdir()
+    file.write_text("0123456789abcdef" * 4)
+    file.chmod(0o644)
+    with private_token():
+        pass
+    assert file.read_text() == "0123456789abcdef" * 4
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["unset", "missing", "a file", "read-only"])
+def test_without_a_home_the_token_is_in_the_environment(home, monkeypatch, kind):
+    if kind == "unset":
+        monkeypatch.delenv("HOME")
+    elif kind == "read-only":
+        monkeypatch.setenv("HOME", "/proc")
+    else:
+        (home / "file").touch()
+        monkeypatch.setenv("HOME", str(home / ("file" if kind == "a file" else "missing/home")))
+    with private_token():
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_token_that_was_given_is_used(home, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/somewhere")
+    with private_token():
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert not (home / ".ray").exists()
+
+
+# ------------------------------------------------------------------------------------------------ its processes
+
+
+def test_no_process_is_left(not_running, monkeypatch, tmp_path):
+    """Of those that the start began, also when it fails; others of this process stay."""
+    import subprocess
+
+    folder = tmp_path / "ray"
+    monkeypatch.setattr(ray, "__file__", str(folder / "__init__.py"))
+    command = ["bash", "-c", "sleep 60 & wait", str(folder / "raylet")]
+    earlier, started = subprocess.Popen(command), []
+
+    def fail(**arguments):
+        started.append(subprocess.Popen(command))
+        while not ray_process.psutil.Process(started[0].pid).children():
+            time.sleep(0.01)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ray, "init", fail)
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        process = RayProcess(None)
+        with pytest.raises(UsageError, match="Ray did not start"):
+            process.start()
+        below = ray_process.psutil.Process(started[0].pid).children()
+        process.end()
+        assert started[0].poll() is not None
+        assert not any(child.is_running() for child in below)
+        assert earlier.poll() is None
+        assert other.poll() is None
+    finally:
+        earlier.kill()
+        other.kill()
