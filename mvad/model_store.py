@@ -397,6 +397,7 @@ class ModelSet(Mapping[str, ModelInfo]):
     models: Mapping[str, ModelInfo]
     errors: Mapping[str, ModelError]  # by category; from `find_models` by the name of the folder
     notes: Mapping[str, str]  # by category: what a person should know of a model that can be used
+    misspelt: Sequence[str] = ()  # what a person should know of categories without a model
 
     def __getitem__(self, category: str) -> ModelInfo:
         return self.models[category]
@@ -426,7 +427,8 @@ class ModelSet(Mapping[str, ModelInfo]):
     @property
     def warnings(self) -> list[str]:
         """What to tell a person, one sentence each."""
-        return [*map(str, self.errors.values()), *(self.notes[name] for name in self.models if name in self.notes)]
+        notes = (self.notes[name] for name in self.models if name in self.notes)
+        return [*map(str, self.errors.values()), *notes, *self.misspelt]
 
 
 def find_models(folder: str, method: str | None = None) -> ModelSet:
@@ -465,7 +467,13 @@ def models_for(categories: Sequence[str], models: ModelSet) -> ModelSet:
     if not found and not errors:
         names, known = ", ".join(categories[:5]), ", ".join(sorted(models))
         raise UsageError(f"{storage.readable(models.folder)} has no model for {names}; it has models for: {known}.")
-    return replace(models, models=found, errors=errors).require_some()
+    of_any_case = {name.casefold(): name for name in sorted(models)}
+    misspelt = [
+        f"there is no model of {name!r}, but one of {of_any_case[name.casefold()]!r}: is that the same category?"
+        for name in categories
+        if name not in models and name.casefold() in of_any_case
+    ]
+    return replace(models, models=found, errors=errors, misspelt=misspelt).require_some()
 
 
 def feature_shape(model: ModelInfo) -> tuple[int, ...]:

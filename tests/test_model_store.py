@@ -6,7 +6,7 @@ from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.model_store import FittedModel, find_models, read_arrays, save_model
+from mvad.model_store import FittedModel, find_models, models_for, read_arrays, save_model
 from mvad.storage import to_uri
 
 RECORD = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
@@ -69,3 +69,11 @@ def test_another_format(tmp_path):
 def test_no_models(tmp_path):
     with pytest.raises(UsageError, match="no models in"):
         find_models(to_uri(tmp_path / "none"))
+
+
+def test_names_that_differ_in_capitals_alone_are_pointed_out(tmp_path):
+    save(tmp_path, "cam1")
+    save(tmp_path, "lid")
+    models = models_for(["Cam1", "lid", "other"], find_models(to_uri(tmp_path)))
+    assert [*models] == ["lid"]
+    assert models.warnings == ["there is no model of 'Cam1', but one of 'cam1': is that the same category?"]

@@ -1,6 +1,7 @@
 """Scoring night after night: what is missing is scored, what is there stays, and nothing is there twice."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,10 @@ import pytest
 import mvad
 from mvad import results
 from mvad.calibration import Drift
+from mvad.data.listing import wait_until_settled
+from mvad.data.manifest import read_manifest
 from mvad.errors import UsageError
+from mvad.options import DataOptions
 from mvad.results.result import EXIT_DONE, EXIT_DRIFTED
 from mvad.results.store import drop_rows
 from mvad.storage import to_uri
@@ -65,6 +69,8 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
     (out / "_SUCCESS").unlink()
     content = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**content, "status": "running"}))
+    replaced = next(name for name in sorted(before) if name not in lost and name != "alpha/spot/001.png")
+    shutil.copyfile(tiles / "beta/test/good/001.png", dump / replaced)
     shutil.copy(tiles / "alpha/test/spot/001.png", dump / "alpha/spot/001.png")
     shutil.copy(tiles / "beta/test/good/000.png", dump / "alpha/new.png")
     (out / "scores/alpha/.abc.unfinished").write_bytes(b"half a fi")
@@ -73,9 +79,10 @@ def test_only_what_is_missing_is_scored(begun, tiles, night):
     rows = rows_of(out)
     assert sorted(rows) == sorted([*before, "alpha/new.png"])
     fresh = {name for name, row in rows.items() if row["run_id"] != content["run_id"]}
-    assert fresh == {*lost, "alpha/spot/001.png", "alpha/new.png"}
+    assert fresh == {*lost, replaced, "alpha/spot/001.png", "alpha/new.png"}
+    assert rows[replaced]["file_size"] == (dump / replaced).stat().st_size
     for name, row in before.items():
-        if row["status"] == "ok":
+        if row["status"] == "ok" and name != replaced:
             assert rows[name]["score"] == row["score"]
     assert rows["alpha/spot/001.png"]["status"] == "ok"
     assert not list(out.glob("**/*.unfinished"))
@@ -129,6 +136,65 @@ def test_when_all_is_done_nothing_is(begun, no_ray):
     assert len(result.errors) == 1
     assert result.summary == json.loads((out / "summary.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in out.glob("**/*") if path.name != "_SUCCESS"} == files
+
+
+def test_which_images_count_as_new_can_be_told_by_name_alone(begun, no_ray):
+    dump, models, out = begun
+    (dump / "alpha/spot/001.png").unlink()
+    os.utime(dump / "alpha/good/000.png", (1e9, 1e9))
+    assert mvad.score(str(dump), str(models), str(out), recheck="name", **OPTIONS).exit_code == EXIT_DONE
+    with pytest.raises(
+        UsageError, match=r"was begun with the images in .*, and 'alpha/good/000.png' in .* is not the same"
+    ):
+        mvad.score(str(dump), str(models), str(out), **OPTIONS)  # another dump under the same names
+
+
+def test_a_category_without_images_is_missed(begun, no_ray, capsys):
+    dump, models, out = begun
+    (dump / "alpha/spot/001.png").unlink()
+    out.rename(out.parent / f"date={DAY}")
+    out = out.parent / f"date={DAY}"
+    for expect, code in (
+        (None, EXIT_DRIFTED),
+        ("alpha,gamma", EXIT_DRIFTED),
+        ("none", EXIT_DONE),
+        ("alpha", EXIT_DONE),
+    ):
+        result = mvad.nightly(
+            str(dump), str(models), str(out.parent), DAY, **OPTIONS | {"expect": expect, "quiet": False}
+        )
+        run = json.loads((out / "run.json").read_text())
+        assert result.exit_code == run["exit_code"] == code
+        assert (out / "_SUCCESS").exists() == (code == EXIT_DONE)
+        missing = {None: ["beta"], "alpha,gamma": ["gamma"]}.get(expect, [])
+        assert run["missing_categories"] == missing
+        said = capsys.readouterr().err
+        assert all(f"{name}: no images" in said for name in missing)
+
+
+def test_files_that_are_being_written_are_left_for_the_next_run(tmp_path, monkeypatch):
+    now = 1e9
+    for name, age in (("old", 100), ("young", 1), ("growing", 1), ("ahead", -3600)):
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+        os.utime(tmp_path / f"{name}.png", (now - age, now - age))
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        (tmp_path / "growing.png").write_bytes(b"xy")
+
+    monkeypatch.setattr("mvad.data.listing.time.time", lambda: now)
+    monkeypatch.setattr("mvad.data.listing.time.sleep", sleep)
+    images = read_manifest(str(tmp_path), DataOptions(category="cap")).table
+    settled = wait_until_settled(images, 5.0)
+    assert dict(zip(images["image_id"].to_pylist(), settled.to_pylist(), strict=True)) == {
+        "ahead.png": True,
+        "growing.png": False,
+        "old.png": True,
+        "young.png": True,
+    }
+    assert slept == [5.0]
+    assert wait_until_settled(images, 0.0).to_pylist().count(False) == 1  # the clock of whoever wrote it is ahead
 
 
 def test_what_cannot_be_read_is_tried_again_and_keeps_one_row(begun):
