@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sysconfig
-import venv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.case import Case, n_cpus
+from benchmarks.environment import environment_python
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED
 from mvad.features.backbones import timm_name
@@ -41,7 +40,8 @@ def measure_peer(case: Case) -> dict[str, Any]:
         "threads": n_cpus(),
         "score": str(case.folder / "once" / case.category),
     }
-    python = peer_python(Path(options.peer_folder).expanduser())
+    # Both sides run the same build of PyTorch.
+    python = environment_python(Path(options.peer_folder).expanduser(), PEER, shares_packages=True)
     our_bank = {"train": None, "bank": str(case.folder / "bank.npy"), "repeats": options.repeats}
     scored = _run(python, {**task, **our_bank})
     measurements = {
@@ -66,20 +66,3 @@ def _run(python: Path, task: dict[str, Any]) -> dict[str, Any]:
     if process.returncode:
         raise UsageError(f"{PEER} failed: {process.stderr.strip().splitlines()[-1]}; leave peer out of --parts.")
     return json.loads(process.stdout.strip().splitlines()[-1])
-
-
-def peer_python(folder: Path) -> Path:
-    """Return the Python of an environment with anomalib, and make that environment if it does not exist.
-
-    Packages of this environment are visible in it after its own, so both sides run the same build of PyTorch.
-    """
-    python = folder / "bin/python"
-    if not (folder / "installed").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        (packages,) = folder.glob("lib/python*/site-packages")
-        (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        pip = subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], text=True, capture_output=True)
-        if pip.returncode:
-            raise UsageError(f"{PEER} cannot be installed into {folder}: {pip.stderr.strip().splitlines()[-1]}")
-        (folder / "installed").touch()
-    return python

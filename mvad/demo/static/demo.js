@@ -1,4 +1,5 @@
 const MAX_REQUESTS = 2; // sent at the same time
+const MAX_ATTEMPTS = 5; // while the demo is busy
 const byId = (id) => document.getElementById(id);
 const list = byId("list");
 const waiting = [];
@@ -77,7 +78,12 @@ async function score(file, category) {
   form.append("images", file, file.name || "image");
   form.append("category", category);
   form.append("pictures", "true");
-  const response = await fetch("score", { method: "POST", body: form });
+  let response = await fetch("score", { method: "POST", body: form });
+  for (let attempt = 1; attempt < MAX_ATTEMPTS && response.headers.has("Retry-After"); attempt++) {
+    const seconds = Number(response.headers.get("Retry-After"));
+    await new Promise((resume) => setTimeout(resume, 1000 * seconds));
+    response = await fetch("score", { method: "POST", body: form });
+  }
   const content = await response.json();
   return content.images?.[0] ?? { status: "error", error: content.error };
 }
