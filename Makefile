@@ -32,6 +32,7 @@ cluster-test: .venv/installed-dev
 
 faults: .venv/installed-dev
 	@PYTHONPATH=tests $(BIN)/python tests/helpers/harness.py --kills 100 --signals 100 --shortages
+	@PYTHONPATH=tests $(BIN)/python tests/helpers/killed_writes.py
 
 screenshots: .venv/installed-dev
 	@PYTHONPATH=tests $(BIN)/python tests/helpers/screenshots.py docs
