@@ -111,11 +111,11 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
     write_category(tmp_path / "data", "cap", train=5, good=2, defective=2)
     (tmp_path / "data/cap/train/good/001.png").write_bytes(b"")
 
-    def explode(options, features, rows, prior=None, all_cores=False):  # defined here, it travels to the tasks as code
+    def explode(options, features, rows, prior=None, **others):  # defined here, it travels to the tasks as code
         if options.method != "patchcore":
             from mvad.fitting.tasks import fit_detector
 
-            return fit_detector(options, features, rows, prior)
+            return fit_detector(options, features, rows, prior, **others)
         raise ValueError("no room\nfor patches")
 
     monkeypatch.setattr("mvad.fitting.scheduler.fit_detector", explode)

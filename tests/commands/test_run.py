@@ -188,7 +188,7 @@ def test_bad_files_are_rows_and_change_nothing_else(base_run, tiles, tmp_path):
     assert result.exit_code == 0
     rows, expected = scores_of(tmp_path / "out"), scores_of(base_run[0])
     dead = {name: rows.pop(name)["error"] for name in sorted(rows) if name.startswith("dead/")}
-    assert list(dead.values()) == 2 * ["no model of category 'dead'"] + 2 * ["the file is empty"]
+    assert list(dead.values()) == 2 * ["no model: none of its 2 training images is usable"] + 2 * ["the file is empty"]
     by_name = {row["category"]: row for row in result.summary}
     assert by_name["dead"]["image_auroc"] is None
     assert by_name["dead"]["note"] == "no model: none of its 2 training images is usable"

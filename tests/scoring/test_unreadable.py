@@ -146,7 +146,7 @@ def test_score_keeps_every_row(base_run, tiles, tmp_path):
 
 def test_a_night_keeps_every_row(base_run, tiles, tmp_path):
     broken = spoiled(tiles, tmp_path / "data", [False] * 16)
-    options = {"maps": "all", "actors": 1, "quiet": True}
+    options = {"maps": "all", "layout": "mvtec", "actors": 1, "quiet": True}
     mvad.nightly(str(tmp_path / "data"), str(base_run[0] / "models"), str(tmp_path), "2026-11-23", **options)
     check(rows_of(tmp_path / "date=2026-11-23"), rows_of(base_run[0]), broken)
 
