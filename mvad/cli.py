@@ -75,11 +75,12 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def _print_document(result: Any) -> None:
-    """Print a result as JSON. OSError if it cannot be written: a lost document is no success."""
+    """Print a result as JSON. RuntimeError if it cannot be written: a lost document is no success."""
     sys.stdout.write(as_document(result) + "\n")
     sys.stdout.flush()
     if isinstance(sys.stdout, UnfailingStream) and (error := sys.stdout.error) is not None:
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        # Not an OSError itself: typer ends without a word where a pipe is broken.
+        raise RuntimeError("the document is lost") from OSError(error.errno, error.strerror, "standard output")
 
 
 def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:

@@ -81,7 +81,7 @@ def wrong_uses(data, tmp_path):
         ("run", data, "--out", out, "--maps", "some", "--maps 'some' is unknown"),
         ("run", data, "--out", out, "--max-errors", "few", "give a count"),
         ("run", data, "--out", out, "--batch-size", "0", "batch-size 0 is too small"),
-        ("run", "ftp://host/data", "--out", out, "cannot be reached"),
+        ("run", "ftp://host/data", "--out", out, "ftp:// is not supported"),
         ("fit", tmp_path / "nowhere", "--models", out, "no such folder"),
         ("score", data, "--models", empty, "--out", out, "no models in"),
         ("evaluate", empty, "no results in"),

@@ -173,7 +173,9 @@ def test_commands_go_on_without_output(broken):
 
 def test_a_document_that_cannot_be_written_is_no_success(broken, base_run):
     stream, number = broken
-    running = python("-m", "mvad", "models", base_run[0] / "models", "--json", stdout=stream, stderr=subprocess.PIPE)
+    running = python(
+        "-m", "mvad", "models", base_run[0] / "models", "--json", "--quiet", stdout=stream, stderr=subprocess.PIPE
+    )
     _, err = running.communicate(timeout=30)
     assert running.returncode == 1
     assert err == f"mvad: standard output: {os.strerror(number)}; {process.GO_ON}\n"
