@@ -22,6 +22,10 @@ class ModelError(UsageError):
         return "{} cannot be used: {}.".format(*self.args)
 
 
+class ResultsError(UsageError):
+    """A file of score rows that is damaged. It costs its category, not others."""
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; it becomes the ``error`` of the image's row and never ends a run."""
 

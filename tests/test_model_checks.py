@@ -1,6 +1,5 @@
 """Models on disk that are damaged although all hashes are right: one sentence each, and nobody else's trouble."""
 
-import hashlib
 import io
 import json
 import os
@@ -11,6 +10,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+from helpers.damage import saved, seal, seal_files, spoilt
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS, TrainedDetector
 from mvad.detectors.networks import PatchVAE
@@ -66,26 +66,6 @@ def place(models, tmp_path, monkeypatch):
     return copy
 
 
-def seal(folder, document=None):
-    """Write ``model.json`` again, with the right hashes, size and id."""
-    content = json.loads((folder / "model.json").read_text()) if document is None else document
-    files = content.get("files")
-    if isinstance(files, dict):
-        present = [name for name in files if (folder / name).is_file()]
-        files |= {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in present}
-        if isinstance(content.get("record"), dict) and content["record"].get("bytes") == -2:
-            content["record"]["bytes"] = sum((folder / name).stat().st_size for name in present)
-    signed = {name: value for name, value in content.items() if name not in ("model_id", "record")}
-    content["model_id"] = hashlib.sha256(json.dumps(signed, sort_keys=True).encode()).hexdigest()
-    (folder / "model.json").write_text(json.dumps(content))
-
-
-def seal_files(folder):
-    document = json.loads((folder / "model.json").read_text())
-    document["record"]["bytes"] = -2  # filled in
-    seal(folder, document)
-
-
 def open_in_full(folder):
     """What scoring does with a model; both ways to read its arrays find what is wrong with them."""
     model = read_model(to_uri(folder))
@@ -124,22 +104,10 @@ def test_a_sound_model_is_taken(place, method):
     assert (row["damage"], row["note"], row["n_calibration"]) == (None, None, 8)
 
 
-def saved(array, **options):
-    file = io.BytesIO()
-    np.save(file, array, **options)
-    return file.getvalue()
-
-
 def declared(shape, descr="<f4", data=b"\0" * 16):
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": descr})
     return file.getvalue() + data
-
-
-def spoilt(array, value):
-    array = array.copy()
-    array.flat[-1] = value
-    return array
 
 
 BANK_DAMAGES = {

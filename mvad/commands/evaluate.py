@@ -5,7 +5,7 @@ from mvad.console import Reporter
 from mvad.data.manifest import require_categories
 from mvad.options import DecisionOptions, EvaluateOptions, Results, build, takes
 from mvad.results.printed import print_summary
-from mvad.results.result import EXIT_DONE, Result
+from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result
 from mvad.results.store import DECIDING, read_finished_run, write_json, write_summary
 from mvad.results.summary import evaluate as summarise
 from mvad.results.verdicts import decide_again, rules_again
@@ -16,7 +16,8 @@ def evaluate(out: Results, options: EvaluateOptions) -> Result:
     """Recompute the summary of results; with a rate, a rule or a threshold, decide on their images again first.
 
     Nothing is scored: stored scores and p-values are enough, or for some rules the models. What is not given stays as
-    it was decided before. If it was interrupted while it decided, calling it again finishes that.
+    it was decided before. If it was interrupted while it decided, calling it again finishes that. A category of which a
+    file of rows is damaged has a note that names the file, and the exit code is 3.
 
     Raises
     ------
@@ -39,10 +40,11 @@ def evaluate(out: Results, options: EvaluateOptions) -> Result:
     summary = write_summary(target, rows)
     if decides:
         write_json(storage.join(target, "run.json"), content | {"status": "done"})
-    if content.get("exit_code") == EXIT_DONE:
+    damaged = any(facts.get("damage") for facts in content["categories"].values())
+    if content.get("exit_code") == EXIT_DONE and not damaged:
         storage.write(storage.join(target, "_SUCCESS"), b"")
     print_summary(report, summary, content["categories"], target)
-    return Result(summary=summary)
+    return Result(EXIT_TOO_MANY_ERRORS if damaged else EXIT_DONE, summary)
 
 
 def _decide(target: str, content: dict[str, Any], options: EvaluateOptions, report: Reporter) -> None:

@@ -22,7 +22,7 @@ from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH
 from mvad.data.manifest import require_categories
-from mvad.errors import ImageError, UsageError, one_line
+from mvad.errors import ImageError, ResultsError, UsageError, one_line
 from mvad.options import MapOptions, Results, takes
 from mvad.results.result import Result, exit_code
 from mvad.results.stored_maps import patch_score_range, read_scale, stored_map
@@ -62,11 +62,11 @@ def maps(
         raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
     storage.ensure_writable_folder(target)
     files = _files_by_category(source, options.categories)
-    styles = _styles(source, files, run, options)
+    styles, errors = _styles(source, files, run, options)
     record: dict[str, Any] = {"results": storage.readable(source), "format": options.format, "only": options.only}
     record["categories"] = {category: style.describe() for category, style in styles.items()}
     results.write_json(storage.join(target, RECORD), record)
-    n_written, errors = 0, []
+    n_written = 0
     tasks = [(file, category, style) for category, style in styles.items() for file in files[category]]
     with runtime.ray_session(options.address, say=report.info):
         export, keys = ray.remote(num_cpus=1)(export_file), storage.Keys()
@@ -92,26 +92,34 @@ def _files_by_category(out: str, selected: list[str] | None) -> dict[str, list[s
     return {category: files[category] for category in files if selected is None or category in selected}
 
 
-def _styles(out: str, files: dict[str, list[str]], run: dict[str, Any], options: MapOptions) -> dict[str, MapStyle]:
-    """Choose how to draw each category of which at least one image kept its map."""
-    styles = {}
+def _styles(
+    out: str, files: dict[str, list[str]], run: dict[str, Any], options: MapOptions
+) -> tuple[dict[str, MapStyle], list[dict[str, str]]]:
+    """Choose how to draw each category of which at least one image kept its map; errors of those with damaged files."""
+    styles, errors = {}, []
     for category in files:
         facts = run["categories"].get(category, {})
         if facts.get("size") is None:
             continue
         size, bit_depth = ImageSize(**facts["size"]), facts.get("bit_depth", FULL_DEPTH)
-        if options.format == "overlay":
-            scale = read_scale(out, category, size)
-        else:
-            ends = patch_score_range(files[category])
-            scale = None if ends is None else Scale(*ends, has_threshold=False)
+        try:
+            if options.format == "overlay":
+                scale = read_scale(out, category, size)
+            else:
+                ends = patch_score_range(files[category])
+                scale = None if ends is None else Scale(*ends, has_threshold=False)
+        except ResultsError as error:
+            errors.append({"image_id": category, "category": category, "split": "test", "error": str(error)})
+            continue
         if scale is not None:
             styles[category] = MapStyle(options.format, size, scale, options.max_pixels, bit_depth)
+    if not styles and errors:
+        raise UsageError(errors[0]["error"])
     if not styles:
         raise UsageError(
             f"no image in {storage.readable(out)} kept its map; score with --maps all and a method that has maps."
         )
-    return styles
+    return styles, errors
 
 
 class Exported(NamedTuple):
@@ -124,7 +132,10 @@ class Exported(NamedTuple):
 
 def export_file(file: str, category: str, style: MapStyle, only: str, target: str, keys: storage.Keys) -> Exported:
     """Export the maps of one file of score rows (a URI) to the folder ``target``, with the ``keys`` of both."""
-    rows = results.read_part(file, COLUMNS)
+    try:
+        rows = results.read_part(file, COLUMNS)
+    except ResultsError as error:
+        return Exported(0, None, [{"image_id": category, "category": category, "split": "test", "error": str(error)}])
     rows = rows.filter(pc.and_(pc.is_valid(rows["patch_scores"]), _is_selected(rows, only)))
     errors, last_uri = [], None
     for batch in rows.to_batches(max_chunksize=ROWS_PER_CHUNK):

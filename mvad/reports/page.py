@@ -12,6 +12,7 @@ from markupsafe import Markup
 from mvad import html, results, storage
 from mvad.anomaly_maps.colours import legend
 from mvad.data.manifest import require_categories
+from mvad.errors import ResultsError
 from mvad.html.charts import bar
 from mvad.html.thumbnails import webp_uri
 from mvad.options import ReportOptions
@@ -54,6 +55,8 @@ class Overview:
         ``run.json``, and the rows of ``summary.json``.
     mean
         The row of means; None where the page shows fewer than two categories, or not all of them.
+    damaged
+        Categories that are not shown, because a file of their rows is damaged.
     """
 
     results: str
@@ -61,6 +64,7 @@ class Overview:
     summary: list[dict[str, Any]]
     categories: Sequence[Category]
     mean: Mapping[str, Any] | None
+    damaged: Mapping[str, ResultsError]
 
     @property
     def columns(self) -> list[tuple[str, str, str]]:
@@ -119,13 +123,20 @@ def read_overview(source: str, run: Mapping[str, Any], options: ReportOptions) -
     rows = {row["category"]: row for row in summary[:-1]}  # the last row is the mean
     names = sorted({category for category, _ in results.list_parts(source)})
     require_categories(options.categories, names, source)
-    categories = [
-        read_category(source, name, run["categories"].get(name, {}), rows.get(name, {}), models, options.pictures)
-        for name in names
-        if options.categories is None or name in options.categories
-    ]
+    categories: list[Category] = []
+    damaged: dict[str, ResultsError] = {}
+    for name in names:
+        if options.categories is not None and name not in options.categories:
+            continue
+        facts = run["categories"].get(name, {})
+        try:
+            categories.append(read_category(source, name, facts, rows.get(name, {}), models, options.pictures))
+        except ResultsError as error:
+            damaged[name] = error
+    if damaged and not categories:
+        raise next(iter(damaged.values()))
     mean = summary[-1] if summary and len(categories) > 1 and options.categories is None else None
-    return Overview(storage.readable(source), run, summary, categories, mean)
+    return Overview(storage.readable(source), run, summary, categories, mean, damaged)
 
 
 class Pages(NamedTuple):
@@ -145,7 +156,10 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
     split = overview.n_pictures > MAX_IMAGES or len(overview.categories) > MAX_CATEGORIES
     sections: list[Markup] = []
     links: list[str] = []
-    errors: list[dict[str, str]] = []
+    errors = [
+        {"image_id": name, "category": name, "split": "test", "error": str(error)}
+        for name, error in overview.damaged.items()
+    ]
     n_bytes = 0
     for number, category in enumerate(overview.categories, start=1):
         pictures = category_pictures(source, category, max_pixels)

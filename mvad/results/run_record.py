@@ -72,6 +72,7 @@ class Run:
         self._started = time.monotonic()
         self._rows = store.no_status()  # of earlier runs: `store.STATUS`
         self._earlier: dict[str, Any] = {}
+        self._set_aside: list[str] = []  # damaged files of earlier runs, a line for each
         self._new_categories = set(images.categories)
         self._n_unsettled = 0
         self._published = out
@@ -110,6 +111,7 @@ class Run:
         return cls("score", out, images, options, identity)
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
+        self._set_aside = store.set_aside_damaged(self.folder)
         self._earlier, self._rows = earlier, store.drop_duplicates(self.folder)
         facts = {name: earlier.get(name) for name in ("run_id", "status", "started", "seconds", "n_rows")}
         self._content["earlier_runs"] = [*earlier.get("earlier_runs", []), facts]
@@ -147,6 +149,8 @@ class Run:
         if the file has changed since, unless ``--recheck`` is ``name``; or if it is of another model. Rows of images
         that are not listed any more stay. Files that are still being written are left for the next run.
         """
+        for line in self._set_aside:
+            report.warn(line)
         for portion in portions:
             if isinstance(self._images, Listing):
                 if self._images.ended:
@@ -194,6 +198,8 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether an earlier run has ended well, so that nothing is left to do if nothing is missing."""
+        if self._set_aside:
+            return False
         return self._earlier.get("status") == "done" and self._code_now() == EXIT_DONE == self._earlier.get("exit_code")
 
     def _code_now(self) -> int:
@@ -244,6 +250,7 @@ class Run:
     def add_failure(self, category: str, reason: str) -> None:
         """Note why a category has no model that can be used; it becomes the error of the category's images."""
         self.failures[category] = self.categories[category]["note"] = reason
+        self._content["identity"].get("models", {}).pop(category, None)  # the next run may have another
 
     def add_training(self, failures: Mapping[str, str], errors: Mapping[str, str], train: pa.Table) -> None:
         """Note why categories have no model, and write rows for the training images that could not be used.
@@ -306,7 +313,8 @@ class Run:
         self.missing_categories = self._missing_categories(self.categories)
         left_out = set(self._images.left_out["image_id"].to_pylist())
         of_images = (error for error in errors if error["image_id"] not in left_out)
-        self.failed_categories = _failed_categories(rows[:-1], of_images, self.failures)
+        damaged = [name for name, facts in self.categories.items() if facts.get("damage")]
+        self.failed_categories = sorted({*_failed_categories(rows[:-1], of_images, self.failures), *damaged})
         drifted = [row["category"] for row in rows if row.get("drifted")] if self.drift_fails else []
         code = exit_code(
             self.options,

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.data.manifest import repeated_ids
-from mvad.errors import UsageError
+from mvad.errors import ImageError, ResultsError, UsageError, one_line
 from mvad.results.result import EXIT_DONE
 from mvad.results.schema import SCORES, SUMMARY, score_table
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 MAX_ROWS_PER_FILE = 256
+PART_NAME = re.compile(r"part-.*\.parquet")  # of files of score rows; others are somebody else's
+MAX_FILE_BYTES = 1 << 34
 STATUS = ["image_id", "split", "status", "model_id", "file_size", "file_mtime"]  # what decides whether a row is current
 DECIDING = "deciding"  # status of a run while `mvad evaluate` decides on its images again
 REPLACEMENT = "new-run"  # folder in OUT of a run that takes the place of the others once it is whole
@@ -213,7 +217,8 @@ def _dataset(out: str, category: str | None = None) -> pads.Dataset:
         raise _no_results(out) from error
     if not parts and not storage.exists(storage.join(out, "scores")):
         raise _no_results(out)
-    files = [fragment for part in parts for fragment in part.get_fragments()]
+    fragments = [fragment for part in parts for fragment in part.get_fragments()]
+    files = [fragment for fragment in fragments if PART_NAME.fullmatch(fragment.path.rpartition("/")[2])]
     return pads.FileSystemDataset(files, SCORES, pads.ParquetFileFormat(), filesystem)
 
 
@@ -230,15 +235,105 @@ def read_scores(
     """Score rows under OUT (a URI), sorted by image id; UsageError if there are no results."""
     names = list(columns or SCORES.names)
     needed = names if "image_id" in names else [*names, "image_id"]
-    return _dataset(out, category).to_table(needed, filter=condition).sort_by("image_id").select(names)
+    return _read(out, _dataset(out, category), needed, condition).sort_by("image_id").select(names)
 
 
-def read_by_category(out: str, categories: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-    """Each category and its score rows, some of which are read ahead in parallel."""
+def _read(
+    out: str, dataset: pads.Dataset, columns: Sequence[str], condition: pads.Expression | None = None
+) -> pa.Table:
+    """Rows of some files in OUT (a URI); ResultsError names the first damaged one, if there is one."""
+    try:
+        table = dataset.to_table(list(columns), filter=condition)
+        required = [name for name in columns if name in SCORES.names and not SCORES.field(name).nullable]
+        if not any(table[name].null_count for name in required):
+            return table
+        problem: Exception = ValueError("rows lack values")
+    except (pa.ArrowException, OSError, NotImplementedError) as error:
+        problem = error
+    for fragment in dataset.get_fragments():
+        uri = _uri(storage.join(out, "scores"), fragment.path)
+        reason = _damage(uri)
+        if reason is not None:
+            raise _damaged(uri, reason) from problem
+    raise problem
+
+
+def _damaged(uri: str, reason: str) -> ResultsError:
+    return ResultsError(
+        f"{storage.readable(uri)} is damaged ({reason}); score the same images into this folder again: that puts the "
+        "file aside, and its images get new rows."
+    )
+
+
+def _damage(uri: str) -> str | None:
+    """What is wrong with the content of a file of score rows; None if nothing is, or it has gone.
+
+    UsageError if the file cannot be read at all: its content may be sound.
+    """
+    import pyarrow.parquet as pq
+
+    if not storage.exists(uri):
+        return None
+    try:
+        data = storage.read_bytes(uri, MAX_FILE_BYTES)
+    except ImageError as error:
+        raise UsageError(f"{storage.readable(uri)} cannot be read ({error}); check its permissions.") from error
+    try:
+        table = pq.read_table(pa.BufferReader(data), partitioning=None)
+    except Exception as error:  # whatever its bytes make of the reader
+        return one_line(error)[:200]
+    return _misfit(table, SCORES.names)
+
+
+def _misfit(table: pa.Table, names: Sequence[str]) -> str | None:
+    """Why some columns of a table cannot be those of score rows; None if they can."""
+    for name in names:
+        field, column = SCORES.field(name), table[name] if name in table.column_names else None
+        if column is not None and column.type != field.type:
+            return f"its column {name} holds {column.type}, not {field.type}"
+        is_required = not field.nullable and name != "category"  # in older results the folder's name says it
+        if is_required and (column is None or column.null_count):
+            return f"its column {name} is missing or has gaps"
+    return None
+
+
+def set_aside_damaged(out: str) -> list[str]:
+    """Rename files of score rows in OUT (a URI) that are damaged, so that no reader sees them; returns a line for each.
+
+    All columns but the maps are read, as they will be to evaluate.
+    """
+    root = storage.join(out, "scores")
+    if not storage.list_folder(root):
+        return []
+    dataset, lines = _dataset(out), []
+    columns = [name for name in SCORES.names if name not in ("patch_scores", "patch_grid")]
+    required = [name for name in columns if not SCORES.field(name).nullable]
+    with suppress(pa.ArrowException, OSError, NotImplementedError):
+        if not any(batch[name].null_count for batch in dataset.to_batches(columns) for name in required):
+            return []
+    for fragment in dataset.get_fragments():
+        uri = _uri(root, fragment.path)
+        reason = _damage(uri)
+        if reason is not None:
+            storage.move(uri, storage.sibling(uri, f".{uri.rpartition('/')[2]}.damaged"))
+            lines.append(f"{storage.readable(uri)} is damaged ({reason}): put aside, its images are scored again")
+    return lines
+
+
+def read_by_category(
+    out: str, categories: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[str, pa.Table | ResultsError]]:
+    """Each category and its score rows, or what is wrong with them; some are read ahead in parallel."""
+
+    def read(category: str) -> pa.Table | ResultsError:
+        try:
+            return read_scores(out, columns, category)
+        except ResultsError as error:
+            return error
+
     for start in range(0, len(categories), storage.THREADS):
         names = categories[start : start + storage.THREADS]
-        tables = storage.parallel_map(lambda category: read_scores(out, columns, category), names)
-        yield from zip(names, tables, strict=True)
+        yield from zip(names, storage.parallel_map(read, names), strict=True)
 
 
 def read_images(out: str, category: str, image_ids: Collection[str], columns: Sequence[str]) -> pa.Table:
@@ -247,10 +342,10 @@ def read_images(out: str, category: str, image_ids: Collection[str], columns: Se
 
     dataset = _dataset(out, category)
     condition = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
-    names = set(dataset.to_table(["__filename"], filter=condition)["__filename"].to_pylist())
+    names = set(_read(out, dataset, ["__filename", "image_id"], condition)["__filename"].to_pylist())
     fragments = [fragment for fragment in dataset.get_fragments() if fragment.path in names]
     rows = pads.FileSystemDataset(fragments, SCORES, pads.ParquetFileFormat(), dataset.filesystem)
-    return rows.to_table(list(dict.fromkeys([*columns, "image_id"])), filter=condition).sort_by("image_id")
+    return _read(out, rows, list(dict.fromkeys([*columns, "image_id"])), condition).sort_by("image_id")
 
 
 def read_errors(out: str) -> list[dict[str, str]]:
@@ -267,7 +362,7 @@ def read_status(out: str) -> pa.Table:
     if not storage.list_folder(root):
         no_files = pa.array([], pa.string()).dictionary_encode()
         return SCORES.empty_table().select(STATUS).append_column("file", no_files)
-    table = _dataset(out).to_table([*STATUS, "__filename"])
+    table = _read(out, _dataset(out), [*STATUS, "__filename"])
     paths = pc.dictionary_encode(table["__filename"].combine_chunks())
     files = pa.array([_uri(root, path) for path in paths.dictionary.to_pylist()], pa.string())
     column = pa.DictionaryArray.from_arrays(paths.indices, files)
@@ -284,11 +379,28 @@ def list_parts(out: str, category: str | None = None) -> list[tuple[str, str]]:
     import pyarrow.dataset as pads
 
     root, parts = storage.join(out, "scores"), []
+    by_folder: dict[str, list[str]] = defaultdict(list)
     for fragment in _dataset(out, category).get_fragments():
         name = pads.get_partition_keys(fragment.partition_expression).get("category")
         uri = _uri(root, fragment.path)
-        parts.append((name if name is not None else read_part(uri, ["category"])["category"][0].as_py(), uri))
+        if name is not None:
+            parts.append((name, uri))
+        else:
+            by_folder[uri.rpartition("/")[0]].append(uri)
+    for uris in by_folder.values():
+        name = _category_of(out, uris)
+        parts += [(name, uri) for uri in uris]
     return sorted(parts)
+
+
+def _category_of(out: str, uris: Sequence[str]) -> str:
+    """The category of the files of one folder of score rows, which some of them may be too damaged to tell."""
+    for uri in uris:
+        with suppress(ResultsError, KeyError, IndexError):  # without the column, or without rows
+            return read_part(uri, ["category"])["category"][0].as_py()
+    folder = uris[0].rsplit("/", 2)[1]
+    names = {storage.safe_name(name): name for name in read_run(out).get("categories", {})}
+    return names.get(folder, folder)
 
 
 def _uri(root: str, path: str) -> str:
@@ -297,11 +409,21 @@ def _uri(root: str, path: str) -> str:
 
 
 def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file of score rows, or some of its columns."""
+    """A file of score rows, or some of its columns; ResultsError if it is damaged."""
     import pyarrow.parquet as pq
 
     filesystem, path = storage.resolve(uri)
-    return pq.read_table(path, columns=columns and list(columns), filesystem=filesystem, partitioning=None)
+    try:
+        table = pq.read_table(path, columns=columns and list(columns), filesystem=filesystem, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        reason = _damage(uri)
+        if reason is None:
+            raise
+        raise _damaged(uri, reason) from error
+    reason = _misfit(table, columns or SCORES.names)
+    if reason is not None:
+        raise _damaged(uri, reason)
+    return table
 
 
 def rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:

@@ -1,6 +1,7 @@
 """The summary of a run: one row per category, then the mean; ``note`` says why a number is missing."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from mvad import calibration
 from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
-from mvad.errors import ImageError
+from mvad.errors import ImageError, ResultsError
 from mvad.results.metrics import image_metrics, pixel_metrics
+from mvad.results.schema import SCORES
 from mvad.results.store import read_by_category, read_scores
 from mvad.results.verdicts import FIXED, UNCERTAIN, decide_together, outcomes
 
@@ -47,7 +49,8 @@ def evaluate(
     ----------
     facts
         What ``run.json`` in OUT (a URI) says of each category. Added are ``drift`` where ``rules`` has calibration
-        scores, ``outcomes`` at several false-alarm rates, and the ``most_anomalous`` images.
+        scores, ``outcomes`` at several false-alarm rates, the ``most_anomalous`` images, and ``damage`` where a file of
+        rows is damaged.
     rules
         How each category was decided on; default: verdicts and drift stay as they are.
     fdr
@@ -62,7 +65,8 @@ def evaluate(
     if fdr is not None:
         for category in calibrations:
             if rules[category].rule != FIXED:
-                decide_together(out, category, fdr, rules[category].uncertain_threshold)
+                with suppress(ResultsError):  # met again when the category is read
+                    decide_together(out, category, fdr, rules[category].uncertain_threshold)
     summary, errors = [], []
     columns = [
         "image_id",
@@ -77,6 +81,12 @@ def evaluate(
         "error",
     ]
     for category, rows in read_by_category(out, sorted(facts), columns):
+        facts[category].pop("damage", None)
+        if isinstance(rows, ResultsError):
+            facts[category]["damage"] = str(rows)
+            no_rows = SCORES.empty_table().select(columns)
+            summary.append({**_category_row(out, category, no_rows, facts[category]), "note": str(rows)})
+            continue
         if category in calibrations:
             facts[category]["drift"] = _drift(rows, calibrations[category])
         failed = rows.filter(pc.equal(rows["status"], "error")).select(["image_id", "split", "error"])
@@ -130,6 +140,8 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     if row["threshold"] is not None:
         row["recall_at_threshold"] = row["n_found"] / row["n_defect"]
         row["false_alarm_rate"] = row["n_false_alarms"] / row["n_good"]
+    if "size" not in facts:  # scored by a run that was killed before it said with what
+        return row
     pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
     return row | pixels
 
@@ -165,7 +177,10 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
     field = pads.field
     condition = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
     condition &= (field("split") == "test") & field("patch_scores").is_valid()
-    rows = read_scores(out, ["mask_uri", "width", "height", "patch_scores", "patch_grid"], category, condition)
+    try:
+        rows = read_scores(out, ["mask_uri", "width", "height", "patch_scores", "patch_grid"], category, condition)
+    except ResultsError as error:
+        return {}, f"no pixel metrics: {error}"
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None

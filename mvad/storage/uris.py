@@ -114,9 +114,12 @@ def safe_name(name: str) -> str:
 
 def readable(uri: str) -> str:
     """Return a URI as a person would write it: a local path, or a URI without keys and connection options."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # a table may hold anything
+        return uri
     if is_local(uri):
         return printable(local_path(uri))
-    parts = urlsplit(uri)
     return f"{parts.scheme}://{without_keys(parts.netloc)}{unquote(parts.path)}"
 
 
