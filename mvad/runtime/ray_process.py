@@ -21,6 +21,7 @@ from mvad.errors import UsageError, one_line
 CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 50.0
 END_TIMEOUT_S = 10.0
+GIVE_UP_TIMEOUT_S = 2.0  # for the end of a start that is given up
 DEATH_TIMEOUT_S = 2.0  # of a killed process
 MIN_ADDRESS_SPACE = 32 << 30  # bytes: Ray and PyTorch reserve many times what they use
 SHARED_MEMORY = "/dev/shm"
@@ -74,7 +75,7 @@ class RayProcess:
         processes = self._processes()
         self._end.set()
         if self._thread.is_alive():
-            self._thread.join(END_TIMEOUT_S)
+            self._thread.join(END_TIMEOUT_S if self._started.done() else GIVE_UP_TIMEOUT_S)
         if self._thread.is_alive():
             atexit.unregister(ray.shutdown)  # it would wait for the lock that the thread holds
         _kill(processes | self._processes())

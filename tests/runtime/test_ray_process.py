@@ -53,7 +53,7 @@ def test_an_address_that_never_answers_is_given_up(not_running, monkeypatch, lis
     given_up, unregistered = threading.Event(), []
     monkeypatch.setattr(ray, "init", lambda **_: given_up.wait())
     monkeypatch.setattr(ray_process, "START_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(ray_process, "END_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ray_process, "GIVE_UP_TIMEOUT_S", 0.1)
     monkeypatch.setattr(ray_process.atexit, "unregister", unregistered.append)
     assert reason(listener) == (
         f"no Ray cluster at {listener!r} (no answer within 0 s); see --address and RAY_ADDRESS."
