@@ -104,9 +104,9 @@ class ScoringProcess:
         models: CategoryModels,
         extractor_specs: Mapping[ExtractorKey, ray.ObjectRef],
         max_model_bytes: int,
-        keys: ray.ObjectRef,
+        keys: storage.Keys,
     ) -> None:
-        ray.get(keys)  # of object storage, for models
+        del keys  # of object storage, for models: known to the process since they arrived
         specs = {key: ray.get(reference) for key, reference in extractor_specs.items()}
         self._scorer = DemoScorer(models, specs, max_model_bytes, worker_device())
 

@@ -74,11 +74,11 @@ def scorer(models, extractor_specs):
     return DemoScorer(models, extractor_specs, MAX_MODEL_BYTES)
 
 
-def application(scorer):
+def application(scorer, hosts=HOSTS):
     async def score(sample):
         return scorer.score([sample])[0]
 
-    return demo_app(scorer.models, LIMITS, score, HOSTS, ImageMemory(256 << 20), ImageQueue())
+    return demo_app(scorer.models, LIMITS, score, hosts, ImageMemory(256 << 20), ImageQueue())
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,9 @@ def test_too_many_requests(models):
 
 @pytest.fixture(scope="module")
 def description(scorer):
-    return schemathesis.openapi.from_asgi("/openapi.json", application(scorer))
+    return schemathesis.openapi.from_asgi(
+        "/openapi.json", application(scorer, AllowedHosts("localhost", ["testserver"]))
+    )
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

@@ -40,13 +40,20 @@ SHORT = ConnectionLimits(header_s=SHORT_S, response_s=SHORT_S)
 LIMITS = LimitsAnswer(upload_bytes=8 << 20, files=16, pixels=9_000_000)
 MODELS = {
     "tile": CategoryModel(
-        SimpleNamespace(size=ImageSize(resize=32, crop=32), method="patchcore", model_id="0"), DecisionRule("id")
+        SimpleNamespace(size=ImageSize(resize=32, crop=32), method="patchcore", model_id="0", bit_depth=16),
+        DecisionRule("id"),
     )
 }
 
 
 async def score_at_once(sample):
     return SampleResult({"tile": 1.0}, "tile")
+
+
+def run_async(coroutine):
+    """Run a coroutine in a thread: the tests in a browser leave an event loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def application(score=score_at_once, hosts=None, memory=None, queue=None, **arguments):
@@ -352,10 +359,10 @@ def test_the_queue_is_as_long_as_can_be_served_in_time(seconds):
     async def images(count):
         await asyncio.gather(*(image() for _ in range(count)))
 
-    asyncio.run(images(200))
+    run_async(images(200))
     assert queue.n_images == 0
     clock.now += 1000  # a pause is not the time of an image
-    asyncio.run(images(1))
+    run_async(images(1))
     assert queue.seconds_per_image == pytest.approx(seconds, rel=0.01)
     queue.n_images = round(9 / seconds)
     queue.require_room()
@@ -412,7 +419,7 @@ def test_batches_grow_with_the_load_and_keep_the_order():
         batches = Batches([process], max_images=4)
         return await asyncio.gather(*(batches.score(Sample({}, name)) for name in names), return_exceptions=True)
 
-    results = asyncio.run(run([*"abcdefgh", "bad", "i"]))
+    results = run_async(run([*"abcdefgh", "bad", "i"]))
     assert sizes == [1, 4, 4, 1]
     assert [next(iter(result.scores)) for result in results[:5]] == [*"abcde"]
     assert all(isinstance(result, BusyError) for result in results[5:9])

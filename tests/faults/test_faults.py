@@ -17,7 +17,12 @@ def test_rows_after_kills_are_those_of_an_undisturbed_run(base_run, tiles, tmp_p
     (tmp_path / "dump/alpha/broken.png").write_bytes(b"")
     targets = ("driver", "actor")
     models = base_run[0] / "models"
-    options = ("--engine", "torch")  # each run would export the network to ONNX again, which takes seconds
+    options = (
+        "--max-errors",
+        "1",
+        "--engine",
+        "torch",
+    )  # each run would export the network to ONNX again, which takes seconds
     tally = campaign(
         tmp_path, tmp_path / "dump", models, kills=2, seed=1, targets=targets, running=Running(), options=options
     )

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 import mvad
 from helpers.browser import visit
 from helpers.tiles import paint
+from helpers.wide_samples import png16
 from mvad.data.image_size import ImageSize
 from mvad.data.layouts import left_out_row, left_out_table
 from mvad.data.manifest import SCHEMA, Manifest
@@ -47,9 +48,10 @@ def save(path, pixels, **options):
     return path
 
 
-def measured(paths):
+def measured(paths, size=None, bit_depth=16):
     uris = np.array([path.as_uri() for path in paths], object)
-    return measure_batch({"row": np.arange(len(uris)), "uri": uris}, None, MAX_PIXELS)
+    batch = {"row": np.arange(len(uris)), "uri": uris, "category": np.full(len(uris), "a", object)}
+    return measure_batch(batch, size, MAX_PIXELS, {"a": bit_depth}, first_page=False)
 
 
 def test_what_is_measured(tmp_path):
@@ -90,10 +92,14 @@ def test_pixels_for_the_backbone_are_those_of_scoring(tmp_path):
 
     path = save(tmp_path / "a.png", scene(0))
     size = ImageSize(resize=64, crop=48)
-    batch = {"row": np.arange(1), "uri": np.array([path.as_uri()], object)}
-    np.testing.assert_array_equal(
-        measure_batch(batch, size, MAX_PIXELS)["pixels"][0], load_image(path.as_uri(), size, MAX_PIXELS)[0]
-    )
+    np.testing.assert_array_equal(measured([path], size)["pixels"][0], load_image(path.as_uri(), size, MAX_PIXELS)[0])
+
+
+def test_twelve_bits_in_sixteen_are_not_dark(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png16(np.full((8, 8), 4095, np.uint16)))
+    assert measured([path], bit_depth=12)["brightness"].tolist() == [255]
+    assert thumbnail(path.as_uri(), MAX_PIXELS, 12) != thumbnail(path.as_uri(), MAX_PIXELS)
 
 
 def test_the_same_pixels_in_other_files(tmp_path):
