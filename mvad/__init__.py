@@ -4,6 +4,18 @@ Each command of the command line is a function of the same name here: ``mvad.run
 Options are keywords, or an object such as ``mvad.options.ScoreOptions``.
 """
 
+import os
+
+# Ray reads its settings when it is imported, which any module may do first.
+# Nothing that Ray's core prints to a driver's terminal is for users of this program.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A thread that still asks Ray for something when it has ended must not start it, or join somebody else's.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Ray's core would answer SIGTERM with a stack of C++ and an abort.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+
 import importlib
 from typing import Any
 

@@ -7,13 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
-# Nothing that Ray's core prints to a driver's terminal is for users of this program.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ray's core would answer SIGTERM with a stack of C++ and an abort.
-os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-
 import ray
 from ray.data import DataContext
 
@@ -55,6 +48,8 @@ def ray_session(
             thread.join()
             yield
         finally:
+            # Ray Data's threads report at length that Ray is gone.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             process.end()
 
 

@@ -42,7 +42,7 @@ def test_sigterm_while_scoring_leaves_no_process(base_run, tiles, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 143, err
     assert err.splitlines()[-1].startswith("mvad: stopped by SIGTERM; what has been written is kept")
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert harness.left_behind(str(tmp_path)) == []
