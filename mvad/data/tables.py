@@ -223,7 +223,7 @@ def _read_parquet(uri: str, known: Sequence[str], required: Sequence[str]) -> di
         file = pads.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
         names, read = file.schema.names, file.to_table
     else:
-        file = pq.ParquetFile(filesystem.open_input_file(path))
+        file = pq.ParquetFile(pa.BufferReader(storage.read(uri)))
         names, read = file.schema_arrow.names, file.read
     positions = _find_columns(uri, names, known, required)
     table = read(columns=[names[position] for position in positions.values()])
