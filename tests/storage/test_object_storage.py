@@ -106,10 +106,12 @@ def assert_no_keys(folder):
 def test_a_table_on_a_store_chooses_no_other(bucket, base_run, capsys):
     """Its rows that do are error rows, as are those of unknown kinds; the others are scored."""
     prefix, _, options = bucket("").partition("/?")
+    if not prefix.startswith("s3://"):
+        pytest.skip("Arrow retries on Google's storage for longer than a test may take")
     gone = f"{prefix.replace('anonymous@', '')}/gone.png?{options}"
     readable = ["alpha/test/good/000.png", "alpha/test/good/001.png"]
     evil = [f"s3://key:secret@plant/x.png?endpoint_override=evil:{port}&scheme=http" for port in range(2)]
-    names = [*readable, *evil, "http://key:secret@host/x.png", *([gone] if gone.startswith("s3") else [])]
+    names = [*readable, *evil, "http://key:secret@host/x.png", gone]
     uri = storage.join(storage.to_uri(bucket("tiles")), "list.csv")
     storage.write(uri, ("uri;category\n" + "".join(f"{name};alpha\n" for name in names)).encode())
     out, models = bucket("results/table"), str(base_run[0] / "models")
@@ -121,7 +123,7 @@ def test_a_table_on_a_store_chooses_no_other(bucket, base_run, capsys):
     reasons = [error["error"] for error in result.errors]
     assert sum("it names an endpoint of its own, or keys" in reason for reason in reasons) == len(evil)
     assert sum("http:// is not supported" in reason for reason in reasons) == 1
-    assert sum("the file does not exist" in reason for reason in reasons) == gone.startswith("s3")
+    assert sum("the file does not exist" in reason for reason in reasons) == 1
     assert_no_keys(storage.to_uri(out))
     assert "secret" not in "".join(capsys.readouterr())
 
