@@ -143,7 +143,7 @@ def test_which_images_count_as_new_can_be_told_by_name_alone(begun, no_ray):
     (dump / "alpha/spot/001.png").unlink()
     os.utime(dump / "alpha/good/000.png", (1e9, 1e9))
     with pytest.raises(
-        UsageError, match="was begun with the images in .*, and 'alpha/good/000.png' in .* is not the same"
+        UsageError, match=r"was begun with the images in .*, and 'alpha/good/000.png' in .* is not the same"
     ):
         mvad.score(str(dump), str(models), str(out), **OPTIONS)  # another dump under the same names
     content = json.loads((out / "run.json").read_text())
