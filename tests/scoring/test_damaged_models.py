@@ -154,8 +154,8 @@ def test_a_score_that_is_not_finite_is_an_error(scorer, monkeypatch):
 
 
 def test_what_is_lost_with_a_node_is_not_the_models_fault(scorer, monkeypatch):
-    def lost(self, model):
-        raise ray.exceptions.ObjectLostError("0" * 40, None, None)
+    def lost(*_):
+        raise ray.exceptions.RaySystemError("a node has gone")
 
     monkeypatch.setattr(Broadcast, "arrays", lost)
     with pytest.raises(ray.exceptions.RayError):
