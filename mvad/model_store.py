@@ -142,7 +142,7 @@ def _remove_needless(uri: str, needed: Collection[str]) -> None:
     """Remove what lies in a folder besides what is needed."""
     storage.remove_unfinished(uri)
     for name in storage.list_folder(uri):
-        if name not in needed and not storage.is_unfinished(name):
+        if name not in needed:
             storage.remove(storage.join(uri, name))
 
 

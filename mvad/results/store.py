@@ -115,11 +115,10 @@ def replace_by_new(out: str) -> None:
         content = _earlier_run(new)
         if content is None or content.get("status") != "done":
             return
-        _remove_results(out, keep=REPLACEMENT)
+        clear(out, keep=REPLACEMENT)
         storage.write(storage.join(new, REPLACING), b"")
     last = ("run.json", "_SUCCESS")
     names = [name for name in storage.list_folder(new) if name not in (*last, REPLACING)]
-    names = [name for name in names if not storage.is_unfinished(name)]
     for name in (*names, *last):
         if storage.exists(storage.join(new, name)):
             storage.move(storage.join(new, name), storage.join(out, name))
@@ -134,7 +133,6 @@ def ensure_writable(out: str, *, replace: bool) -> None:
     """
     storage.remove_unfinished(out, below=False)
     names, folder = storage.list_folder(out), storage.readable(out)
-    names = [name for name in names if not storage.is_unfinished(name)]
     # Every run starts with its run.json: without one, even folders with our names belong to somebody else.
     ours = "run.json" in names or REPLACEMENT in names
     foreign = [name for name in names if name not in OWN_NAMES or not ours]
@@ -157,13 +155,11 @@ def ensure_outside(out: str, target: str, allowed: Sequence[str]) -> None:
         )
 
 
-def clear(out: str) -> None:
-    """Remove the results of an earlier run, if there are any."""
-    _remove_results(out)
+def clear(out: str, *, keep: str | None = None) -> None:
+    """Remove the results of an earlier run, if there are any, but for what is called ``keep``.
 
-
-def _remove_results(out: str, keep: str | None = None) -> None:
-    """Remove all that a run wrote: what says that it is done first, and last what says that the folder is a run's."""
+    What says that it is done goes first, and what says that the folder is a run's last.
+    """
     for name in sorted(OWN_NAMES, key=lambda name: (name != "_SUCCESS", name == "run.json")):
         if name != keep:
             storage.remove(storage.join(out, name))

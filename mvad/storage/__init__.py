@@ -6,7 +6,6 @@ from mvad.storage.files import (
     ensure_writable_folder,
     exists,
     file_state,
-    is_unfinished,
     lies_in,
     local_copy,
     move,

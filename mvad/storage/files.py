@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -166,17 +166,30 @@ def read(uri: str) -> bytes:
         return stream.read()
 
 
-def file_state(uri: str) -> tuple[int | None, int | None]:
-    """Size in bytes of a file, and when it was last changed, in microseconds since 1970; None if it cannot be told."""
+class FileState(NamedTuple):
+    """What tells whether a file has changed; None where it cannot be told."""
+
+    size: int | None = None  # bytes
+    mtime: int | None = None  # when it was last changed, in microseconds since 1970
+
+    @classmethod
+    def of_local(cls, status: os.stat_result) -> "FileState":
+        return cls(status.st_size, status.st_mtime_ns // 1000)
+
+    @classmethod
+    def of_store(cls, info: pafs.FileInfo) -> "FileState":
+        return cls(info.size, None if info.mtime_ns is None else info.mtime_ns // 1000)
+
+
+def file_state(uri: str) -> FileState:
+    """The state of a file; it cannot be told of one that is missing."""
     try:
         if is_local(uri):
-            status = os.stat(local_path(uri))
-            return status.st_size, status.st_mtime_ns // 1000
+            return FileState.of_local(os.stat(local_path(uri)))
         filesystem, path = resolve(uri)
-        info = filesystem.get_file_info(path)
+        return FileState.of_store(filesystem.get_file_info(path))
     except OSError:
-        return None, None
-    return info.size, None if info.mtime_ns is None else info.mtime_ns // 1000
+        return FileState()
 
 
 def exists(uri: str) -> bool:
@@ -222,7 +235,7 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
 def _write_local(path: str, *parts: bytes | memoryview | pa.Buffer) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = f"{folder}/.{uuid.uuid4().hex}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}"
+    temporary = f"{folder}/{_unfinished_name()}"
     try:
         with open(temporary, "wb") as file:
             file.writelines(parts)
@@ -238,7 +251,7 @@ def ensure_writable_folder(uri: str) -> None:
 
     UsageError if they cannot.
     """
-    probe = f".{uuid.uuid4().hex}{UNFINISHED}"
+    probe = _unfinished_name()
     try:
         if is_local(uri):
             folder = Path(resolve(uri)[1])
@@ -251,6 +264,11 @@ def ensure_writable_folder(uri: str) -> None:
     except OSError as error:
         reason = one_line(error.strerror or error)
         raise UsageError(f"{readable(uri)} cannot be written to ({reason}); name a place that can.") from error
+
+
+def _unfinished_name() -> str:
+    """A name for a file that is being written, which says by which process of which machine."""
+    return f".{uuid.uuid4().hex}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}"
 
 
 def is_unfinished(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 
 from mvad.errors import UsageError, one_line
-from mvad.storage.files import THREADS, has_directories, resolve
+from mvad.storage.files import THREADS, FileState, has_directories, is_unfinished, resolve
 from mvad.storage.uris import is_local, join, local_path, printable, readable
 
 # Files and folders that systems and programs leave among images; so do names that start with a dot or "~$".
@@ -78,11 +78,15 @@ def list_subfolders(root: str) -> list[FileEntry] | None:
 
 
 def list_folder(uri: str) -> list[str]:
-    """Return the names of the files and folders directly in ``uri``, sorted; empty if the folder does not exist."""
+    """Return the names of the files and folders directly in ``uri``, sorted; empty if the folder does not exist.
+
+    Files that `files.write` has not finished are left out.
+    """
     filesystem, path = resolve(uri)
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=not has_directories(filesystem))
     infos = filesystem.get_file_info(selector)
-    return sorted({info.path[len(path) :].lstrip("/").split("/")[0] for info in infos})
+    names = {info.path[len(path) :].lstrip("/").split("/")[0] for info in infos}
+    return sorted(name for name in names if not is_unfinished(name))
 
 
 def _is_rubbish(names: list[str]) -> bool:
@@ -158,7 +162,7 @@ def _walk_local(top: bytes, unread: list[UnreadFolder]) -> Iterator[list[FileEnt
 
 
 def _store_entry(root: str, name: str, info: pafs.FileInfo) -> FileEntry:
-    return FileEntry(name, join(root, name), info.size, None if info.mtime_ns is None else info.mtime_ns // 1000)
+    return FileEntry(name, join(root, name), *FileState.of_store(info))
 
 
 def _local_entry(top: bytes, entry: os.DirEntry[bytes]) -> FileEntry:
@@ -168,7 +172,7 @@ def _local_entry(top: bytes, entry: os.DirEntry[bytes]) -> FileEntry:
         status = entry.stat()
     except OSError:  # a link that leads nowhere, or a file removed since: reading it says so
         return FileEntry(name, uri)
-    return FileEntry(name, uri, status.st_size, status.st_mtime_ns // 1000)
+    return FileEntry(name, uri, *FileState.of_local(status))
 
 
 def _scan_root(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:

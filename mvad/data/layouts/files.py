@@ -1,14 +1,13 @@
 """Which files of a folder are images: by their suffix, and where that says nothing, by their first bytes."""
 
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from mvad import storage
+from mvad.errors import ImageError
 from mvad.storage import FileEntry
 
 SUFFIXES = (
@@ -77,8 +76,9 @@ def suffix_of(path: str) -> str:
 def _may_be_image(path: bytes) -> bool:
     """Return whether a local file starts as an image does; also if it cannot be read, which becomes its error."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a named pipe may have no writer
-        with os.fdopen(handle, "rb") as stream:
-            return stat.S_ISREG(os.fstat(handle).st_mode) and bool(SIGNATURES.match(stream.read(SIGNATURE_BYTES)))
+        with storage.open_regular(path) as stream:
+            return SIGNATURES.match(stream.read(SIGNATURE_BYTES)) is not None
+    except ImageError:  # a named pipe or a device
+        return False
     except OSError:
         return True
