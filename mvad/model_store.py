@@ -86,8 +86,9 @@ class FittedModel:
 def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
     """Write a model below the URI ``folder``, if need be in the place of another; that is removed unless it is kept."""
     uri = storage.join(folder, model.method.method, storage.folder_name(model.category))
+    contents = list(_files(model))  # views of the arrays; a network is packed once
     files, size_bytes = {}, 0
-    for file, parts in _files(model):
+    for file, parts in contents:
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
@@ -111,7 +112,7 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
     replaces = storage.exists(storage.join(uri, "model.json"))
     version = document["model_id"][:VERSION_LENGTH] if replaces else None
     target = uri if version is None else storage.join(uri, VERSIONS, version)
-    for file, parts in _files(model):
+    for file, parts in contents:
         storage.write(storage.join(target, file), *parts)
     if version is not None:
         _write_model(target, document)
@@ -376,17 +377,27 @@ def ensure_outside_models(out: str, folder: str) -> None:
 
 
 def stored_model(folder: str, method: str, category: str) -> ModelInfo | None:
-    """The model of a method and category below the URI ``folder``; None if there is none, or it is damaged."""
+    """The model of a method and category below the URI ``folder``; None if its ``model.json`` is missing or damaged.
+
+    Its arrays may be damaged: see `is_whole`.
+    """
     uri = storage.join(folder, method, storage.folder_name(category))
     if not storage.exists(storage.join(uri, "model.json")):
         return None
     try:
-        model = read_model(uri)
+        return read_model(uri)
+    except UsageError:
+        return None
+
+
+def is_whole(model: ModelInfo) -> bool:
+    """Whether a model's arrays are those that it was saved with; all of them are read."""
+    try:
         map_arrays(model)  # checks their hashes
         read_calibration(model)
     except UsageError:
-        return None
-    return model
+        return False
+    return True
 
 
 @dataclass(frozen=True)

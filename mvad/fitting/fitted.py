@@ -1,5 +1,6 @@
 """Models that an earlier, interrupted fit has left: those of the same options and images are kept."""
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from mvad import storage
 from mvad.detectors import Pretrained
 from mvad.errors import UsageError
 from mvad.fitting.jobs import FitJob, digest
-from mvad.model_store import ModelInfo, stored_model
+from mvad.model_store import ModelInfo, is_whole, stored_model
 from mvad.options import fit_identity
 
 CONTENT = ("image_id", "file_size", "file_mtime")  # what tells images apart without reading them
@@ -44,10 +45,12 @@ def kept_models(jobs: Sequence[FitJob]) -> dict[int, ModelInfo]:
 
     Methods that learn from other categories first need the images of all: they are fitted to all of them or none.
     """
-    kept = {}
-    for number, model in enumerate(storage.parallel_map(_stored, jobs)):
-        if model is not None and model.record.get("fit_id") == jobs[number].fit_id:
-            kept[number] = model
+    same = {
+        number: model
+        for number, model in enumerate(storage.parallel_map(_stored, jobs))
+        if model is not None and model.record.get("fit_id") == jobs[number].fit_id
+    }
+    kept = dict(itertools.compress(same.items(), storage.parallel_map(is_whole, same.values())))
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, job in enumerate(jobs):
         if issubclass(job.method, Pretrained):
@@ -61,7 +64,7 @@ def kept_models(jobs: Sequence[FitJob]) -> dict[int, ModelInfo]:
 def ensure_no_other_models(jobs: Sequence[FitJob], train: pa.Table) -> None:
     """Make sure that no job has a model of other options or images already; else UsageError."""
     for job, model in zip(identify(jobs, train), storage.parallel_map(_stored, jobs), strict=True):
-        if model is not None and model.record.get("fit_id") != job.fit_id:
+        if model is not None and model.record.get("fit_id") != job.fit_id and is_whole(model):
             raise UsageError(
                 f"{storage.readable(job.models)} has a {job.options.method} model of {job.category!r} already, of "
                 "other images or options; add --new-run to replace it."
