@@ -6,7 +6,7 @@ from mvad.data.manifest import require_categories
 from mvad.options import DecisionOptions, EvaluateOptions, Results, build, takes
 from mvad.results.printed import print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result
-from mvad.results.store import DECIDING, read_finished_run, write_json, write_summary
+from mvad.results.store import DECIDING, read_finished_run, write_json, write_run, write_summary
 from mvad.results.summary import evaluate as summarise
 from mvad.results.verdicts import decide_again, rules_again
 
@@ -62,6 +62,5 @@ def _decide(target: str, content: dict[str, Any], options: EvaluateOptions, repo
     content |= {"status": DECIDING, "options": earlier | values}
     if content.get("identity"):
         content["identity"] |= values
-    storage.remove(storage.join(target, "_SUCCESS"))
-    write_json(storage.join(target, "run.json"), content)
+    write_run(target, content)
     decide_again(target, content["categories"], rules, values["fdr"])
