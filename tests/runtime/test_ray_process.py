@@ -20,8 +20,14 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 @pytest.fixture
 def not_running(monkeypatch):
+    """As if no Ray ran; a thread that a test began ends before the real `ray.shutdown` is back."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    earlier = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - earlier:
+        thread.join(10)
+        assert not thread.is_alive(), thread
 
 
 @pytest.fixture
