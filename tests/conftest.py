@@ -25,14 +25,13 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ray_local():
-    """Ray, started once; the commands use it as it is. Its idle workers stay, for each new one imports PyTorch."""
+def ray_local(tmp_path_factory):
+    """Ray, started once; the commands use it as it is."""
+    from helpers.warm_workers import warm_workers
     from mvad.runtime.session import ray_session
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_num_workers_soft_limit", "8")
-        with ray_session(None):
-            yield
+    with warm_workers(tmp_path_factory.mktemp("workers")), ray_session(None):
+        yield
 
 
 @pytest.fixture(scope="session")
