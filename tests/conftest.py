@@ -5,6 +5,14 @@ import pytest
 from helpers.tiles import COMPARED, EMBEDDED, write_category
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Exported networks are kept in a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory):
     """Two categories, ``alpha`` and ``beta``, of 8 training and 8 test images each."""

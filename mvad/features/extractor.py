@@ -13,7 +13,7 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn import functional
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.graph_cache import cached_graph
 from mvad.features.kinds import MAX_PIXELS_SIDE, PIXELS, network_kinds
 from mvad.runtime.tensors import as_tensor
 
@@ -164,7 +165,9 @@ def resolve_engine(engine: str, gpus: bool = False) -> str:
 
 @functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
 def _onnx_spec(kinds: tuple[str, ...], network: Network, side: int) -> OnnxSpec:
-    return OnnxSpec(kinds, onnx_graph(_feature_network(kinds, network, side), side))
+    # Which graph it is: all that `_feature_network` and `onnx_graph` are given.
+    name = [network_kinds(kinds), asdict(network.spec), network.sha256, side]
+    return OnnxSpec(kinds, cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network, side), side)))
 
 
 def _feature_network(kinds: Sequence[str], network: Network, side: int) -> nn.Module:

@@ -108,8 +108,9 @@ def test_which_engine(monkeypatch):
         resolve_engine("onnx")
 
 
-def test_a_network_that_cannot_be_exported(embedded, monkeypatch):
+def test_a_network_that_cannot_be_exported(embedded, monkeypatch, tmp_path):
     extractor._onnx_spec.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **keywords: 1 / 0)
     with pytest.raises(UsageError, match=r"cannot run on ONNX Runtime \(division by zero\); add --engine torch"):
         prepare(["patches"], embedded, SIZE, "onnx")

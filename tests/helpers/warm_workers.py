@@ -24,6 +24,7 @@ PRELOADED = (  # not Ray, whose connections do not survive a fork
     "mvad.detectors",
     "mvad.features.extractor",
     "mvad.model_store",
+    "onnxruntime",
     "pandas",
     "psutil",
     "pyarrow.dataset",
