@@ -42,6 +42,7 @@ class _Record(BaseModel):
     bytes: Count
     training_sha256: str = ""
     updated_from: list[str] = []
+    feature_shape: list[Annotated[int, Field(ge=1)]] | None = None
 
 
 class Document(BaseModel):

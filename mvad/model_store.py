@@ -345,7 +345,8 @@ def _misplaced(found: _Found) -> str | None:
 def list_models(folder: str) -> list[dict[str, Any]]:
     """One row per model below the URI ``folder``; UsageError if there is none.
 
-    A model that cannot be used has ``damage``, which says why: all that scoring checks is checked, except the weights.
+    A model that cannot be used has ``damage``, which says why: all that scoring checks is checked, except that the shape
+    of its features is the one that its backbone gives, for which PyTorch would have to be imported, and its weights.
     """
     rows = []
     for found in _find(folder, _methods(folder)):
@@ -356,7 +357,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             model = found.model
             row["category"] = model.category
             calibration = read_calibration(model)
-            map_arrays(model, feature_shape(model))
+            map_arrays(model, recorded_shape(model))
         except ModelError as error:
             rows.append({**row, "damage": str(error)})
             continue
@@ -491,6 +492,12 @@ def feature_shape(model: ModelInfo) -> tuple[int, ...]:
     """The shape of one image's features by a model's backbone; ModelError if it gives none."""
     with _naming(model):
         return _feature_shape(find_method(model.method).feature, model.backbone, model.size)
+
+
+def recorded_shape(model: ModelInfo) -> tuple[int, ...]:
+    """The shape of one image's features as the model records it; models of before it did: `feature_shape`."""
+    shape = model.record.get("feature_shape")
+    return feature_shape(model) if shape is None else tuple(shape)
 
 
 @functools.lru_cache

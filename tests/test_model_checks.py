@@ -49,14 +49,14 @@ def models(tmp_path_factory):
             detector.pretrain([features.flip(0)])
         state = detector.fit(features).state
         spec, scores = (NO_SPEC if method.feature == "pixels" else SPEC), np.linspace(1, 2, 8, dtype=np.float32)
-        save_model(to_uri(folder), FittedModel("cap", method, state, spec, "abc", SIZE, RECORD, scores))
+        record = RECORD | {"feature_shape": SHAPES[method.feature]}
+        save_model(to_uri(folder), FittedModel("cap", method, state, spec, "abc", SIZE, record, scores))
     return folder
 
 
 @pytest.fixture
-def place(models, tmp_path, monkeypatch):
+def place(models, tmp_path):
     """A function that copies the model of a method, and gives its folder."""
-    monkeypatch.setattr("mvad.model_store.feature_shape", lambda model: SHAPES[METHODS[model.method].feature])
 
     def copy(method):
         folder = tmp_path / "models" / method / "cap"
@@ -275,6 +275,7 @@ WRONG = {
     "files": [None, [], "bank.npy", {"../bank.npy": "0"}, {"gone.npy": 3}, {"bank.txt": "0"}, {"/etc/x.npy": "0"}, {}],
     "record": [None, [], {}],
     "record.n_train": [None, -1, "8", 8.5, [8]],
+    "record.feature_shape": ["4", 4, [0, 4, 6], [4.5], [-1]],
     "record.errors": [None, 3, ["a.png"], [{"image_id": 3, "error": "x"}]],
     "record.fit_seconds": [None, "1", -1.0, float("nan"), float("inf")],
     "record.bytes": [None, -1, "10", 1.5],

@@ -15,7 +15,7 @@ def models(
 ) -> list[dict[str, Any]]:
     """List the models in a folder; one that cannot be used is listed with what is wrong with it.
 
-    Every model is read and checked as scoring would, except that its backbone's weights are not looked for.
+    Every model is read and checked as scoring would, except that its backbone is not loaded.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Exported networks, kept in ``~/.cache/mvad``: an export takes seconds, and every night needs the same one.
 
-A file holds the SHA-256 of a graph, and the graph. If it is damaged or another user's, or the folder cannot be used, the
-network is exported again.
+A file holds the SHA-256 of a graph, and the graph. If it is damaged or another user's, or the folder cannot be used,
+the network is exported again.
 """
 
 import hashlib

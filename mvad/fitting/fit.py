@@ -70,11 +70,11 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     """
     options, network = jobs[0].options, jobs[0].network
     bit_depths = measure_bit_depths(train, options)
-    jobs = [replace(job, bit_depth=bit_depths[job.category]) for job in jobs]
+    shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, options.size)
+    jobs = [replace(job, bit_depth=bit_depths[job.category], feature_shape=shapes[job.method.feature]) for job in jobs]
     fits: dict[str, list[FitOptions]] = defaultdict(list)
     for job in jobs:
         fits[job.category].append(job.options)
-    shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, options.size)
     budget = options.budget.after_weights(network.nbytes)
     shards, train = _plan(train, jobs, fits, shapes, budget, report)
     all_images = any(issubclass(job.method, Pretrained) for job in jobs)
