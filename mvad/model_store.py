@@ -345,8 +345,8 @@ def _misplaced(found: _Found) -> str | None:
 def list_models(folder: str) -> list[dict[str, Any]]:
     """One row per model below the URI ``folder``; UsageError if there is none.
 
-    A model that cannot be used has ``damage``, which says why: all that scoring checks is checked, except that the shape
-    of its features is the one that its backbone gives, for which PyTorch would have to be imported, and its weights.
+    A model that cannot be used has ``damage``, which says why. All that scoring checks is checked, except that the
+    backbone has the model's weights and gives features of the recorded shape: that would need PyTorch.
     """
     rows = []
     for found in _find(folder, _methods(folder)):
