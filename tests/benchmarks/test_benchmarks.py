@@ -1,19 +1,15 @@
 """The benchmark measures what it says, and its references agree with the algorithms they are references for."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.floor import Workers, backbone_loader, spec_loader
-from benchmarks.forward import compare_forward_passes
+from benchmarks.main import benchmark
 from benchmarks.options import BenchmarkOptions
 from benchmarks.references import compare_coresets, compare_searches, compare_shards, plain_greedy
-from helpers.tiles import ROOT
 from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
@@ -73,9 +69,14 @@ def test_all_work_without_ray_scores_too(tiles, embedded, base_run):
     assert all(value > 0 for value in stages)
 
 
-def test_ways_of_running_a_network_agree(tiles, embedded):
-    uris = [f"file://{path}" for path in sorted(tiles.glob("alpha/test/good/*.png"))]
-    rows = compare_forward_passes(embedded, ImageSize(resize=64, crop=64), uris, repeats=1)
+def test_the_benchmark_measures_and_writes_all_numbers(tiles, ray_local, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    options = {"data": str(tiles), "categories": "beta", "image_size": 64, "parts": "forward", "repeats": 1}
+    benchmark(BenchmarkOptions(out=str(report), **options))
+    assert "mvad --engine onnx" in capsys.readouterr().out
+    numbers = json.loads(report.read_text())
+    assert numbers["category"] == "beta"
+    rows = numbers["backbones"]["efficientnet_lite0"]["forward"]
     differences = {row["way"]: row["difference"] for row in rows}
     assert differences["PyTorch"] == 0
     assert differences["mvad --engine torch: batch norms folded"] < 1e-4
@@ -92,21 +93,3 @@ def test_growth_is_a_list_of_numbers():
     assert BenchmarkOptions(growth="10, 20").growth_sizes == [10, 20]
     with pytest.raises(UsageError, match="is not a list of numbers"):
         BenchmarkOptions(growth="many")
-
-
-def test_the_script_measures_and_writes_all_numbers(tiles, tmp_path):
-    report = tmp_path / "report.json"
-    command = [sys.executable, "jobs/benchmark.py", str(tiles), "--categories", "beta", "--out", str(report)]
-    options = ["--parts", "forward", "--image-size", "64", "--repeats", "1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.run(
-        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    assert "mvad --engine onnx" in process.stdout
-    numbers = json.loads(report.read_text())
-    assert numbers["category"] == "beta"
-    assert "forward" in numbers["backbones"]["efficientnet_lite0"]
-    wrong = subprocess.run([*command, "--parts", "all"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert wrong.returncode == 2
-    assert "--parts 'all' is unknown" in wrong.stderr
