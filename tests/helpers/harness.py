@@ -37,6 +37,7 @@ TARGETS = ("driver", "actor", "worker", "node")
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # to the driver
 MARK = "MVAD_TEST_RUN"  # variable that all processes of a run inherit
 VANISH_S = 5.0  # until Ray's processes have noticed that a driver is gone
+MAX_RUNS_PER_KILL = 30
 TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
 COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")
 SMALL_DISK, SMALL_STORE = "40k", 80_000_000  # bytes
@@ -111,11 +112,11 @@ def below(root: int) -> list[tuple[int, str]]:
     return found
 
 
-def victims(target: str, driver: int, nodes: list[Any]) -> list[int]:
-    """The processes of a run that are a target; Ray's hang below its nodes, or below the driver if it has its own."""
+def victims(target: str, driver: int, roots: list[int]) -> list[int]:
+    """The processes of a run that are a target; Ray's hang below ``roots``, or below the driver if it has its own."""
     if target == "driver" or target in SIGNALS:
         return [driver]
-    roots = [process.process.pid for node in nodes for process in node.all_processes.get("raylet", [])] or [driver]
+    roots = roots or [driver]
     if target == "node":
         return roots[1:] or [number for number, command in below(driver) if "/raylet/raylet " in command]
     everything = [one for root in roots for one in below(root)]
@@ -129,7 +130,7 @@ def victims(target: str, driver: int, nodes: list[Any]) -> list[int]:
 
 
 def disturbed_run(
-    command: list[str], target: str, delay: float, environment: dict[str, str], nodes: list[Any]
+    command: list[str], target: str, delay: float, environment: dict[str, str], roots: list[int]
 ) -> tuple[bool, int | None, list[str]]:
     """Run once and kill one target after a delay, or send a signal.
 
@@ -148,7 +149,7 @@ def disturbed_run(
     try:
         while process.poll() is None and time.monotonic() - started < TIMEOUT:
             if not hit and time.monotonic() - started >= delay:
-                for victim in victims(target, process.pid, nodes)[:1]:
+                for victim in victims(target, process.pid, roots)[:1]:
                     os.kill(victim, number)
                     hit = True
             time.sleep(0.05)
@@ -193,8 +194,10 @@ class Nodes:
         self.second = self.cluster.add_node(num_cpus=2)
 
     @property
-    def all(self) -> list[Any]:
-        return [self.cluster.head_node, self.second]
+    def roots(self) -> list[int]:
+        """Their raylets, the head's first."""
+        nodes = (self.cluster.head_node, self.second)
+        return [process.process.pid for node in nodes for process in node.all_processes["raylet"]]
 
 
 class Running:
@@ -202,9 +205,8 @@ class Running:
 
     def __init__(self) -> None:
         import ray
-        from ray._private.worker import global_worker
 
-        self.address, self.all = ray.get_runtime_context().gcs_address, [global_worker.node]
+        self.address, self.roots = ray.get_runtime_context().gcs_address, [os.getpid()]
 
 
 def campaign(
@@ -259,10 +261,14 @@ def _kill_all(
     number = 0
     out = folder / "0"
     for target in targets:
-        hit = False
+        hit, n_runs = False, 0
         while not hit:
+            n_runs += 1
+            if n_runs > MAX_RUNS_PER_KILL:
+                raise RuntimeError(f"no {target} was there to be killed in {MAX_RUNS_PER_KILL} runs")
             delay = choose.uniform(0.2, 1.0) * duration
-            hit, code, left = disturbed_run([*score, str(out)], target, delay, environment, nodes.all if nodes else [])
+            roots = nodes.roots if nodes else []
+            hit, code, left = disturbed_run([*score, str(out)], target, delay, environment, roots)
             tally.runs += 1
             tally.kills[target] += hit
             if code is None:
