@@ -7,6 +7,7 @@ its ``setup_worker.py``; it hands the worker over to the process that forks, and
 
 import array
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -117,6 +118,7 @@ def _main(arguments):
         _die_with_parent()
         for name in PRELOADED:
             importlib.import_module(name)
+        gc.freeze()  # a collection would copy what is shared
         sys.argv = _fork_workers(socket.socket(fileno=os.dup(0)))
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
