@@ -49,7 +49,8 @@ class Case:
         self.category, self.spec, self.options, self.folder = category, spec, options, folder
         self.size = ImageSize(resize=options.image_size, crop=options.image_size)
         folder.mkdir()
-        self.weights = _weights_file(spec, folder)
+        self.weights = folder / "weights.pth"
+        write_weights(spec, self.weights)
         self.weights_note = "ImageNet" if spec.name == EMBEDDED else "seeded at random"
         self.network = Network.load(spec, str(self.weights))
         self.train, self.test = (category_uris(manifest, category, split) for split in ("train", "test"))
@@ -146,13 +147,11 @@ def time_runs(work: Callable[[], Any], repeats: int = 1) -> list[float]:
     return seconds
 
 
-def _weights_file(spec: BackboneSpec, folder: Path) -> Path:
+def write_weights(spec: BackboneSpec, path: Path) -> None:
     """Write the packaged weights, or a seeded random state of another backbone: speed does not depend on the values."""
-    path = folder / "weights.pth"
     if spec.name == EMBEDDED:
         state = {name: torch.tensor(array) for name, array in load_weights(spec).items()}
     else:
         torch.manual_seed(0)
         state = build_network(spec).state_dict()
     torch.save(state, path)
-    return path

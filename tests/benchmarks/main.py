@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from rich.console import Console
 from benchmarks import tables
 from benchmarks.case import Case
 from benchmarks.forward import compare_forward_passes
+from benchmarks.gpu.part import NO_GPU, measure_gpu
+from benchmarks.gpu.tables import show_gpu
 from benchmarks.growth import measure_growth
 from benchmarks.jobs import measure_jobs, measure_plan
 from benchmarks.options import BenchmarkOptions
 from benchmarks.peer import measure_peer
 from benchmarks.references import compare_coresets, compare_searches, compare_shards
 from mvad.console import WIDTH
-from mvad.data.manifest import read_manifest
+from mvad.data.manifest import Manifest, read_manifest
 from mvad.data.synthetic import write_sample
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
@@ -62,8 +65,10 @@ def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
             "category": category,
             "backbones": {},
         }
-        with ray_session(None):
-            for name in options.backbone_names:
+        if "gpu" in options.part_names:
+            _measure_gpu(manifest, category, options, folder / "gpu", report, console)
+        with ray_session(None) if {*options.part_names} - {"gpu"} else nullcontext():
+            for name in options.backbone_names if {*options.part_names} - {"gpu", "growth"} else ():
                 case = Case(manifest, category, describe(name), options, folder / name)
                 report["backbones"][name] = measurements = _measure(case)
                 tables.show(console, name, measurements)
@@ -77,6 +82,25 @@ def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
         soft_wrap=True,
     )
     return report
+
+
+def _measure_gpu(
+    manifest: Manifest,
+    category: str,
+    options: BenchmarkOptions,
+    folder: Path,
+    report: dict[str, Any],
+    console: Console,
+) -> None:
+    """Measure what the GPU does; each stage's numbers are printed, and written to the file, as soon as it ends."""
+    if not torch.cuda.is_available():
+        console.print(NO_GPU)
+        return
+    report["gpu"] = {}
+    for stage, measured in measure_gpu(manifest, category, options, folder):
+        report["gpu"][stage] = measured
+        show_gpu(console, stage, measured)
+        Path(options.out).write_text(json.dumps(report, indent=2))
 
 
 def _measure(case: Case) -> dict[str, Any]:

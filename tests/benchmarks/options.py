@@ -7,7 +7,8 @@ from typer import Argument, Option
 
 from mvad.errors import UsageError
 
-PARTS = ("jobs", "peer", "algorithms", "forward", "plan", "growth")
+PARTS = ("jobs", "peer", "algorithms", "forward", "plan", "growth", "gpu")
+GPU_STAGES = ("agreement", "jobs", "network", "decoding", "search", "coreset", "compiled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class BenchmarkOptions:
         str,
         Option(
             help="What to measure, comma separated: jobs (fitting and scoring, next to the floor), peer (anomalib, "
-            "installed on first use), algorithms, forward (ways of running the network), plan (needs jobs), growth."
+            "installed on first use), algorithms, forward (ways of running the network), plan (needs jobs), growth, "
+            "gpu (what a GPU does, in less than eight minutes)."
         ),
     ] = "jobs,peer,algorithms,forward,plan"
     peer_fit: Annotated[bool, Option(help="Measure fitting with anomalib too, which may take long.")] = True
@@ -45,13 +47,17 @@ class BenchmarkOptions:
     growth: Annotated[str, Option(help="Numbers of images of the part growth, comma separated.")] = (
         "1000,2000,4000,8000,16000"
     )
-    memory_limit: Annotated[str, Option(help="Memory limit of the part growth.")] = "2GiB"
+    gpu: Annotated[str, Option(help="Stages of the part gpu, comma separated.")] = ",".join(GPU_STAGES)
+    memory_limit: Annotated[str, Option(help="Memory limit of the parts growth and gpu.")] = "2GiB"
     quiet: Annotated[bool, Option("--quiet", help="Print no tables.")] = False
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.part_names if part not in PARTS]
         if unknown:
             raise UsageError(f"--parts {unknown[0]!r} is unknown; choose from: {', '.join(PARTS)}.")
+        unknown = [stage for stage in self.gpu_stages if stage not in GPU_STAGES]
+        if unknown:
+            raise UsageError(f"--gpu {unknown[0]!r} is unknown; choose from: {', '.join(GPU_STAGES)}.")
         if not all(word.isdecimal() for word in _words(self.growth)):
             raise UsageError(f"--growth {self.growth!r} is not a list of numbers such as 1000,2000.")
 
@@ -62,6 +68,10 @@ class BenchmarkOptions:
     @property
     def backbone_names(self) -> list[str]:
         return _words(self.backbones)
+
+    @property
+    def gpu_stages(self) -> list[str]:
+        return _words(self.gpu)
 
     @property
     def growth_sizes(self) -> list[int]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def _table(*headers: str, title: str | None = None) -> Table:
+def new_table(*headers: str, title: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number else "left")
@@ -20,7 +20,7 @@ def _table(*headers: str, title: str | None = None) -> Table:
 def show(console: Console, name: str, measurements: dict[str, Any]) -> None:
     """Print the measurements of one backbone."""
     title = f"\n{name}, {measurements['image_size']} pixels, --coreset-ratio {measurements['coreset_ratio']}"
-    table = _table("what", "mvad", "other", "ratio", title=title)
+    table = new_table("what", "mvad", "other", "ratio", title=title)
     for cells in [*_job_rows(measurements), *_algorithm_rows(measurements)]:
         table.add_row(*cells)
     if table.row_count:
@@ -46,7 +46,7 @@ def show(console: Console, name: str, measurements: dict[str, Any]) -> None:
     if "shards" in measurements:
         _show_shards(console, measurements["shards"])
     if "forward" in measurements:
-        table = _table("one image, one thread", "ms", "largest difference")
+        table = new_table("one image, one thread", "ms", "largest difference")
         for row in measurements["forward"]:
             table.add_row(row["way"], f"{row['milliseconds']:.1f}", f"{row['difference']:.0e}")
         console.print(table)
@@ -91,7 +91,7 @@ def _algorithm_rows(measurements: dict[str, Any]) -> list[list[str]]:
 
 
 def _show_shards(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    table = _table("coreset", "vectors", "covering radius", "recorded bound", "image AUROC")
+    table = new_table("coreset", "vectors", "covering radius", "recorded bound", "image AUROC")
     for row in rows:
         auroc = "-" if row["auroc"] is None else f"{row['auroc']:.4f}"
         cells = [f"{row['vectors']:,}", f"{row['radius']:.3f}", f"{row['bound']:.3f}", auroc]
@@ -102,7 +102,7 @@ def _show_shards(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 def show_growth(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """Print seconds and memory by number of images."""
     headers = ("images", "fit s", "driver MiB", "actor MiB", "bank", "score s", "images/s", "driver MiB", "actor MiB")
-    table = _table(*headers)
+    table = new_table(*headers)
     for row in rows:
         sizes = [f"{row[key] / 2**20:.0f}" for key in ("fit_driver", "fit_actor", "score_driver", "score_actor")]
         table.add_row(
