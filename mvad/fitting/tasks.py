@@ -105,7 +105,7 @@ def subsample_shard(options: MethodOptions, features: Features, rows: Rows, shar
     detector = find_method(options.method).from_options(options)
     assert isinstance(detector, Shardable)
     everything = len(rows) == len(features)
-    coreset = detector.subsample(as_tensor(features if everything else features[rows]), share)
+    coreset = detector.subsample(as_tensor(features if everything else features[rows], worker_device()), share)
     return coreset, time.perf_counter() - started
 
 
@@ -117,13 +117,14 @@ def fit_to_shards(
     ``held_out`` and ``coresets`` refer to arrays in the shards' order.
     """
     started = time.perf_counter()
-    detector = find_method(options.method).from_options(options)
+    detector, device = find_method(options.method).from_options(options), worker_device()
     assert isinstance(detector, Shardable)
-    detector.fit_shards(ray.get(list(coresets)), size)
+    detector.fit_shards(ray.get(list(coresets)), size, device)
     state = detector.state._replace(seconds=time.perf_counter() - started)
     if not held_out:
         return state, None
-    return state, np.concatenate([detector.image_scores(as_tensor(ray.get(features))) for features in held_out])
+    scores = [detector.image_scores(as_tensor(ray.get(features), device)) for features in held_out]
+    return state, np.concatenate(scores)
 
 
 def _detector(method: str, state: State) -> Detector:
