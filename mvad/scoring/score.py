@@ -110,8 +110,15 @@ class BackboneGroup:
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
         shapes = feature_shapes(self._kinds, self.network.spec, self.size)
         budget = self.options.budget.after_weights(self.network.nbytes)
-        self._batch_size = budget.batch_size(self.options.batch_size, shapes)
+        self._cpu_batch_size = budget.batch_size(self.options.batch_size, shapes)
         self._specs: dict[bool, ray.ObjectRef] = {}
+
+    def batch_size(self, gpus: bool) -> int:
+        """How many images an actor takes at a time.
+
+        On a GPU the features stay there, and a chunk of the extractor that is not full takes as long as a full one.
+        """
+        return self.options.batch_size if gpus else self._cpu_batch_size
 
     @functools.cached_property
     def _broadcast(self) -> Broadcast:
@@ -150,7 +157,7 @@ class BackboneGroup:
         }
         receipts = (
             decoded_images(images, self.size, self.options, pool, stage.totals, self._bit_depths)
-            .map_batches(Scorer, batch_size=self._batch_size, fn_constructor_kwargs=scorer, **pool.arguments)
+            .map_batches(Scorer, batch_size=self.batch_size(pool.gpus), fn_constructor_kwargs=scorer, **pool.arguments)
             .map_batches(
                 WriteScores(self.jobs, ray.put(images), stage.totals),
                 batch_format="pyarrow",
