@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.floor import Workers, backbone_loader, spec_loader
+from benchmarks.gpu.part import NO_GPU, run_stage
+from benchmarks.gpu.tables import show_gpu
 from benchmarks.main import benchmark
 from benchmarks.options import BenchmarkOptions
 from benchmarks.references import compare_coresets, compare_searches, compare_shards, plain_greedy
@@ -87,6 +90,24 @@ def test_the_benchmark_measures_and_writes_all_numbers(tiles, ray_local, tmp_pat
 def test_parts_that_there_are_not():
     with pytest.raises(UsageError, match="--parts 'all' is unknown"):
         BenchmarkOptions(parts="jobs,all")
+
+
+def test_the_part_gpu_says_that_there_is_none_and_is_skipped(tiles, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    benchmark(BenchmarkOptions(data=str(tiles), parts="gpu", out=str(tmp_path / "report.json")))
+    assert NO_GPU in capsys.readouterr().out
+    assert "gpu" not in json.loads((tmp_path / "report.json").read_text())
+    with pytest.raises(UsageError, match="--gpu 'all' is unknown"):
+        BenchmarkOptions(gpu="search,all")
+
+
+def test_a_stage_that_fails_says_why(tmp_path, capsys):
+    measured = run_stage("unknown", {"folder": str(tmp_path)}, limit_s=60)
+    assert measured["rows"] == []
+    assert measured["error"] == "KeyError: 'unknown'"
+    assert "Traceback" in measured["log"]
+    show_gpu(Console(), "search", measured)
+    assert "search did not end well: KeyError: 'unknown'" in capsys.readouterr().out
 
 
 def test_growth_is_a_list_of_numbers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +19,61 @@ from mvad.detectors import State, find_method
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, find_models, read_arrays
-from mvad.results import read_run, read_scores
+from mvad.results import read_scores
 from mvad.runtime.session import ray_session
 from mvad.storage import to_uri
 
-METHODS = ("patchcore", "knn", "autoencoder", "feature-autoencoder", "vae")
+METHODS = ("patchcore", "knn", "feature-autoencoder", "vae")  # the first with folds, for verdicts
 BACKBONE, SIDE = "efficientnet_lite0", 224
-OPTIONS = {"backbone": BACKBONE, "image_size": SIDE, "engine": "torch", "limit": 40, "folds": 2, "epochs": 5}
-CPU_LIMIT_S, GPU_LIMIT_S = 60.0, 100.0
+OPTIONS = {"backbone": BACKBONE, "image_size": SIDE, "engine": "torch", "limit": 40, "epochs": 3}
+RUNS_LIMIT_S = 95.0
+DEVICES = {"cpu": "", "gpu": None}  # the devices that CUDA shows to their processes
 
 
 def agreement(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Fit and score with every method on both; one row per method."""
     folder = Path(task["folder"])
-    for device, limit_s, visible in (("cpu", CPU_LIMIT_S, ""), ("gpu", GPU_LIMIT_S, None)):
-        ended = run_stage("runs", {**task, "device": device}, limit_s, visible)
-        (folder / "runs.log").rename(folder / f"{device}.log")
-        yield {"runs_on": device, **ended}
+    with ThreadPoolExecutor() as pool:
+        ended = {device: pool.submit(_run_on, device, task) for device in DEVICES}
+        yield from ({"runs_on": device, **future.result()} for device, future in ended.items())
     for method in METHODS:
-        if (folder / "gpu" / method / "run.json").exists() and (folder / "cpu" / method / "run.json").exists():
+        if all((folder / device / "runs" / method / "run.json").exists() for device in DEVICES):
             yield _compare(folder, method)
+
+
+def _run_on(device: str, task: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(task["folder"]) / device
+    folder.mkdir()
+    return run_stage("runs", {**task, "folder": str(folder)}, RUNS_LIMIT_S, DEVICES[device])
 
 
 def runs(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run every method on the devices that this process sees."""
+    out, common = Path(task["folder"]), {"categories": task["category"], "quiet": True, **OPTIONS}
+    first, *others = METHODS
     with ray_session(None):
-        for method in METHODS:
-            out = Path(task["folder"]) / task["device"] / method
-            result = mvad.run(task["root"], str(out), method=method, categories=task["category"], quiet=True, **OPTIONS)
-            yield {"method": method, "seconds": result.seconds}
+        result = mvad.run(task["root"], str(out / "runs" / first), method=first, folds=2, **common)
+        yield {"methods": first, "seconds": result.seconds}
+        result = mvad.compare(task["root"], str(out / "compared"), methods=",".join(others), **common)
+        yield {"methods": others, "seconds": result.seconds}
+        for method in others:
+            (out / "compared" / "runs" / method).rename(out / "runs" / method)
 
 
 def _compare(folder: Path, method: str) -> dict[str, Any]:
     """Differences of two runs, and of one model on both devices, with and without TF32 in convolutions."""
-    on_cpu, on_gpu = (_table(folder / device / method) for device in ("cpu", "gpu"))
+    on_cpu, on_gpu = (_table(folder / device / "runs" / method) for device in DEVICES)
     assert on_cpu["uri"].equals(on_gpu["uri"])
     cpu_scores, gpu_scores = (table["score"].to_numpy() for table in (on_cpu, on_gpu))
-    (model,) = find_models(to_uri(str(folder / "cpu" / method / "models"))).values()
+    (model,) = find_models(to_uri(str(folder / "cpu" / "runs" / method / "models"))).values()
     uris = on_cpu["uri"].to_pylist()
     row = {
         "method": method,
         "images": len(uris),
         "runs_difference": _largest_relative(gpu_scores, cpu_scores),
         "runs_verdicts": _count_different(on_cpu["verdict"].to_pylist(), on_gpu["verdict"].to_pylist()),
-        "seconds_cpu": read_run(to_uri(str(folder / "cpu" / method)))["seconds"],
-        "seconds_gpu": read_run(to_uri(str(folder / "gpu" / method)))["seconds"],
     }
-    threshold = on_cpu["threshold"].to_numpy()
+    threshold = np.array(on_cpu["threshold"].to_pylist(), float)  # not a number where there is none
     for name, tf32 in (("float32", False), ("tf32", True)):
         scores = _scores_on_gpu(model, uris, tf32)
         row[f"{name}_difference"] = _largest_relative(scores, cpu_scores)

@@ -18,7 +18,7 @@ from mvad.features.backbones import FeatureNetwork, patch_features
 from mvad.features.extractor import GPU_CHUNK, TorchExtractor
 from mvad.features.kinds import PATCHES
 
-BATCHES = (32, 64, 128)
+BATCHES = (32, 128)
 N_COMPARED = 8  # images whose features the CPU computes too
 INPUTS = 4  # batches that take turns, so that none stays in a cache
 ROUNDS = 8  # batches that the pinned buffers take per call

@@ -45,7 +45,6 @@ COLUMNS: dict[str, dict[str, Cell]] = {
     },
     "jobs": {
         "network": _network,
-        "files": lambda row: row["files"],
         "fit s": _number("fit_seconds", ".1f"),
         "score/s": lambda row: f"{row['scored_images'] / row['score_seconds']:,.0f}",
         "flow/s": _number("flow_images_per_second", ",.0f"),
