@@ -4,12 +4,27 @@ import pytest
 
 from helpers.tiles import COMPARED, EMBEDDED, write_category
 
+MAX_SETTLE_S = 0.05
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Exported networks are kept in a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_settle_at_once():
+    """Commands wait a moment, not seconds, until files that tests have just written do not change any more."""
+    from mvad.data.listing import wait_until_settled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "mvad.results.run_record.wait_until_settled",
+            lambda images, seconds: wait_until_settled(images, min(seconds, MAX_SETTLE_S)),
+        )
         yield
 
 

@@ -105,9 +105,11 @@ from mvad import process
 process.CLEANUP_TIMEOUT_S = 0.1
 with process.end_on_signals():
     child = subprocess.Popen(["sleep", "60"])
-    print(child.pid, flush=True)
+    lines = [str(child.pid)]
     while True:
         try:
+            while lines:
+                print(lines.pop(), flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             pass
