@@ -1,17 +1,33 @@
-"""One small data set and one Ray for the whole session."""
+"""One small data set and one Ray for the whole session; for each of two processes where tests run side by side."""
+
+import os
 
 import pytest
 
 from helpers.tiles import COMPARED, EMBEDDED, write_category
 
 MAX_SETTLE_S = 0.05
+SHARED = {"test_compare": "compared", "test_unreadable": "compared"}  # groups of files that share an expensive fixture
+SLOW = ("test_faults", "compared", "test_jobs", "test_readme", "test_killed_writes", "test_run", "test_golden")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of a file stay in one process, in their order; the slowest files begin, so that no process ends late."""
+    groups = {item: SHARED.get(item.path.stem, item.path.stem) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: SLOW.index(groups[item]) if groups[item] in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Exported networks are kept in a folder of this session."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
         yield
 
 
@@ -49,12 +65,14 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ray_local(tmp_path_factory):
-    """Ray, started once; the commands use it as it is."""
+    """Ray, started once; the commands use it as it is. Its idle workers stay: they have imported what tests need."""
     from helpers.warm_workers import warm_workers
     from mvad.runtime.session import ray_session
 
-    with warm_workers(tmp_path_factory.mktemp("workers")), ray_session(None):
-        yield
+    with pytest.MonkeyPatch.context() as patch, warm_workers(tmp_path_factory.mktemp("workers")):
+        patch.setenv("RAY_num_workers_soft_limit", "8")
+        with ray_session(None):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The commands, options, targets and code in the README and in ``docs/`` work."""
 
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from benchmarks.main import app as benchmark_app
+from benchmarks.options import BenchmarkOptions
 from helpers.tiles import ROOT
 from mvad.cli import app
 
@@ -55,6 +57,23 @@ def test_commands_and_options_exist(page):
         for argument in arguments:
             if argument.startswith("--"):
                 assert argument in options | {"--help"}, f"{name} {argument}"
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
+def test_parts_of_the_benchmark_exist(page):
+    for name, arguments in command_uses(page):
+        for option, value in itertools.pairwise(arguments if name == "benchmark" else ()):
+            if option in ("--parts", "--gpu"):
+                BenchmarkOptions(**{option.removeprefix("--"): value})
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
+def test_modules_of_the_benchmark_exist(page):
+    for module, options in re.findall(r"python -m (benchmarks[.\w]*)(.*)", page.read_text()):
+        file = ROOT / f"tests/{module.replace('.', '/')}.py"
+        assert file.exists(), module
+        for option in re.findall(r"--[a-z-]+", options):
+            assert f'"{option}"' in file.read_text(), option
 
 
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)

@@ -357,7 +357,7 @@ def test_an_image_without_a_place_has_a_reason(tmp_path, path, reason):
 
 
 @pytest.mark.parametrize(
-    "name", [*RUBBISH, ".DS_Store", ".trash", "~$plan.png", ".~lock.a.png#", "Thumbs.db", "#Recycle"]
+    "name", [*sorted(RUBBISH), ".DS_Store", ".trash", "~$plan.png", ".~lock.a.png#", "Thumbs.db", "#Recycle"]
 )
 def test_rubbish_is_neither_a_category_nor_an_image(tmp_path, name):
     tree(tmp_path, "cam1/a.png", f"{name}/b.png", f"cam1/{name}/c.png")

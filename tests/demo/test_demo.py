@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import pytest
 import requests
 import schemathesis
@@ -479,6 +481,23 @@ def test_programs_get_the_same_scores(served, tiles, rows):
         assert (image["name"], image["score"]) == (image_id, rows[image_id]["score"])
     assert requests.get(f"{served}openapi.json", timeout=60).json()["paths"].keys() == {"/categories", "/score"}
     assert requests.post(f"{served}score", data=b"x", timeout=60).status_code == 415
+
+
+def test_a_scoring_process_that_dies_is_started_again(served, tiles):
+    def ask():
+        files = [("images", ("a.png", (tiles / "alpha/test/good/000.png").read_bytes()))]
+        return requests.post(f"{served}score", files=files, data={"category": "alpha"}, timeout=60)
+
+    before = ask().json()
+    below = psutil.Process().children(recursive=True)
+    killed = [process for process in below if any("ray::ScoringPro" in word for word in process.cmdline())]
+    assert len(killed) == 1
+    killed[0].kill()
+    deadline = time.monotonic() + 60
+    while (answer := ask()).status_code == 503 and time.monotonic() < deadline:
+        assert "try again" in answer.json()["detail"]
+        time.sleep(0.2)
+    assert answer.json() == before
 
 
 def test_the_page(served, browser, tiles):

@@ -61,7 +61,7 @@ def test_every_node_has_actors(monkeypatch):
 
 
 @pytest.mark.parametrize("cpus", [0.4, 1, 4])
-@pytest.mark.parametrize("nodes", [{1.0}, {2.0, 3.0}, {1.0, 4.0, 16.0, 64.0}])
+@pytest.mark.parametrize("nodes", [{1.0}, {2.0, 3.0}, {1.0, 4.0, 16.0, 64.0}], ids=len)
 def test_no_number_of_actors_fills_a_node(cpus, nodes):
     share = cpu_share(cpus, nodes)
     assert 0 < share <= min(0.5, cpus / 2)
