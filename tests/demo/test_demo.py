@@ -495,7 +495,7 @@ def test_a_scoring_process_that_dies_is_started_again(served, tiles):
     killed[0].kill()
     deadline = time.monotonic() + 60
     while (answer := ask()).status_code == 503 and time.monotonic() < deadline:
-        assert "try again" in answer.json()["detail"]
+        assert "try again" in answer.json()["error"]
         time.sleep(0.2)
     assert answer.json() == before
 
