@@ -31,6 +31,7 @@ from mvad import results
 from mvad.anomaly_maps.colours import THRESHOLD_LEVEL
 from mvad.calibration import DecisionRule
 from mvad.data.images import resize_and_crop
+from mvad.data.layouts.files import SUFFIXES
 from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, demo_app, map_layer
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
@@ -320,6 +321,11 @@ def test_the_page_loads_nothing_from_elsewhere():
     text = page + "".join((STATIC / name).read_text() for name in ("demo.css", "demo.js"))
     assert not re.search(r"https?:|innerHTML|insertAdjacentHTML|document\.write|eval\(|@import|url\(", text)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)", page)
+
+
+def test_the_page_offers_every_kind_of_image():
+    (accepted,) = re.findall(r'accept="([^"]*)"', (STATIC / "index.html").read_text())
+    assert {word for word in accepted.split(",") if word.startswith(".")} == set(SUFFIXES)
 
 
 def test_categories_and_limits(client, models, base_run):

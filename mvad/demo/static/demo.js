@@ -27,7 +27,7 @@ async function start() {
     select.value = [...models.keys()][0];
   }
   byId("limits").textContent =
-    `PNG, JPEG, BMP, TIFF or WebP, up to ${megabytes(limits.upload_bytes)} and ${megapixels(limits.pixels)} each.`;
+    `PNG, JPEG, BMP, TIFF, WebP, JPEG 2000 or PNM, up to ${megabytes(limits.upload_bytes)} and ${megapixels(limits.pixels)} each.`;
   describe();
 }
 
