@@ -14,7 +14,7 @@ from mvad.calibration import fold_splits, one_per_group
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
-from mvad.errors import failure_reason
+from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
@@ -285,6 +285,14 @@ class FitScheduler:
     def _save(self, fit: _Fit) -> None:
         job, state = fit.outcome.job, fit.state
         assert state is not None
+        try:
+            job.method.check_state(state, job.feature_shape)
+        except ValueError as error:  # scoring would refuse the model
+            reason = f"no model: what was learnt is not usable ({error}); try other options, or other images"
+            if not self._keep_going:
+                raise UsageError(f"{job.title}: {reason}.") from error
+            fit.outcome.failure = reason
+            return
         if fit.held_out is not None:
             fit.calibration = one_per_group(fit.held_out, fit.groups, job.options.seed)
         record = {
