@@ -7,17 +7,26 @@ import pytest
 from helpers.tiles import COMPARED, EMBEDDED, write_category
 
 MAX_SETTLE_S = 0.05
-SHARED = {"test_compare": "compared", "test_unreadable": "compared"}  # groups of files that share an expensive fixture
-SLOW = ("test_faults", "compared", "test_jobs", "test_readme", "test_killed_writes", "test_run", "test_golden")
+COMPARED_FILES = ("test_compare.py", "test_unreadable.py")  # those that need the fixture `compared`
+SLOW = ("test_faults", "test_compare", "test_unreadable", "test_jobs", "test_readme", "test_run", "test_killed_writes")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of a file stay in one process, in their order; the slowest files begin, so that no process ends late."""
-    groups = {item: SHARED.get(item.path.stem, item.path.stem) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: SLOW.index(groups[item]) if groups[item] in SLOW else len(SLOW))
+    """The slowest files begin, so that no process ends late."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file, and of files that share an expensive fixture, stay in one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "compared" if file.endswith(COMPARED_FILES) else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
