@@ -78,7 +78,7 @@ def main(names: list[str]) -> int:
     for number, name in enumerate(("alpha", "beta")):
         write_category(folder / "data", name, seed=number)
     begun = folder / "begun"
-    with warm_workers(folder), ray_session(None):
+    with warm_workers(), ray_session(None):
         mvad.run(str(folder / "data"), str(begun / "run"), maps="all", **SMALL)
         shutil.copytree(begun / "run/models", begun / "models")
         models = folder / "models"

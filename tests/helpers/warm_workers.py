@@ -13,10 +13,12 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 
 ADDRESS = "MVAD_WARM_WORKERS"  # variable with the path of the socket of the process that forks
@@ -39,14 +41,15 @@ LENGTH_BYTES = 8
 
 
 @contextmanager
-def warm_workers(folder):
+def warm_workers():
     """While the context lasts, a Ray that this process starts forks its workers; on Linux alone."""
     if sys.platform != "linux":
         yield
         return
     from ray._private.parameter import RayParams
 
-    address = str(folder / "socket")
+    folder = tempfile.mkdtemp(prefix="mvad-")  # the path of a socket must be short
+    address = os.path.join(folder, "socket")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -69,6 +72,7 @@ def warm_workers(folder):
         process.kill()
         process.wait()
         listener.close()
+        shutil.rmtree(folder)
 
 
 def _hand_over(arguments):
