@@ -1,5 +1,7 @@
 """What a command needs of its process: signals end it in good order, and output that cannot be written does not."""
 
+import atexit
+import functools
 import os
 import signal
 import sys
@@ -12,6 +14,7 @@ from typing import Any, TextIO
 SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if name in signal.Signals.__members__)
 GO_ON = "what has been written is kept: repeat the command to go on."
 CLEANUP_TIMEOUT_S = 20.0  # Kubernetes kills 30 s after its SIGTERM
+END_TIMEOUT_S = 10  # of a worker of Ray
 
 
 class Stopped(KeyboardInterrupt):
@@ -118,6 +121,22 @@ class UnfailingStream:
         if self.error is not None:
             with suppress(OSError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@functools.cache
+def end_in_time() -> None:
+    """See to it that this process, a worker of Ray, is killed if it has not ended `END_TIMEOUT_S` after it began to.
+
+    When the node of a worker has died, Ray's core may wait for ever for a lock of its own while the worker ends; the
+    worker would keep its memory.
+    """
+    if hasattr(signal, "SIGALRM"):
+        atexit.register(_kill_later)
+
+
+def _kill_later() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(END_TIMEOUT_S)
 
 
 def kill_children() -> None:

@@ -123,6 +123,23 @@ with process.end_on_signals():
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_worker_that_hangs_while_it_ends_is_killed():
+    code = """
+import atexit, threading
+from mvad import process
+process.END_TIMEOUT_S = 1
+lock = threading.Lock()
+lock.acquire()
+atexit.register(lock.acquire)
+process.end_in_time()
+process.end_in_time()
+print("ended", flush=True)
+"""
+    running = python("-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.communicate(timeout=30) == ("ended\n", "")
+    assert running.returncode == -signal.SIGALRM
+
+
 def test_a_signal_during_the_imports_leaves_no_traceback():
     code = """
 import os, signal, sys

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch, decode_batch
+from mvad.process import end_in_time
 from mvad.runtime.stage_totals import StageTotals
 
 
@@ -17,5 +18,6 @@ def decode_images(
     totals: StageTotals,
 ) -> Batch:
     """Decode a block of images: `images.decode_batch`."""
+    end_in_time()
     totals.add_retries()
     return decode_batch(batch, size, max_pixels, flips, bit_depths=bit_depths, first_page=first_page)

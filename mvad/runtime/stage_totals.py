@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mvad.process import end_in_time
 from mvad.runtime import telemetry
 
 ANSWER_S = 60.0  # time within which the totals must answer the driver
@@ -42,6 +43,7 @@ class _Ledger:
     """The actor that holds the totals, by stage."""
 
     def __init__(self) -> None:
+        end_in_time()
         self._totals: dict[str, Totals] = defaultdict(Totals)
 
     def add_batch(self, stage: str, seconds: Mapping[Any, float], bytes_read: int, memory: int, actor: str) -> None:

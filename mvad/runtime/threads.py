@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mvad.process import end_in_time
+
 IMAGES_PER_THREAD = 8  # that a thread of a CPU actor takes at a time
 
 Item = TypeVar("Item")
@@ -28,6 +30,7 @@ def worker_device() -> str:
     On a GPU, convolutions are computed in float32. By default PyTorch rounds their inputs to the 10 bits of TF32, and
     then features differ from a CPU's by thousandths.
     """
+    end_in_time()
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
         return "cuda"

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import ray
 
 from mvad import storage
+from mvad.process import end_in_time
 from mvad.results.schema import score_table
 from mvad.results.store import write_part
 from mvad.results.verdicts import decide
@@ -31,6 +32,7 @@ class WriteScores:
     keys: storage.Keys = field(default_factory=storage.Keys)  # for OUT
 
     def __call__(self, scored: pa.Table) -> pa.Table:
+        end_in_time()
         self.totals.add_retries()
         images = ray.get(self.images)
         numbers, counts = np.unique(scored["job"].to_numpy(), return_counts=True)
