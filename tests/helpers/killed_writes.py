@@ -66,7 +66,9 @@ def commands(data: Path, models: Path) -> dict[str, tuple[Callable[[Path], Any],
         "report": (lambda out: mvad.report(str(out / "run"), quiet=True), True),
         "maps": (lambda out: mvad.maps(str(out / "run"), str(out / "run/maps"), quiet=True), True),
         "inspect": (
-            lambda out: mvad.inspect(tiles, str(out), features=False, actors=1, quiet=True, new_run=True),
+            lambda out: mvad.inspect(
+                tiles, str(out / "inspect.html"), features=False, actors=1, quiet=True, new_run=True
+            ),
             False,
         ),
     }
