@@ -72,6 +72,13 @@ def end_on_signals() -> Iterator[None]:
         sys.exit(128 + received[0])
 
 
+def ignore_signals() -> None:
+    """Let a process whose work is done end with the exit code of its work, although it may take seconds to end."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def unfailing_output() -> Iterator[None]:
     """Go on working when nobody reads standard output any more, or the disk of a log is full."""

@@ -14,6 +14,7 @@ import pytest
 from helpers.tiles import ROOT
 from mvad import process
 from mvad.process import Stopped, UnfailingStream, end_on_signals
+from mvad.version import VERSION
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -121,6 +122,22 @@ with process.end_on_signals():
     assert running.returncode == 143
     assert err == f"mvad: stopped by SIGTERM; {process.GO_ON}\n"
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_work_changes_no_exit_code(number):
+    code = f"""
+import atexit, os, signal, sys
+def late():
+    assert signal.getsignal({int(number)}) is signal.SIG_IGN  # also when Python has ended, and Ray's core has not yet
+    os.kill(os.getpid(), {int(number)})
+atexit.register(late)
+from mvad.__main__ import main
+main(["--version"])
+"""
+    running = python("-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = running.communicate(timeout=30)
+    assert (running.returncode, out, err) == (0, f"{VERSION}\n", "")
 
 
 def test_a_worker_that_hangs_while_it_ends_is_killed():
