@@ -29,7 +29,7 @@ class FitJob:
     models: str
     fit_id: str = ""  # see `fitted.identify`
     bit_depth: int = FULL_DEPTH  # of images whose files do not state it
-    feature_shape: tuple[int, ...] = ()  # of one image's features
+    feature_shape: tuple[int, ...] | None = None  # of one image's features, once it is known
 
     @property
     def method(self) -> type[Detector]:

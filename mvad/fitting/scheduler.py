@@ -305,7 +305,7 @@ class FitScheduler:
             "fit_id": job.fit_id,
             "options": as_json(job.options),
             "bit_depth": job.bit_depth,
-            "feature_shape": list(job.feature_shape),
+            "feature_shape": job.feature_shape,
             "fit_seconds": round(fit.seconds + state.seconds, 3),
             "calibration_seconds": round(fit.calibration_seconds, 3),
             "versions": versions(),
