@@ -8,11 +8,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from mvad import storage
 
 SUFFIX = ".graph"
 MAX_GRAPHS = 16  # files; those not used for longest go first
@@ -24,14 +25,15 @@ def cached_graph(name: Any, export: Callable[[], bytes]) -> bytes:
 
     ``name``, of JSON values, says all that the graph depends on, except the software, which is added to it.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mvad"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "mvad"
     file = folder / f"{_digest(json.dumps([name, _software()], sort_keys=True).encode()).hex()}{SUFFIX}"
     graph = _read(file)
     if graph is None:
         graph = export()
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(file, graph)
+            storage.remove_unfinished(storage.to_uri(folder), below=False)
+            storage.write(storage.to_uri(file), _digest(graph), graph)
             _remove_oldest(folder)
     return graph
 
@@ -46,18 +48,6 @@ def _read(file: Path) -> bytes | None:
             os.utime(file)
             return content[length:]
     return None
-
-
-def _write(file: Path, graph: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(_digest(graph))
-            stream.write(graph)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _remove_oldest(folder: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.fault_injection import Killed, killed_at
 from mvad.data.image_size import ImageSize
 from mvad.features import extractor, graph_cache
 from mvad.features.backbones import describe
@@ -67,6 +68,14 @@ def test_a_file_of_another_user_is_not_used(cache, monkeypatch):
 def test_without_a_folder_nothing_is_kept(monkeypatch, home):
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     assert cached_graph(["a"], lambda: b"graph") == b"graph"
+
+
+def test_what_a_killed_process_left_is_cleared(cache):
+    with pytest.raises(Killed), killed_at(0):
+        cached_graph(["a"], lambda: b"graph")
+    assert [file.suffix for file in cache.iterdir()] == [".unfinished"]
+    assert cached_graph(["a"], lambda: b"graph") == b"graph"
+    assert [file.suffix for file in cache.iterdir()] == [".graph"]
 
 
 def test_those_used_last_are_kept(cache, monkeypatch):
