@@ -104,16 +104,16 @@ def measure(options: PlanOptions) -> Costs:
     from mvad.features.backbones import describe
     from mvad.features.extractor import prepare
     from mvad.features.weights import Network
-    from mvad.runtime.threads import worker_device
+    from mvad.runtime.threads import compute_device
 
     size = ImageSize(resize=options.image_size, crop=options.image_size)
+    device = compute_device()
     with tempfile.TemporaryDirectory() as scratch:
         if options.data is None:
             write_sample(scratch)
         table = read_manifest(scratch if options.data is None else options.data, DataOptions()).table
         uris = table["uri"].take(evenly_spaced(len(table), N_MEASURED_IMAGES)).to_pylist()
         threads = torch.get_num_threads()
-        device = worker_device()
         torch.set_num_threads(1)
         try:
             network = Network.load(describe(options.backbone), options.weights)

@@ -24,18 +24,28 @@ def use_one_thread() -> None:
     faiss.omp_set_num_threads(1)
 
 
-def worker_device() -> str:
-    """The device of this actor or task, depending on whether Ray gave it a GPU; on a CPU it uses one thread.
+def compute_device() -> str:
+    """The device to compute on: a GPU that this process sees, or else the CPU.
 
     On a GPU, convolutions are computed in float32. By default PyTorch rounds their inputs to the 10 bits of TF32, and
     then features differ from a CPU's by thousandths.
     """
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+    return "cuda"
+
+
+def worker_device() -> str:
+    """The device of this actor or task, depending on whether Ray gave it a GPU; on a CPU it uses one thread.
+
+    The process is a worker of Ray, and ends in time.
+    """
     end_in_time()
-    if torch.cuda.is_available():
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-        return "cuda"
-    use_one_thread()
-    return "cpu"
+    device = compute_device()
+    if device == "cpu":
+        use_one_thread()
+    return device
 
 
 class Threads:

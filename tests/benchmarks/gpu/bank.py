@@ -17,7 +17,7 @@ from benchmarks.gpu.tools import load_network, load_pixels, median_seconds
 from mvad.data.image_size import ImageSize
 from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
-from mvad.runtime.threads import worker_device
+from mvad.runtime.threads import compute_device
 from mvad.search.coreset import ROWS_PER_CHUNK, greedy_coreset, random_projection
 from mvad.search.exact_search import ExactSearch
 from mvad.search.memory_bank import MemoryBank
@@ -104,7 +104,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def _patches(task: dict[str, Any], backbone: str) -> tuple[Tensor, Tensor]:
     """Patches of training images, (n, channels), and the features of test images."""
     network, _ = load_network(backbone, Path(task["folder"]))
-    extract = prepare([PATCHES], network, ImageSize(resize=SIDE, crop=SIDE), gpus=True).load(worker_device())
+    extract = prepare([PATCHES], network, ImageSize(resize=SIDE, crop=SIDE), gpus=True).load(compute_device())
     count = min(N_TRAIN, len(task["train"]))
     train = extract(load_pixels(task["train"], SIDE, count))[PATCHES]
     return train.flatten(0, 2), extract(load_pixels(task["test"], SIDE, N_QUERIES))[PATCHES]

@@ -21,7 +21,7 @@ from mvad.model_store import find_models, read_arrays
 from mvad.pipeline.dataset import MIN_BLOCK_ROWS
 from mvad.results import read_run
 from mvad.runtime.session import ray_session
-from mvad.runtime.threads import worker_device
+from mvad.runtime.threads import compute_device
 from mvad.storage import to_uri
 
 N_FITTED = 128  # images
@@ -73,7 +73,7 @@ def _measure(
     sample = [test[number % len(test)] for number in range(N_DECODED)]
     decode = _seconds(lambda: [load_image(uri, size, MAX_PIXELS) for uri in sample]) / N_DECODED
     pixels = load_pixels(test, side, GPU_CHUNK)
-    extract = prepare([PATCHES], network, size, gpus=True).load(worker_device())
+    extract = prepare([PATCHES], network, size, gpus=True).load(compute_device())
     features = extract(pixels)[PATCHES]
     state = State(model.settings, read_arrays(model))
     detector = find_method(model.method).from_state(state, "cuda")

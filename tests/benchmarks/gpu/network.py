@@ -17,6 +17,7 @@ from benchmarks.gpu.tools import CASES, largest_difference, load_network, load_p
 from mvad.features.backbones import FeatureNetwork, patch_features
 from mvad.features.extractor import GPU_CHUNK, TorchExtractor
 from mvad.features.kinds import PATCHES
+from mvad.runtime.threads import compute_device
 
 BATCHES = (32, 128)
 N_COMPARED = 8  # images whose features the CPU computes too
@@ -68,8 +69,8 @@ def _prepare(task: dict[str, Any], backbone: str, side: int) -> tuple[TorchExtra
     on_cpu = FeatureNetwork([PATCHES], weights.spec, weights.weights, side).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         (expected,) = on_cpu(torch.from_numpy(pixels[:N_COMPARED]))
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-    extractor = TorchExtractor([PATCHES], FeatureNetwork([PATCHES], weights.spec, weights.weights, side), "cuda")
+    on_gpu = FeatureNetwork([PATCHES], weights.spec, weights.weights, side)
+    extractor = TorchExtractor([PATCHES], on_gpu, compute_device())
     return extractor, torch.from_numpy(pixels).cuda(), expected
 
 
