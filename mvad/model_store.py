@@ -495,7 +495,7 @@ def feature_shape(model: ModelInfo) -> tuple[int, ...]:
 
 
 def recorded_shape(model: ModelInfo) -> tuple[int, ...]:
-    """The shape of one image's features as the model records it; models of before it did: `feature_shape`."""
+    """The shape of one image's features as the model records it; if an earlier mvad recorded none, `feature_shape`."""
     shape = model.record.get("feature_shape")
     return feature_shape(model) if shape is None else tuple(shape)
 

@@ -289,9 +289,7 @@ class FitScheduler:
             job.method.check_state(state, job.feature_shape)
         except ValueError as error:  # scoring would refuse the model
             reason = f"no model: what was learnt is not usable ({error}); try other options, or other images"
-            if not self._keep_going:
-                raise UsageError(f"{job.title}: {reason}.") from error
-            fit.outcome.failure = reason
+            self._fail(fit, UsageError(f"{job.title}: {reason}."), reason)
             return
         if fit.held_out is not None:
             fit.calibration = one_per_group(fit.held_out, fit.groups, job.options.seed)
@@ -320,10 +318,10 @@ class FitScheduler:
         to_go = f", {n_left} to go" if n_left else ""
         self._stage.busy_with(f"{job.title}: fitted{to_go}", passing=len(self.outcomes) > 1 and bool(n_left))
 
-    def _fail(self, fit: _Fit, error: Exception) -> None:
+    def _fail(self, fit: _Fit, error: Exception, reason: str | None = None) -> None:
         if not self._keep_going:
             raise error
-        fit.outcome.failure = fit.outcome.failure or f"no model: {failure_reason(error)}"
+        fit.outcome.failure = fit.outcome.failure or reason or f"no model: {failure_reason(error)}"
 
 
 def _in_order(arrays: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
