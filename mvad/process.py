@@ -146,11 +146,11 @@ def _kill_later() -> None:
     signal.alarm(END_TIMEOUT_S)
 
 
-def kill_children() -> None:
-    """Kill all descendants of this process."""
+def kill_children(pid: int | None = None) -> None:
+    """Kill all descendants of a process, by default this one."""
     import psutil
 
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 

@@ -96,13 +96,19 @@ def _compiled_way(plain: nn.Module, images: Tensor) -> Way | None:
     return way
 
 
-def _jpeg_ways(uris: Sequence[str], size: ImageSize) -> dict[str, Way]:
-    """Decode photos of `JPEG_SIDE` pixels made from the images: in full, and at reduced size where that is enough."""
+def jpeg_files(uris: Sequence[str]) -> list[bytes]:
+    """Make photos of `JPEG_SIDE` pixels from images."""
     files = []
     for uri in uris:
         target = io.BytesIO()
         read_image(uri, MAX_PIXELS).resize((JPEG_SIDE, JPEG_SIDE)).save(target, "JPEG", quality=JPEG_QUALITY)
         files.append(target.getvalue())
+    return files
+
+
+def _jpeg_ways(uris: Sequence[str], size: ImageSize) -> dict[str, Way]:
+    """Decode photos made from the images: in full, and at reduced size where that is enough."""
+    files = jpeg_files(uris)
 
     def decode(draft: bool) -> Sequence[Tensor]:
         images = []

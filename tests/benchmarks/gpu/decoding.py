@@ -14,22 +14,15 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.io import decode_jpeg
 
-from benchmarks.case import MAX_PIXELS
-from benchmarks.forward import JPEG_QUALITY, JPEG_SIDE
+from benchmarks.forward import jpeg_files
 from benchmarks.gpu.tools import median_seconds
-from mvad.data.images import read_image
 
 N_FILES, N_DISTINCT, SIDE = 64, 8, 224
 
 
 def decoding(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row per way of decoding files of `JPEG_SIDE` pixels and resizing them to `SIDE`."""
-    files: list[bytes] = []
-    for uri in task["test"][:N_DISTINCT]:
-        target = io.BytesIO()
-        read_image(uri, MAX_PIXELS).resize((JPEG_SIDE, JPEG_SIDE)).save(target, "JPEG", quality=JPEG_QUALITY)
-        files.append(target.getvalue())
-    files = (files * N_FILES)[:N_FILES]
+    """One row per way of decoding `forward.jpeg_files` and resizing them to `SIDE`."""
+    files = (jpeg_files(task["test"][:N_DISTINCT]) * N_FILES)[:N_FILES]
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(cores)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,8 @@ def _measure(
     }
     size = ImageSize(resize=side, crop=side)
     sample = [test[number % len(test)] for number in range(N_DECODED)]
-    decode = _seconds(lambda: [load_image(uri, size, MAX_PIXELS) for uri in sample]) / N_DECODED
+    (decode_seconds,) = time_runs(lambda: [load_image(uri, size, MAX_PIXELS) for uri in sample])
+    decode = decode_seconds / N_DECODED
     pixels = load_pixels(test, side, GPU_CHUNK)
     extract = prepare([PATCHES], network, size, gpus=True).load(compute_device())
     features = extract(pixels)[PATCHES]
@@ -90,9 +90,3 @@ def _measure(
         "actor_images_per_second": actor,
         "limit": "decoding" if rates["decoding"] < actor else min(("network", "search"), key=rates.__getitem__),
     }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.case import category_uris
 from benchmarks.options import GPU_STAGES, BenchmarkOptions
 from mvad.data.manifest import Manifest
+from mvad.process import kill_children
 
 NO_GPU = "gpu: PyTorch sees no CUDA device on this machine; this part is skipped."
 # Eight minutes together; a stage that takes longer keeps the rows it has.
@@ -69,21 +67,13 @@ def run_stage(stage: str, task: dict[str, Any], limit_s: float, visible_devices:
         except subprocess.TimeoutExpired:
             error = f"took more than {limit_s:.0f} s"
         finally:
-            _end(process)
+            if process.poll() is None:
+                kill_children(process.pid)
+                process.kill()
+                process.wait()
     seconds, rows_read = time.perf_counter() - started, [*map(json.loads, out.read_text().splitlines())]
     found = {"rows": rows_read, "seconds": seconds, "error": error}
     return found if error is None else {**found, "log": err.read_text(errors="replace")[-LOG_LENGTH:]}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Kill a process that still runs, and all that it has started."""
-    if process.poll() is not None:
-        return
-    found = psutil.Process(process.pid)
-    for child in [found, *found.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    process.wait()
 
 
 def _last_line(log: Path) -> str:
