@@ -58,14 +58,14 @@ def wait_for(port, process, log):
     pytest.fail(f"no answer on port {port}: {log.read_text()}")
 
 
-def submit(head, *job):
+def submit(head, *job, **changed):
     address, variables = head
     command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, *job]
     for _ in range(10):
         done = subprocess.run(
             [str(part) for part in command],
             cwd=ROOT,
-            env=variables,
+            env={**variables, **changed},
             capture_output=True,
             text=True,
             check=False,
@@ -93,3 +93,9 @@ def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path)
     own = [line for line in lines if not line.startswith("20") and line.strip()]
     assert own[0].startswith("32 images of 2 categories")
     assert not any(word in line for line in own for word in ("core_worker", "logging.cc", "Traceback", "Warning")), own
+
+    other = tmp_path / "other"
+    other.write_text("f" * 64)
+    refused = submit(head, "jobs/score.py", "--help", RAY_AUTH_TOKEN_PATH=str(other))
+    assert refused.returncode != 0
+    assert "Authentication" in refused.stdout + refused.stderr

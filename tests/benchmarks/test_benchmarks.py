@@ -1,6 +1,7 @@
 """The benchmark measures what it says, and its references agree with the algorithms they are references for."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from benchmarks.floor import Workers, backbone_loader, spec_loader
 from benchmarks.gpu.part import NO_GPU, run_stage
 from benchmarks.gpu.tables import show_gpu
-from benchmarks.main import benchmark
+from benchmarks.main import benchmark, main
 from benchmarks.options import BenchmarkOptions
 from benchmarks.references import compare_coresets, compare_searches, compare_shards, plain_greedy
 from mvad.data.image_size import ImageSize
@@ -90,6 +91,14 @@ def test_the_benchmark_measures_and_writes_all_numbers(tiles, ray_local, tmp_pat
 def test_parts_that_there_are_not():
     with pytest.raises(UsageError, match="--parts 'all' is unknown"):
         BenchmarkOptions(parts="jobs,all")
+
+
+def test_wrong_use_of_the_command_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jobs/benchmark.py", "--parts", "all"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--parts 'all' is unknown" in capsys.readouterr().err
 
 
 def test_the_part_gpu_says_that_there_is_none_and_is_skipped(tiles, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from mvad.model_store import FittedModel, read_arrays, read_model, save_model
 from mvad.results.store import REPLACEMENT, open_folder, write_run
 from mvad.storage import to_uri
 
-SMALL = {**EMBEDDED, "image_size": 64, "actors": 1, "folds": 0}
+SMALL = {**EMBEDDED, "image_size": 64, "actors": 1, "folds": 2}
 # What a run records besides its results, and differs from run to run.
 PASSING = (
     "started",
