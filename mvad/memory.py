@@ -62,6 +62,6 @@ class MemoryBudget:
         return int(self.bytes / 4 / (width + (projected or width) + ratio * width + 4))
 
 
-def block_rows(side: int, max_rows: int) -> int:
-    """How many decoded images of this side travel together, at most ``max_rows``."""
-    return max(1, min(max_rows, BLOCK_BYTES // (3 * side * side)))
+def block_rows(n_pixels: int, max_rows: int) -> int:
+    """How many decoded images of so many pixels travel together, at most ``max_rows``."""
+    return max(1, min(max_rows, BLOCK_BYTES // (3 * n_pixels)))

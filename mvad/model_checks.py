@@ -69,7 +69,7 @@ def check_document(content: Mapping[str, Any]) -> Document:
     backbone, size = document.backbone, document.size
     if document.method not in METHODS:
         raise ValueError(f"method is {reprlib.repr(document.method)}, which this mvad does not know")
-    if not 1 <= size.crop <= size.resize <= MAX_SIDE:
+    if not all(1 <= seen <= resized <= MAX_SIDE for seen, resized in zip(size.crop, size.resize, strict=True)):
         raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
     channels = 0 if backbone.name == NO_BACKBONE else 3
     lengths = {len(backbone.stages), len(backbone.mean), len(backbone.std)}

@@ -362,7 +362,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             rows.append({**row, "damage": str(error)})
             continue
         row |= {"backbone": model.backbone.name, "model_id": model.model_id}
-        row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "crop": model.size.crop}
+        row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "input": str(model.size)}
         row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
         row |= {"updates": len(model.record.get("updated_from", []))}
         rows.append(row)

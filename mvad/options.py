@@ -18,13 +18,15 @@ from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
 from mvad.calibration import RULES
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import ImageSize, fitting_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
 
-PUBLISHED_RESIZE, PUBLISHED_CROP = 256, 224  # PatchCore, arXiv 2106.08265, section 4.1
+PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
+    "patchcore-paper": {"image_size": 256, "crop": 224, "coreset_ratio": 0.1},  # arXiv 2106.08265, section 4.1
+}
 
 # Titles that are not named here are those of one command, and come first, or of a detector's parameters.
 PANEL_ORDER = {"Images": 1, "Decisions": 2, "Backbone": 3, "Few-shot": 5, "Cluster": 6, "Output": 7}
@@ -209,24 +211,48 @@ class BackboneOptions(NetworkOptions):
         ),
     ] = None
     image_size: Annotated[
-        Side | None,
-        Option(help="Resize images to this side, in pixels.", show_default="256, cropped to the centre 224"),
-    ] = None
+        Side,
+        Option(
+            help="Side of the model's input, in pixels; images that are not square keep their shape at the same area."
+        ),
+    ] = 256
     crop: Annotated[
-        Side | None, Option(help="Crop to a centred square of this side after resizing.", show_default="no crop")
+        Side | None,
+        Option(
+            help="Squeeze images to a square, and crop its centre of this side.", show_default="the whole image is seen"
+        ),
+    ] = None
+    preset: Annotated[
+        Literal["patchcore-paper"] | None,  # the keys of `PRESETS`
+        Option(help="Options of a published experiment: 256 pixels, the centre 224, a coreset of 10 %."),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size.crop > self.size.resize:
-            raise UsageError(f"--crop {self.size.crop} is larger than the image size {self.size.resize}.")
+        self._apply_preset()
+        if self.crop is not None and self.crop > self.image_size:
+            raise UsageError(f"--crop {self.crop} is larger than the image size {self.image_size}.")
+
+    def _apply_preset(self) -> None:
+        """Set the options of the preset; UsageError if one of them is given otherwise."""
+        defaults = {field.name: field.default for field in fields(type(self))}  # type: ignore[arg-type]
+        for name, value in PRESETS.get(self.preset or "", {}).items():
+            if name in defaults:
+                if getattr(self, name) not in (defaults[name], value):
+                    option = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"--preset {self.preset} sets {option} {value}; leave one of the two out.")
+                object.__setattr__(self, name, value)
 
     @property
-    def size(self) -> ImageSize:
-        """The geometry of the model's input."""
-        if self.image_size is None:
-            return ImageSize(resize=PUBLISHED_RESIZE, crop=self.crop or PUBLISHED_CROP)
-        return ImageSize(resize=self.image_size, crop=self.crop or self.image_size)
+    def keeps_shape(self) -> bool:
+        """Whether the model's input has the shape of the images."""
+        return self.crop is None
+
+    def size_for(self, aspect: float, cell: int) -> ImageSize:
+        """The size of the model's input for images of an aspect ratio (width / height): see `fitting_size`."""
+        if self.crop is not None:
+            return ImageSize.square(self.image_size, self.crop)
+        return fitting_size(self.image_size, aspect, cell)
 
 
 @group()
@@ -579,7 +605,7 @@ class InspectOptions(JobOptions, BitDepthOptions, NewRunOptions):
     @property
     def size(self) -> ImageSize:
         """The geometry of the backbone's input."""
-        return ImageSize(resize=self.image_size, crop=self.image_size)
+        return ImageSize.square(self.image_size)
 
 
 @group()
@@ -649,6 +675,7 @@ def as_json(options: Any) -> dict[str, Any]:
 
 # Options that change no score, and those that say where to find what is compared by its content.
 _VOLATILE = {"quiet", "new_run", "max_errors", "address", "actors", "batch_size", "weights", "recheck", "settle"}
+_VOLATILE |= {"preset"}  # whose options are compared themselves
 _IMAGE_CHOICE = {"category", "categories", "limit", "layout"}
 
 

@@ -32,7 +32,7 @@ SHAPES = {"patches": (4, 4, CHANNELS), "stages": (4, 4, CHANNELS), "pooled": (CH
 RECORD = {"n_train": 8, "errors": [{"image_id": "a.png", "error": "empty"}], "fit_seconds": 1.0}
 SPEC = BackboneSpec("resnet50", ("layer2", "layer3", "layer4"), (0.5,) * 3, (0.5,) * 3)
 NO_SPEC = BackboneSpec(NO_BACKBONE, (), (), ())
-SIZE = ImageSize(resize=64, crop=64)
+SIZE = ImageSize.square(64)
 TRAINED = [name for name, method in METHODS.items() if issubclass(method, TrainedDetector)]
 BANKS = [name for name in METHODS if name not in TRAINED]
 
@@ -270,8 +270,8 @@ WRONG = {
     "backbone.std": [None, [0.0] * 3, [-1.0] * 3, [0.5], [float("inf")] * 3],
     "backbone.patch": [None, 0, -16, "16", 1.5],
     "size": [None, 64, {}, {"resize": 64}],
-    "size.crop": [0, -64, "64", 65, 64.5, True, None],
-    "size.resize": [10**9, 32, None],
+    "size.crop": [0, -64, "64", 65, 64.5, True, None, [64], [64, 65], [64, "64"], [64, 64, 64], {"height": 64}],
+    "size.resize": [10**9, 32, None, [64, 10**9], [64, 32]],
     "files": [None, [], "bank.npy", {"../bank.npy": "0"}, {"gone.npy": 3}, {"bank.txt": "0"}, {"/etc/x.npy": "0"}, {}],
     "record": [None, [], {}],
     "record.n_train": [None, -1, "8", 8.5, [8]],

@@ -24,7 +24,7 @@ def fitted(seed=0, channels=152):
 
 
 def save(folder, category="cap", seed=0, record=RECORD, *, weights="abc", spec=None, channels=152):
-    spec, size = spec or describe("efficientnet_lite0"), ImageSize(resize=64, crop=64)
+    spec, size = spec or describe("efficientnet_lite0"), ImageSize.square(64)
     state = fitted(seed, channels).state
     return save_model(to_uri(folder), FittedModel(category, PatchCore, state, spec, weights, size, record))
 

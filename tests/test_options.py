@@ -109,17 +109,27 @@ def test_errors_are_allowed_by_count_or_share(limit, allowed):
 
 
 @pytest.mark.parametrize(
-    ("options", "size"),
+    ("options", "resize", "crop"),
     [
-        ({}, (256, 224)),
-        ({"crop": 160}, (256, 160)),
-        ({"image_size": 64}, (64, 64)),
-        ({"image_size": 64, "crop": 48}, (64, 48)),
+        ({}, (128, 512), (128, 512)),
+        ({"image_size": 64}, (32, 128), (32, 128)),
+        ({"crop": 160}, (256, 256), (160, 160)),
+        ({"image_size": 64, "crop": 48}, (64, 64), (48, 48)),
+        ({"preset": "patchcore-paper"}, (256, 256), (224, 224)),
     ],
 )
-def test_image_size_and_crop(options, size):
-    geometry = RunOptions(**options).size
-    assert (geometry.resize, geometry.crop) == size
+def test_input_size_for_images_four_times_as_wide_as_high(options, resize, crop):
+    size = RunOptions(**options).size_for(4.0, 32)
+    assert (size.resize, size.crop) == (resize, crop)
+
+
+def test_a_preset_sets_its_options_and_refuses_others():
+    options = build(RunOptions, {"preset": "patchcore-paper"})
+    assert (options.image_size, options.crop, options.coreset_ratio) == (256, 224, 0.1)
+    assert build(RunOptions, as_json(options)) == options
+    for values in ({"image_size": 320}, {"crop": 200}, {"coreset_ratio": 0.02}):
+        with pytest.raises(UsageError, match="^--preset patchcore-paper sets --.*; leave one of the two out"):
+            build(RunOptions, {"preset": "patchcore-paper", **values})
 
 
 @pytest.mark.parametrize(

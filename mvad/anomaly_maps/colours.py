@@ -66,7 +66,7 @@ def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], t
 def overlay(image: Image.Image, model_map: NDArray[np.float32], size: ImageSize, scale: Scale) -> Image.Image:
     """Draw a map over its image, with a contour at the threshold; what the model did not see is darkened.
 
-    The image is RGB and upright, of any size; the map is that of the model's input square, (crop, crop) float32.
+    The image is RGB and upright, of any size; the map is as large as the model's input, float32.
     """
     box = seen_box(size, *image.size)
     levels = Image.fromarray(scale.levels(map_on_image(model_map, size, *image.size)))

@@ -46,8 +46,8 @@ class MapStyle:
 def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> bytes:
     """Draw the map of an image in the format of its category.
 
-    ``row`` has the ``uri``, ``width`` and ``height`` of the upright image; the map is that of the model's input square,
-    (crop, crop) float32. ImageError if the image cannot be read, has changed, or has too many pixels.
+    ``row`` has the ``uri``, ``width`` and ``height`` of the upright image; the map is as large as the model's input,
+    float32. ImageError if the image cannot be read, has changed, or has too many pixels.
     """
     file = io.BytesIO()
     if style.format == "npy":

@@ -1,4 +1,4 @@
-"""Anomaly maps: patch scores brought to the size of the model's input square, and from there to the image's own."""
+"""Anomaly maps: patch scores brought to the size of the model's input, and from there to the image's own."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ from mvad.data.image_size import ImageSize
 SIGMA = 4.0  # of the Gaussian in pixels, arXiv 2106.08265, section 3.3
 
 
-def anomaly_map(patch_scores: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def anomaly_map(patch_scores: NDArray[np.float32], size: ImageSize) -> NDArray[np.float32]:
     """Upsample patch scores, (rows, columns) float32, bilinearly and smooth them with a Gaussian of `SIGMA` pixels.
 
-    The result is (side, side) float32, where ``side`` is that of the model's input square in pixels.
+    The result is as large as the model's input: (height, width) float32.
     """
     import torch
     from scipy.ndimage import gaussian_filter
     from torch.nn import functional
 
     grid = torch.from_numpy(np.array(patch_scores, np.float32))[None, None]
-    scaled = functional.interpolate(grid, (side, side), mode="bilinear", align_corners=False)
+    scaled = functional.interpolate(grid, (size.height, size.width), mode="bilinear", align_corners=False)
     return gaussian_filter(scaled[0, 0].numpy(), SIGMA)
 
 
@@ -40,31 +40,44 @@ class Box(NamedTuple):
 
 def seen_box(size: ImageSize, width: int, height: int) -> Box:
     """Return the part of an upright image of ``width`` x ``height`` pixels that the model saw: the cropped centre."""
-    (left, right), (top, bottom) = _extent(size, width), _extent(size, height)
+    (top, bottom), (left, right) = (_extent(*axis) for axis in zip(_axes(size), (height, width), strict=True))
     return Box(left, top, right, bottom)
 
 
-def _extent(size: ImageSize, length: int) -> tuple[int, int]:
-    margin = (size.resize - size.crop) // 2
-    begin = min(round(margin * length / size.resize), length - 1)
-    return begin, max(begin + 1, round((margin + size.crop) * length / size.resize))
+class _Axis(NamedTuple):
+    """Height or width of the model's input: what is seen of it, after how many pixels, of the resized image."""
+
+    margin: int
+    seen: int
+    resized: int
+
+
+def _axes(size: ImageSize) -> tuple[_Axis, _Axis]:
+    down, across = (_Axis(*axis) for axis in zip(size.margins, size.crop, size.resize, strict=True))
+    return down, across
+
+
+def _extent(axis: _Axis, length: int) -> tuple[int, int]:
+    begin = min(round(axis.margin * length / axis.resized), length - 1)
+    return begin, max(begin + 1, round((axis.margin + axis.seen) * length / axis.resized))
 
 
 def map_on_image(model_map: NDArray[np.float32], size: ImageSize, width: int, height: int) -> NDArray[np.float32]:
-    """Scale a map of the model's input square to the pixels of the part of the image that the model saw.
+    """Scale a map of the model's input to the pixels of the part of the image that the model saw.
 
-    The map is (crop, crop) float32; ``width`` and ``height`` are those of the upright image, or of a smaller copy.
-    The result is float32 and as large as `seen_box`; interpolated bilinearly, or averaged where that is smaller.
+    The map is float32 and as large as the model's input; ``width`` and ``height`` are those of the upright image, or of
+    a smaller copy. The result is float32 and as large as `seen_box`; interpolated bilinearly, or averaged where that is
+    smaller.
     """
     box = seen_box(size, width, height)
-    left, right = _in_square(size, box.left, box.right, width)
-    top, bottom = _in_square(size, box.top, box.bottom, height)
+    down, across = _axes(size)
+    left, right = _in_input(across, box.left, box.right, width)
+    top, bottom = _in_input(down, box.top, box.bottom, height)
     source, part = Image.fromarray(model_map), (left, top, right, bottom)
     return np.asarray(source.resize(box.size, Image.Resampling.BILINEAR, box=part))
 
 
-def _in_square(size: ImageSize, begin: int, end: int, length: int) -> tuple[float, float]:
-    # Whole pixels reach up to half a pixel beyond the square.
-    margin = (size.resize - size.crop) // 2
-    square_begin, square_end = (position * size.resize / length - margin for position in (begin, end))
-    return max(0.0, square_begin), min(float(size.crop), square_end)
+def _in_input(axis: _Axis, begin: int, end: int, length: int) -> tuple[float, float]:
+    # Whole pixels reach up to half a pixel beyond the input.
+    input_begin, input_end = (position * axis.resized / length - axis.margin for position in (begin, end))
+    return max(0.0, input_begin), min(float(axis.seen), input_end)

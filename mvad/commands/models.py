@@ -32,7 +32,7 @@ def models(
         facts = ["damaged", *[""] * 6]
         if not row["damage"]:
             counts = [f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates")]
-            facts = [row["backbone"], str(row["crop"]), *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
+            facts = [row["backbone"], row["input"], *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
         cells.append([row["method"], row["category"], *facts])
     titles = ("pixels", "train", "calibration", "updates", "MB", "id")
     report.table(("method", "category", "backbone"), titles, cells)

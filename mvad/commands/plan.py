@@ -106,7 +106,7 @@ def measure(options: PlanOptions) -> Costs:
     from mvad.features.weights import Network
     from mvad.runtime.threads import compute_device
 
-    size = ImageSize(resize=options.image_size, crop=options.image_size)
+    size = ImageSize.square(options.image_size)
     device = compute_device()
     with tempfile.TemporaryDirectory() as scratch:
         if options.data is None:
@@ -128,7 +128,7 @@ def measure(options: PlanOptions) -> Costs:
             torch.set_num_threads(threads)
         decode, forward, search = (seconds / len(uris) for seconds in (decode, forward, search))
         file_bytes = float(np.mean([len(storage.read_bytes(uri, limit=1 << 32)) for uri in uris]))
-    return Costs(decode, forward, search, file_bytes, moved_bytes=3.0 * size.crop**2)
+    return Costs(decode, forward, search, file_bytes, moved_bytes=3.0 * size.n_pixels)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -80,7 +80,8 @@ class CategoryAnswer(_Answer):
     category: str
     method: str
     backbone: str
-    image_size: int = Field(ge=1, description="Side in pixels of the square that the model sees.")
+    input_width: int = Field(ge=1, description="Width in pixels of the model's input.")
+    input_height: int = Field(ge=1, description="Height in pixels of the model's input.")
     n_train: int | None = Field(default=None, ge=0, description="Number of good images the model was fitted to.")
     n_calibration: int = Field(
         ge=0, description="Number of good images behind the threshold and p-values; 0 without calibration."

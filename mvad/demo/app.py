@@ -131,7 +131,8 @@ def demo_app(
                     category=category,
                     method=model.model.method,
                     backbone=model.model.backbone.name,
-                    image_size=model.model.size.crop,
+                    input_width=model.model.size.width,
+                    input_height=model.model.size.height,
                     n_train=model.model.record.get("n_train"),
                     n_calibration=0 if model.rule.calibration is None else len(model.rule.calibration),
                     threshold=model.finite_threshold,
@@ -252,7 +253,7 @@ def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryMo
     (apart from what is lost where a large image is shown smaller). Without a threshold the colours range from the map's
     own median to its peak. ``width`` and ``height`` are those of the upright image.
     """
-    square = anomaly_map(patch_scores, model.model.size.crop)
+    square = anomaly_map(patch_scores, model.model.size)
     median, peak = float(np.median(square)), float(square.max())
     scale = model.colour_scale()
     if scale is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import CELL, ImageSize
 from mvad.errors import UsageError
 
 EMBEDDED = "efficientnet_lite0"
@@ -21,12 +21,17 @@ class BackboneSpec:
     stages: tuple[str | int, ...]  # module names (torchvision) or indices (timm)
     mean: tuple[float, ...]  # normalisation of RGB in [0, 1], per channel, with `std`
     std: tuple[float, ...]
-    patch: int = 1  # side of a transformer's patches in pixels, of which an image's side is a multiple; 1: no patches
+    patch: int = 1  # side of a transformer's patches in pixels, of which an image's sides are multiples; 1: no patches
+
+    @property
+    def cell(self) -> int:
+        """Pixels that the sides of an input that is not square are multiples of."""
+        return CELL if self.patch == 1 else self.patch
 
     def check_size(self, size: ImageSize) -> None:
         """Raise UsageError if the network cannot take images of this size."""
-        if size.crop % self.patch:
+        if size.height % self.patch or size.width % self.patch:
             raise UsageError(
-                f"{self.name} takes images whose side is a multiple of {self.patch}, not {size.crop}; "
+                f"{self.name} takes images whose sides are multiples of {self.patch}, not {size}; "
                 "set --image-size or --crop."
             )

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
@@ -92,16 +92,15 @@ def timm_name(name: str) -> str:
     return "tf_efficientnet_lite0" if name == EMBEDDED else name.removeprefix("timm:")
 
 
-def build_network(spec: BackboneSpec, side: int | None = None) -> nn.Module:
-    """Build the full network without weights; a transformer for images of ``side`` pixels, by default its own size."""
+def build_network(spec: BackboneSpec) -> nn.Module:
+    """Build the full network without weights."""
     if _is_timm(spec.name):
         import timm
 
         # The position embedding keeps its shape and is resized to the images as they come.
         sizing: dict[str, Any] = {"dynamic_img_size": True} if spec.patch > 1 else {}
         return timm.create_model(timm_name(spec.name), pretrained=False, **sizing)
-    sizing = {"image_size": side} if spec.patch > 1 and side else {}
-    return torchvision.models.get_model(spec.name, weights=None, **sizing)
+    return torchvision.models.get_model(spec.name, weights=None)
 
 
 class _TimmLayers(nn.Module):
@@ -123,29 +122,64 @@ class _TimmLayers(nn.Module):
         return maps, last[:, 0] if _is_transformer(self.model) else self.model.forward_head(last, pre_logits=True)
 
 
-class _TorchvisionLayers(nn.Module):
-    """Feature maps of some layers of a ResNet or Vision Transformer, and its pooled features if asked for."""
+class _ResNetLayers(nn.Module):
+    """Feature maps of some layers of torchvision's ResNets, and their pooled features if asked for."""
 
     def __init__(self, model: nn.Module, layers: Sequence[Any], pooled: bool) -> None:
         super().__init__()
-        self.transformer = isinstance(model, torchvision.models.VisionTransformer)
         self.layers = [str(layer) for layer in layers]
-        self.last = ("encoder.ln" if self.transformer else "flatten") if pooled else None
-        self.model = create_feature_extractor(model, [*self.layers, *([self.last] if self.last else [])])
+        self.pooled = pooled
+        self.model = create_feature_extractor(model, [*self.layers, *(["flatten"] if pooled else [])])
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         outputs: Mapping[str, Tensor] = self.model(images)
-        maps, last = [outputs[layer] for layer in self.layers], outputs[self.last] if self.last else None
-        if not self.transformer:
-            return maps, last
-        side = round((maps[0].shape[1] - 1) ** 0.5) if maps else 0
-        grids = [tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for tokens in maps]
-        return grids, None if last is None else last[:, 0]
+        return [outputs[layer] for layer in self.layers], outputs["flatten"] if self.pooled else None
+
+
+class _TransformerLayers(nn.Module):
+    """Patch tokens of some layers of torchvision's Vision Transformers as grids, and the [CLS] token if asked for."""
+
+    def __init__(self, model: Any, layers: Sequence[Any], pooled: bool) -> None:
+        super().__init__()
+        self.model, self.pooled = model, pooled
+        self.layers = [str(layer).removeprefix("encoder.layers.") for layer in layers]
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        projected = self.model.conv_proj(images)
+        rows, columns = projected.shape[-2:]
+        patches = projected.flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.model.class_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = tokens + resize_positions(self.model.encoder.pos_embedding, rows, columns)
+        outputs: dict[str, Tensor] = {}
+        for name, block in self.model.encoder.layers.named_children():
+            if not self.pooled and len(outputs) == len(self.layers):
+                break
+            tokens = block(tokens)
+            if name in self.layers:
+                outputs[name] = tokens
+        grids = [outputs[name][:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for name in self.layers]
+        return grids, self.model.encoder.ln(tokens)[:, 0] if self.pooled else None
+
+
+def resize_positions(embedding: Tensor, rows: int, columns: int) -> Tensor:
+    """Interpolate a transformer's position embedding of a square grid, (1, 1 + n * n, d), to another grid of patches.
+
+    Bicubic, as in torchvision's `interpolate_embeddings`; the first token, [CLS], keeps its own.
+    """
+    first, square = embedding[:, :1], embedding[:, 1:]
+    side = math.isqrt(square.shape[1])
+    if (rows, columns) == (side, side):
+        return embedding
+    grid = square.transpose(1, 2).unflatten(2, (side, side))
+    grid = functional.interpolate(grid, (rows, columns), mode="bicubic", align_corners=True)
+    return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def truncate_network(model: nn.Module, spec: BackboneSpec, levels: Sequence[int], pooled: bool) -> nn.Module:
     """Wrap a network so that it returns the feature maps of some levels and its pooled features, None if not asked."""
-    wrapper: Any = _TimmLayers if _is_timm(spec.name) else _TorchvisionLayers
+    wrapper: Any = _TransformerLayers if spec.patch > 1 else _ResNetLayers
+    if _is_timm(spec.name):
+        wrapper = _TimmLayers
     return wrapper(model, [spec.stages[level] for level in levels], pooled)
 
 
@@ -177,22 +211,19 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 class Backbone(nn.Module):
     """A network truncated after the deepest layer in use, with the weights of the full network.
 
-    ``side`` is that of the images in pixels. ``levels`` says which of the three feature levels to return, by numbers
-    from 0, shallow to deep; ``pooled`` whether to return the pooled features of the full network too.
+    ``levels`` says which of the three feature levels to return, by numbers from 0, shallow to deep; ``pooled`` whether
+    to return the pooled features of the full network too.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, spec: BackboneSpec, weights: Weights, side: int, levels: Sequence[int] = (0, 1), pooled: bool = False
+        self, spec: BackboneSpec, weights: Weights, levels: Sequence[int] = (0, 1), pooled: bool = False
     ) -> None:
         super().__init__()
-        state = {name: torch.tensor(array) for name, array in weights.items()}
-        if spec.patch > 1 and not _is_timm(spec.name):
-            state = dict(interpolate_embeddings(side, spec.patch, state))
-        model = build_network(spec, side)
-        model.load_state_dict(state)
+        model = build_network(spec)
+        model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
         model = model.eval() if spec.patch > 1 else fold_batch_norm(model.eval())
         self.layers = truncate_network(model, spec, levels, pooled)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
@@ -200,7 +231,7 @@ class Backbone(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Compute feature maps and pooled features of (n, side, side, 3) uint8 RGB pixels.
+        """Compute feature maps and pooled features of (n, height, width, 3) uint8 RGB pixels.
 
         The maps are (n, channels, height, width) each, shallow to deep; for a transformer, its patch tokens as a grid.
         The pooled features are (n, channels): the average-pooled last map, or the [CLS] token.
@@ -212,13 +243,13 @@ class Backbone(nn.Module):
 class FeatureNetwork(nn.Module):
     """Compute features of several kinds from pixels, in one graph; ``kinds`` are those that need a backbone."""
 
-    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: Weights, side: int) -> None:
+    def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: Weights) -> None:
         super().__init__()
         self.kinds = tuple(kinds)
-        self.backbone = Backbone(spec, weights, side, _levels(kinds), pooled=POOLED in kinds)
+        self.backbone = Backbone(spec, weights, _levels(kinds), pooled=POOLED in kinds)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return the features of each kind, in the order of ``kinds``, of (n, side, side, 3) uint8 pixels."""
+        """Return the features of each kind, in the order of ``kinds``, of (n, height, width, 3) uint8 pixels."""
         features = _features(self.kinds, *self.backbone(pixels))
         return tuple(features[kind] for kind in self.kinds)
 
@@ -262,9 +293,9 @@ def _features(kinds: Sequence[str], maps: Sequence[Tensor], pooled: Tensor | Non
     return features
 
 
-def network_shapes(kinds: Sequence[str], spec: BackboneSpec, side: int) -> dict[str, tuple[int, ...]]:
+def network_shapes(kinds: Sequence[str], spec: BackboneSpec, height: int, width: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of one image's features of each kind, without weights and without computing any."""
     with torch.device("meta"), torch.inference_mode():
-        network = truncate_network(build_network(spec, side), spec, _levels(kinds), pooled=POOLED in kinds)
-        features = _features(kinds, *network.eval()(torch.empty(1, 3, side, side)))
+        network = truncate_network(build_network(spec), spec, _levels(kinds), pooled=POOLED in kinds)
+        features = _features(kinds, *network.eval()(torch.empty(1, 3, height, width)))
     return {kind: tuple(values.shape[1:]) for kind, values in features.items()}

@@ -51,7 +51,7 @@ class FeatureExtractor(ABC):
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Compute features by kind, (n, ...) float32 on the device, from (n, side, side, 3) uint8 RGB pixels."""
+        """Compute features by kind, (n, ...) float32 on the device, from (n, height, width, 3) uint8 RGB pixels."""
         features = {PIXELS: small_pixels(pixels, self.device)} if PIXELS in self.kinds else {}
         kinds = network_kinds(self.kinds)
         for start in range(0, len(pixels) if kinds else 0, self.chunk):
@@ -70,11 +70,17 @@ class FeatureExtractor(ABC):
 
 
 def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Convert (n, side, side, 3) uint8 pixels to float32 from 0 to 1, averaged to at most 128 x 128."""
+    """Convert (n, height, width, 3) uint8 pixels to float32 from 0 to 1, averaged to a square of at most 128 x 128."""
     images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)
-    if images.shape[-1] > MAX_PIXELS_SIDE:
-        images = functional.adaptive_avg_pool2d(images, MAX_PIXELS_SIDE)
+    side = small_side(*images.shape[-2:])
+    if images.shape[-2:] != (side, side):
+        images = functional.adaptive_avg_pool2d(images, side)
     return images.permute(0, 2, 3, 1).contiguous()
+
+
+def small_side(height: int, width: int) -> int:
+    """Side of the square that `small_pixels` averages images to."""
+    return min(height, width, MAX_PIXELS_SIDE)
 
 
 class TorchExtractor(FeatureExtractor):
@@ -114,10 +120,9 @@ class TorchSpec:
 
     kinds: tuple[str, ...]
     network: Network
-    side: int
 
     def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
-        network = _feature_network(self.kinds, self.network, self.side) if network_kinds(self.kinds) else None
+        network = _feature_network(self.kinds, self.network) if network_kinds(self.kinds) else None
         return TorchExtractor(self.kinds, network, device)
 
 
@@ -144,11 +149,11 @@ def prepare(
     """
     if network_kinds(kinds) and resolve_engine(engine, gpus) == "onnx":
         try:
-            return _onnx_spec(tuple(kinds), network, size.crop)
+            return _onnx_spec(tuple(kinds), network, size.height, size.width)
         except UsageError:
             if engine == "onnx":
                 raise
-    return TorchSpec(tuple(kinds), network, size.crop)
+    return TorchSpec(tuple(kinds), network)
 
 
 def resolve_engine(engine: str, gpus: bool = False) -> str:
@@ -164,22 +169,22 @@ def resolve_engine(engine: str, gpus: bool = False) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
-def _onnx_spec(kinds: tuple[str, ...], network: Network, side: int) -> OnnxSpec:
+def _onnx_spec(kinds: tuple[str, ...], network: Network, height: int, width: int) -> OnnxSpec:
     # Which graph it is: all that `_feature_network` and `onnx_graph` are given.
-    name = [network_kinds(kinds), asdict(network.spec), network.sha256, side]
-    return OnnxSpec(kinds, cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network, side), side)))
+    name = [network_kinds(kinds), asdict(network.spec), network.sha256, height, width]
+    return OnnxSpec(kinds, cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network), height, width)))
 
 
-def _feature_network(kinds: Sequence[str], network: Network, side: int) -> nn.Module:
+def _feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
     # Imported here because torchvision and timm take seconds, which actors with ONNX Runtime save.
     from mvad.features.backbones import FeatureNetwork
 
-    return FeatureNetwork(network_kinds(kinds), network.spec, network.weights, side)
+    return FeatureNetwork(network_kinds(kinds), network.spec, network.weights)
 
 
-def onnx_graph(network: nn.Module, side: int) -> bytes:
-    """Export a network of (1, side, side, 3) uint8 pixels to ONNX; UsageError if an operation is not supported."""
-    example: Any = (torch.zeros(CPU_CHUNK, side, side, 3, dtype=torch.uint8),)
+def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
+    """Export a network of (1, height, width, 3) uint8 pixels to ONNX; UsageError if an operation is not supported."""
+    example: Any = (torch.zeros(CPU_CHUNK, height, width, 3, dtype=torch.uint8),)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -200,10 +205,10 @@ def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) ->
     """Return the shape of one image's features of each kind, without weights and without computing any."""
     shapes: dict[str, tuple[int, ...]] = {}
     if PIXELS in kinds:
-        side = min(size.crop, MAX_PIXELS_SIDE)
+        side = small_side(size.height, size.width)
         shapes[PIXELS] = (side, side, 3)
     if network_kinds(kinds):
         from mvad.features.backbones import network_shapes
 
-        shapes |= network_shapes(network_kinds(kinds), spec, size.crop)
+        shapes |= network_shapes(network_kinds(kinds), spec, size.height, size.width)
     return shapes

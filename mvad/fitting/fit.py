@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.console import Reporter, plural
+from mvad.console import Reporter, Stage, plural
+from mvad.data.image_size import ImageSize
 from mvad.data.sampling import training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
@@ -24,6 +25,7 @@ from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, FitOptions
 from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
+from mvad.pipeline.image_sizes import measure_sizes
 from mvad.results.verdicts import decision_rule
 from mvad.runtime.resources import actor_pool
 from mvad.storage.text import shown_name
@@ -64,36 +66,58 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     train
         The manifest's rows of the training images, sorted by category.
     jobs
-        Of one backbone, image size and seed. Their outcomes are returned in the same order.
+        Of one backbone and seed. Their outcomes are returned in the same order.
     keep_going
         Whether a fit that fails becomes a failure of its job, or an exception.
     """
     options, network = jobs[0].options, jobs[0].network
     bit_depths = measure_bit_depths(train, options)
-    shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, options.size)
-    jobs = [replace(job, bit_depth=bit_depths[job.category], feature_shape=shapes[job.method.feature]) for job in jobs]
+    learns_from_all = any(issubclass(job.method, Pretrained) for job in jobs)
+    sizes = measure_sizes(train, options, network.spec, one_for_all=learns_from_all)
+    groups: dict[ImageSize, dict[int, FitJob]] = defaultdict(dict)
+    for number, job in enumerate(jobs):
+        size = sizes[job.category]
+        groups[size][number] = replace(job, size=size, bit_depth=bit_depths[job.category])
+    for category, size in sizes.items():
+        if size.height != size.width:
+            report.info(f"{shown_name(category)}: the model's input is {size} pixels, the shape of the images")
+    outcomes: dict[int, FitOutcome] = {}
+    with report.stage("fit", 0) as stage:
+        for size, group in groups.items():
+            categories = pa.array(sorted({job.category for job in group.values()}), pa.string())
+            images = train.filter(pc.is_in(train["category"], categories))
+            fitted = _fit_group(images, size, list(group.values()), stage, keep_going=keep_going)
+            outcomes |= zip(group, fitted, strict=True)
+    for number in sorted(outcomes):
+        for text in (outcomes[number].failure, outcomes[number].note):
+            if text is not None:
+                report.warn(f"{shown_name(outcomes[number].job.title)}: {text}")
+    return [outcomes[number] for number in sorted(outcomes)]
+
+
+def _fit_group(
+    train: pa.Table, size: ImageSize, jobs: Sequence[FitJob], stage: Stage, *, keep_going: bool
+) -> list[FitOutcome]:
+    """Fit jobs whose models have an input of one size."""
+    options, network = jobs[0].options, jobs[0].network
+    shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, size)
+    jobs = [replace(job, feature_shape=shapes[job.method.feature]) for job in jobs]
     fits: dict[str, list[FitOptions]] = defaultdict(list)
     for job in jobs:
         fits[job.category].append(job.options)
     budget = options.budget.after_weights(network.nbytes)
-    shards, train = _plan(train, jobs, fits, shapes, budget, report)
+    shards, train = _plan(train, jobs, fits, shapes, budget, stage.report)
     all_images = any(issubclass(job.method, Pretrained) for job in jobs)
     images = training_rows(train, fits, all_images=all_images)
     pool = actor_pool(options.actors, len(images))
-    with report.stage("fit", len(images)) as stage:
-        scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
-        batches = extract_features(
-            images, shapes, network, options.size, options, pool, stage, bit_depths, options.flips
-        )
-        for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
-            scheduler.add(category)
-            del category
-        outcomes = scheduler.finish()
-    for outcome in outcomes:
-        for text in (outcome.failure, outcome.note):
-            if text is not None:
-                report.warn(f"{shown_name(outcome.job.title)}: {text}")
-    return outcomes
+    stage.expect(len(images))
+    scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
+    bit_depths = {job.category: job.bit_depth for job in jobs}
+    batches = extract_features(images, shapes, network, size, options, pool, stage, bit_depths, options.flips)
+    for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
+        scheduler.add(category)
+        del category
+    return scheduler.finish()
 
 
 def _warn_of_caveats(outcomes: Sequence[FitOutcome], report: Reporter) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
@@ -28,6 +29,7 @@ class FitJob:
     network: Network
     models: str
     fit_id: str = ""  # see `fitted.identify`
+    size: ImageSize | None = None  # of the model's input, once it is known
     bit_depth: int = FULL_DEPTH  # of images whose files do not state it
     feature_shape: tuple[int, ...] | None = None  # of one image's features, once it is known
 
@@ -56,7 +58,7 @@ def resolve_backbone(options: MethodOptions) -> BackboneSpec:
     """The backbone of a fit; UsageError if method, backbone and image size do not go together."""
     method = find_method(options.method)
     spec = describe(options.backbone or method.default_backbone)
-    spec.check_size(options.size)
+    spec.check_size(options.size_for(1.0, spec.cell))
     if method.needs_transformer and spec.patch == 1:
         raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is not; see knn.")
     return spec
@@ -80,9 +82,9 @@ def fit_jobs(categories: Sequence[str], network: Network, models: str, options: 
 
 
 def prepare_network(jobs: Sequence[FitJob]) -> None:
-    """Prepare the network of jobs for CPU actors ahead of time; the outcome is cached."""
-    options, kinds = jobs[0].options, sorted({job.method.feature for job in jobs})
-    prepare(kinds, jobs[0].network, options.size, options.engine)
+    """Prepare the network of jobs, for square images on CPU actors, ahead of time; the outcome is cached."""
+    (options, network), kinds = (jobs[0].options, jobs[0].network), sorted({job.method.feature for job in jobs})
+    prepare(kinds, network, options.size_for(1.0, network.spec.cell), options.engine)
 
 
 def require_models(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[ModelInfo]:

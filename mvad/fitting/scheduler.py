@@ -309,8 +309,9 @@ class FitScheduler:
             "versions": versions(),
         }
         network = job.network
+        assert job.size is not None
         model = FittedModel(
-            job.category, job.method, state, network.spec, network.sha256, job.options.size, record, fit.calibration
+            job.category, job.method, state, network.spec, network.sha256, job.size, record, fit.calibration
         )
         fit.outcome.model = save_model(job.models, model)
         fit.state = None  # its arrays may be large

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from mvad.fitting.tasks import score_held_out
 from mvad.options import FalseAlarmOptions
 from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
+from mvad.pipeline.image_sizes import measure_sizes
 from mvad.runtime.resources import ActorPool, actor_pool
 
 
@@ -39,17 +41,20 @@ def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions,
     ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1.
     """
     labels = dict(zip(images["image_id"].to_pylist(), images["label"].to_pylist(), strict=True))
-    shapes = feature_shapes([find_method(options.method).feature], network.spec, options.size)
-    bit_depths = measure_bit_depths(images, options)
+    bit_depths, sizes = measure_bit_depths(images, options), measure_sizes(images, options, network.spec)
+    scores = {}
     with report.stage("split", len(images)) as stage:
-        pool = actor_pool(options.actors, len(images))
-        batches = extract_features(images, shapes, network, options.size, options, pool, stage, bit_depths)
-        scores = []
-        for category in group_by_category(batches, images):
-            stage.busy_with(f"{category.category}: {options.splits} splits of {len(category.image_ids)} images")
-            is_good = np.array([labels[name] == 0 for name in category.image_ids], bool)
-            scores.append(_of_category(category, is_good, options, pool))
-    return scores
+        for size in dict.fromkeys(sizes.values()):
+            of_size = pa.array([name for name, other in sizes.items() if other == size], pa.string())
+            rows = images.filter(pc.is_in(images["category"], of_size))
+            shapes = feature_shapes([find_method(options.method).feature], network.spec, size)
+            pool = actor_pool(options.actors, len(rows))
+            batches = extract_features(rows, shapes, network, size, options, pool, stage, bit_depths)
+            for category in group_by_category(batches, rows):
+                stage.busy_with(f"{category.category}: {options.splits} splits of {len(category.image_ids)} images")
+                is_good = np.array([labels[name] == 0 for name in category.image_ids], bool)
+                scores[category.category] = _of_category(category, is_good, options, pool)
+    return [scores[name] for name in sizes]
 
 
 def _of_category(

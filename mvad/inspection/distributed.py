@@ -116,4 +116,4 @@ def make_thumbnails(
 def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool) -> ray.data.Dataset:
     row_numbers = pa.array(rows, pa.int64())
     table = images.select(["uri", "category"]).take(row_numbers).add_column(0, "row", row_numbers)
-    return ray.data.from_arrow(split_into_blocks(table, options.image_size, pool))
+    return ray.data.from_arrow(split_into_blocks(table, options.size.n_pixels, pool))

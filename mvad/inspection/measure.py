@@ -112,8 +112,8 @@ def measure_batch(
     ``bit_depths`` are by category.
     """
     measurements = []
-    side = 0 if size is None else size.crop
-    pixels = np.zeros((len(batch["uri"]), side, side, 3), np.uint8)
+    height, width = (0, 0) if size is None else size.crop
+    pixels = np.zeros((len(batch["uri"]), height, width, 3), np.uint8)
     for number, (uri, category) in enumerate(zip(batch["uri"], batch["category"], strict=True)):
         measurement, image = measure(uri, max_pixels, bit_depths[category], first_page=first_page)
         measurements.append(measurement)

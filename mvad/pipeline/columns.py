@@ -2,7 +2,7 @@
 
 ==========  ==============================================================================================
 decode in   ``row`` (in the table of images), ``uri``, ``category``, and for fitting ``variant``
-decode out  the same and ``pixels`` (n, side, side, 3) uint8, ``width``, ``height``, ``file_size``, ``error``
+decode out  the same and ``pixels`` (n, height, width, 3) uint8, ``width``, ``height``, ``file_size``, ``error``
 extract out ``row``, ``error``, ``fingerprint`` (n, side, side) uint8, ``features_<kind>`` (n, ...) float32 each
 score out   `SCORED`, one row per image and job
 ==========  ==============================================================================================

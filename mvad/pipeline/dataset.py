@@ -91,18 +91,18 @@ def decoded_images(
         first_page=options.first_page,
         totals=totals,
     )
-    blocks = split_into_blocks(rows, size.crop, pool)
+    blocks = split_into_blocks(rows, size.n_pixels, pool)
     return ray.data.from_arrow(blocks).map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
 
 
-def split_into_blocks(images: pa.Table, side: int, pool: ActorPool) -> list[pa.Table]:
-    """Divide images into blocks that travel together.
+def split_into_blocks(images: pa.Table, n_pixels: int, pool: ActorPool) -> list[pa.Table]:
+    """Divide images, of so many pixels each for the model, into blocks that travel together.
 
     The first blocks are small, so that results come soon, and so are the last, so that no actor still has many images
     when the others are done.
     """
     share = math.ceil(len(images) / (pool.actors * pool.threads * MIN_BLOCKS_PER_THREAD))
-    max_rows = min(block_rows(side, MAX_BLOCK_ROWS), max(MIN_BLOCK_ROWS, share))
+    max_rows = min(block_rows(n_pixels, MAX_BLOCK_ROWS), max(MIN_BLOCK_ROWS, share))
     ramp: list[int] = []
     n_rows = MIN_BLOCK_ROWS
     while n_rows < max_rows and sum(ramp) + pool.actors * n_rows < len(images) * RAMP_FRACTION:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from mvad import results
+from mvad.data.image_size import ImageSize
 from mvad.html.charts import Chart, histogram, precision_recall, roc
 from mvad.results.stored_maps import one_threshold
 from mvad.results.verdicts import Outcome, outcomes, stored_calibration
@@ -75,6 +76,11 @@ class Category:
     n_errors: int
     reasons: list[tuple[str, int]]  # of errors, and how often each occurs
     calibration_note: str | None  # why the calibration scores are not shown; None if they are, or if there are none
+
+    @property
+    def size(self) -> ImageSize | None:
+        """The model's input; None if nothing was scored with a model."""
+        return ImageSize(**self.facts["size"]) if self.facts.get("size") else None
 
     @property
     def shown_ids(self) -> list[str]:

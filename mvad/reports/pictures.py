@@ -43,7 +43,7 @@ def category_pictures(source: str, category: Category, max_pixels: int) -> dict[
     """Pictures of the images that a category shows, by image id; ``source`` is the URI of the results."""
     if not category.shown_ids:
         return {}
-    size = ImageSize(**category.facts["size"]) if category.facts.get("size") else None
+    size = category.size
     scale = read_scale(source, category.name, size) if size else None
     rows = results.read_images(source, category.name, category.shown_ids, COLUMNS).to_pylist()
     with ThreadPoolExecutor(N_THREADS) as pool:
@@ -86,7 +86,9 @@ def _picture(
 
 
 def _peak(square: NDArray[np.float32], size: ImageSize) -> str:
-    margin = (size.resize - size.crop) // 2
-    row, column = np.unravel_index(np.argmax(square), square.shape)
-    across, down = ((int(pixel) + 0.5 + margin) / size.resize for pixel in (column, row))
+    peak = np.unravel_index(np.argmax(square), square.shape)
+    down, across = (
+        (int(pixel) + 0.5 + margin) / length
+        for pixel, margin, length in zip(peak, size.margins, size.resize, strict=True)
+    )
     return f"highest {across:.0%} from the left and {down:.0%} from the top"

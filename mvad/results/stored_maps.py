@@ -17,7 +17,7 @@ from mvad.errors import ImageError
 
 
 def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | None:
-    """Compute the map of the model's input square, (crop, crop) float32, from a score row; None if it kept none.
+    """Compute the map, as large as the model's input, float32, from a score row; None if it kept none.
 
     ImageError if the patch scores are damaged.
     """
@@ -27,7 +27,7 @@ def stored_map(row: dict[str, Any], size: ImageSize) -> NDArray[np.float32] | No
     scores = np.asarray(values, np.float32)
     if len(shape) != 2 or min(shape) < 1 or scores.size != shape[0] * shape[1] or not np.isfinite(scores).all():
         raise ImageError("the grid of patch scores is damaged")
-    return anomaly_map(scores.reshape(shape), size.crop)
+    return anomaly_map(scores.reshape(shape), size)
 
 
 def read_scale(out: str, category: str, size: ImageSize) -> Scale | None:

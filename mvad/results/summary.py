@@ -184,12 +184,12 @@ def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, 
     mask_uris = rows["mask_uri"].to_pylist()
     if not any(mask_uris):
         return {}, None
-    masks = np.zeros((len(rows), size.crop, size.crop), bool)
+    masks = np.zeros((len(rows), size.height, size.width), bool)
     maps = np.empty(masks.shape, np.float32)
     usable, remarks = np.ones(len(rows), bool), MaskRemarks()
     for number, uri in enumerate(mask_uris):
         grid = rows["patch_scores"][number].values.to_numpy()
-        maps[number] = anomaly_map(grid.reshape(rows["patch_grid"][number].as_py()), size.crop)
+        maps[number] = anomaly_map(grid.reshape(rows["patch_grid"][number].as_py()), size)
         if uri:
             try:
                 mask = load_mask(uri, size)

@@ -47,7 +47,7 @@ class Case:
         self, manifest: Manifest, category: str, spec: BackboneSpec, options: BenchmarkOptions, folder: Path
     ) -> None:
         self.category, self.spec, self.options, self.folder = category, spec, options, folder
-        self.size = ImageSize(resize=options.image_size, crop=options.image_size)
+        self.size = ImageSize.square(options.image_size)
         folder.mkdir()
         self.weights = folder / "weights.pth"
         write_weights(spec, self.weights)
@@ -70,7 +70,7 @@ class Case:
             backbone=self.spec.name,
             weights=str(self.weights),
             engine=self.options.engine,
-            image_size=self.size.crop,
+            image_size=self.size.width,
             coreset_ratio=self.options.coreset_ratio,
             limit=limit,
         )

@@ -40,9 +40,9 @@ ExtractorLoader = Callable[[], FeatureExtractor]
 
 
 class _TruncatedNetwork(nn.Module):
-    def __init__(self, network: Network, side: int) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.backbone = Backbone(network.spec, network.weights, side)
+        self.backbone = Backbone(network.spec, network.weights)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.backbone(pixels)[0])
@@ -51,12 +51,12 @@ class _TruncatedNetwork(nn.Module):
 def backbone_loader(network: Network, side: int, engine: str) -> ExtractorLoader:
     """Return a function that loads, in another process, an extractor of the truncated network's feature maps alone."""
     if resolve_engine(engine) == "onnx":
-        return functools.partial(OnnxExtractor, OUTPUTS, onnx_graph(_TruncatedNetwork(network, side), side))
-    return functools.partial(_load_torch, network, side)
+        return functools.partial(OnnxExtractor, OUTPUTS, onnx_graph(_TruncatedNetwork(network), side, side))
+    return functools.partial(_load_torch, network)
 
 
-def _load_torch(network: Network, side: int) -> TorchExtractor:
-    return TorchExtractor(OUTPUTS, _TruncatedNetwork(network, side))
+def _load_torch(network: Network) -> TorchExtractor:
+    return TorchExtractor(OUTPUTS, _TruncatedNetwork(network))
 
 
 def spec_loader(spec: ExtractorSpec) -> ExtractorLoader:

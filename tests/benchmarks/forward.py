@@ -48,7 +48,7 @@ def compare_forward_passes(
 
 def _network_ways(weights: Network, size: ImageSize, pixels: np.ndarray) -> dict[str, Way]:
     spec = weights.spec
-    full = build_network(spec, size.crop)
+    full = build_network(spec)
     full.load_state_dict({name: torch.tensor(array) for name, array in weights.weights.items()})
     plain = truncate_network(full.eval(), spec, (0, 1), pooled=False).eval()
     mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
@@ -60,7 +60,7 @@ def _network_ways(weights: Network, size: ImageSize, pixels: np.ndarray) -> dict
         with torch.autocast("cpu", torch.bfloat16):
             return [feature_map.float() for feature_map in plain_last(images_last)[0]]
 
-    torch_extract, onnx_extract = (backbone_loader(weights, size.crop, engine)() for engine in ("torch", "onnx"))
+    torch_extract, onnx_extract = (backbone_loader(weights, size.width, engine)() for engine in ("torch", "onnx"))
     ways: dict[str, Way] = {
         "PyTorch": lambda: plain(images)[0],
         "PyTorch, channels last": lambda: plain_last(images_last)[0],

@@ -33,7 +33,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
     with peak_memory() as fit_peak:
         fits = time_runs(case.fit, options.fit_repeats)
     case.score("once")
-    floor_loader = backbone_loader(case.network, case.size.crop, options.engine)
+    floor_loader = backbone_loader(case.network, case.size.width, options.engine)
     work_loader = spec_loader(prepare([PATCHES], case.network, case.size, options.engine))
     model = case.model.method, State(case.model.settings, read_arrays(case.model))
     long_s: list[float] = []

@@ -106,7 +106,7 @@ def _measure_gpu(
 def _measure(case: Case) -> dict[str, Any]:
     options, parts = case.options, case.options.part_names
     measurements: dict[str, Any] = {
-        "image_size": case.size.crop,
+        "image_size": case.size.width,
         "coreset_ratio": options.coreset_ratio,
         "train_images": len(case.train),
         "weights": case.weights_note,

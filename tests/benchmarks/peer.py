@@ -35,7 +35,7 @@ def measure_peer(case: Case) -> dict[str, Any]:
         "mean": spec.mean,
         "std": spec.std,
         "layers": PEER_LAYERS.get(spec.name, ["layer2", "layer3"]),
-        "side": case.size.crop,
+        "side": case.size.width,
         "ratio": options.coreset_ratio,
         "threads": n_cpus(),
         "score": str(case.folder / "once" / case.category),

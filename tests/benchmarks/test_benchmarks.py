@@ -54,7 +54,7 @@ def embedded():
 
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_the_floor_decodes_and_runs_the_backbone(tiles, embedded, engine):
-    size = ImageSize(resize=64, crop=64)
+    size = ImageSize.square(64)
     workers = Workers(backbone_loader(embedded, 64, engine), size, processes=1)
     uris = [f"file://{path}" for path in sorted(tiles.glob("alpha/test/*/*.png"))]
     seconds, stages = workers.measure(uris)
@@ -64,7 +64,7 @@ def test_the_floor_decodes_and_runs_the_backbone(tiles, embedded, engine):
 
 
 def test_all_work_without_ray_scores_too(tiles, embedded, base_run):
-    size = ImageSize(resize=64, crop=64)
+    size = ImageSize.square(64)
     found = find_models(base_run[0].as_uri() + "/models")["alpha"]
     model = found.method, State(found.settings, read_arrays(found))
     workers = Workers(spec_loader(prepare(["patches"], embedded, size, "auto")), size, 1, model)

@@ -29,7 +29,7 @@ def spot(row, column, side=8, value=10.0):
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (97, 301), (40, 30), (1, 3)])
 @pytest.mark.parametrize(("resize", "crop"), [(128, 64), (256, 224), (64, 64), (65, 64)])
 def test_the_seen_box_is_the_centre_to_the_pixel(width, height, resize, crop):
-    size = ImageSize(resize=resize, crop=crop)
+    size = ImageSize.square(resize, crop)
     box = seen_box(size, width, height)
     margin = (resize - crop) // 2
     for begin, end, length in ((box.left, box.right, width), (box.top, box.bottom, height)):
@@ -43,7 +43,7 @@ def test_the_seen_box_is_the_centre_to_the_pixel(width, height, resize, crop):
 
 def test_a_peak_lies_where_it_lay_in_the_image():
     """A bright dot is resized and cropped like the model's input; its map must put the peak back where the dot was."""
-    size = ImageSize(resize=256, crop=128)
+    size = ImageSize.square(256, 128)
     pixels = np.zeros((300, 500), np.float32)
     pixels[120:126, 330:340] = 1
     square = Image.fromarray(pixels).resize((256, 256), Image.Resampling.BILINEAR).crop((64, 64, 192, 192))
@@ -71,7 +71,7 @@ def test_the_scale_has_the_threshold_in_its_middle():
 def test_an_overlay_colours_the_spot_and_darkens_what_was_not_seen():
     image = Image.new("RGB", (200, 100), (100, 100, 100))
     size = ImageSize(**CROPPED)
-    model_map = anomaly_map(spot(4, 4), 64)
+    model_map = anomaly_map(spot(4, 4), ImageSize.square(64))
     shown = np.asarray(overlay(image, model_map, size, Scale(1, 6, True)))
     assert tuple(shown[0, 0]) == (45, 45, 45)
     assert tuple(shown[30, 55]) == (100, 100, 100)

@@ -267,11 +267,11 @@ def test_resnet50_with_own_weights_and_published_geometry(tmp_path):
     options = {"weights": str(path), "engine": "torch", "folds": 0, "quiet": True}
     result = mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), maps="all", **options)
     assert result.exit_code == 0
-    assert all(row["patch_grid"] == [28, 28] for row in scores_of(tmp_path / "out").values())
+    assert all(row["patch_grid"] == [32, 32] for row in scores_of(tmp_path / "out").values())
     model = json.loads((tmp_path / "out/models/patchcore/cap/model.json").read_text())
     bank = np.load(tmp_path / "out/models/patchcore/cap/bank.npy", allow_pickle=False)
-    assert bank.shape == (round(0.1 * 3 * 28 * 28), 512 + 1024)
-    assert (model["size"], model["backbone"]["name"]) == ({"resize": 256, "crop": 224}, "resnet50")
+    assert bank.shape == (round(0.1 * 3 * 32 * 32), 512 + 1024)
+    assert (model["size"], model["backbone"]["name"]) == ({"resize": [256, 256], "crop": [256, 256]}, "resnet50")
 
 
 def test_patch_tokens_of_a_transformer(tmp_path):
@@ -284,7 +284,7 @@ def test_patch_tokens_of_a_transformer(tmp_path):
     options = {"backbone": "timm:vit_tiny_patch16_224", "weights": str(tmp_path / "vit.safetensors"), "quiet": True}
     options |= {"folds": 0, "actors": 1, "engine": "torch"}
     mvad.run(str(tmp_path / "data"), str(tmp_path / "patches"), maps="all", **options)
-    assert all(row["patch_grid"] == [14, 14] for row in scores_of(tmp_path / "patches").values())
+    assert all(row["patch_grid"] == [16, 16] for row in scores_of(tmp_path / "patches").values())
     with pytest.raises(UsageError, match="needs a Vision Transformer"):
         mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), method="vit-knn", **EMBEDDED)
     with pytest.raises(UsageError, match="multiple of 16, not 100"):

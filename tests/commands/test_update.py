@@ -22,7 +22,7 @@ from mvad.options import FitOptions
 from mvad.results import read_scores
 from mvad.storage import to_uri
 
-SIZE = ImageSize(resize=64, crop=64)
+SIZE = ImageSize.square(64)
 
 
 def test_each_calibration_score_is_of_a_model_that_never_saw_the_image(base_run, tiles):

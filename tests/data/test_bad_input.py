@@ -29,7 +29,7 @@ from mvad.options import DataOptions
 from mvad.storage import local_path
 from mvad.storage.listing import RUBBISH
 
-SIZE = ImageSize(resize=32, crop=32)
+SIZE = ImageSize.square(32)
 MAX_MEMORY_BYTES = 1_500_000_000
 TIMEOUT_S = 300  # for a process that waits; one in an endless loop hits `corpus.MAX_CPU_S`
 

@@ -16,7 +16,7 @@ from mvad.data.images.masks import Mask
 from mvad.errors import ImageError
 from mvad.storage import to_uri
 
-SIZE = ImageSize(resize=32, crop=32)
+SIZE = ImageSize.square(32)
 GREY = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
 RGB = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)
 
@@ -108,7 +108,7 @@ def test_crop_keeps_the_centre(tmp_path):
     pixels[16:48, 16:48] = 255
     path = tmp_path / "square.png"
     Image.fromarray(pixels).save(path)
-    cropped, width, height = load_image(to_uri(path), ImageSize(resize=64, crop=32), 10_000)
+    cropped, width, height = load_image(to_uri(path), ImageSize.square(64, 32), 10_000)
     assert (width, height) == (64, 64)
     assert cropped.shape == (32, 32, 3)
     assert (cropped == 255).all()
@@ -171,7 +171,7 @@ def test_masks_follow_the_image(tmp_path):
     truth = np.zeros((64, 64), np.uint8)
     truth[20:30, 40:50] = 1  # some data sets mark defects with small numbers
     Image.fromarray(truth).save(tmp_path / "mask.png")
-    mask = load_mask(to_uri(tmp_path / "mask.png"), ImageSize(resize=32, crop=24))
+    mask = load_mask(to_uri(tmp_path / "mask.png"), ImageSize.square(32, 24))
     assert mask.pixels.shape == (24, 24)
     rows, columns = np.nonzero(mask.pixels)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 10, 16, 20)
@@ -446,7 +446,7 @@ def test_a_mask_of_several_pages_has_a_reason(tmp_path):
 def test_masks_of_ordinary_defects_are_the_nearest_pixels(shape, tmp_path):
     mask = Image.fromarray(INK * 255).resize(shape[::-1], Image.Resampling.NEAREST)
     mask.save(tmp_path / "mask.png")
-    loaded = load_mask(to_uri(tmp_path / "mask.png"), ImageSize(resize=32, crop=24))
+    loaded = load_mask(to_uri(tmp_path / "mask.png"), ImageSize.square(32, 24))
     nearest = np.asarray(mask.resize((32, 32), Image.Resampling.NEAREST))[4:-4, 4:-4] > 0
     np.testing.assert_array_equal(loaded.pixels, nearest)
     assert (loaded.width, loaded.height) == shape[::-1]
@@ -457,7 +457,7 @@ def test_small_defects_do_not_vanish(tmp_path):
     """Each speck and thin scratch keeps a pixel at its place, and a large defect stays as it is."""
     from scipy.ndimage import label
 
-    size = ImageSize(resize=64, crop=64)
+    size = ImageSize.square(64)
     truth = np.zeros((1500, 1000), np.uint8)
     specks = [(20, 30), (701, 333), (1499, 999), (0, 500), (911, 77)]
     for y, x in specks:
@@ -478,7 +478,7 @@ def test_small_defects_outside_of_the_crop_stay_outside(tmp_path):
     truth = np.zeros((640, 640), np.uint8)
     truth[1:3, 1:3] = truth[321:323, 321:323] = 255
     Image.fromarray(truth).save(tmp_path / "mask.png")
-    pixels = load_mask(to_uri(tmp_path / "mask.png"), ImageSize(resize=64, crop=32)).pixels
+    pixels = load_mask(to_uri(tmp_path / "mask.png"), ImageSize.square(64, 32)).pixels
     assert np.argwhere(pixels).tolist() == [[16, 16]]
 
 

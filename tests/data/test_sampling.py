@@ -129,7 +129,7 @@ def test_variants_are_decoded_next_to_their_image(tmp_path, arrow):
     (tmp_path / "b.png").write_bytes(b"broken")
     uris = [(tmp_path / name).as_uri() for name in ("a.png", "a.png", "b.png", "b.png", "a.png")]
     batch = {"uri": np.array(uris, object), "variant": np.array([0, 3, 0, 3, 4])}
-    decoded = decode_batch(batch, ImageSize(resize=64, crop=48), 10_000, flips="auto")
+    decoded = decode_batch(batch, ImageSize.square(64, 48), 10_000, flips="auto")
     assert [bool(error) for error in decoded["error"]] == [False, False, True, True, False]
     resized = arrow.resize((64, 64), Image.Resampling.BILINEAR)
     for row, expected in ((0, resized), (1, vary(resized, 3, "none")), (4, vary(resized, 4, "none"))):

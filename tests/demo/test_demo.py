@@ -373,7 +373,7 @@ def test_a_map_exceeds_the_middle_colour_if_and_only_if_its_image_is_flagged(mod
 
 def test_the_model_cache_keeps_what_memory_allows(models, extractor_specs, scorer):
     (size,) = {model.model.size for model in models.values()}
-    black = {size: np.zeros((size.crop, size.crop, 3), np.uint8)}
+    black = {size: np.zeros((size.height, size.width, 3), np.uint8)}
     small = DemoScorer(models, extractor_specs, 1)  # too small for any model: one is kept all the same
     (result,) = small.score([Sample(black, None)])
     assert result.scores == scorer.score([Sample(black, None)])[0].scores

@@ -40,7 +40,7 @@ SHORT = ConnectionLimits(header_s=SHORT_S, response_s=SHORT_S)
 LIMITS = LimitsAnswer(upload_bytes=8 << 20, files=16, pixels=9_000_000)
 MODELS = {
     "tile": CategoryModel(
-        SimpleNamespace(size=ImageSize(resize=32, crop=32), method="patchcore", model_id="0", bit_depth=16),
+        SimpleNamespace(size=ImageSize.square(32), method="patchcore", model_id="0", bit_depth=16),
         DecisionRule("id"),
     )
 }

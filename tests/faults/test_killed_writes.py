@@ -38,7 +38,7 @@ def save(folder, seed, **options):
     features = np.random.default_rng(seed).standard_normal((3, 4, 4, 6)).astype(np.float32)
     state = PatchCore().fit(torch.from_numpy(features)).state
     record = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
-    spec, size = describe("efficientnet_lite0"), ImageSize(resize=64, crop=64)
+    spec, size = describe("efficientnet_lite0"), ImageSize.square(64)
     return save_model(to_uri(folder), FittedModel("cap", PatchCore, state, spec, "abc", size, record), **options)
 
 

@@ -3,12 +3,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from helpers.weights import random_weights
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.features import backbones
-from mvad.features.backbones import Backbone, describe
+from mvad.features.backbones import Backbone, describe, network_shapes, resize_positions
 from mvad.features.weights import fingerprint, load_weights
 
 
@@ -28,7 +29,7 @@ def run(backbone, images):
 @pytest.fixture(scope="module")
 def embedded():
     spec = describe("efficientnet_lite0")
-    return Backbone(spec, load_weights(spec), 64)
+    return Backbone(spec, load_weights(spec))
 
 
 def test_embedded_weights_see_what_imagenet_taught(embedded, images):
@@ -60,7 +61,7 @@ def test_resnet50_layers_are_torchvisions(tmp_path, images, suffix):
     path = tmp_path / f"weights{suffix}"
     state = random_weights("resnet50", path)
     spec = describe("resnet50")
-    (shallow, deep), pooled = run(Backbone(spec, load_weights(spec, str(path)), 64, pooled=True), images[:2])
+    (shallow, deep), pooled = run(Backbone(spec, load_weights(spec, str(path)), pooled=True), images[:2])
     assert shallow.shape == (2, 512, 8, 8)
     assert deep.shape == (2, 1024, 4, 4)
     network = torchvision.models.resnet50(weights=None).eval()
@@ -79,7 +80,7 @@ def test_wide_resnet50(tmp_path, images):
     path = tmp_path / "wide.safetensors"
     random_weights("wide_resnet50_2", path)
     spec = describe("wide_resnet50_2")
-    shapes = [tuple(level.shape) for level in run(Backbone(spec, load_weights(spec, str(path)), 64), images[:1])[0]]
+    shapes = [tuple(level.shape) for level in run(Backbone(spec, load_weights(spec, str(path))), images[:1])[0]]
     assert shapes == [(1, 512, 8, 8), (1, 1024, 4, 4)]
 
 
@@ -87,7 +88,7 @@ def test_nothing_is_computed_beyond_the_deepest_layer(embedded, tmp_path):
     path = tmp_path / "weights.safetensors"
     random_weights("resnet50", path)
     spec = describe("resnet50")
-    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path)), 64).named_parameters()]
+    names = [name for name, _ in Backbone(spec, load_weights(spec, str(path))).named_parameters()]
     assert any("layer3" in name for name in names)
     assert not any("layer4" in name or "fc" in name for name in names)
     names = [name for name, _ in embedded.named_parameters()]
@@ -115,11 +116,11 @@ def arrays(spec):
 def test_networks_by_name(images, name, side, grids, pooled):
     spec = describe(name)
     pixels = np.resize(images[:2], (2, side, side, 3))
-    maps, last = run(Backbone(spec, arrays(spec), side, levels=(0, 1, 2), pooled=True), pixels)
+    maps, last = run(Backbone(spec, arrays(spec), levels=(0, 1, 2), pooled=True), pixels)
     assert [tuple(level.shape[2:]) for level in maps] == grids
     assert last.shape == (2, pooled)
     # A level does not depend on what else is computed.
-    shallow, none = run(Backbone(spec, arrays(spec), side, levels=(0, 1)), pixels)
+    shallow, none = run(Backbone(spec, arrays(spec), levels=(0, 1)), pixels)
     assert none is None
     for alone, together in zip(shallow, maps[:2], strict=True):
         torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
@@ -128,7 +129,7 @@ def test_networks_by_name(images, name, side, grids, pooled):
 def test_tokens_lie_where_their_patches_are():
     """A bright square in one corner changes the tokens there most, and the [CLS] token is not among them."""
     spec = describe("vit_b_16")
-    network = Backbone(spec, arrays(spec), 64, levels=(0,), pooled=True)
+    network = Backbone(spec, arrays(spec), levels=(0,), pooled=True)
     dark = np.zeros((1, 64, 64, 3), np.uint8)
     bright = dark.copy()
     bright[0, 16:32, 48:64] = 255
@@ -140,7 +141,7 @@ def test_cls_token_is_torchvisions(images):
     spec = describe("vit_b_16")
     weights = arrays(spec)
     pixels = np.resize(images[:1], (1, 224, 224, 3))
-    _, pooled = run(Backbone(spec, weights, 224, pooled=True), pixels)
+    _, pooled = run(Backbone(spec, weights, pooled=True), pixels)
     model = torchvision.models.vit_b_16(weights=None).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     model.heads = torch.nn.Identity()
@@ -150,10 +151,45 @@ def test_cls_token_is_torchvisions(images):
     torch.testing.assert_close(pooled, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "sides", "grid"),
+    [
+        ("resnet18", (64, 128), (8, 16)),
+        ("efficientnet_lite0", (96, 64), (12, 8)),
+        ("vit_b_16", (64, 256), (4, 16)),
+        ("timm:vit_tiny_patch16_224", (96, 64), (6, 4)),
+    ],
+)
+def test_images_need_not_be_square(images, name, sides, grid):
+    spec = describe(name)
+    pixels = np.resize(images[:1], (1, *sides, 3))
+    maps, _ = run(Backbone(spec, arrays(spec), levels=(0, 1)), pixels)
+    assert tuple(maps[0].shape[2:]) == grid
+    assert network_shapes(["patches"], spec, *sides)["patches"][:2] == grid
+
+
+@pytest.mark.parametrize("side", [64, 224, 384])
+def test_positions_of_a_square_are_interpolated_as_torchvision_does(side):
+    embedding = torch.randn(1, 1 + 14 * 14, 8, generator=torch.Generator().manual_seed(0))
+    state = {"encoder.pos_embedding": embedding.clone()}
+    expected = interpolate_embeddings(side, 16, state)["encoder.pos_embedding"]
+    torch.testing.assert_close(resize_positions(embedding, side // 16, side // 16), expected, rtol=0, atol=0)
+
+
+def test_positions_of_other_shapes_vary_along_the_same_axis():
+    rows = torch.arange(14.0).repeat_interleave(14)
+    embedding = torch.cat([torch.tensor([99.0]), rows]).view(1, -1, 1)
+    resized = resize_positions(embedding, 7, 28)[0, :, 0]
+    assert resized[0] == 99
+    grid = resized[1:].view(7, 28)
+    assert torch.allclose(grid, grid[:, :1].expand(7, 28), atol=1e-4)
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+
+
 def test_sizes_a_transformer_cannot_take():
-    with pytest.raises(UsageError, match="multiple of 16, not 100"):
-        describe("vit_b_16").check_size(ImageSize(resize=100, crop=100))
-    describe("resnet50").check_size(ImageSize(resize=100, crop=100))
+    with pytest.raises(UsageError, match="multiples of 16, not 100 x 100"):
+        describe("vit_b_16").check_size(ImageSize.square(100))
+    describe("resnet50").check_size(ImageSize.square(100))
 
 
 @pytest.mark.parametrize("name", ["resnet5000", "timm:no_such_model", "vgg16", "timm:mixer_b16_224"])

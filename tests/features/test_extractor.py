@@ -13,7 +13,7 @@ from mvad.features.extractor import OnnxSpec, TorchSpec, feature_shapes, prepare
 from mvad.features.kinds import KINDS
 from mvad.features.weights import Network
 
-SIZE = ImageSize(resize=64, crop=64)
+SIZE = ImageSize.square(64)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def extract(request, embedded, one_thread):
 def random_network(name):
     spec = describe(name)
     torch.manual_seed(0)
-    return Network(spec, {key: value.numpy() for key, value in build_network(spec, 64).state_dict().items()}, "0")
+    return Network(spec, {key: value.numpy() for key, value in build_network(spec).state_dict().items()}, "0")
 
 
 def test_kinds_and_their_shapes(extract, embedded, images):

@@ -13,7 +13,7 @@ from mvad.features.extractor import prepare
 from mvad.features.graph_cache import cached_graph
 from mvad.features.weights import Network
 
-SIZE = ImageSize(resize=64, crop=64)
+SIZE = ImageSize.square(64)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_those_used_last_are_kept(cache, monkeypatch):
 def test_each_network_kind_and_size_has_its_own(cache, monkeypatch):
     network = Network.load(describe("efficientnet_lite0"), None)
     exported = []
-    monkeypatch.setattr(extractor, "onnx_graph", lambda network, side: exported.append(side) or b"graph")
+    monkeypatch.setattr(extractor, "onnx_graph", lambda network, *sides: exported.append(sides) or b"graph")
     for kinds, weights, side in (
         (["patches"], network, 64),
         (["pooled"], network, 64),
@@ -104,6 +104,6 @@ def test_each_network_kind_and_size_has_its_own(cache, monkeypatch):
     ):
         for _ in range(2):
             extractor._onnx_spec.cache_clear()
-            prepare(kinds, weights, ImageSize(resize=side, crop=side), "onnx")
+            prepare(kinds, weights, ImageSize.square(side), "onnx")
     extractor._onnx_spec.cache_clear()
-    assert exported == [64, 64, 64, 96]
+    assert exported == [(64, 64), (64, 64), (64, 64), (96, 96)]

@@ -464,7 +464,7 @@ def examine(root: str, max_pixels: int) -> dict[str, object]:
     sys.addaudithook(record_opened)
     rows = []
     for row in images:
-        batch = decode_batch({"uri": np.array([row["uri"]], object)}, ImageSize(resize=64, crop=64), max_pixels)
+        batch = decode_batch({"uri": np.array([row["uri"]], object)}, ImageSize.square(64), max_pixels)
         size = {name: batch[name][0].item() for name in ("width", "height")}
         rows.append({**row, **size, "error": batch["error"][0], "pixels": zlib.crc32(batch["pixels"].tobytes())})
     return {"rows": rows, "opened": opened[:], "memory": peak_bytes() - peak_before}

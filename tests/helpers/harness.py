@@ -263,7 +263,7 @@ def _kill_all(
     for target in targets:
         hit, n_runs = False, 0
         while not hit:
-            n_runs += 1
+            n_runs, n_faults = n_runs + 1, len(tally.faults)
             if n_runs > MAX_RUNS_PER_KILL:
                 raise RuntimeError(f"no {target} was there to be killed in {MAX_RUNS_PER_KILL} runs")
             delay = choose.uniform(0.2, 1.0) * duration
@@ -285,6 +285,8 @@ def _kill_all(
                 out = folder / str(number)
             outcome = f"{tally.finished} runs compared, {len(tally.faults)} faults"
             print(f"{target:<7} {tally.kills[target]:>4} killed, exit code {code}; {outcome}", flush=True)
+            for fault in tally.faults[n_faults:]:
+                print(f"  {fault}", flush=True)
     if out.exists():  # the last one is finished undisturbed
         subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
         tally.finished += 1

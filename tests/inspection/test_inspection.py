@@ -91,7 +91,7 @@ def test_pixels_for_the_backbone_are_those_of_scoring(tmp_path):
     from mvad.data.images import load_image
 
     path = save(tmp_path / "a.png", scene(0))
-    size = ImageSize(resize=64, crop=48)
+    size = ImageSize.square(64, 48)
     np.testing.assert_array_equal(measured([path], size)["pixels"][0], load_image(path.as_uri(), size, MAX_PIXELS)[0])
 
 

@@ -13,7 +13,7 @@ from mvad.runtime.resources import ActorPool
 def sizes_of(n_images, side, actors, threads):
     """The sizes of the blocks, after a check that they hold all images in order."""
     pool = ActorPool(actors, actor_resources={}, task_resources={}, threads=threads)
-    blocks = split_into_blocks(pa.table({"row": range(n_images)}), side, pool)
+    blocks = split_into_blocks(pa.table({"row": range(n_images)}), side * side, pool)
     assert [row for block in blocks for row in block["row"].to_pylist()] == list(range(n_images))
     sizes = [len(block) for block in blocks]
     assert all(sizes)

@@ -3,6 +3,7 @@ import pytest
 
 from helpers import reference
 from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.data.image_size import ImageSize
 from mvad.results.metrics import image_metrics, pixel_metrics
 
 
@@ -65,10 +66,10 @@ def test_a_small_region_counts_as_much_as_a_large_one():
 def test_maps_are_upsampled_and_smoothed():
     grid = np.zeros((8, 8), np.float32)
     grid[2, 5] = 1
-    heat = anomaly_map(grid, 64)
+    heat = anomaly_map(grid, ImageSize.square(64))
     assert heat.shape == (64, 64)
     peak = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(peak[0] - 19.5) <= 1
     assert abs(peak[1] - 43.5) <= 1
     assert heat.sum() == pytest.approx(64, rel=0.01)  # one patch is 8 x 8 pixels
-    np.testing.assert_allclose(anomaly_map(np.full((4, 4), 3.0, np.float32), 32), 3, rtol=1e-5)
+    np.testing.assert_allclose(anomaly_map(np.full((4, 4), 3.0, np.float32), ImageSize.square(32)), 3, rtol=1e-5)

@@ -307,7 +307,7 @@ def test_a_comparison_is_not_evaluated_but_named(tmp_path):
 @pytest.mark.parametrize("named", ["run.json", "--models", "OUT"])
 def test_calibration_scores_are_those_of_the_model_that_scored_even_if_it_was_replaced(tmp_path, named):
     folder = tmp_path / ("out/models" if named == "OUT" else "models")
-    size, spec = ImageSize(resize=64, crop=64), describe("efficientnet_lite0")
+    size, spec = ImageSize.square(64), describe("efficientnet_lite0")
 
     def save(seed):
         random = np.random.default_rng(seed)

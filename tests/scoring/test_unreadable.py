@@ -42,7 +42,7 @@ def vit(tiles, tmp_path_factory):
     """A vit-knn model of ``alpha`` and of ``beta``, made of nothing but black images, and its network."""
     import timm
 
-    spec, size, folder = describe(VIT), ImageSize(resize=64, crop=64), tmp_path_factory.mktemp("vit")
+    spec, size, folder = describe(VIT), ImageSize.square(64), tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     save_file(timm.create_model(VIT.removeprefix("timm:")).state_dict(), folder / "vit.safetensors")
     network = Network.load(spec, str(folder / "vit.safetensors"))

@@ -11,7 +11,7 @@ from PIL import Image
 from mvad import storage
 from mvad.data.augmentation import allowed_flips, vary
 from mvad.data.image_size import ImageSize
-from mvad.data.images.opening import decoding, open_image
+from mvad.data.images.opening import decoding, open_image, upright_size
 from mvad.data.images.samples import FULL_DEPTH, to_rgb
 from mvad.errors import ImageError, one_line
 
@@ -19,6 +19,7 @@ Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
 
 MAX_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
 MAX_METADATA_BYTES = 16 << 20
+HEAD_BYTES = 1 << 18  # of a file, which nearly always tell how large its image is
 NO_BIT_DEPTHS: Mapping[str, int] = {}
 
 
@@ -42,19 +43,33 @@ def read_file(uri: str, max_pixels: int) -> bytes:
     return storage.read_bytes(uri, limit=MAX_BYTES_PER_PIXEL * max_pixels + MAX_METADATA_BYTES)
 
 
+def measure_file(uri: str, max_pixels: int, *, first_page: bool = False) -> tuple[int, int]:
+    """Width and height of the upright image in a file, whose pixels are not decoded; ImageError as for `decode`."""
+    try:
+        return _measure(storage.read_bytes(uri, HEAD_BYTES, head=True), max_pixels, first_page)
+    except ImageError:  # the file may say it further on
+        return _measure(read_file(uri, max_pixels), max_pixels, first_page)
+
+
+def _measure(data: bytes, max_pixels: int, first_page: bool) -> tuple[int, int]:
+    with decoding(data):
+        return upright_size(open_image(data, max_pixels, first_page=first_page))
+
+
 def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
-    """Stretch an RGB image to ``size.resize`` pixels square, antialiased; crop its centre: (crop, crop, 3) uint8."""
-    return np.asarray(crop_centre(_resize(image, size), size.crop))
+    """Stretch an RGB image to ``size.resize``, antialiased; crop its centre: (height, width, 3) uint8."""
+    return np.asarray(crop_centre(_resize(image, size), size))
 
 
 def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
-    return image.resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+    height, width = size.resize
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def crop_centre(image: Image.Image, side: int) -> Image.Image:
-    """Crop the square of ``side`` pixels in the centre of an image."""
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def crop_centre(image: Image.Image, size: ImageSize) -> Image.Image:
+    """Crop the centre that the model sees of an image that has been resized."""
+    top, left = size.margins
+    return image.crop((left, top, left + size.width, top + size.height))
 
 
 def decode_batch(
@@ -71,12 +86,12 @@ def decode_batch(
     It has the columns ``uri``, ``category`` for ``bit_depths`` by category (default: `FULL_DEPTH`) and, optionally,
     ``variant``: 0 for the image itself, otherwise the seed of a random variant of it (`augmentation.vary`) with
     ``flips``: ``auto`` or one of `options.FLIPS`. ``first_page`` is as for `decode`. Returned are also ``pixels``
-    (n, crop, crop, 3) uint8, ``width`` and ``height`` int32 before resizing, ``file_size`` int64 in bytes, and
+    (n, height, width, 3) uint8, ``width`` and ``height`` int32 before resizing, ``file_size`` int64 in bytes, and
     ``error``. An image that cannot be used has a reason, in one line, as its ``error``; its pixels and numbers are 0.
     Otherwise ``error`` is empty.
     """
     count = len(batch["uri"])
-    pixels = np.zeros((count, size.crop, size.crop, 3), np.uint8)
+    pixels = np.zeros((count, size.height, size.width, 3), np.uint8)
     sizes = np.zeros((count, 2), np.int32)
     n_bytes = np.zeros(count, np.int64)
     errors = np.full(count, "", object)
@@ -101,7 +116,7 @@ def decode_batch(
             continue
         if variant:
             image = vary(image, int(variant), flips_of(uri, bit_depth))
-        pixels[row] = np.asarray(crop_centre(image, size.crop))
+        pixels[row] = np.asarray(crop_centre(image, size))
     width, height = sizes.T
     return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}
 

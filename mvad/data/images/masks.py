@@ -22,7 +22,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
 class Mask(NamedTuple):
-    """A mask in the model's size: (crop, crop) bool, True where defective, and what it is in its own size."""
+    """A mask in the model's size: (height, width) bool, True where defective, and what it is in its own size."""
 
     pixels: NDArray[np.bool_]
     width: int
@@ -113,12 +113,12 @@ def load_mask(uri: str, size: ImageSize) -> Mask:
     nearest ones have none: a small defect does not vanish.
     """
     mask = read_mask(uri)
-    square = mask.resize((size.resize, size.resize), Image.Resampling.NEAREST)
+    height, width = size.resize
     marked = np.asarray(mask) > 0
-    pixels = np.asarray(square) > 0
-    if mask.width > size.resize or mask.height > size.resize:
-        pixels = pixels | _vanished_regions(marked, size.resize)
-    cropped = np.asarray(crop_centre(Image.fromarray(pixels), size.crop))
+    pixels = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 0
+    if mask.width > width or mask.height > height:
+        pixels = pixels | _vanished_regions(marked, height, width)
+    cropped = np.asarray(crop_centre(Image.fromarray(pixels), size))
     return Mask(cropped, mask.width, mask.height, float(marked.mean()))
 
 
@@ -147,11 +147,11 @@ def _values(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> tuple[N
     return colours, visible
 
 
-def _vanished_regions(marked: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """Where the defects lie that have no pixel in a mask's nearest pixels: (side, side)."""
+def _vanished_regions(marked: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """Where the defects lie that have no pixel in a mask's nearest pixels: (height, width)."""
     from scipy.ndimage import label
 
-    vanished = np.zeros((side, side), bool)
+    vanished = np.zeros((height, width), bool)
     rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return vanished
@@ -160,9 +160,10 @@ def _vanished_regions(marked: NDArray[np.bool_], side: int) -> NDArray[np.bool_]
     y, x = np.nonzero(regions)
     numbers = regions[y, x]
     y, x = y + top, x + left
-    scale_y, scale_x = side / marked.shape[0], side / marked.shape[1]
+    scale_y, scale_x = height / marked.shape[0], width / marked.shape[1]
     sampled_y, sampled_x = (
-        np.isin(places, ((np.arange(side) + 0.5) / scale).astype(int)) for places, scale in ((y, scale_y), (x, scale_x))
+        np.isin(places, ((np.arange(length) + 0.5) / scale).astype(int))
+        for places, length, scale in ((y, height, scale_y), (x, width, scale_x))
     )
     kept = np.zeros(count + 1, bool)
     kept[numbers[sampled_y & sampled_x]] = True

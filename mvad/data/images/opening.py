@@ -30,6 +30,7 @@ UPRIGHT = {  # what turns an image upright, by its EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
 @contextmanager
@@ -140,6 +141,12 @@ def has_hidden_low_bytes(image: Image.Image) -> bool:
 def tile_arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
     """How a decoder reads a part of an image: first how its pixels are packed, in Pillow's words."""
     return tile.args if isinstance(tile.args, tuple) else (tile.args or "",)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image once it is upright."""
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    return (image.height, image.width) if is_turned else image.size
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -34,7 +34,7 @@ async function start() {
 function describe() {
   const model = models.get(byId("category").value);
   byId("about").textContent = model
-    ? `${model.method} on ${model.backbone} at ${model.image_size} pixels, fitted to ${model.n_train ?? "some"} good ` +
+    ? `${model.method} on ${model.backbone} at ${model.input_width} x ${model.input_height} pixels, fitted to ${model.n_train ?? "some"} good ` +
       `images. ${model.promise ? sentence(model.promise) : "It is not calibrated, so there is no threshold."}`
     : `Each image is compared with all ${models.size} categories and scored as the closest one.`;
 }

@@ -104,7 +104,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def _patches(task: dict[str, Any], backbone: str) -> tuple[Tensor, Tensor]:
     """Patches of training images, (n, channels), and the features of test images."""
     network, _ = load_network(backbone, Path(task["folder"]))
-    extract = prepare([PATCHES], network, ImageSize(resize=SIDE, crop=SIDE), gpus=True).load(compute_device())
+    extract = prepare([PATCHES], network, ImageSize.square(SIDE), gpus=True).load(compute_device())
     count = min(N_TRAIN, len(task["train"]))
     train = extract(load_pixels(task["train"], SIDE, count))[PATCHES]
     return train.flatten(0, 2), extract(load_pixels(task["test"], SIDE, N_QUERIES))[PATCHES]

@@ -68,7 +68,7 @@ def _measure(
         # The first block comes after the actor and the network have started.
         "flow_images_per_second": (count - MIN_BLOCK_ROWS) / max(stage["seconds"] - stage["first_seconds"], 1e-9),
     }
-    size = ImageSize(resize=side, crop=side)
+    size = ImageSize.square(side)
     sample = [test[number % len(test)] for number in range(N_DECODED)]
     (decode_seconds,) = time_runs(lambda: [load_image(uri, size, MAX_PIXELS) for uri in sample])
     decode = decode_seconds / N_DECODED

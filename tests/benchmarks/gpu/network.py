@@ -66,10 +66,10 @@ def _prepare(task: dict[str, Any], backbone: str, side: int) -> tuple[TorchExtra
     """An extractor on the GPU, pixels there, and features of the first of them from the CPU."""
     weights, _ = load_network(backbone, Path(task["folder"]))
     pixels = load_pixels(task["test"], side, BATCHES[-1])
-    on_cpu = FeatureNetwork([PATCHES], weights.spec, weights.weights, side).to(memory_format=torch.channels_last)
+    on_cpu = FeatureNetwork([PATCHES], weights.spec, weights.weights).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         (expected,) = on_cpu(torch.from_numpy(pixels[:N_COMPARED]))
-    on_gpu = FeatureNetwork([PATCHES], weights.spec, weights.weights, side)
+    on_gpu = FeatureNetwork([PATCHES], weights.spec, weights.weights)
     extractor = TorchExtractor([PATCHES], on_gpu, compute_device())
     return extractor, torch.from_numpy(pixels).cuda(), expected
 

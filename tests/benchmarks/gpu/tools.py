@@ -37,7 +37,7 @@ def load_network(backbone: str, folder: Path) -> tuple[Network, Path]:
 
 def load_pixels(uris: Sequence[str], side: int, count: int) -> NDArray[np.uint8]:
     """Decode ``count`` images, repeated if there are fewer: (count, side, side, 3) uint8."""
-    size = ImageSize(resize=side, crop=side)
+    size = ImageSize.square(side)
     images = [load_image(uri, size, MAX_PIXELS)[0] for uri in uris[:count]]
     return np.stack([images[number % len(images)] for number in range(count)])
 
