@@ -34,9 +34,7 @@ def write_sample(
 
     The same seed gives the same pixels. UsageError if the folder is not empty.
     """
-    root = storage.to_uri(folder)
-    if storage.list_folder(root):
-        raise UsageError(f"{folder} is not empty; give a new folder.")
+    root = require_new_folder(folder)
     count = 0
     for number, (category, (paint, defects)) in enumerate(CATEGORIES.items()):
         random = np.random.default_rng([seed, number])
@@ -55,6 +53,14 @@ def write_sample(
                 _save(mask_uri, (alpha > 0.25).astype(np.float64))
                 count += 1
     return count
+
+
+def require_new_folder(folder: str) -> str:
+    """Return the URI of a folder to write a data set into; UsageError if it is not empty."""
+    root = storage.to_uri(folder)
+    if storage.list_folder(root):
+        raise UsageError(f"{folder} is not empty; give a new folder.")
+    return root
 
 
 def _save(uri: str, pixels: NDArray[np.float64]) -> None:
