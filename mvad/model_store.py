@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 VERSIONS = "versions"  # folder of a model's versions
 CALIBRATION = "calibration"  # name of the array of calibration scores
+MAP_PEAKS = "map_peaks"  # of the largest values of the maps of the same images
 VERSION_LENGTH = 12  # characters of a model's id that name its folder
 HASH_CHUNK_BYTES = 1 << 24
 
@@ -81,6 +82,7 @@ class FittedModel:
     size: ImageSize
     record: dict[str, Any]
     calibration: NDArray[np.float32] | None = None
+    map_peaks: NDArray[np.float32] | None = None
 
 
 def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
@@ -155,6 +157,8 @@ def _files(model: FittedModel) -> Iterator[tuple[str, list[bytes | memoryview]]]
         yield "network.safetensors", [safetensors.numpy.save(model.state.arrays)]
     if model.calibration is not None:
         plain[CALIBRATION] = model.calibration
+    if model.map_peaks is not None:
+        plain[MAP_PEAKS] = model.map_peaks
     for name, array in plain.items():
         # What np.save writes, but without a copy of the array, which may take much of the memory.
         array, header = np.ascontiguousarray(array), io.BytesIO()
@@ -231,7 +235,7 @@ def _arrays(
         with _naming(model, file):
             if file.endswith(".safetensors"):
                 arrays |= safetensors.numpy.load(_read_checked(model, file))
-            elif file != f"{CALIBRATION}.npy":
+            elif file not in (f"{CALIBRATION}.npy", f"{MAP_PEAKS}.npy"):
                 arrays[file.removesuffix(".npy")] = read(model, file)
     with _naming(model):
         find_method(model.method).check_state(State(model.settings, arrays), shape)
@@ -240,10 +244,19 @@ def _arrays(
 
 def read_calibration(model: ModelInfo) -> NDArray[np.float32] | None:
     """Calibration scores, (n,), of a model that has them; ModelError if they are damaged."""
-    if not model.calibrated:
+    return _read_scores(model, CALIBRATION)
+
+
+def read_map_peaks(model: ModelInfo) -> NDArray[np.float32] | None:
+    """The largest value of the map of each image that calibrates, (n,), if the model has them; else as above."""
+    return _read_scores(model, MAP_PEAKS)
+
+
+def _read_scores(model: ModelInfo, name: str) -> NDArray[np.float32] | None:
+    if f"{name}.npy" not in model.files:
         return None
-    with _naming(model, f"{CALIBRATION}.npy"):
-        scores = _read_array(model, f"{CALIBRATION}.npy")
+    with _naming(model, f"{name}.npy"):
+        scores = _read_array(model, f"{name}.npy")
         if not scores.size:
             return None
         ArraySpec("float32", (None,)).check("it", scores)
@@ -357,6 +370,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             model = found.model
             row["category"] = model.category
             calibration = read_calibration(model)
+            read_map_peaks(model)
             map_arrays(model, recorded_shape(model))
         except ModelError as error:
             rows.append({**row, "damage": str(error)})
@@ -396,6 +410,7 @@ def is_whole(model: ModelInfo) -> bool:
     try:
         map_arrays(model)  # checks their hashes
         read_calibration(model)
+        read_map_peaks(model)
     except UsageError:
         return False
     return True

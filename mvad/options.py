@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
@@ -18,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
 from mvad.calibration import RULES
-from mvad.data.image_size import ImageSize, fitting_size
+from mvad.data.image_size import ImageSize, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
@@ -44,6 +45,8 @@ def split_commas(value: Any) -> Any:
     return [part for part in parts if part] or None
 
 
+MIN_SIDE = 32  # pixels of a model's input
+LARGE_SIDE = 512  # pixels: smaller images are not cut into windows by themselves
 ALL_CATEGORIES = "*"  # key of a threshold for the categories that have none of their own
 
 
@@ -65,6 +68,12 @@ def _check_limit(value: str) -> str:
     if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value.strip()):
         raise ValueError("give a count (20) or a share (5%)")
     return value.strip()
+
+
+def _check_tile_size(value: str) -> str:
+    if value not in ("auto", "none") and not (value.isdecimal() and int(value) >= MIN_SIDE):
+        raise ValueError(f"give auto, none, or the side of a window in pixels, at least {MIN_SIDE}")
+    return value
 
 
 def _check_hosts(names: list[str] | None) -> list[str] | None:
@@ -90,7 +99,7 @@ HostNames = Annotated[Names, AfterValidator(_check_hosts)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Side = Annotated[int, Field(ge=32)]
+Side = Annotated[int, Field(ge=MIN_SIDE)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Thresholds = Annotated[
     dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, BeforeValidator(parse_thresholds)
@@ -222,6 +231,22 @@ class BackboneOptions(NetworkOptions):
             help="Squeeze images to a square, and crop its centre of this side.", show_default="the whole image is seen"
         ),
     ] = None
+    tile_size: Annotated[
+        str,
+        BeforeValidator(str),
+        AfterValidator(_check_tile_size),
+        Option(
+            help="Look at images through overlapping windows of this side, in pixels; auto: of --image-size, if images "
+            "are large (more than twice that and 512 pixels a side).",
+            metavar="auto|none|N",
+        ),
+    ] = "auto"
+    tile_overlap: Annotated[
+        float, Field(ge=0, le=0.75), Option(help="Overlap of neighbouring windows, at least, as a share of their side.")
+    ] = 0.125
+    scale: Annotated[
+        float, Field(gt=0, le=4), Option(help="Resize images by this factor before they are cut into windows.")
+    ] = 1.0
     preset: Annotated[
         Literal["patchcore-paper"] | None,  # the keys of `PRESETS`
         Option(help="Options of a published experiment: 256 pixels, the centre 224, a coreset of 10 %."),
@@ -230,6 +255,8 @@ class BackboneOptions(NetworkOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._apply_preset()
+        if self.crop is not None and self.tile_size not in ("auto", "none"):
+            raise UsageError("--crop and --tile-size exclude each other; leave one of them out.")
         if self.crop is not None and self.crop > self.image_size:
             raise UsageError(f"--crop {self.crop} is larger than the image size {self.image_size}.")
 
@@ -248,11 +275,19 @@ class BackboneOptions(NetworkOptions):
         """Whether the model's input has the shape of the images."""
         return self.crop is None
 
-    def size_for(self, aspect: float, cell: int) -> ImageSize:
-        """The size of the model's input for images of an aspect ratio (width / height): see `fitting_size`."""
+    def size_for(self, height: float, width: float, cell: int, *, windows: bool = False) -> ImageSize:
+        """The size of the model's input for images of ``height`` x ``width`` pixels: see `fitting_size`, `tiled_size`.
+
+        ``windows`` says whether the method can look through windows.
+        """
         if self.crop is not None:
             return ImageSize.square(self.image_size, self.crop)
-        return fitting_size(self.image_size, aspect, cell)
+        side = math.sqrt(height * width) * self.scale
+        is_large = side > max(2 * self.image_size, LARGE_SIDE)
+        if windows and self.tile_size != "none" and (self.tile_size != "auto" or is_large):
+            tile = self.image_size if self.tile_size == "auto" else int(self.tile_size)
+            return tiled_size(height * self.scale, width * self.scale, tile, self.tile_overlap, cell)
+        return fitting_size(self.image_size, width / height, cell)
 
 
 @group()
@@ -470,6 +505,9 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, Resum
         Literal["none", "anomalous", "all"],
         Option(help="Images that keep their patch scores in the results; anomalous includes uncertain."),
     ] = "none"
+    max_regions: Annotated[
+        Positive, Option(help="Keep at most N regions per image, largest peak first.", metavar="N")
+    ] = 20
 
 
 @group()

@@ -1,5 +1,6 @@
 """Anomaly maps: patch scores brought to the size of the model's input, and from there to the image's own."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from mvad.data.image_size import ImageSize
 
 SIGMA = 4.0  # of the Gaussian in pixels, arXiv 2106.08265, section 3.3
+TRUNCATE = 4.0  # standard deviations at which the Gaussian ends
 
 
 def anomaly_map(patch_scores: NDArray[np.float32], size: ImageSize) -> NDArray[np.float32]:
@@ -22,7 +24,7 @@ def anomaly_map(patch_scores: NDArray[np.float32], size: ImageSize) -> NDArray[n
 
     grid = torch.from_numpy(np.array(patch_scores, np.float32))[None, None]
     scaled = functional.interpolate(grid, (size.height, size.width), mode="bilinear", align_corners=False)
-    return gaussian_filter(scaled[0, 0].numpy(), SIGMA)
+    return gaussian_filter(scaled[0, 0].numpy(), SIGMA, truncate=TRUNCATE)
 
 
 class Box(NamedTuple):
@@ -60,6 +62,20 @@ def _axes(size: ImageSize) -> tuple[_Axis, _Axis]:
 def _extent(axis: _Axis, length: int) -> tuple[int, int]:
     begin = min(round(axis.margin * length / axis.resized), length - 1)
     return begin, max(begin + 1, round((axis.margin + axis.seen) * length / axis.resized))
+
+
+def on_image(size: ImageSize, box: Box, width: int, height: int) -> Box:
+    """Where a box of the model's input lies on an upright image: the whole pixels that it touches."""
+    (top, bottom), (left, right) = (
+        (
+            math.floor((axis.margin + begin) * length / axis.resized),
+            min(length, math.ceil((axis.margin + end) * length / axis.resized)),
+        )
+        for axis, begin, end, length in zip(
+            _axes(size), (box.top, box.left), (box.bottom, box.right), (height, width), strict=True
+        )
+    )
+    return Box(min(left, width - 1), min(top, height - 1), right, bottom)
 
 
 def map_on_image(model_map: NDArray[np.float32], size: ImageSize, width: int, height: int) -> NDArray[np.float32]:

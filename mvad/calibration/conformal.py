@@ -43,6 +43,7 @@ class DecisionRule(NamedTuple):
     too_few: bool = False  # whether there are too few calibration scores for the requested false-alarm rate
     rate: float | None = None  # the requested false-alarm rate
     uncertain_threshold: float | None = None  # the score above which an image that is not flagged is uncertain
+    pixel_threshold: float | None = None  # the value of the map above which a pixel is in a region
     caveat: str | None = None  # why the threshold, or that there is none, needs attention: `wording.calibration_caveat`
 
 

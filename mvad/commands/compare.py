@@ -139,7 +139,7 @@ def _by_network(
     groups, reasons = [], {}
     for spec, group in of_backbone.items():
         try:
-            spec.check_size(options.size_for(1.0, spec.cell))
+            spec.check_size(options.size_for(1, 1, spec.cell))
             # Your own weights are those of the backbone that you named.
             network = Network.load(spec, options.weights if asked in (None, spec) else None)
             options.budget.after_weights(network.nbytes)

@@ -1,10 +1,11 @@
-"""The size of the model's input, and where on an image it lies."""
+"""The size of the model's input, and where on an image it lies: all of it, its centre, or overlapping windows."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -20,22 +21,52 @@ def _pair(value: Any) -> Any:
 
 
 Length = Annotated[int, Field(strict=True, ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Sides = Annotated[tuple[Length, Length], BeforeValidator(_pair)]
+
+
+class Window(NamedTuple):
+    """A window of an image, and the part of the image that is nearer to its middle than to that of any other.
+
+    In pixels of the model's input; the parts of all windows cover it, each pixel once.
+    """
+
+    top: int
+    left: int
+    rows: slice  # that the window answers for
+    columns: slice
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSize:
     """How an image becomes the model's input: stretched to ``resize`` pixels, of which it sees the centre ``crop``.
 
-    Both are (height, width); in what earlier versions wrote, a single number is the side of a square.
+    If there is a ``window``, the network sees the centre window by window: `windows`. Sides are (height, width); in
+    what earlier versions wrote, a single number is the side of a square.
     """
 
     resize: Sides
     crop: Sides
+    window: Sides | None = None
+    overlap: Share = 0.0  # of neighbouring windows, at least, as a share of their side
+    cell: Length = CELL  # windows start at multiples of it, so that their patches lie on one grid
 
     def __post_init__(self) -> None:
-        for name in ("resize", "crop"):
+        for name in ("resize", "crop", "window"):
             object.__setattr__(self, name, _pair(getattr(self, name)))
+
+    @property
+    def network_input(self) -> tuple[int, int]:
+        """Height and width of what goes through the network at once: a window, or all."""
+        return self.window or self.crop
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows, row by row: spread evenly, and flush with the borders; without windows, one."""
+        down, across = (
+            _spans(*sides, self.overlap, self.cell) for sides in zip(self.crop, self.network_input, strict=True)
+        )
+        return [Window(top, left, rows, columns) for (top, rows), (left, columns) in itertools.product(down, across)]
 
     @classmethod
     def square(cls, side: int, crop: int | None = None) -> ImageSize:
@@ -52,6 +83,12 @@ class ImageSize:
     def width(self) -> int:
         """Width of the model's input in pixels."""
         return self.crop[1]
+
+    @property
+    def described_windows(self) -> str:
+        """How many windows there are, and of what size, in words."""
+        height, width = self.network_input
+        return f"{len(self.windows):,} windows of {width} x {height} pixels"
 
     @property
     def n_pixels(self) -> int:
@@ -88,3 +125,26 @@ def fitting_size(side: int, aspect: float, cell: int = CELL) -> ImageSize:
     )
     sides = rows * cell, columns * cell
     return ImageSize(resize=sides, crop=sides)
+
+
+def _spans(length: int, window: int, overlap: float, cell: int) -> list[tuple[int, slice]]:
+    """Starts of windows along an axis, and what each answers for: up to the middle of its overlap with the next."""
+    step = max(1, math.floor(window * (1 - overlap) / cell)) * cell
+    count = 1 if window >= length else math.ceil((length - window) / step) + 1
+    starts = [round(number * (length - window) / max(1, count - 1) / cell) * cell for number in range(count)]
+    middles = [(start + before + window) // 2 // cell * cell for before, start in itertools.pairwise(starts)]
+    parts = itertools.starmap(slice, itertools.pairwise([0, *middles, length]))
+    return list(zip(starts, parts, strict=True))
+
+
+def tiled_size(height: float, width: float, side: int, overlap: float, cell: int = CELL) -> ImageSize:
+    """The size of an input that shows images of ``height`` x ``width`` pixels through windows of ``side`` pixels.
+
+    All sides are brought to multiples of ``cell``; images smaller than a window are one window.
+    """
+    sides = [max(1, round(length / cell)) * cell for length in (height, width)]
+    side = max(1, round(side / cell)) * cell
+    canvas, window = (sides[0], sides[1]), (min(side, sides[0]), min(side, sides[1]))
+    return ImageSize(
+        resize=canvas, crop=canvas, window=None if window == canvas else window, overlap=overlap, cell=cell
+    )

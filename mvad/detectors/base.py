@@ -139,7 +139,22 @@ class Detector(ABC):
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
         """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
-        return self.score(features).image
+        return self.bounded(features).image
+
+    def bounded(self, features: Tensor, at_least: float = -np.inf) -> Scores:
+        """Score features as `score` does, but with a grid of upper bounds, none above the largest score of its image.
+
+        Of an image of which no patch can score ``at_least``, the score may be -inf. Here the grid is exact; methods for
+        which bounds are cheaper override this method and `settle`.
+        """
+        return self.score(features)
+
+    def settle(self, features: Tensor, bounds: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Replace upper bounds of patch scores by exact ones where they are needed.
+
+        All are of one image: features (height, width, channels), the others (height, width).
+        """
+        return bounds
 
     def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""
@@ -168,7 +183,16 @@ class Extendable(ABC):
 
 
 class Shardable(ABC):
-    """A method that can be fitted shard by shard, where all features together do not fit into memory."""
+    """A method that can be fitted shard by shard, where all features together do not fit into memory.
+
+    After `fit_shards`, ``owners`` is the number of the shard that each vector of the bank is from, (m,).
+    """
+
+    owners: NDArray[np.int64]
+
+    @abstractmethod
+    def without(self, left_out: NDArray[np.bool_]) -> Any:
+        """The same detector without the vectors of the bank that are left out, (m,)."""
 
     @abstractmethod
     def subsample(self, features: Tensor, share: float) -> ShardCoreset:

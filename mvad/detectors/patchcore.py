@@ -43,6 +43,9 @@ class PatchCore(Extendable, Shardable, Detector):
         coreset_ratio: Annotated[  # section 3.2
             float, Field(gt=0, le=1), Option(help="Share of the training patches kept in the memory bank.")
         ] = 0.1
+        max_vectors: Annotated[
+            int, Field(ge=1), Option(help="Maximum number of patches in the memory bank, whatever their share.")
+        ] = 50_000
         projection: Annotated[
             int,
             Field(ge=0),
@@ -56,6 +59,14 @@ class PatchCore(Extendable, Shardable, Detector):
     coverage: float = 0.0
     _bank: MemoryBank | None = None
     _search: ExactSearch | None = None
+
+    @classmethod
+    def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
+        settings = {
+            "max_vectors": len(state.arrays.get("bank", ())) or 1,
+            **state.settings,
+        }  # unknown to earlier versions
+        super().check_state(state._replace(settings=settings), shape)
 
     @classmethod
     def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
@@ -95,40 +106,48 @@ class PatchCore(Extendable, Shardable, Detector):
     def fit(self, features: Tensor) -> Self:
         """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32."""
         patches = features.flatten(0, 2)
-        self._fit_patches(patches, max(1, round(self.params.coreset_ratio * len(patches))))
+        self._fit_patches(patches, bank_size(self.params, len(patches)))
         return self
 
-    def _fit_patches(self, patches: Tensor, size: int) -> None:
-        vectors, self.coverage = self._coreset(patches, size)
-        self._fill_bank(vectors, patches.device)
+    def _fit_patches(self, patches: Tensor, size: int) -> NDArray[np.int64]:
+        """Fill the bank with ``size`` of some patches; which they are."""
+        indices, self.coverage = self._choose(patches, size)
+        self._fill_bank(_rows(patches, indices), patches.device)
+        return indices
 
-    def _coreset(self, patches: Tensor, size: int) -> ShardCoreset:
-        import torch
+    def _choose(self, patches: Tensor, size: int) -> tuple[NDArray[np.int64], float]:
+        """The indices of a coreset, and its covering radius."""
+        from mvad.search.coreset import greedy_coreset, random_projection
 
-        from mvad.search.coreset import ShardCoreset, greedy_coreset, random_projection
-
-        projected = random_projection(patches, self.params.projection, self.seed)
-        indices, radius = greedy_coreset(projected, size)
-        return ShardCoreset(patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy(), radius)
+        return greedy_coreset(random_projection(patches, self.params.projection, self.seed), size)
 
     def subsample(self, features: Tensor, share: float) -> ShardCoreset:
+        from mvad.search.coreset import ShardCoreset
+
         patches = features.flatten(0, 2)
-        return self._coreset(patches, max(1, math.ceil(share * len(patches))))
+        indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))))
+        return ShardCoreset(_rows(patches, indices), radius)
 
     def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
         from mvad.runtime.tensors import as_tensor
 
         union = np.concatenate([shard.vectors for shard in shards])
-        self._fit_patches(as_tensor(union, device), size)
+        indices = self._fit_patches(as_tensor(union, device), size)
+        self.owners = np.repeat(np.arange(len(shards)), [len(shard.vectors) for shard in shards])[indices]
         self.coverage += max(shard.radius for shard in shards)
         return self
+
+    def without(self, left_out: NDArray[np.bool_]) -> PatchCore:
+        others = PatchCore(seed=self.seed, **asdict(self.params))
+        others._fill_bank(np.ascontiguousarray(self.bank.vectors[~left_out]), self.bank.device)
+        return others
 
     def extend(self, features: Tensor) -> Self:
         """Choose a new coreset from the bank and the patches of more images; it grows by `coreset_ratio` of those."""
         import torch
 
         patches = features.flatten(0, 2)
-        size = len(self.bank) + max(1, round(self.params.coreset_ratio * len(patches)))
+        size = min(len(self.bank) + bank_size(self.params, len(patches)), max(len(self.bank), self.params.max_vectors))
         self._fit_patches(torch.cat([self.bank.tensor, patches]), size)
         return self
 
@@ -142,12 +161,24 @@ class PatchCore(Extendable, Shardable, Detector):
         nearest_to_worst = torch.stack([indices[patch] for indices, patch in zip(nearest, worst, strict=True)])
         return Scores(self._reweighted(images, grid.max(axis=(1, 2)), worst, nearest_to_worst), grid)
 
-    def image_scores(self, features: Tensor) -> NDArray[np.float32]:
+    def bounded(self, features: Tensor, at_least: float = -np.inf) -> Scores:
         from mvad.search.worst_patch import worst_patches
 
         images = features.flatten(1, 2)
-        worst = worst_patches(self.search, images)
-        return self._reweighted(images, worst.distance.cpu().numpy(), worst.patch, worst.nearest)
+        worst = worst_patches(self.search, images, at_least)
+        scores = worst.distance.cpu().numpy()
+        (found,) = np.nonzero(np.isfinite(scores))
+        if len(found):
+            scores[found] = self._reweighted(images[found], scores[found], worst.patch[found], worst.nearest[found])
+        return Scores(scores, worst.bounds.cpu().numpy().reshape(features.shape[:-1]))
+
+    def settle(self, features: Tensor, bounds: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        import torch
+
+        grid, where = bounds.copy(), torch.from_numpy(needed).to(features.device)
+        if needed.any():
+            grid[needed] = self.search.nearest(features[where])[0].cpu().numpy()
+        return grid
 
     def _reweighted(
         self, images: Tensor, distances: NDArray[np.float32], patch: Tensor, nearest: Tensor
@@ -165,3 +196,14 @@ class PatchCore(Extendable, Shardable, Detector):
         to_neighbours = np.linalg.norm(self.bank.vectors[neighbours] - worst[:, None], axis=2).astype(np.float64)
         shares = np.exp(to_neighbours - to_neighbours.max(axis=1, keepdims=True))
         return (distances * (1 - shares[:, 0] / shares.sum(axis=1))).astype(np.float32)
+
+
+def _rows(patches: Tensor, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    import torch
+
+    return patches[torch.from_numpy(indices).to(patches.device)].cpu().numpy()
+
+
+def bank_size(options: Any, n_patches: int) -> int:
+    """How many of so many patches a memory bank keeps; ``options`` have ``coreset_ratio`` and ``max_vectors``."""
+    return max(1, min(round(options.coreset_ratio * n_patches), options.max_vectors))

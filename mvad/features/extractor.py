@@ -12,9 +12,9 @@ import importlib.util
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +22,46 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import ImageSize, Window
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.graph_cache import cached_graph
-from mvad.features.kinds import MAX_PIXELS_SIDE, PIXELS, network_kinds
+from mvad.features.kinds import GRIDS, MAX_PIXELS_SIDE, PIXELS, network_kinds
 from mvad.runtime.tensors import as_tensor
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
 
 CPU_CHUNK, GPU_CHUNK = 1, 32  # images per forward pass
+
+
+class Part(NamedTuple):
+    """Patches of a large image that one of its windows answers for."""
+
+    rows: slice  # in the grid of the image's patches
+    columns: slice
+    features: Tensor  # (rows, columns, channels) float32
+    stride: int  # pixels from one patch to the next
+
+
+def grid_part(window: Window, stride: int) -> tuple[slice, slice]:
+    """Rows and columns that a window answers for, of an image's patches that lie ``stride`` pixels apart."""
+    rows, columns = (slice(part.start // stride, part.stop // stride) for part in (window.rows, window.columns))
+    return rows, columns
+
+
+def _part(window: Window, features: Tensor, height: int) -> Part:
+    """What a window answers for, of its features (rows, columns, channels); its height is in pixels."""
+    stride = height // len(features)
+    rows, columns = grid_part(window, stride)
+    top, left = window.top // stride, window.left // stride
+    inner = features[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return Part(rows, columns, inner, stride)
+
+
+def grid_of(size: ImageSize, stride: int) -> tuple[int, int]:
+    """Rows and columns of an image's patches that lie ``stride`` pixels apart."""
+    return size.height // stride, size.width // stride
 
 
 class FeatureExtractor(ABC):
@@ -44,14 +73,45 @@ class FeatureExtractor(ABC):
     share an extractor.
     """
 
-    def __init__(self, kinds: Sequence[str], device: str | torch.device = "cpu") -> None:
+    def __init__(self, kinds: Sequence[str], size: ImageSize, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
-        self.kinds = tuple(kinds)
+        self.kinds, self.size = tuple(kinds), size
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Compute features by kind, (n, ...) float32 on the device, from (n, height, width, 3) uint8 RGB pixels.
+
+        The patches of an input with windows are put together from those of its windows.
+        """
+        if self.size.window is None:
+            return self.whole(pixels)
+        images = [self._stitched(image) for image in pixels]
+        return {kind: torch.stack([image[kind] for image in images]) for kind in self.kinds} if images else {}
+
+    def parts(self, image: NDArray[np.uint8], windows: Sequence[Window]) -> Iterator[dict[str, Part]]:
+        """Yield by kind, for each of some windows of a (height, width, 3) image, the patches that it answers for."""
+        height, width = self.size.network_input
+        for start in range(0, len(windows), self.chunk):
+            chunk = windows[start : start + self.chunk]
+            pixels = [image[one.top : one.top + height, one.left : one.left + width] for one in chunk]
+            features = self.whole(np.stack(pixels))
+            for number, window in enumerate(chunk):
+                yield {kind: _part(window, values[number], height) for kind, values in features.items()}
+
+    def _stitched(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Features of one image, put together from those of its windows: (rows, columns, channels) by kind."""
+        features: dict[str, Tensor] = {}
+        for parts in self.parts(image, self.size.windows):
+            for kind, part in parts.items():
+                if kind not in features:
+                    shape = grid_of(self.size, part.stride)
+                    features[kind] = torch.empty((*shape, part.features.shape[-1]), device=self.device)
+                features[kind][part.rows, part.columns] = part.features
+        return features
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Compute features by kind, (n, ...) float32 on the device, from (n, height, width, 3) uint8 RGB pixels."""
+    def whole(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Compute features of images, or windows, that go through the network at once."""
         features = {PIXELS: small_pixels(pixels, self.device)} if PIXELS in self.kinds else {}
         kinds = network_kinds(self.kinds)
         for start in range(0, len(pixels) if kinds else 0, self.chunk):
@@ -86,8 +146,10 @@ def small_side(height: int, width: int) -> int:
 class TorchExtractor(FeatureExtractor):
     """Runs on PyTorch; ``network`` takes pixels and returns one tensor per kind that needs it."""
 
-    def __init__(self, kinds: Sequence[str], network: nn.Module | None, device: str | torch.device = "cpu") -> None:
-        super().__init__(kinds, device)
+    def __init__(
+        self, kinds: Sequence[str], network: nn.Module | None, size: ImageSize, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(kinds, size, device)
         self.network = network and network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def run(self, pixels: NDArray[np.uint8]) -> Sequence[Tensor]:
@@ -101,8 +163,8 @@ class TorchExtractor(FeatureExtractor):
 class OnnxExtractor(FeatureExtractor):
     """Runs on ONNX Runtime, with one thread per image."""
 
-    def __init__(self, kinds: Sequence[str], graph: bytes) -> None:
-        super().__init__(kinds)
+    def __init__(self, kinds: Sequence[str], graph: bytes, size: ImageSize) -> None:
+        super().__init__(kinds, size)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -120,21 +182,23 @@ class TorchSpec:
 
     kinds: tuple[str, ...]
     network: Network
+    size: ImageSize
 
     def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
         network = _feature_network(self.kinds, self.network) if network_kinds(self.kinds) else None
-        return TorchExtractor(self.kinds, network, device)
+        return TorchExtractor(self.kinds, network, self.size, device)
 
 
 @dataclass(frozen=True)
 class OnnxSpec:
-    """Spec of an `OnnxExtractor`: an ONNX graph with its weights, for one image of one size."""
+    """Spec of an `OnnxExtractor`: an ONNX graph with its weights, for one image, or window, of one size."""
 
     kinds: tuple[str, ...]
     graph: bytes
+    size: ImageSize
 
     def load(self, device: str | torch.device = "cpu") -> OnnxExtractor:
-        return OnnxExtractor(self.kinds, self.graph)
+        return OnnxExtractor(self.kinds, self.graph, self.size)
 
 
 ExtractorSpec = TorchSpec | OnnxSpec  # what another process needs to `load` a feature extractor
@@ -149,11 +213,11 @@ def prepare(
     """
     if network_kinds(kinds) and resolve_engine(engine, gpus) == "onnx":
         try:
-            return _onnx_spec(tuple(kinds), network, size.height, size.width)
+            return _onnx_spec(tuple(kinds), network, size)
         except UsageError:
             if engine == "onnx":
                 raise
-    return TorchSpec(tuple(kinds), network)
+    return TorchSpec(tuple(kinds), network, size)
 
 
 def resolve_engine(engine: str, gpus: bool = False) -> str:
@@ -169,10 +233,12 @@ def resolve_engine(engine: str, gpus: bool = False) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
-def _onnx_spec(kinds: tuple[str, ...], network: Network, height: int, width: int) -> OnnxSpec:
+def _onnx_spec(kinds: tuple[str, ...], network: Network, size: ImageSize) -> OnnxSpec:
     # Which graph it is: all that `_feature_network` and `onnx_graph` are given.
-    name = [network_kinds(kinds), asdict(network.spec), network.sha256, height, width]
-    return OnnxSpec(kinds, cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network), height, width)))
+    sides = size.network_input
+    name = [network_kinds(kinds), asdict(network.spec), network.sha256, *sides]
+    graph = cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network), *sides))
+    return OnnxSpec(kinds, graph, size)
 
 
 def _feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
@@ -210,5 +276,10 @@ def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) ->
     if network_kinds(kinds):
         from mvad.features.backbones import network_shapes
 
-        shapes |= network_shapes(network_kinds(kinds), spec, size.height, size.width)
-    return shapes
+        shapes |= network_shapes(network_kinds(kinds), spec, *size.network_input)
+    if size.window is None:
+        return shapes
+    if not set(GRIDS).issuperset(kinds):
+        raise UsageError("windows need a method that scores patches, such as patchcore; leave --tile-size out.")
+    strides = {kind: size.window[0] // shape[0] for kind, shape in shapes.items()}
+    return {kind: (*grid_of(size, strides[kind]), shape[-1]) for kind, shape in shapes.items()}

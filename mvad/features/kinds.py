@@ -13,6 +13,7 @@
 from collections.abc import Iterable
 
 PATCHES, STAGES, POOLED, PIXELS = KINDS = ("patches", "stages", "pooled", "pixels")
+GRIDS = (PATCHES, STAGES)  # which put together from windows are those of the whole image
 MAX_PIXELS_SIDE = 128
 
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.console import Reporter, Stage, plural
 from mvad.data.image_size import ImageSize
-from mvad.data.sampling import training_rows
+from mvad.data.sampling import evenly_spaced, training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
+from mvad.features.kinds import GRIDS
+from mvad.features.weights import Network
 from mvad.fitting.by_category import group_by_category
 from mvad.fitting.fitted import identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
@@ -27,8 +29,11 @@ from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.pipeline.image_sizes import measure_sizes
 from mvad.results.verdicts import decision_rule
-from mvad.runtime.resources import actor_pool
+from mvad.runtime.resources import ActorPool, actor_pool
+from mvad.scoring.left_out import SharedBank, score_left_out
 from mvad.storage.text import shown_name
+
+MAX_LEFT_OUT = 200  # images of a category that calibrate one by one
 
 
 def fit_models(
@@ -73,13 +78,16 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     options, network = jobs[0].options, jobs[0].network
     bit_depths = measure_bit_depths(train, options)
     learns_from_all = any(issubclass(job.method, Pretrained) for job in jobs)
-    sizes = measure_sizes(train, options, network.spec, one_for_all=learns_from_all)
+    windows = all(job.method.feature in GRIDS for job in jobs)
+    sizes = measure_sizes(train, options, network.spec, windows=windows, one_for_all=learns_from_all)
     groups: dict[ImageSize, dict[int, FitJob]] = defaultdict(dict)
     for number, job in enumerate(jobs):
         size = sizes[job.category]
         groups[size][number] = replace(job, size=size, bit_depth=bit_depths[job.category])
     for category, size in sizes.items():
-        if size.height != size.width:
+        if size.window is not None:
+            report.info(f"{shown_name(category)}: images of {size} pixels, seen through {size.described_windows}")
+        elif size.height != size.width:
             report.info(f"{shown_name(category)}: the model's input is {size} pixels, the shape of the images")
     outcomes: dict[int, FitOutcome] = {}
     with report.stage("fit", 0) as stage:
@@ -106,7 +114,7 @@ def _fit_group(
     for job in jobs:
         fits[job.category].append(job.options)
     budget = options.budget.after_weights(network.nbytes)
-    shards, train = _plan(train, jobs, fits, shapes, budget, stage.report)
+    shards, train = _plan(train, jobs, fits, shapes, size, budget, stage.report)
     all_images = any(issubclass(job.method, Pretrained) for job in jobs)
     images = training_rows(train, fits, all_images=all_images)
     pool = actor_pool(options.actors, len(images))
@@ -117,7 +125,45 @@ def _fit_group(
     for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
         scheduler.add(category)
         del category
-    return scheduler.finish()
+    outcomes = scheduler.finish()
+    _calibrate_left_out(scheduler, images, size, network, options, pool, stage, bit_depths)
+    return outcomes
+
+
+def _calibrate_left_out(
+    scheduler: FitScheduler,
+    images: pa.Table,
+    size: ImageSize,
+    network: Network,
+    options: FitOptions,
+    pool: ActorPool,
+    stage: Stage,
+    bit_depths: Mapping[str, int],
+) -> None:
+    """Calibrate and save the fits that wait for it: up to so many of their images, each left out of the bank."""
+    rows: list[int] = []
+    banks, places = {}, {}
+    for fit in scheduler.uncalibrated:
+        assert fit.shards is not None and fit.owners is not None
+        assert fit.state is not None
+        of_category = np.flatnonzero(pc.equal(images["category"], fit.outcome.job.category).to_numpy())
+        calibrating = evenly_spaced(fit.n_images, MAX_LEFT_OUT)
+        groups = {number: fit.shards[fit.groups == fit.groups[number]] for number in calibrating.tolist()}
+        left_out = {len(rows) + place: frozenset(group.tolist()) for place, group in enumerate(groups.values())}
+        places[fit.outcome.job.category] = calibrating, slice(len(rows), len(rows) + len(calibrating))
+        rows += of_category[fit.shards[calibrating]].tolist()
+        banks[fit.outcome.job.category] = SharedBank(fit.outcome.job.options.method, fit.state, fit.owners, left_out)
+    if not rows:
+        return
+    stage.expect(len(rows))
+    stage.busy_with("calibrating")
+    table = images.select(["uri", "category"]).take(pa.array(rows, pa.int64()))
+    scores = score_left_out(table, size, banks, network, options, pool, stage, bit_depths)
+    for fit in scheduler.uncalibrated:
+        calibrating, place = places[fit.outcome.job.category]
+        usable = np.isfinite(scores[place]).all(axis=1)
+        fit.calibrate(scores[place][usable], fit.groups[calibrating][usable], options.seed)
+        scheduler.save(fit)
 
 
 def _warn_of_caveats(outcomes: Sequence[FitOutcome], report: Reporter) -> None:
@@ -141,6 +187,7 @@ def _plan(
     jobs: Sequence[FitJob],
     fits: Mapping[str, Sequence[FitOptions]],
     shapes: Mapping[str, Sequence[int]],
+    size: ImageSize,
     budget: MemoryBudget,
     report: Reporter,
 ) -> tuple[dict[str, Shards], pa.Table]:
@@ -152,7 +199,10 @@ def _plan(
     )
     if shardable:
         options, shape = jobs[0].options, shapes[jobs[0].method.feature]
-        return {name: Shards.plan(n, shape, options, budget) for name, n in sizes.items() if n > largest}, train
+        alone = size.window is not None
+        return {
+            name: Shards.plan(n, shape, options, budget, alone=alone) for name, n in sizes.items() if n > largest
+        }, train
     train, large = subsample_categories(train, largest)
     for name in large:
         report.warn(

@@ -58,7 +58,7 @@ def resolve_backbone(options: MethodOptions) -> BackboneSpec:
     """The backbone of a fit; UsageError if method, backbone and image size do not go together."""
     method = find_method(options.method)
     spec = describe(options.backbone or method.default_backbone)
-    spec.check_size(options.size_for(1.0, spec.cell))
+    spec.check_size(options.size_for(1, 1, spec.cell))
     if method.needs_transformer and spec.patch == 1:
         raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is not; see knn.")
     return spec
@@ -84,7 +84,7 @@ def fit_jobs(categories: Sequence[str], network: Network, models: str, options: 
 def prepare_network(jobs: Sequence[FitJob]) -> None:
     """Prepare the network of jobs, for square images on CPU actors, ahead of time; the outcome is cached."""
     (options, network), kinds = (jobs[0].options, jobs[0].network), sorted({job.method.feature for job in jobs})
-    prepare(kinds, network, options.size_for(1.0, network.spec.cell), options.engine)
+    prepare(kinds, network, options.size_for(1, 1, network.spec.cell), options.engine)
 
 
 def require_models(outcomes: Sequence[FitOutcome], train: pa.Table) -> list[ModelInfo]:

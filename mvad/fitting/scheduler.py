@@ -14,11 +14,12 @@ from mvad.calibration import fold_splits, one_per_group
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
+from mvad.detectors.patchcore import bank_size
 from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
-from mvad.fitting.tasks import fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
+from mvad.fitting.tasks import HeldOut, fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
 from mvad.memory import MemoryBudget
 from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
@@ -43,8 +44,11 @@ class _Fit:
     seconds: float  # of actors' time, for extraction
     state: State | None = None
     calibration: NDArray[np.float32] | None = None  # (n_groups,)
-    held_out: NDArray[np.float32] | None = None  # (n_images,) scores by folds, until all are there
+    map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
+    held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks by folds, until all are there
     calibration_seconds: float = 0.0
+    owners: NDArray[np.int64] | None = None  # if images calibrate left out: the shard of each vector of the bank
+    shards: NDArray[np.int64] | None = None  # and that of each image
 
     @property
     def n_groups(self) -> int:
@@ -55,10 +59,16 @@ class _Fit:
         if state.loo_scores is not None:
             self.calibration = state.loo_scores
 
-    def take_fold(self, held_out: NDArray[np.int64], outcome: tuple[NDArray[np.float32], float]) -> None:
+    def take_fold(self, held_out: NDArray[np.int64], outcome: HeldOut) -> None:
         assert self.held_out is not None
-        self.held_out[held_out], seconds = outcome
-        self.calibration_seconds += seconds
+        self.held_out[held_out, 0] = outcome.scores
+        self.held_out[held_out, 1] = np.nan if outcome.map_peaks is None else outcome.map_peaks
+        self.calibration_seconds += outcome.seconds
+
+    def calibrate(self, held_out: NDArray[np.float32], groups: NDArray[np.int64], seed: int) -> None:
+        """Take scores and peaks, (n, 2), of one image of each group of near duplicates."""
+        self.calibration, peaks = one_per_group(held_out, groups, seed).T.copy()
+        self.map_peaks = None if np.isnan(peaks).any() else peaks
 
 
 @dataclass
@@ -114,6 +124,7 @@ class FitScheduler:
             self._of_category[outcome.job.category].append(outcome)
         self._shards, self._budget, self._pool = shards, budget, pool
         self._stage, self._keep_going = stage, keep_going
+        self.uncalibrated: list[_Fit] = []  # fits whose images calibrate left out, to be saved afterwards
         self._tasks: dict[ray.ObjectRef, _Task] = {}
         self._sharded: dict[str, _ShardedFit] = {}
         self._pretrained: list[tuple[_Fit, ray.ObjectRef]] = []
@@ -180,10 +191,10 @@ class FitScheduler:
         if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
-        fit.held_out = np.full(fit.n_images, np.nan, np.float32)
+        fit.held_out = np.full((fit.n_images, 2), np.nan, np.float32)
         for others, held_out in fold_splits(fit.groups, job.options.folds, job.options.seed):
             fitted, scored = rows[others].ravel(), rows[held_out, 0]
-            fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior)
+            fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior, job.size)
             self._watch(fold, _Task(fit, functools.partial(fit.take_fold, held_out), features, n_bytes))
 
     def _add_shard(self, shard: CategoryFeatures, references: Mapping[str, ray.ObjectRef]) -> None:
@@ -229,7 +240,7 @@ class FitScheduler:
         if not sharded.n_fitted:
             outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
             return
-        size = max(1, round(options.coreset_ratio * sharded.n_fitted * plan.patches))
+        size = bank_size(options, sharded.n_fitted * plan.patches)
         if sharded.n_patches < size:
             limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
             outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
@@ -243,15 +254,20 @@ class FitScheduler:
         held_groups = fit.groups[is_held_out]
         calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
-        def take(fitted: tuple[State, NDArray[np.float32] | None]) -> None:
-            fit.state, scores = fitted
-            if scores is not None:
-                fit.calibration = one_per_group(scores[calibrates], held_groups[calibrates], options.seed)
+        def take(fitted: tuple[State, HeldOut | None, NDArray[np.int64]]) -> None:
+            fit.state, found, owners = fitted
+            if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
+                fit.shards = np.array(sorted(sharded.coresets))
+                fit.owners = fit.shards[owners]
+            if found is not None:
+                assert found.map_peaks is not None
+                both = np.stack([found.scores, found.map_peaks], axis=1)
+                fit.calibrate(both[calibrates], held_groups[calibrates], options.seed)
 
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
         )
-        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets)
+        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets, outcome.job.size)
         self._watch(task, _Task(fit, take, None, 0))
 
     def _remote(self, function: Callable[..., Any]) -> Any:
@@ -280,9 +296,13 @@ class FitScheduler:
             self._fail(fit, error)
         is_last = all(task.fit is not fit for task in self._tasks.values())
         if is_last and fit.state is not None and fit.outcome.failure is None:
-            self._save(fit)
+            if fit.owners is None:
+                self.save(fit)
+            else:
+                self.uncalibrated.append(fit)
 
-    def _save(self, fit: _Fit) -> None:
+    def save(self, fit: _Fit) -> None:
+        """Save the model of a fit that is calibrated."""
         job, state = fit.outcome.job, fit.state
         assert state is not None
         try:
@@ -292,7 +312,7 @@ class FitScheduler:
             self._fail(fit, UsageError(f"{job.title}: {reason}."), reason)
             return
         if fit.held_out is not None:
-            fit.calibration = one_per_group(fit.held_out, fit.groups, job.options.seed)
+            fit.calibrate(fit.held_out, fit.groups, job.options.seed)
         record = {
             "n_train": fit.n_images,
             "n_groups": fit.n_groups,
@@ -311,7 +331,15 @@ class FitScheduler:
         network = job.network
         assert job.size is not None
         model = FittedModel(
-            job.category, job.method, state, network.spec, network.sha256, job.size, record, fit.calibration
+            job.category,
+            job.method,
+            state,
+            network.spec,
+            network.sha256,
+            job.size,
+            record,
+            fit.calibration,
+            fit.map_peaks,
         )
         fit.outcome.model = save_model(job.models, model)
         fit.state = None  # its arrays may be large

@@ -11,6 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad.data.sampling import evenly_spaced
+from mvad.detectors.patchcore import bank_size
+from mvad.errors import UsageError
 from mvad.memory import MemoryBudget
 from mvad.options import MethodOptions
 
@@ -39,20 +41,34 @@ class Shards:
     patches: int  # per image
     share: float  # of a shard's patches that is kept
     held_out: NDArray[np.int64]  # numbers of the images that are not fitted to: they calibrate
+    left_out: bool = False  # whether images calibrate by leaving each out of the bank
 
     @classmethod
-    def plan(cls, n_images: int, shape: Sequence[int], options: MethodOptions, budget: MemoryBudget) -> Shards:
-        """Divide images whose features have this shape: (height, width, channels)."""
+    def plan(
+        cls, n_images: int, shape: Sequence[int], options: MethodOptions, budget: MemoryBudget, *, alone: bool = False
+    ) -> Shards:
+        """Divide images whose features have this shape: (height, width, channels).
+
+        With ``alone``, each image is a shard, and none is held out: they calibrate one by one, left out of the bank.
+        UsageError if not even the features of one image fit into the budget.
+        """
         patches, width = math.prod(shape[:-1]), shape[-1]
         max_patches = _max_patches(budget, width, options, 1.0)
-        shard_images = max(1, min(MAX_SHARD_PATCHES, max_patches // 4) // patches)
+        if patches > max_patches:
+            raise UsageError(
+                f"--memory-limit does not hold the features of one image ({patches:,} patches; it holds "
+                f"{max_patches:,}); raise it, or give a smaller --scale."
+            )
+        shard_images = 1 if alone else max(1, min(MAX_SHARD_PATCHES, max_patches // 4) // patches)
         # A third of the budget is for the union, which is put together from the shards' coresets next to it.
-        share = min(1.0, OVERSAMPLING * options.coreset_ratio, max_patches / 3 / (n_images * patches))
+        wanted = bank_size(options, n_images * patches) / (n_images * patches)
+        share = min(1.0, OVERSAMPLING * wanted, max_patches / 3 / (n_images * patches))
         n_held_out = 0
-        if options.folds:
+        if options.folds and not alone:
             room = int(max_patches * CALIBRATION_FRACTION) // patches
             n_held_out = min(MAX_CALIBRATION_IMAGES, n_images // CALIBRATION_IMAGES_FRACTION, room)
-        return cls(n_images, shard_images, patches, share, np.sort(evenly_spaced(n_images, n_held_out)))
+        held_out = np.sort(evenly_spaced(n_images, n_held_out))
+        return cls(n_images, shard_images, patches, share, held_out, alone and options.folds > 0)
 
     @property
     def count(self) -> int:

@@ -13,6 +13,7 @@ from mvad.console import Reporter
 from mvad.detectors import find_method
 from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
+from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.tasks import score_held_out
@@ -41,7 +42,10 @@ def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions,
     ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1.
     """
     labels = dict(zip(images["image_id"].to_pylist(), images["label"].to_pylist(), strict=True))
-    bit_depths, sizes = measure_bit_depths(images, options), measure_sizes(images, options, network.spec)
+    bit_depths, sizes = (
+        measure_bit_depths(images, options),
+        measure_sizes(images, options, network.spec, windows=find_method(options.method).feature in GRIDS),
+    )
     scores = {}
     with report.stage("split", len(images)) as stage:
         for size in dict.fromkeys(sizes.values()):
@@ -83,5 +87,5 @@ def _of_category(
             rows = good[np.isin(groups, fitted[rest])]
             tasks.append((task.remote(options, features, rows, drawn[fitted[fold]]), calibration, split, fold))
     for scores, array, split, columns in tasks:
-        array[split, columns], _ = ray.get(scores)
+        array[split, columns] = ray.get(scores).scores
     return SplitScores(category.category, calibration, others[:, :n_fresh], others[:, n_fresh:])

@@ -1,5 +1,6 @@
 """What runs in Ray tasks: fitting a detector, scoring held-out images, extending, pretraining, shards."""
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mvad.anomaly_maps.localise import map_peak
+from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, TrainedDetector, find_method
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
@@ -21,12 +25,21 @@ Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
+class HeldOut(NamedTuple):
+    """What a detector gives images that it has not learnt from."""
+
+    scores: Features  # (n,)
+    map_peaks: Features | None  # (n,): largest values of their anomaly maps, of methods that localise
+    seconds: float = 0.0
+
+
 class Extension(NamedTuple):
     """A detector that has learnt from more images, and scores of some images by it and by what it was before."""
 
     state: State
     scores: Features
     scores_before: Features
+    map_peaks: Features | None
 
 
 def fit_detector(
@@ -62,17 +75,34 @@ def fit_detector(
 
 
 def score_held_out(
-    options: MethodOptions, features: Features, rows: Rows, held_out: Rows, prior: State | None = None
-) -> tuple[Features, float]:
-    """Fit a method to some rows of the features, and score others: scores and seconds."""
+    options: MethodOptions,
+    features: Features,
+    rows: Rows,
+    held_out: Rows,
+    prior: State | None = None,
+    size: ImageSize | None = None,
+) -> HeldOut:
+    """Fit a method to some rows of the features, and score others; without the ``size`` of the input no maps."""
     started = time.perf_counter()
     state = fit_detector(options, features, rows, prior)
-    scores = _detector(options.method, state).image_scores(as_tensor(features[held_out], worker_device()))
-    return scores, time.perf_counter() - started
+    images = as_tensor(features[held_out], worker_device())
+    found = _held_out_scores(_detector(options.method, state), images, size)
+    return found._replace(seconds=time.perf_counter() - started)
+
+
+def _held_out_scores(detector: Detector, images: Tensor, size: ImageSize | None) -> HeldOut:
+    found = detector.bounded(images)
+    if size is None or found.grid is None:
+        return HeldOut(found.image, None)
+    peaks = [
+        map_peak(functools.partial(detector.settle, features, bounds), bounds, size)
+        for features, bounds in zip(images, found.grid, strict=True)
+    ]
+    return HeldOut(found.image, np.array(peaks, np.float32))
 
 
 def extend_detector(
-    method: str, state: State, features: Features, rows: Rows, others: Rows, groups: Rows | None = None
+    method: str, state: State, features: Features, rows: Rows, others: Rows, groups: Rows | None, size: ImageSize
 ) -> Extension:
     """Extend a fitted detector by some rows of the features, and score others before and after.
 
@@ -86,8 +116,9 @@ def extend_detector(
     if isinstance(detector, LeaveOneOut):
         detector.groups = groups
     detector.extend(as_tensor(features[rows], device))
-    after = detector.image_scores(images) if len(others) else np.empty(0, np.float32)
-    return Extension(detector.state._replace(seconds=time.perf_counter() - started), after, before)
+    after = _held_out_scores(detector, images, size) if len(others) else HeldOut(np.empty(0, np.float32), None)
+    state = detector.state._replace(seconds=time.perf_counter() - started)
+    return Extension(state, after.scores, before, after.map_peaks)
 
 
 def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:
@@ -110,11 +141,15 @@ def subsample_shard(options: MethodOptions, features: Features, rows: Rows, shar
 
 
 def fit_to_shards(
-    options: MethodOptions, size: int, held_out: Sequence[ray.ObjectRef], coresets: Sequence[ray.ObjectRef]
-) -> tuple[State, Features | None]:
+    options: MethodOptions,
+    size: int,
+    held_out: Sequence[ray.ObjectRef],
+    coresets: Sequence[ray.ObjectRef],
+    input_size: ImageSize,
+) -> tuple[State, HeldOut | None, Rows]:
     """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
 
-    ``held_out`` and ``coresets`` refer to arrays in the shards' order.
+    ``held_out`` and ``coresets`` refer to arrays in the shards' order. Returned is also which shard each vector is of.
     """
     started = time.perf_counter()
     detector, device = find_method(options.method).from_options(options), worker_device()
@@ -122,9 +157,10 @@ def fit_to_shards(
     detector.fit_shards(ray.get(list(coresets)), size, device)
     state = detector.state._replace(seconds=time.perf_counter() - started)
     if not held_out:
-        return state, None
-    scores = [detector.image_scores(as_tensor(ray.get(features), device)) for features in held_out]
-    return state, np.concatenate(scores)
+        return state, None, detector.owners
+    found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
+    peaks = [one.map_peaks for one in found if one.map_peaks is not None]
+    return state, HeldOut(np.concatenate([one.scores for one in found]), np.concatenate(peaks)), detector.owners
 
 
 def _detector(method: str, state: State) -> Detector:

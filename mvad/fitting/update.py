@@ -22,7 +22,7 @@ from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
 from mvad.fitting.tasks import Extension, extend_detector
-from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, save_model
+from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, read_map_peaks, save_model
 from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.results.metrics import image_metrics
@@ -120,24 +120,32 @@ def _update(
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
     arrays, old = read_arrays(model, category.features[method.feature].shape[1:]), read_calibration(model)
+    old_peaks = read_map_peaks(model)
     extend = ray.remote(extend_detector).options(**pool.task_resources)
     groups = category.groups_of(new)  # near duplicates of old images are not known
     features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
     old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
-    extended = extend.remote(model.method, state, features, new, reference, all_groups)
+    extended = extend.remote(model.method, state, features, new, reference, all_groups, model.size)
     folds = {}
     if not issubclass(method, LeaveOneOut) and options.folds and groups.any():
         for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
-            folds[extend.remote(model.method, state, features, new[others], new[held_out])] = held_out
+            fold = extend.remote(model.method, state, features, new[others], new[held_out], None, model.size)
+            folds[fold] = held_out
     outcome: Extension = ray.get(extended)
-    calibration = outcome.state.loo_scores
+    calibration, peaks = outcome.state.loo_scores, None
     if calibration is None:
-        scores = np.empty(len(new) if folds else 0, np.float32)
+        scores = np.empty((len(new) if folds else 0, 2), np.float32)
         for fold, held_out in folds.items():
-            scores[held_out] = ray.get(fold).scores
-        drawn = one_per_group(scores, groups[: len(scores)], options.seed)
+            found: Extension = ray.get(fold)
+            scores[held_out, 0] = found.scores
+            scores[held_out, 1] = np.nan if found.map_peaks is None else found.map_peaks
+        drawn, drawn_peaks = one_per_group(scores, groups[: len(scores)], options.seed).T
         calibration = drawn if old is None else np.concatenate([old, drawn])
+        # Peaks of a part of the images would not promise what those of all do.
+        peaks = drawn_peaks if old is None else None if old_peaks is None else np.concatenate([old_peaks, drawn_peaks])
+        peaks = None if peaks is None or np.isnan(peaks).any() else np.ascontiguousarray(peaks)
+        calibration = np.ascontiguousarray(calibration)
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
@@ -150,7 +158,7 @@ def _update(
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
     }
     updated = FittedModel(
-        model.category, method, outcome.state, model.backbone, network.sha256, model.size, record, calibration
+        model.category, method, outcome.state, model.backbone, network.sha256, model.size, record, calibration, peaks
     )
     saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}

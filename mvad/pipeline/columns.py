@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad.data.images import Batch
+from mvad.results.schema import REGIONS
 
 FEATURES = "features_"  # prefix of the columns that hold features, one per kind
 FINGERPRINT = "fingerprint"  # see `search.fingerprints`
@@ -29,6 +30,8 @@ SCORED = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("patch_scores", pa.list_(pa.float32())),
         pa.field("patch_grid", pa.list_(pa.int32())),
+        pa.field("regions", REGIONS),
+        pa.field("anomalous_area", pa.float64()),
     ]
 )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.console import Stage
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import ImageSize, Window
 from mvad.data.images import Batch
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
@@ -63,10 +63,22 @@ class Extractor:
         }
 
         def extract(rows: NDArray[np.int64]) -> None:
-            for kind, values in self.extract(batch["pixels"][rows]).items():
+            for kind, values in self.extract.whole(batch["pixels"][rows]).items():
                 columns[FEATURES + kind][rows] = values.cpu().numpy()
 
-        self.threads.map(extract, self.threads.portions(usable(batch), self.extract.chunk))
+        def extract_windows(row: int, windows: Sequence[Window]) -> None:
+            for parts in self.extract.parts(batch["pixels"][row], windows):
+                for kind, part in parts.items():
+                    columns[FEATURES + kind][row, part.rows, part.columns] = part.features.cpu().numpy()
+
+        if self.extract.size.window is None:
+            self.threads.map(extract, self.threads.portions(usable(batch), self.extract.chunk))
+        else:
+            windows = self.extract.size.windows
+            for row in usable(batch):
+                self.threads.map(
+                    functools.partial(extract_windows, row), self.threads.shares(windows, self.extract.chunk)
+                )
         return columns
 
 

@@ -18,21 +18,23 @@ from mvad.errors import ImageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.options import MethodOptions
 
+Sides = tuple[int, int]  # height and width in pixels
+
 MAX_MEASURED_IMAGES = 64  # per category, evenly spaced
 
 
 def measure_sizes(
-    images: pa.Table, options: MethodOptions, spec: BackboneSpec, *, one_for_all: bool = False
+    images: pa.Table, options: MethodOptions, spec: BackboneSpec, *, windows: bool, one_for_all: bool = False
 ) -> dict[str, ImageSize]:
     """The input size of each category of a manifest: that of its training images, or if it has none of all its images.
 
-    With ``one_for_all``, all categories get the size that suits all images together. UsageError if the backbone cannot
-    take images of a size.
+    ``windows`` says whether the methods can look through windows. With ``one_for_all``, all categories get the size
+    that suits all images together. UsageError if the backbone cannot take images of a size.
     """
     categories = pc.unique(images["category"]).to_pylist()
-    aspects: dict[str, list[float]] = {category: [] for category in categories}
+    found: dict[str, list[Sides]] = {category: [] for category in categories}
     if options.keeps_shape:
-        measure: Any = ray.remote(num_cpus=1)(aspect_ratios)
+        measure: Any = ray.remote(num_cpus=1)(image_sides)
         tasks = []
         for category in categories:
             rows = images.filter(pc.equal(images["category"], category))
@@ -40,31 +42,37 @@ def measure_sizes(
             uris = (train if len(train) else rows)["uri"]
             uris = uris.take(pa.array(evenly_spaced(len(uris), MAX_MEASURED_IMAGES))).to_pylist()
             tasks.append(measure.remote(uris, options.max_pixels, options.first_page, storage.Keys()))
-        aspects = dict(zip(categories, ray.get(tasks), strict=True))
+        found = dict(zip(categories, ray.get(tasks), strict=True))
     if one_for_all:
-        ratios_of_all = list(itertools.chain.from_iterable(aspects.values()))
-        aspects = dict.fromkeys(categories, ratios_of_all)
-    sizes = {category: options.size_for(_median(ratios), spec.cell) for category, ratios in aspects.items()}
+        of_all = list(itertools.chain.from_iterable(found.values()))
+        found = dict.fromkeys(categories, of_all)
+    sizes = {
+        category: options.size_for(*_typical(sides), spec.cell, windows=windows) for category, sides in found.items()
+    }
     for size in sizes.values():
         spec.check_size(size)
     return sizes
 
 
-def aspect_ratios(
+def image_sides(
     uris: Sequence[str], max_pixels: int, first_page: bool, keys: storage.Keys | None = None
-) -> list[float]:
-    """Width / height of the upright images that can be read, with the ``keys`` of object storage."""
+) -> list[Sides]:
+    """Height and width of the upright images that can be read, with the ``keys`` of object storage."""
 
-    def measure(uri: str) -> float | None:
+    def measure(uri: str) -> Sides | None:
         try:
             width, height = measure_file(uri, max_pixels, first_page=first_page)
         except ImageError:
             return None
-        return width / height
+        return height, width
 
-    return [ratio for ratio in storage.parallel_map(measure, uris) if ratio is not None]
+    return [sides for sides in storage.parallel_map(measure, uris) if sides is not None]
 
 
-def _median(ratios: Sequence[float]) -> float:
-    """The median of aspect ratios; for an even number the geometric mean of the middle two. 1 if there is none."""
-    return math.exp(statistics.median(map(math.log, ratios))) if ratios else 1.0
+def _typical(sides: Sequence[Sides]) -> tuple[float, float]:
+    """Height and width with the median aspect ratio and area of some images; 1 x 1 if there is none."""
+    if not sides:
+        return 1, 1
+    half_aspect = statistics.median(math.log(width / height) for height, width in sides) / 2
+    side = math.exp(statistics.median(math.log(height * width) for height, width in sides) / 2)
+    return side * math.exp(-half_aspect), side * math.exp(half_aspect)

@@ -16,6 +16,19 @@ from typing import Any
 
 import pyarrow as pa
 
+REGIONS = pa.list_(  # of an image, largest peak first
+    pa.struct(
+        [
+            pa.field("x", pa.int32()),  # box: left, top, width and height in the upright image's own pixels
+            pa.field("y", pa.int32()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("area", pa.int64()),  # pixels of the box where the map is above the pixel threshold
+            pa.field("peak", pa.float32()),  # of the map
+            pa.field("mean", pa.float32()),
+        ]
+    )
+)
 SCORES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -40,6 +53,8 @@ SCORES = pa.schema(
         pa.field("file_size", pa.int64()),  # bytes, when the image was listed; null if unknown
         pa.field("file_mtime", pa.timestamp("us", "UTC")),  # when the file was last changed
         pa.field("verdict", pa.string()),  # good | uncertain | anomalous; null where there is no threshold
+        pa.field("regions", REGIONS),  # where the map is above the pixel threshold; null without one
+        pa.field("anomalous_area", pa.float64()),  # share of the pixels looked at that are above it
     ]
 )
 SUMMARY = pa.schema(

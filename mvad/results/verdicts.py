@@ -31,12 +31,28 @@ def decision_rule(
     scores: NDArray[np.float32] | None,
     options: DecisionOptions,
     record: Mapping[str, Any] | None = None,
+    peaks: NDArray[np.float32] | None = None,
 ) -> DecisionRule:
     """The rule that options and calibration scores, (n,) or None, set for the images of a category.
 
     Without calibration there is no threshold unless one is given. ``record`` is that of the model, or what ``run.json``
-    says of the category: see `calibration_caveat`.
+    says of the category: see `calibration_caveat`. ``peaks`` of the maps of held-out images, (n,), give the pixel
+    threshold.
     """
+    rule = _decision_rule(model_id, method, category, scores, options, record)
+    if peaks is None or len(peaks) < calibration.MIN_CALIBRATION_SCORES:
+        return rule
+    return rule._replace(pixel_threshold=calibration.threshold(peaks, "conformal", options.false_alarm_rate))
+
+
+def _decision_rule(
+    model_id: str,
+    method: str,
+    category: str,
+    scores: NDArray[np.float32] | None,
+    options: DecisionOptions,
+    record: Mapping[str, Any] | None,
+) -> DecisionRule:
     fixed, rate, band = options.fixed_threshold(category), options.false_alarm_rate, options.uncertain_rate
     rule = options.threshold_rule or find_method(method).default_rule
     caveat = calibration.calibration_caveat(scores, record, rule, rate) if record and fixed is None else None
@@ -55,7 +71,7 @@ def decision_rule(
         caveat is None and len(scores) < calibration.min_images(rule, rate),
         None if rule == "sigma" else rate,
         uncertain_threshold,
-        caveat,
+        caveat=caveat,
     )
 
 
@@ -67,6 +83,7 @@ def rule_facts(rule: DecisionRule) -> dict[str, Any]:
         "false_alarm_rate": rule.rate,
         "uncertain_threshold": rule.uncertain_threshold,
         "promise": rule.guarantee,
+        "pixel_threshold": rule.pixel_threshold,
     }
 
 
@@ -142,7 +159,8 @@ def rules_again(
             f"no model of the results in {storage.readable(out)} is calibrated, so there is no threshold for a rate; "
             "give one with --threshold."
         )
-    return rules
+    # Regions stay as they are.
+    return {name: rule._replace(pixel_threshold=scored[name].get("pixel_threshold")) for name, rule in rules.items()}
 
 
 def _rule_again(

@@ -1,7 +1,7 @@
 """Where an actor or task computes: its device, and its threads."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -52,13 +52,18 @@ class Threads:
     """Threads of an actor, each with images of its own."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._pool = ThreadPoolExecutor(count, initializer=use_one_thread) if count > 1 else None
 
     def portions(self, rows: NDArray[np.int64], chunk: int) -> list[NDArray[np.int64]]:
         """Divide rows among the threads; on a GPU, which has one thread and takes ``chunk`` images, into chunks."""
-        step = max(chunk, min(IMAGES_PER_THREAD, math.ceil(len(rows) / self._count)))
+        step = max(chunk, min(IMAGES_PER_THREAD, math.ceil(len(rows) / self.count)))
         return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def shares(self, items: Sequence[Item], chunk: int) -> list[Sequence[Item]]:
+        """Divide items into one share per thread, or fewer of ``chunk`` items."""
+        step = max(chunk, math.ceil(len(items) / self.count))
+        return [items[start : start + step] for start in range(0, len(items), step)]
 
     def map(self, function: Callable[[Item], Outcome], items: Iterable[Item]) -> list[Outcome]:
         """Call a function for each item; its results in the items' order."""

@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mvad import storage
 from mvad.calibration import DecisionRule
 from mvad.errors import ModelError
-from mvad.model_store import ModelInfo, read_calibration
+from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
 from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results import verdicts
 from mvad.results.run_record import Run
@@ -26,6 +29,22 @@ class ScoringJob:
     out: str  # URI of the folder that score rows go to
     run_id: str
     map_threshold: float  # images that score above this keep their patch scores
+    max_regions: int
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """The value of the map above which a pixel is in a region; None without calibration."""
+        return self.rule.pixel_threshold
+
+    @property
+    def region_threshold(self) -> float:
+        """The same; infinite without calibration: there are no regions."""
+        return math.inf if self.pixel_threshold is None else self.pixel_threshold
+
+    @property
+    def ignored(self) -> NDArray[np.bool_] | None:
+        """The pixels of the model's input that are not looked at: (height, width)."""
+        return None
 
     @property
     def category(self) -> str:
@@ -53,7 +72,8 @@ def scoring_jobs(
             unusable[model.category] = rule
             continue
         run.add_model(model, rule)
-        jobs.append(ScoringJob(model, rule, run.folder, run.run_id, _map_threshold(options.maps, rule)))
+        map_threshold = _map_threshold(options.maps, rule)
+        jobs.append(ScoringJob(model, rule, run.folder, run.run_id, map_threshold, options.max_regions))
     for category, error in unusable.items():
         if not jobs:
             raise error
@@ -63,8 +83,8 @@ def scoring_jobs(
 
 def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
     """The threshold that options and a model's calibration scores, if any, set; ModelError if those are damaged."""
-    scores = read_calibration(model)
-    return verdicts.decision_rule(model.model_id, model.method, model.category, scores, options, model.record)
+    scores, peaks = read_calibration(model), read_map_peaks(model)
+    return verdicts.decision_rule(model.model_id, model.method, model.category, scores, options, model.record, peaks)
 
 
 def _map_threshold(maps: str, rule: DecisionRule) -> float:

@@ -1,27 +1,33 @@
 """The actor that turns pixels into scores; features never leave it."""
 
+from __future__ import annotations
+
 import functools
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 from torch import Tensor
 
-from mvad.detectors import Detector, Scores, State, find_method
+from mvad.anomaly_maps.localise import needed_patches
+from mvad.anomaly_maps.regions import Region, find_regions
+from mvad.detectors import Detector, State, find_method
 from mvad.errors import ModelError, failure_reason
 from mvad.model_store import ModelInfo
 from mvad.pipeline.columns import SCORED, Batch, usable
+from mvad.results.schema import REGIONS
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.scoring.jobs import MODEL_UNUSABLE, SCORING_FAILED, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
+from mvad.scoring.windows import score_windows
 
 MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly enough
 
@@ -69,8 +75,12 @@ class Scorer:
         shares: dict[int, float] = defaultdict(float)  # by number of the job
         for category in dict.fromkeys(batch["category"]):
             (rows,) = np.nonzero(batch["category"] == category)
-            score = functools.partial(self._score, batch, self.detectors(category))
-            for parts in self.threads.map(score, self.threads.portions(rows, self.extract.chunk)):
+            if self.extract.size.window is None:
+                score = functools.partial(self._score, batch, self.detectors(category))
+                scored = self.threads.map(score, self.threads.portions(rows, self.extract.chunk))
+            else:
+                scored = [self._score_large(batch, self.detectors(category), row) for row in rows.tolist()]
+            for parts in scored:
                 for number, (table, seconds) in parts.items():
                     tables.append(table)
                     shares[number] += seconds
@@ -105,47 +115,118 @@ class Scorer:
         good: NDArray[np.int64],
         features: Mapping[str, Tensor],
     ) -> pa.Table:
-        n_images, errors = len(images["error"]), images["error"].copy()
-        scores: list[np.float32 | None] = [None] * n_images
-        maps: list[NDArray[np.float32] | None] = [None] * n_images
-        if isinstance(detector, str):
-            errors[good] = detector
-        elif len(good):
-            try:
-                image_scores, grids = _scores(detector, features[detector.feature], self.jobs[number].map_threshold)
-                for row, score, grid in zip(good, image_scores, grids, strict=True):
-                    if np.isfinite(score):
-                        scores[row], maps[row] = score, grid
-                    else:
-                        errors[row] = f"{SCORING_FAILED}: the model gives this image no finite score"
-            except RayError:
-                raise
-            except Exception as error:
-                errors[good] = f"{SCORING_FAILED}: {failure_reason(error)}"
-        failed = errors != ""
-        columns = {
-            "row": images["row"],
-            "job": np.full(n_images, number, np.int32),
-            "error": pa.array(errors, pa.string(), mask=~failed),
-            **{name: pa.array(images[name], pa.int32(), mask=failed) for name in ("width", "height")},
-            "score": pa.array(scores, pa.float32()),
-            "patch_scores": pa.array([None if grid is None else grid.ravel() for grid in maps], pa.list_(pa.float32())),
-            "patch_grid": pa.array([None if grid is None else grid.shape for grid in maps], pa.list_(pa.int32())),
-        }
-        return pa.table(columns, SCORED)
+        def score() -> list[Outcome]:
+            assert isinstance(detector, Detector)
+            return self._outcomes(self.jobs[number], detector, features[detector.feature], images, good)
+
+        outcomes = _guarded(detector, len(good), score)
+        of_image = dict(zip(good.tolist(), outcomes, strict=True))
+        unusable = (Outcome(error) for error in images["error"])
+        return _table(number, images, [of_image.get(row, other) for row, other in enumerate(unusable)])
+
+    def _outcomes(
+        self, job: ScoringJob, detector: Detector, features: Tensor, images: Batch, good: NDArray[np.int64]
+    ) -> list[Outcome]:
+        keeps_all = job.map_threshold == -np.inf
+        scores = detector.score(features) if keeps_all else detector.bounded(features)
+        outcomes = []
+        for number, (row, score) in enumerate(zip(good, scores.image, strict=True)):
+            grid = None if scores.grid is None else scores.grid[number]
+            keeps_map = float(score) > job.map_threshold
+            if grid is not None and not keeps_all:
+                needed = needed_patches(grid, job.model.size, job.region_threshold)
+                needed |= keeps_map
+                grid = detector.settle(features[number], grid, needed)
+            outcomes.append(_outcome(job, score, grid, keeps_map, images["width"][row], images["height"][row]))
+        return outcomes
+
+    def _score_large(
+        self, batch: Batch, detectors: Mapping[int, Detector | str], row: int
+    ) -> dict[int, tuple[pa.Table, float]]:
+        """Score an image window by window: by number of the job, a table and its share of the seconds it took."""
+        started = time.perf_counter()
+        image = {name: column[row : row + 1] for name, column in batch.items() if name != "pixels"}
+        usable_detectors = {number: one for number, one in detectors.items() if isinstance(one, Detector)}
+
+        def score() -> list[Outcome]:
+            pixels, jobs = batch["pixels"][row], {number: self.jobs[number] for number in usable_detectors}
+            bounds = {
+                number: -np.inf if job.map_threshold == -np.inf else job.region_threshold
+                for number, job in jobs.items()
+            }
+            found = score_windows(pixels, self.extract, usable_detectors, bounds, self.threads)
+            kept = {number: one for number, one in found.items() if one.score > jobs[number].map_threshold}
+            inexact = {number: usable_detectors[number] for number in kept if bounds[number] > -np.inf}
+            if inexact:
+                everywhere = dict.fromkeys(inexact, -np.inf)
+                found |= score_windows(pixels, self.extract, inexact, everywhere, self.threads)
+            width, height = image["width"][0], image["height"][0]
+            return [
+                _outcome(jobs[number], np.float32(one.score), one.grid, number in kept, width, height)
+                for number, one in found.items()
+            ]
+
+        error = image["error"][0]
+        outcomes: dict[int, Outcome] = dict.fromkeys(detectors, Outcome(error))
+        if not error:
+            outcomes = {number: Outcome(one) for number, one in detectors.items() if isinstance(one, str)}
+            if usable_detectors:
+                scored = _guarded(next(iter(usable_detectors.values())), len(usable_detectors), score)
+                outcomes |= zip(usable_detectors, scored, strict=True)
+        seconds = (time.perf_counter() - started) / len(detectors)
+        return {number: (_table(number, image, [outcome]), seconds) for number, outcome in outcomes.items()}
 
 
-def _scores(
-    detector: Detector, features: Tensor, map_threshold: float
-) -> tuple[NDArray[np.float32], Sequence[NDArray[np.float32] | None]]:
-    """Scores of images, and the patch scores of those that score above ``map_threshold``."""
-    scores = detector.score(features) if map_threshold == -np.inf else Scores(detector.image_scores(features), None)
-    image_scores, grids = scores.image, scores.grid
-    above = np.flatnonzero(image_scores.astype(np.float64) > map_threshold)
-    if grids is None and len(above):
-        grids = detector.score(features[torch.from_numpy(above).to(features.device)]).grid
-    maps: list[NDArray[np.float32] | None] = [None] * len(image_scores)
-    if grids is not None:
-        for row, grid in zip(above, grids, strict=True):
-            maps[row] = grid
-    return image_scores, maps
+class Outcome(NamedTuple):
+    """What became of an image: an error, or a score; and what its map shows, where that is asked for and known."""
+
+    error: str
+    score: np.float32 | None = None
+    patch_scores: NDArray[np.float32] | None = None  # (rows, columns)
+    regions: list[Region] | None = None
+    anomalous_area: float | None = None
+
+
+def _outcome(
+    job: ScoringJob, score: np.float32, grid: NDArray[np.float32] | None, keeps_map: bool, width: int, height: int
+) -> Outcome:
+    if not np.isfinite(score):
+        return Outcome(f"{SCORING_FAILED}: the model gives this image no finite score")
+    regions, area = None, None
+    if grid is not None and job.pixel_threshold is not None:
+        regions, area = find_regions(grid, job.model.size, job.pixel_threshold, int(width), int(height), job.ignored)
+        regions = regions[: job.max_regions]
+    return Outcome("", score, grid if keeps_map else None, regions, area)
+
+
+def _guarded(detector: Detector | str, count: int, score: Callable[[], list[Outcome]]) -> list[Outcome]:
+    """The outcomes of so many images; an error if the model cannot be used or fails."""
+    if isinstance(detector, str):
+        return [Outcome(detector)] * count
+    try:
+        return score() if count else []
+    except RayError:
+        raise
+    except Exception as error:
+        return [Outcome(f"{SCORING_FAILED}: {failure_reason(error)}")] * count
+
+
+def _table(number: int, images: Batch, outcomes: Sequence[Outcome]) -> pa.Table:
+    """A table of `columns.SCORED` of images that a job has scored."""
+    failed = np.array([outcome.error != "" for outcome in outcomes], bool)
+    grids = [outcome.patch_scores for outcome in outcomes]
+    regions = [
+        None if outcome.regions is None else [region._asdict() for region in outcome.regions] for outcome in outcomes
+    ]
+    columns = {
+        "row": images["row"],
+        "job": np.full(len(outcomes), number, np.int32),
+        "error": pa.array([outcome.error for outcome in outcomes], pa.string(), mask=~failed),
+        **{name: pa.array(images[name], pa.int32(), mask=failed) for name in ("width", "height")},
+        "score": pa.array([outcome.score for outcome in outcomes], pa.float32()),
+        "patch_scores": pa.array([None if grid is None else grid.ravel() for grid in grids], pa.list_(pa.float32())),
+        "patch_grid": pa.array([None if grid is None else grid.shape for grid in grids], pa.list_(pa.int32())),
+        "regions": pa.array(regions, REGIONS),
+        "anomalous_area": pa.array([outcome.anomalous_area for outcome in outcomes], pa.float64()),
+    }
+    return pa.table(columns, SCORED)

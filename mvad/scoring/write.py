@@ -16,6 +16,7 @@ from mvad.results.verdicts import decide
 from mvad.runtime.stage_totals import StageTotals
 from mvad.scoring.jobs import ScoringJob
 
+COPIED = ("error", "width", "height", "score", "patch_scores", "patch_grid", "regions", "anomalous_area")
 RECEIPT = pa.schema([pa.field("job", pa.int32()), pa.field("rows", pa.int64())])
 
 
@@ -45,7 +46,7 @@ class WriteScores:
 
 def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:
     """The score rows of images: their rows of the manifest, and columns of `columns.SCORED` by one job's model."""
-    columns = {name: scored[name] for name in ("error", "width", "height", "score", "patch_scores", "patch_grid")}
+    columns = {name: scored[name] for name in COPIED}
     columns["status"] = pc.if_else(pc.is_valid(scored["error"]), "error", "ok")
     columns["model_id"] = pa.array([job.model.model_id] * len(scored), pa.string())
     return score_table(images, job.run_id, columns | decide(scored["score"].combine_chunks(), job.rule))

@@ -21,12 +21,14 @@ class WorstPatch(NamedTuple):
     patch: Tensor  # (n,) int64: its index among the patches of the image
     distance: Tensor  # (n,) float32: its distance to the bank
     nearest: Tensor  # (n,) int64: the index of its nearest vector in the bank
+    bounds: Tensor  # (n, p) float32: upper bounds of the distances of all patches, none above the farthest's
 
 
-def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
+def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch.inf) -> WorstPatch:
     """Find the farthest patch of each image; the first one, if several are equally far.
 
     ``patches``: (n, p, d) float32, on the bank's device. The result for an image does not depend on the other images.
+    An image of which no patch can be as far as ``at_least`` has the distance -inf, and bounds below it.
     """
     n_images, per_image, width = patches.shape
     rows = patches.reshape(-1, width)
@@ -34,9 +36,10 @@ def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
     bounds = search.distances(rows, search.approximate_nearest(projections)).view(n_images, per_image)
     # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which ones are.
     upper_bound = bounds * (1 + TIE_TOLERANCE)
-    unsettled = torch.ones_like(bounds, dtype=torch.bool)
+    unsettled = upper_bound >= at_least
     patch = torch.full((n_images,), per_image, device=rows.device)
-    worst = WorstPatch(patch, torch.full((n_images,), -torch.inf, device=rows.device), torch.zeros_like(patch))
+    distance = torch.full((n_images,), -torch.inf, device=rows.device)
+    worst = WorstPatch(patch, distance, torch.zeros_like(patch), bounds.clone())
     patches_per_round = 1
     while unsettled.any():
         top_k = min(patches_per_round, per_image)
@@ -47,6 +50,7 @@ def worst_patches(search: ExactSearch, patches: Tensor) -> WorstPatch:
         unsettled[image_of, candidates] = False
         row_of = image_of * per_image + candidates
         distances, nearest = search.nearest(rows[row_of], projections[row_of], bounds[image_of, candidates])
+        worst.bounds[image_of, candidates] = distances
         _keep_better(worst, image_of, candidates, distances, nearest)
         unsettled &= upper_bound >= worst.distance[:, None]
         patches_per_round *= 2  # so that many nearly equal patches take few rounds

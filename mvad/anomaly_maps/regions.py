@@ -1,0 +1,119 @@
+"""Regions: the connected parts of an image where its anomaly map is above the pixel threshold."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad.anomaly_maps.geometry import Box, anomaly_map, on_image
+from mvad.anomaly_maps.localise import near, reach
+from mvad.data.image_size import ImageSize
+
+EIGHT_NEIGHBOURS = np.ones((3, 3), int)
+MAX_WHOLE_PIXELS = 1 << 20  # of a map that is computed at once
+
+
+class Region(NamedTuple):
+    """A box in the upright image's own pixels, and what the map is in the part of it that is above the threshold."""
+
+    x: int  # left
+    y: int  # top
+    width: int
+    height: int
+    area: int  # of the part above the threshold
+    peak: float  # of the map
+    mean: float
+
+
+def find_regions(
+    grid: NDArray[np.float32],
+    size: ImageSize,
+    threshold: float,
+    width: int,
+    height: int,
+    ignored: NDArray[np.bool_] | None = None,
+) -> tuple[list[Region], float]:
+    """The regions of an image, largest peak first, and the share of what is looked at that they cover.
+
+    Parameters
+    ----------
+    grid : (rows, columns) float32
+        Patch scores; upper bounds will do where the map stays below the threshold: `localise.needed_patches`.
+    width, height
+        Of the upright image.
+    ignored : (height, width) bool
+        The pixels of the model's input that are not looked at.
+    """
+    from scipy.ndimage import find_objects, label
+
+    scale = math.prod(length / resized for length, resized in zip((height, width), size.resize, strict=True))
+    regions, n_above = [], 0
+    for place, values in _parts_above(grid, size, threshold):
+        above = values > threshold
+        if ignored is not None:
+            above &= ~ignored[place.top : place.bottom, place.left : place.right]
+        numbers, _ = label(above, EIGHT_NEIGHBOURS)
+        for number, (rows, columns) in enumerate(find_objects(numbers), start=1):
+            inside = values[rows, columns][numbers[rows, columns] == number]
+            n_above += len(inside)
+            box = Box(
+                place.left + columns.start, place.top + rows.start, place.left + columns.stop, place.top + rows.stop
+            )
+            on = on_image(size, box, width, height)
+            area = min(max(1, round(len(inside) * scale)), math.prod(on.size))
+            peak, mean = float(inside.max()), float(inside.mean(dtype=np.float64))
+            regions.append(Region(on.left, on.top, *on.size, area, peak, mean))
+    looked_at = size.n_pixels - (0 if ignored is None else int(ignored.sum()))
+    return sorted(regions, key=lambda one: (-one.peak, one.y, one.x)), n_above / max(1, looked_at)
+
+
+def _parts_above(
+    grid: NDArray[np.float32], size: ImageSize, threshold: float
+) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+    """Parts of the map that together hold all that is above the threshold, none of which ends within a region.
+
+    A large map is not computed where it is low: each part is that of a box of patches, with those around it that change
+    the map in the box.
+    """
+    is_aligned = size.height % grid.shape[0] == size.width % grid.shape[1] == 0
+    if size.n_pixels <= MAX_WHOLE_PIXELS or not is_aligned:
+        if (grid > threshold).any():
+            yield Box(0, 0, size.width, size.height), anomaly_map(grid, size)
+        return
+    distance = reach(size, grid.shape)
+    stride = size.height // grid.shape[0], size.width // grid.shape[1]
+    for box in _disjoint_boxes(near(grid > threshold, distance)):
+        outer = Box(
+            max(0, box.left - distance),
+            max(0, box.top - distance),
+            min(grid.shape[1], box.right + distance),
+            min(grid.shape[0], box.bottom + distance),
+        )
+        part = ImageSize(resize=_sides(outer, stride), crop=_sides(outer, stride))
+        values = anomaly_map(grid[outer.top : outer.bottom, outer.left : outer.right], part)
+        top, left = (box.top - outer.top) * stride[0], (box.left - outer.left) * stride[1]
+        height, width = _sides(box, stride)
+        place = Box(box.left * stride[1], box.top * stride[0], box.right * stride[1], box.bottom * stride[0])
+        yield place, values[top : top + height, left : left + width]
+
+
+def _sides(box: Box, stride: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of a box of patches."""
+    width, height = box.size
+    return height * stride[0], width * stride[1]
+
+
+def _disjoint_boxes(patches: NDArray[np.bool_]) -> list[Box]:
+    """Boxes of patches that hold all that are marked; those that would touch each other are joined."""
+    from scipy.ndimage import find_objects, label
+
+    while True:
+        numbers, count = label(patches, EIGHT_NEIGHBOURS)
+        found = find_objects(numbers)
+        patches = np.zeros(patches.shape, bool)
+        for rows, columns in found:
+            patches[rows, columns] = True
+        if label(patches, EIGHT_NEIGHBOURS)[1] == count:
+            return [Box(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]

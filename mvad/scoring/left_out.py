@@ -1,0 +1,100 @@
+"""Calibrate on the training images of a bank: each is scored as if none of its patches were in it.
+
+Features of large images do not fit into memory together, so the images go through the network once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from mvad.anomaly_maps.localise import map_peak
+from mvad.console import Stage
+from mvad.data.image_size import ImageSize
+from mvad.data.images import Batch
+from mvad.detectors import Detector, Shardable, State, find_method
+from mvad.features.extractor import prepare
+from mvad.features.weights import Network
+from mvad.options import JobOptions
+from mvad.pipeline.dataset import decoded_images
+from mvad.runtime.resources import ActorPool
+from mvad.runtime.stage_totals import StageTotals
+from mvad.runtime.threads import Threads, worker_device
+from mvad.runtime.watchdog import watch_nodes
+from mvad.scoring.windows import score_windows, settle_windows
+
+
+@dataclass(frozen=True)
+class SharedBank:
+    """A fitted `Shardable` method, and from which shard each vector of its bank is."""
+
+    method: str
+    state: State
+    owners: NDArray[np.int64]  # (m,)
+    left_out: Mapping[int, frozenset[int]]  # by row of the table of images: the shards that its score does without
+
+
+class LeftOutScorer:
+    """Actor that scores each image without some shards of the bank; ``banks`` are by category."""
+
+    def __init__(self, spec: ray.ObjectRef, banks: ray.ObjectRef, threads: int, totals: StageTotals) -> None:
+        self.extract, self.threads, self.totals = ray.get(spec).load(worker_device()), Threads(threads), totals
+        self.banks: Mapping[str, SharedBank] = ray.get(banks)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Columns ``row``, ``score`` and ``map_peak``, NaN for images that cannot be used."""
+        scores = np.full((len(batch["row"]), 2), np.nan, np.float32)
+        for number, (row, category, error) in enumerate(
+            zip(batch["row"].tolist(), batch["category"], batch["error"], strict=True)
+        ):
+            if not error:
+                scores[number] = self._score(batch["pixels"][number], row, self.banks[category])
+        return {"row": batch["row"], "score": scores[:, 0], "map_peak": scores[:, 1]}
+
+    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> tuple[float, float]:
+        detector = find_method(bank.method).from_state(bank.state, self.extract.device)
+        assert isinstance(detector, Shardable)
+        others: Detector = detector.without(np.isin(bank.owners, list(bank.left_out[row])))
+        found = score_windows(pixels, self.extract, {0: others}, {0: math.inf}, self.threads)[0]
+
+        def settle(needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+            return settle_windows(pixels, self.extract, others, found.grid, needed, self.threads)
+
+        return found.score, map_peak(settle, found.grid, self.extract.size)
+
+
+def score_left_out(
+    images: pa.Table,
+    size: ImageSize,
+    banks: Mapping[str, SharedBank],
+    network: Network,
+    options: JobOptions,
+    pool: ActorPool,
+    stage: Stage,
+    bit_depths: Mapping[str, int],
+) -> NDArray[np.float32]:
+    """Scores of images and the peaks of their maps, each without the shards that its bank names: (n, 2).
+
+    NaN for images that cannot be used.
+    """
+    kinds = sorted({find_method(bank.method).feature for bank in banks.values()})
+    spec = ray.put(prepare(kinds, network, size, options.engine, pool.gpus))
+    dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths).map_batches(
+        LeftOutScorer,
+        batch_size=1,
+        fn_constructor_kwargs={"spec": spec, "banks": ray.put(banks), "threads": pool.threads, "totals": stage.totals},
+        **pool.arguments,
+    )
+    dataset.set_name("mvad_calibrate")
+    scores = np.full((len(images), 2), np.nan, np.float32)
+    batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+    for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
+        scores[batch["row"], 0], scores[batch["row"], 1] = batch["score"], batch["map_peak"]
+        stage.advance(len(batch["row"]))
+    return scores
