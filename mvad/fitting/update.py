@@ -22,10 +22,10 @@ from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
 from mvad.fitting.tasks import Extension, extend_detector
+from mvad.metrics.image import image_metrics
 from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, read_map_peaks, save_model
 from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
-from mvad.results.metrics import image_metrics
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
 

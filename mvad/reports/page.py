@@ -35,6 +35,7 @@ COLUMNS = (  # of the summary table: key, title, filter that shows the value
     ("recall_at_threshold", "Recall", "percent"),
     ("false_alarm_rate", "False alarms", "percent"),
     ("pixel_auroc", "Pixel AUROC", "metric"),
+    ("pixel_ap", "Pixel AP", "metric"),
     ("pixel_aupro", "AUPRO", "metric"),
     ("drift_median_shift", "Score shift", "shift"),
     ("fit_seconds", "Fit (s)", "seconds"),

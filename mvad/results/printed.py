@@ -45,7 +45,8 @@ def _print_labelled(report: Reporter, rows: Sequence[Row], total: Sequence[Row],
     mean = total[0] if total else rows[0]
     if mean["pixel_auroc"] is not None:
         average = " on average" if total else ""
-        report.result(f"pixel AUROC {mean['pixel_auroc']:.3f}, AUPRO {mean['pixel_aupro']:.3f}{average}")
+        pixel = [number(mean[name], 3) for name in ("pixel_auroc", "pixel_ap", "pixel_aupro")]
+        report.result("pixel AUROC {}, AP {}, AUPRO {}".format(*pixel) + average)
     for row in rows:
         if row["note"]:
             report.result(f"{shown_name(row['category'])}: {row['note']}")

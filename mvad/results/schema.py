@@ -88,6 +88,11 @@ SUMMARY = pa.schema(
         pa.field("n_found", pa.int64()),  # defective images that are flagged; null without a threshold
         pa.field("n_false_alarms", pa.int64()),  # good images that are flagged; null without a threshold
         pa.field("n_uncertain", pa.int64()),  # images with that verdict; null without a threshold
+        pa.field("pixel_ap", pa.float64()),
+        pa.field("pixel_f1_max", pa.float64()),
+        pa.field("pixel_aupro_5", pa.float64()),  # up to a false-positive rate of 5 %
+        pa.field("pixel_aupimo", pa.float64()),  # null without good test images that have a map
+        pa.field("defects_touched", pa.float64()),  # share of defect regions; null without a pixel threshold
     ]
 )
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 MAX_ROWS_PER_FILE = 256
+ROWS_AT_ONCE = 16  # that are read together with their maps
 PART_NAME = re.compile(r"part-.*\.parquet")  # of files of score rows; others are somebody else's
 MAX_FILE_BYTES = 1 << 34
 STATUS = ["image_id", "split", "status", "model_id", "file_size", "file_mtime"]  # what decides whether a row is current
@@ -234,24 +235,42 @@ def read_scores(
     return _read(out, _dataset(out, category), needed, condition).sort_by("image_id").select(names)
 
 
+def read_rows(out: str, columns: Sequence[str], category: str, condition: pads.Expression) -> Iterator[dict[str, Any]]:
+    """Rows of a category under OUT (a URI), one after the other and unordered: for maps, which together are large.
+
+    ResultsError, perhaps after some rows, if a file is damaged.
+    """
+    dataset, few = _dataset(out, category), {"batch_size": ROWS_AT_ONCE, "batch_readahead": 1, "fragment_readahead": 1}
+    with _naming_damage(out, dataset):
+        for batch in dataset.to_batches(list(columns), condition, **few):
+            for number in range(len(batch)):
+                yield from batch.slice(number, 1).to_pylist()
+
+
 def _read(
     out: str, dataset: pads.Dataset, columns: Sequence[str], condition: pads.Expression | None = None
 ) -> pa.Table:
     """Rows of some files in OUT (a URI); ResultsError names the first damaged one, if there is one."""
-    try:
+    with _naming_damage(out, dataset):
         table = dataset.to_table(list(columns), filter=condition)
         required = [name for name in columns if name in SCORES.names and not SCORES.field(name).nullable]
-        if not any(table[name].null_count for name in required):
-            return table
-        problem: Exception = ValueError("rows lack values")
+        if any(table[name].null_count for name in required):
+            raise pa.ArrowInvalid("rows lack values")
+        return table
+
+
+@contextmanager
+def _naming_damage(out: str, dataset: pads.Dataset) -> Iterator[None]:
+    """Turn an error of reading files in OUT into a ResultsError that names the first damaged one, if there is one."""
+    try:
+        yield
     except (pa.ArrowException, OSError, NotImplementedError) as error:
-        problem = error
-    for fragment in dataset.get_fragments():
-        uri = _uri(storage.join(out, "scores"), fragment.path)
-        reason = _damage(uri)
-        if reason is not None:
-            raise _damaged(uri, reason) from problem
-    raise problem
+        for fragment in dataset.get_fragments():
+            uri = _uri(storage.join(out, "scores"), fragment.path)
+            reason = _damage(uri)
+            if reason is not None:
+                raise _damaged(uri, reason) from error
+        raise
 
 
 def _damaged(uri: str, reason: str) -> ResultsError:

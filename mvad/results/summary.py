@@ -1,8 +1,10 @@
 """The summary of a run: one row per category, then the mean; ``note`` says why a number is missing."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,17 @@ from numpy.typing import NDArray
 
 from mvad import calibration
 from mvad.calibration import DecisionRule
+from mvad.console import plural
 from mvad.data.image_size import ImageSize
 from mvad.errors import ImageError, ResultsError
-from mvad.results.metrics import image_metrics, pixel_metrics
+from mvad.metrics.image import image_metrics
 from mvad.results.schema import SCORES
-from mvad.results.store import read_by_category, read_scores
+from mvad.results.store import list_parts, read_by_category, read_rows, read_scores
 from mvad.results.verdicts import FIXED, UNCERTAIN, decide_together, outcomes
+
+if TYPE_CHECKING:
+    from mvad.data.images import MaskRemarks
+    from mvad.metrics.pixel import PixelMetrics
 
 MEAN = "mean"  # category of the last row, and of no other unless there is a category of this name
 OTHER_RATES = (0.01, 0.05, 0.1)  # false-alarm rates at which outcomes are counted besides the one asked for
@@ -34,6 +41,11 @@ _AVERAGED = (
     "false_alarm_rate",
     "pixel_auroc",
     "pixel_aupro",
+    "pixel_ap",
+    "pixel_f1_max",
+    "pixel_aupro_5",
+    "pixel_aupimo",
+    "defects_touched",
 )
 
 
@@ -142,7 +154,7 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
         row["false_alarm_rate"] = row["n_false_alarms"] / row["n_good"]
     if "size" not in facts:  # scored by a run that was killed before it said with what
         return row
-    pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]))
+    pixels, row["note"] = _pixel_metrics(out, category, ImageSize(**facts["size"]), facts.get("pixel_threshold"))
     return row | pixels
 
 
@@ -167,42 +179,66 @@ def _reason(images: pa.Table, n_scored: int, labels: NDArray[np.int8]) -> str | 
     return None
 
 
-def _pixel_metrics(out: str, category: str, size: ImageSize) -> tuple[dict[str, float], str | None]:
-    """Pixel metrics of the test images whose truth is known per pixel: good ones, and defective ones with a mask."""
+def _pixel_metrics(
+    out: str, category: str, size: ImageSize, threshold: float | None
+) -> tuple[dict[str, float], str | None]:
+    """Pixel metrics of the test images whose truth is known per pixel: good ones, and defective ones with a mask.
+
+    Pixels are those of the part of the image that the model saw, at the image's own size.
+    """
     import pyarrow.dataset as pads
 
-    from mvad.anomaly_maps.geometry import anomaly_map
-    from mvad.data.images import MaskRemarks, load_mask
+    from mvad.data.images import MaskRemarks
+    from mvad.metrics.pixel import PixelMetrics
+    from mvad.results.stored_maps import patch_score_range
 
     field = pads.field
-    condition = (field("label") == 0) | (field("label").is_valid() & field("mask_uri").is_valid())
-    condition &= (field("split") == "test") & field("patch_scores").is_valid()
+    has_mask = field("label").is_valid() & field("mask_uri").is_valid()
+    condition = (field("split") == "test") & field("patch_grid").is_valid()
+    columns = ["image_id", "label", "mask_uri", "width", "height", "patch_scores", "patch_grid"]
+    remarks, damaged = MaskRemarks(), []
     try:
-        rows = read_scores(out, ["mask_uri", "width", "height", "patch_scores", "patch_grid"], category, condition)
+        if not len(read_scores(out, ["mask_uri"], category, condition & has_mask)):
+            return {}, None
+        ends = patch_score_range([uri for _, uri in list_parts(out, category)])
+        metrics = PixelMetrics(*(ends or (0.0, 0.0)), threshold)
+        for row in read_rows(out, columns, category, condition & (has_mask | (field("label") == 0))):
+            try:
+                _add_image(metrics, row, size, remarks)
+            except ImageError as error:
+                damaged.append(f"{row['image_id']}: {error}")
     except ResultsError as error:
         return {}, f"no pixel metrics: {error}"
-    mask_uris = rows["mask_uri"].to_pylist()
-    if not any(mask_uris):
-        return {}, None
-    masks = np.zeros((len(rows), size.height, size.width), bool)
-    maps = np.empty(masks.shape, np.float32)
-    usable, remarks = np.ones(len(rows), bool), MaskRemarks()
-    for number, uri in enumerate(mask_uris):
-        grid = rows["patch_scores"][number].values.to_numpy()
-        maps[number] = anomaly_map(grid.reshape(rows["patch_grid"][number].as_py()), size)
-        if uri:
-            try:
-                mask = load_mask(uri, size)
-            except ImageError as error:
-                usable[number] = False
-                remarks.add_unusable(uri, error)
-            else:
-                masks[number] = mask.pixels
-                remarks.add(mask, rows["width"][number].as_py(), rows["height"][number].as_py())
-    masks, maps = masks[usable], maps[usable]
-    if not masks.any() or masks.all():
-        return {}, "; ".join(["no pixel metrics: the masks mark no pixel, or all", *remarks.sentences()])
-    return pixel_metrics(masks, maps), "; ".join(remarks.sentences()) or None
+    notes = remarks.sentences()
+    if damaged:
+        notes.append(f"pixel metrics without {plural(len(damaged), 'image')}: {min(damaged)}")
+    result = metrics.result()
+    if not result:
+        notes.insert(0, "no pixel metrics: the masks mark no pixel, or all")
+    return result, "; ".join(notes) or None
+
+
+def _add_image(metrics: PixelMetrics, row: dict[str, Any], size: ImageSize, remarks: MaskRemarks) -> None:
+    """Add an image to the metrics of its category, unless its mask cannot be used; ImageError if its map cannot."""
+    from mvad.anomaly_maps.geometry import map_on_image, seen_box
+    from mvad.data.images import load_mask
+    from mvad.results.stored_maps import stored_map
+
+    width, height, truth = row["width"], row["height"], None
+    model_map = stored_map(row, size)
+    if model_map is None:
+        return
+    if row["mask_uri"]:
+        try:
+            mask = load_mask(row["mask_uri"], width, height)
+        except ImageError as error:
+            remarks.add_unusable(row["mask_uri"], error)
+            return
+        remarks.add(mask, width, height)
+        if row["label"] == 1 or mask.share:
+            box = seen_box(size, width, height)
+            truth = mask.pixels[box.top : box.bottom, box.left : box.right]
+    metrics.add(truth, map_on_image(model_map, size, width, height))
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -70,7 +70,8 @@ def test_the_summary_has_a_row_a_category_and_the_mean(base_run):
     assert table.schema.equals(results.SUMMARY)
     written = json.loads((out / "summary.json").read_text())
     assert written == table.to_pylist()
-    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_aupro"):
+    image_names, pixel_names = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro", "aupro_5", "aupimo")
+    for name in (*(f"image_{name}" for name in image_names), *(f"pixel_{name}" for name in pixel_names)):
         assert written[2][name] == pytest.approx((written[0][name] + written[1][name]) / 2)
     assert [row["n_train"] for row in written] == [8, 8, 16]
     assert [(row["n_good"], row["n_defect"], row["n_error"]) for row in written] == [(4, 4, 0), (4, 4, 0), (8, 8, 0)]

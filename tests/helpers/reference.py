@@ -60,30 +60,3 @@ def image_score(patches, bank, b):
         total = sum(np.exp(distances[worst, other]) for other in around)
         score = (1 - np.exp(distances[worst, nearest[worst]]) / total) * score
     return score, patch_scores
-
-
-def aupro(masks, maps, limit=0.3):
-    """AUPRO as MVTec's evaluation defines it: the area below the curve over all thresholds, by trapezoids.
-
-    Regions are 8-connected.
-    Points of a score in common are one point. A limit between two points is interpolated; points at the limit count,
-    so a vertical rise there adds nothing.
-    """
-    from scipy.ndimage import label
-
-    regions = []
-    for number, mask in enumerate(masks):
-        marks, count = label(mask, np.ones((3, 3)))
-        regions += [(number, marks == mark) for mark in range(1, count + 1)]
-    x, y = [0.0], [0.0]
-    for threshold in np.unique(maps)[::-1]:
-        x.append(float((maps[~masks] >= threshold).sum() / (~masks).sum()))
-        y.append(float(np.mean([(maps[number][region] >= threshold).mean() for number, region in regions])))
-    x, y = [*x, 1.0], [*y, 1.0]
-    area, last = 0.0, max(place for place, value in enumerate(x) if value <= limit)
-    for place in range(1, last + 1):
-        area += (y[place] + y[place - 1]) / 2 * (x[place] - x[place - 1])
-    if x[last] < limit:
-        rise = (y[last + 1] - y[last]) * (limit - x[last]) / (x[last + 1] - x[last])
-        area += (y[last] + rise / 2) * (limit - x[last])
-    return area / limit

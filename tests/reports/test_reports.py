@@ -66,6 +66,8 @@ def test_the_report_of_a_run(base_run, tmp_path, capsys):
     page = read(out / "report.html")
     for row in base_run[1].summary[:2]:
         assert f"{row['image_auroc']:.3f}" in page.text
+        assert f"{row['pixel_ap']:.3f}" in page.text
+    assert "Pixel AP" in page.text
     assert page.text.count("Missed defects") == 2
     assert "calibration (8)" in page.text
     pictures = [image for image in page.all("img") if "anomaly" in image["alt"].lower() or "/test/" in image["alt"]]
@@ -352,7 +354,7 @@ def test_curves_agree_with_the_metrics():
     random = np.random.default_rng(0)
     labels = (random.random(5000) < 0.3).astype(np.int8)
     scores = (random.normal(size=5000) + labels).astype(np.float32)
-    from mvad.results.metrics import image_metrics
+    from mvad.metrics.image import image_metrics
 
     metrics = image_metrics(labels, scores)
     assert f"AUROC {metrics['image_auroc']:.3f}" in roc(labels, scores, (0.1, 0.2)).text

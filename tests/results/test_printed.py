@@ -78,8 +78,8 @@ def test_categories_that_miss_most_come_first_and_the_rest_is_counted(capsys):
 
 
 def test_pixel_metrics_have_a_line(capsys):
-    out = printed(capsys, [summary_row(pixel_auroc=0.983, pixel_aupro=0.9)])
-    assert out.splitlines()[2] == "pixel AUROC 0.983, AUPRO 0.900"
+    out = printed(capsys, [summary_row(pixel_auroc=0.983, pixel_ap=0.6, pixel_aupro=0.9)])
+    assert out.splitlines()[2] == "pixel AUROC 0.983, AP 0.600, AUPRO 0.900"
 
 
 def image(name, score, p_value, verdict="anomalous"):

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFile
 
 from mvad import storage
-from mvad.data.image_size import ImageSize
-from mvad.data.images.loading import crop_centre, read_file
+from mvad.data.images.loading import read_file
 from mvad.data.images.opening import decoding, open_image, upright
 from mvad.data.images.samples import read_samples
 from mvad.errors import ImageError, UsageError
@@ -22,9 +21,9 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
 class Mask(NamedTuple):
-    """A mask in the model's size: (height, width) bool, True where defective, and what it is in its own size."""
+    """A mask in the size of its image, and what it is in its own size."""
 
-    pixels: NDArray[np.bool_]
+    pixels: NDArray[np.bool_]  # (height, width) of the image, True where defective
     width: int
     height: int
     share: float  # of its own pixels that are defective
@@ -55,7 +54,9 @@ class MaskRemarks:
         """What is odd, in sentences without a full stop."""
         texts = []
         if self.unusable:
-            texts.append(f"pixel metrics without {_count(len(self.unusable))} that cannot be used: {self.unusable[0]}")
+            texts.append(
+                f"pixel metrics without {_count(len(self.unusable))} that cannot be used: {min(self.unusable)}"
+            )
         if self.n_mostly_marked > self.n_masks / 2:
             texts.append(
                 f"{self.n_mostly_marked} of {_count(self.n_masks)} mark most of the image: are they inverted? "
@@ -106,20 +107,19 @@ def _read_masks(folder: str, max_pixels: int) -> Image.Image:
     return functools.reduce(ImageChops.lighter, (read_mask(uri, max_pixels) for uri in uris))
 
 
-def load_mask(uri: str, size: ImageSize) -> Mask:
-    """Read a mask in the model's size; ImageError as for `read_mask`.
+def load_mask(uri: str, width: int, height: int) -> Mask:
+    """Read a mask in the size of its upright image, ``width`` x ``height`` pixels; ImageError as for `read_mask`.
 
-    Its pixels are the nearest ones, and all that belong to a defect (a region of pixels that touch) of which the
-    nearest ones have none: a small defect does not vanish.
+    A mask of another size is stretched. Its pixels are the nearest ones, and all that belong to a defect (a region of
+    pixels that touch) of which the nearest ones have none: a small defect does not vanish.
     """
     mask = read_mask(uri)
-    height, width = size.resize
-    marked = np.asarray(mask) > 0
-    pixels = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 0
-    if mask.width > width or mask.height > height:
-        pixels = pixels | _vanished_regions(marked, height, width)
-    cropped = np.asarray(crop_centre(Image.fromarray(pixels), size))
-    return Mask(cropped, mask.width, mask.height, float(marked.mean()))
+    marked = pixels = np.asarray(mask) > 0
+    if mask.size != (width, height):
+        pixels = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 0
+        if mask.width > width or mask.height > height:
+            pixels = pixels | _vanished_regions(marked, width, height)
+    return Mask(pixels, mask.width, mask.height, float(marked.mean()))
 
 
 def _is_lossy(image: ImageFile.ImageFile, data: bytes) -> bool:
@@ -147,7 +147,7 @@ def _values(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> tuple[N
     return colours, visible
 
 
-def _vanished_regions(marked: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+def _vanished_regions(marked: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
     """Where the defects lie that have no pixel in a mask's nearest pixels: (height, width)."""
     from scipy.ndimage import label
 
@@ -162,8 +162,8 @@ def _vanished_regions(marked: NDArray[np.bool_], height: int, width: int) -> NDA
     y, x = y + top, x + left
     scale_y, scale_x = height / marked.shape[0], width / marked.shape[1]
     sampled_y, sampled_x = (
-        np.isin(places, ((np.arange(length) + 0.5) / scale).astype(int))
-        for places, length, scale in ((y, height, scale_y), (x, width, scale_x))
+        np.isin(places, ((np.arange(side) + 0.5) / scale).astype(int))
+        for places, side, scale in ((y, height, scale_y), (x, width, scale_x))
     )
     kept = np.zeros(count + 1, bool)
     kept[numbers[sampled_y & sampled_x]] = True

@@ -1,0 +1,1 @@
+"""Metrics of image scores against labels, and of anomaly maps against masks."""
