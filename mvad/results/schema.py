@@ -7,6 +7,7 @@
     OUT/run.json                             configuration, versions, models, counts, seconds
     OUT/_SUCCESS                             written last, and only if the exit code is 0
     OUT/report.html, OUT/report, OUT/maps    for people, by `mvad report` and `mvad maps`
+    OUT/regions                              for other programs, by `mvad regions`
 
 Columns are added at the end, never changed.
 """
@@ -16,6 +17,17 @@ from typing import Any
 
 import pyarrow as pa
 
+REGION = pa.struct(  # a box in the pixels of the upright image; x and y are its left and top pixel
+    [
+        pa.field("x", pa.int32()),
+        pa.field("y", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("area", pa.int64()),  # pixels of the box that are above the pixel threshold
+        pa.field("peak", pa.float32()),  # of the map in the region
+        pa.field("mean", pa.float32()),
+    ]
+)
 SCORES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -40,6 +52,8 @@ SCORES = pa.schema(
         pa.field("file_size", pa.int64()),  # bytes, when the image was listed; null if unknown
         pa.field("file_mtime", pa.timestamp("us", "UTC")),  # when the file was last changed
         pa.field("verdict", pa.string()),  # good | uncertain | anomalous; null where there is no threshold
+        pa.field("regions", pa.list_(REGION)),  # largest peak first; null without a pixel threshold
+        pa.field("anomalous_area", pa.float64()),  # share of the pixels that the model saw
     ]
 )
 SUMMARY = pa.schema(
