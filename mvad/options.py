@@ -670,6 +670,21 @@ class MapOptions(CategoryOptions, FileOptions, OutputOptions):
 
 
 @group()
+class RegionsOptions(CategoryOptions, FileOptions, OutputOptions):
+    """Regions"""
+
+    format: Annotated[
+        Literal["csv", "coco", "yolo", "labelme", "mask-png"],
+        Option(
+            help="csv: a row per region; coco: a JSON file; the others: a file per image. mask-png needs kept maps."
+        ),
+    ] = "csv"
+    only: Annotated[
+        Literal["all", "anomalous", "mistakes"], Option(help="Which of the images that have regions, even if none.")
+    ] = "all"
+
+
+@group()
 class PlanOptions(NetworkOptions, OutputOptions):
     """Plan"""
 

@@ -87,6 +87,8 @@ def wrong_uses(data, tmp_path):
         ("evaluate", empty, "no results in"),
         ("report", empty, "no results in"),
         ("maps", empty, "--to", out, "no results in"),
+        ("regions", empty, "--to", out, "no results in"),
+        ("regions", empty, "--to", out, "--format", "xml", "--format 'xml' is unknown; choose one of: 'csv', 'coco'"),
         ("models", empty, "no models in"),
         ("update", data, "--models", empty, "no models in"),
         ("nightly", "--dump", data, "--models", empty, "--out", out, "--date", "monday", "is not a date"),

@@ -128,7 +128,7 @@ def test_a_preset_sets_its_options_and_refuses_others():
     assert (options.image_size, options.crop, options.coreset_ratio) == (256, 224, 0.1)
     assert build(RunOptions, as_json(options)) == options
     for values in ({"image_size": 320}, {"crop": 200}, {"coreset_ratio": 0.02}):
-        with pytest.raises(UsageError, match="^--preset patchcore-paper sets --.*; leave one of the two out"):
+        with pytest.raises(UsageError, match=r"^--preset patchcore-paper sets --.*; leave one of the two out"):
             build(RunOptions, {"preset": "patchcore-paper", **values})
 
 

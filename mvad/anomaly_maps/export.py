@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,13 @@ def draw(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -
     """
     file = io.BytesIO()
     if style.format == "npy":
-        np.save(file, _full_map(row, model_map, style), allow_pickle=False)
+        np.save(file, full_map(row, model_map, style.size, style.max_pixels), allow_pickle=False)
         return file.getvalue()
     if style.format == "overlay":
         picture = _draw_overlay(row, model_map, style)
     else:
-        grey = 1 + style.scale.shares(_full_map(row, model_map, style)) * (MAX_GREY - 1)
+        values = full_map(row, model_map, style.size, style.max_pixels)
+        grey = 1 + style.scale.shares(values) * (MAX_GREY - 1)
         picture = Image.fromarray(np.nan_to_num(grey, nan=0).round().astype(np.uint16))
     picture.save(file, "PNG", compress_level=4)
     return file.getvalue()
@@ -72,31 +74,43 @@ def _draw_overlay(row: dict[str, Any], model_map: NDArray[np.float32], style: Ma
     return overlay(image, model_map, style.size, style.scale)
 
 
-def _full_map(row: dict[str, Any], model_map: NDArray[np.float32], style: MapStyle) -> NDArray[np.float32]:
-    """Place a map in the full upright image: (height, width) float32, NaN where the model did not see it."""
+def full_map(
+    row: dict[str, Any], model_map: NDArray[np.float32], size: ImageSize, max_pixels: int
+) -> NDArray[np.float32]:
+    """Place a map in the full upright image: (height, width) float32, NaN where the model did not see it.
+
+    ``row`` has the ``width`` and ``height`` of the upright image; the map is as large as the model's input, float32.
+    ImageError if the image has more than ``max_pixels`` pixels.
+    """
     width, height = row["width"], row["height"]
-    if width * height > style.max_pixels:
-        raise ImageError(f"has {width} x {height} pixels, more than --max-pixels {style.max_pixels}")
-    box = seen_box(style.size, width, height)
+    if width * height > max_pixels:
+        raise ImageError(f"has {width} x {height} pixels, more than --max-pixels {max_pixels}")
+    box = seen_box(size, width, height)
     full = np.full((height, width), np.nan, np.float32)
-    full[box.top : box.bottom, box.left : box.right] = map_on_image(model_map, style.size, width, height)
+    full[box.top : box.bottom, box.left : box.right] = map_on_image(model_map, size, width, height)
     return full
 
 
 def map_path(image_id: str, format: str) -> str:
-    """Return the relative path of the file for an image's map: never outside its folder, and different for every id.
+    """Return the relative path of the file for an image's map: see `file_path`."""
+    return file_path(image_id, SUFFIXES[format], SUFFIXES.values())
 
+
+def file_path(name: str, suffix: str, suffixes: Collection[str]) -> str:
+    """Return the relative path of a file that is made from an image: never outside its folder, different for each name.
+
+    ``name`` is that of the image, with ``/`` between folders; ``suffixes`` are those of all files of the folder.
     Folders stay folders. Characters that names cannot contain, or that lead elsewhere, are percent-encoded. A name too
     long for file systems is cut and ends in a part of its hash.
     """
-    *folders, name = image_id.split("/")
-    return "/".join([*map(_folder_name, folders), _safe_name(name) + SUFFIXES[format]])
+    *folders, last = name.split("/")
+    return "/".join([*(_folder_name(folder, suffixes) for folder in folders), _safe_name(last) + suffix])
 
 
-def _folder_name(name: str) -> str:
+def _folder_name(name: str, suffixes: Collection[str]) -> str:
     safe = _safe_name(name)
-    for suffix in SUFFIXES.values():
-        if safe.endswith(suffix):  # a map could have the same path
+    for suffix in suffixes:
+        if safe.endswith(suffix):  # a file could have the same path
             safe = safe.removesuffix(suffix) + suffix.replace(".", "%2E")
     return safe
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "update": "mvad update new --models models",
     "models": "mvad models models",
     "maps": "mvad maps results --to maps",
+    "regions": "mvad regions results --format coco --to regions",
     "serve": "mvad serve --models models",
     "false_alarms": "mvad false-alarms mvtec --splits 20",
     "plan": "mvad plan --images 1e8 --gpus 64 --cores 512",

@@ -8,10 +8,8 @@
     DIR/maps.json                  how values become colours or grey, by category; and the number of files
 """
 
-from collections import defaultdict
 from typing import Annotated, Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from typer import Option
 
@@ -21,8 +19,9 @@ from mvad.anomaly_maps.export import MapStyle, draw, map_path
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH
-from mvad.data.manifest import require_categories
 from mvad.errors import ImageError, ResultsError, UsageError, one_line
+from mvad.exports.folder import prepare_folder
+from mvad.exports.rows import files_by_category, is_selected
 from mvad.options import MapOptions, Results, takes
 from mvad.results.result import Result, exit_code
 from mvad.results.stored_maps import patch_score_range, read_scale, stored_map
@@ -56,12 +55,8 @@ def maps(
 
     report, source, target = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(to)
     run = results.read_finished_run(source)
-    results.ensure_outside(source, target, ("maps",))
-    names = storage.list_folder(target)
-    if names and RECORD not in names:
-        raise UsageError(f"{storage.readable(target)} holds other files ({names[0]}); give --to an empty folder.")
-    storage.ensure_writable_folder(target)
-    files = _files_by_category(source, options.categories)
+    prepare_folder(source, target, "maps")
+    files = files_by_category(source, options.categories)
     styles, errors = _styles(source, files, run, options)
     record: dict[str, Any] = {"results": storage.readable(source), "format": options.format, "only": options.only}
     record["categories"] = {category: style.describe() for category, style in styles.items()}
@@ -82,14 +77,6 @@ def maps(
     report.errors(errors, RECORD)
     report.result(f"{n_written:,} maps in {storage.readable(target)}")
     return Result(exit_code(options, len(errors), n_written + len(errors)), errors=errors)
-
-
-def _files_by_category(out: str, selected: list[str] | None) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = defaultdict(list)
-    for category, file in results.list_parts(out):
-        files[category].append(file)
-    require_categories(selected, files, out)
-    return {category: files[category] for category in files if selected is None or category in selected}
 
 
 def _styles(
@@ -136,7 +123,7 @@ def export_file(file: str, category: str, style: MapStyle, only: str, target: st
         rows = results.read_part(file, COLUMNS)
     except ResultsError as error:
         return Exported(0, None, [{"image_id": category, "category": category, "split": "test", "error": str(error)}])
-    rows = rows.filter(pc.and_(pc.is_valid(rows["patch_scores"]), _is_selected(rows, only)))
+    rows = rows.filter(pc.and_(pc.is_valid(rows["patch_scores"]), is_selected(rows, only)))
     errors, last_uri = [], None
     for batch in rows.to_batches(max_chunksize=ROWS_PER_CHUNK):
         for row in batch.to_pylist():
@@ -152,14 +139,6 @@ def export_file(file: str, category: str, style: MapStyle, only: str, target: st
             last_uri = storage.join(target, map_path(row["image_id"], style.format))
             storage.write(last_uri, content)
     return Exported(len(rows) - len(errors), last_uri, errors)
-
-
-def _is_selected(rows: pa.Table, only: str) -> pa.ChunkedArray | pa.Scalar:
-    if only == "anomalous":
-        return pc.fill_null(rows["is_anomaly"], False)
-    if only == "mistakes":
-        return pc.fill_null(pc.not_equal(rows["is_anomaly"], rows["label"].cast(pa.bool_())), False)
-    return pa.scalar(True)
 
 
 def _ensure_shared(uri: str | None, target: str) -> None:

@@ -144,7 +144,8 @@ def _calibrate_left_out(
     rows: list[int] = []
     banks, places = {}, {}
     for fit in scheduler.uncalibrated:
-        assert fit.shards is not None and fit.owners is not None
+        assert fit.shards is not None
+        assert fit.owners is not None
         assert fit.state is not None
         of_category = np.flatnonzero(pc.equal(images["category"], fit.outcome.job.category).to_numpy())
         calibrating = evenly_spaced(fit.n_images, MAX_LEFT_OUT)

@@ -7,6 +7,7 @@
     OUT/run.json                             configuration, versions, models, counts, seconds
     OUT/_SUCCESS                             written last, and only if the exit code is 0
     OUT/report.html, OUT/report, OUT/maps    for people, by `mvad report` and `mvad maps`
+    OUT/regions                              for other programs, by `mvad regions`
 
 Columns are added at the end, never changed.
 """

@@ -39,7 +39,7 @@ REPLACING = "replacing"  # file in that folder: the others have been removed
 OWN_NAMES = (
     *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models", REPLACEMENT),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
-    *("report.html", "report", "maps"),  # made from the others
+    *("report.html", "report", "maps", "regions"),  # made from the others
 )
 
 
@@ -424,12 +424,13 @@ def _uri(root: str, path: str) -> str:
 
 
 def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file of score rows, or some of its columns; ResultsError if it is damaged."""
-    import pyarrow.parquet as pq
+    """A file of score rows, or some of its columns, null where older results lack them; ResultsError if damaged."""
+    import pyarrow.dataset as pads
 
     filesystem, path = storage.resolve(uri)
     try:
-        table = pq.read_table(path, columns=columns and list(columns), filesystem=filesystem, partitioning=None)
+        file = pads.dataset(path, format="parquet", filesystem=filesystem)
+        table = file.to_table([name for name in columns or file.schema.names if name in file.schema.names])
     except (pa.ArrowException, OSError) as error:
         reason = _damage(uri)
         if reason is None:
@@ -438,6 +439,9 @@ def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     reason = _misfit(table, columns or SCORES.names)
     if reason is not None:
         raise _damaged(uri, reason)
+    for field in map(SCORES.field, columns or ()):
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     return table
 
 

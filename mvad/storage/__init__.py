@@ -17,6 +17,7 @@ from mvad.storage.files import (
     remove_unfinished,
     resolve,
     write,
+    write_stream,
 )
 from mvad.storage.keys import Keys, WithKeys, hide_keys, split_keys
 from mvad.storage.listing import FileEntry, UnreadFolder, list_files, list_folder, list_pages, list_subfolders

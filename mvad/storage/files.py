@@ -220,6 +220,24 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
 
     OSError, which names the file, if it cannot be written.
     """
+    _write(uri, parts)
+
+
+def write_stream(uri: str, parts: Iterable[bytes]) -> None:
+    """Write a file, as `write` does, from parts that are made one after the other and need not fit into memory.
+
+    No file appears if making a part fails: for object storage, the parts are collected in a temporary file first.
+    """
+    if is_local(uri):
+        _write(uri, parts)
+        return
+    with tempfile.TemporaryFile() as collected:
+        collected.writelines(parts)
+        collected.seek(0)
+        _write(uri, iter(functools.partial(collected.read, COPY_CHUNK_BYTES), b""))
+
+
+def _write(uri: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> None:
     filesystem, path = resolve(uri)
     if not is_local(uri):  # an object appears when its stream is closed
         with filesystem.open_output_stream(path) as stream:
@@ -227,12 +245,12 @@ def write(uri: str, *parts: bytes | memoryview | pa.Buffer) -> None:
                 stream.write(part)
         return
     try:
-        _write_local(path, *parts)
+        _write_local(path, parts)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
 
 
-def _write_local(path: str, *parts: bytes | memoryview | pa.Buffer) -> None:
+def _write_local(path: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/{_unfinished_name()}"

@@ -13,7 +13,7 @@ import pytest
 
 from mvad import storage
 
-CHANGES = ("write", "remove", "move")
+CHANGES = ("write", "write_stream", "remove", "move")
 DEAD_PROCESS = 2**22 + 1  # above the largest process id of Linux
 
 
@@ -49,7 +49,7 @@ def killed_at(n: int, after: str = "") -> Iterator[None]:
 def _begin(name: str, uri: str) -> None:
     """Leave what a process leaves that is killed within a change."""
     path = Path(os.fsdecode(storage.local_path(uri)))
-    if name == "write":
+    if name.startswith("write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / f".0.{socket.gethostname()}.{DEAD_PROCESS}.unfinished").write_bytes(b"half")
     elif name == "remove" and path.is_dir():

@@ -14,6 +14,7 @@ from helpers.synthetic import draw, finish, write_category
 from mvad import results, storage
 from mvad.commands import maps
 from mvad.errors import ImageError, ResultsError, UsageError
+from mvad.exports.rows import files_by_category
 from mvad.options import MapOptions, build
 from mvad.results.result import EXIT_TOO_MANY_ERRORS
 from mvad.results.store import drop_duplicates, read_status, set_aside_damaged
@@ -141,7 +142,7 @@ def test_the_report_says_what_is_missing(damaged, out):
 
 
 def test_maps_of_the_other_categories(damaged, out):
-    run, files = results.read_run(to_uri(out)), maps._files_by_category(to_uri(out), None)
+    run, files = results.read_run(to_uri(out)), files_by_category(to_uri(out), None)
     for kind in ("overlay", "npy"):
         styles, errors = maps._styles(to_uri(out), files, run, build(MapOptions, {"format": kind}))
         assert "beta" in styles

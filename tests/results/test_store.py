@@ -208,6 +208,22 @@ def test_a_table_of_scores_has_every_column(tmp_path):
     assert table["score"].null_count == table["label"].null_count == 2
 
 
+def test_regions_come_back_as_they_were_written_and_are_null_in_older_files(tmp_path):
+    box = {"x": 3, "y": 5, "width": 7, "height": 2, "area": 11, "peak": 2.5, "mean": 1.5}
+    columns = {"status": pa.array(["ok"] * 3), "regions": pa.array([[box], [], None], SCORES.field("regions").type)}
+    columns["anomalous_area"] = pa.array([0.25, 0, None], pa.float64())
+    store.write_part(to_uri(tmp_path), score_table(images(["a", "b", "c"]), "run", columns))
+    older = score_table(images(["d"]), "run", {"status": pa.array(["ok"])}).drop_columns(["regions", "anomalous_area"])
+    store.write_part(to_uri(tmp_path), older)
+    names = ["image_id", "regions", "anomalous_area"]
+    expected = {"image_id": ["a", "b", "c", "d"], "regions": [[box], [], None, None]}
+    expected["anomalous_area"] = [0.25, 0.0, None, None]
+    assert results.read_scores(to_uri(tmp_path), names).to_pydict() == expected
+    parts = [results.read_part(uri, names) for _, uri in results.list_parts(to_uri(tmp_path))]
+    assert all(part.schema.field("regions").type == SCORES.field("regions").type for part in parts)
+    assert pa.concat_tables(parts).sort_by("image_id").to_pydict() == expected
+
+
 def test_images_that_cannot_be_scored_get_their_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "MAX_ROWS_PER_FILE", 2)
     names = [f"{number}.png" for number in range(5)]

@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 import mvad
 from helpers.nodes import free_port
+from helpers.score_files import write_rows, write_run
 from helpers.tiles import EMBEDDED
 from mvad import results, storage
 from mvad.data.listing import Listing
@@ -157,3 +158,33 @@ def test_the_job_from_bucket_to_bucket(bucket, base_run):
     assert isinstance(bank, np.memmap)
     assert not Path(bank.filename).exists()
     np.testing.assert_array_equal(bank, read_arrays(model)["bank"])
+
+
+def test_regions_go_from_object_storage_to_object_storage(bucket):
+    out, to = bucket("regions/out"), storage.to_uri(bucket("regions/to"))
+    box = {"x": 1, "y": 2, "width": 3, "height": 4, "area": 5, "peak": 2.0, "mean": 1.5}
+    for number in range(2):
+        write_rows(out, "cap", [{"image_id": f"ü {number}#.png", "regions": [box] * number}])
+    write_run(out, cap=1.0)
+    for format in ("csv", "coco", "yolo"):
+        assert mvad.regions(out, to, format=format, quiet=True).errors == []
+    assert storage.read(storage.join(to, "regions.csv")).splitlines()[1:] == [
+        '"ü 1#.png","cap",1,2,3,4,5,2,1.5,1.5,,,'.encode()
+    ]
+    document = json.loads(storage.read(storage.join(to, "coco.json")))
+    assert (len(document["images"]), len(document["annotations"])) == (2, 1)
+    assert storage.read(storage.join(to, "labels/ü 0#.txt")) == b""
+    assert storage.read(storage.join(to, "labels/ü 1#.txt")) == b"0 0.02083333 0.06666667 0.02500000 0.06666667\n"
+
+
+def test_a_stream_that_fails_leaves_no_object(bucket):
+    def parts():
+        yield b"half"
+        raise ValueError("no more")
+
+    uri = storage.join(storage.to_uri(bucket("streams")), "x")
+    with pytest.raises(ValueError, match="no more"):
+        storage.write_stream(uri, parts())
+    assert not storage.exists(uri)
+    storage.write_stream(uri, iter([b"wh", b"ole"]))
+    assert storage.read(uri) == b"whole"
