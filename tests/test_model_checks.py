@@ -327,7 +327,7 @@ def test_a_wrong_setting_is_one_sentence(place, method, value):
 def test_settings_that_are_missing_or_unknown(place, method):
     folder = place(method)
     original = json.loads((folder / "model.json").read_text())
-    for name in original["settings"]:
+    for name in original["settings"].keys() - {"max_vectors"}:  # unknown to earlier versions
         seal(
             folder,
             {**original, "settings": {key: original["settings"][key] for key in original["settings"] if key != name}},

@@ -119,7 +119,7 @@ def test_errors_are_allowed_by_count_or_share(limit, allowed):
     ],
 )
 def test_input_size_for_images_four_times_as_wide_as_high(options, resize, crop):
-    size = RunOptions(**options).size_for(4.0, 32)
+    size = RunOptions(**options).size_for(100, 400, 32)
     assert (size.resize, size.crop) == (resize, crop)
 
 
@@ -163,7 +163,7 @@ def test_panels_of_a_command_come_first_and_shared_ones_in_one_order():
     order = [PANEL_ORDER.get(title, 0) for title in titles]
     assert order == sorted(order)
     assert panels(RunOptions)["Method"] == ["method", "seed"]
-    assert panels(RunOptions)["PatchCore"] == ["coreset_ratio", "projection", "reweight"]
+    assert panels(RunOptions)["PatchCore"] == ["coreset_ratio", "max_vectors", "projection", "reweight"]
     assert panels(RunOptions)["Output"] == ["quiet", "new_run"]
     assert next(iter(panels(ScoreOptions))) == "Models"
     assert "PatchCore" not in panels(ScoreOptions)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from mvad.anomaly_maps.geometry import SIGMA, TRUNCATE, anomaly_map
 from mvad.data.image_size import ImageSize
 
+TOLERANCE = np.float32(1e-6)  # above the rounding error of bounds, relative to them
+
 
 def reach(size: ImageSize, grid: tuple[int, ...]) -> int:
     """How many patches away the score of a patch still changes the map."""
@@ -32,7 +34,7 @@ def near(patches: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
 
 def needed_patches(bounds: NDArray[np.float32], size: ImageSize, threshold: float) -> NDArray[np.bool_]:
     """The patches whose exact scores decide where the map is above a threshold; ``bounds`` are upper ones."""
-    return near(bounds > threshold, 2 * reach(size, bounds.shape))
+    return near(bounds * (1 + TOLERANCE) > threshold, 2 * reach(size, bounds.shape))
 
 
 def map_peak(
@@ -60,11 +62,11 @@ def map_peak(
     row, column = np.unravel_index(bounds_map.argmax(), bounds_map.shape)
     first[_patch(row, size.height, bounds.shape[0]), _patch(column, size.width, bounds.shape[1])] = True
     lower_bound = anomaly_map(settle(near(first, distance)), size)[row, column]
-    rows, columns = np.nonzero(bounds_map >= lower_bound)
+    rows, columns = np.nonzero(bounds_map * (1 + TOLERANCE) >= min(lower_bound, bounds_map[row, column]))
     candidates = np.zeros(bounds.shape, bool)
     candidates[_patch(rows, size.height, bounds.shape[0]), _patch(columns, size.width, bounds.shape[1])] = True
     exact = anomaly_map(settle(near(candidates, distance)), size)
-    return float(exact[rows, columns].max())
+    return float(max(exact[rows, columns].max(), lower_bound))
 
 
 def _patch(pixel: NDArray[np.int64] | np.int64, length: int, count: int) -> NDArray[np.int64]:

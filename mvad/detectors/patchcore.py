@@ -62,10 +62,7 @@ class PatchCore(Extendable, Shardable, Detector):
 
     @classmethod
     def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
-        settings = {
-            "max_vectors": len(state.arrays.get("bank", ())) or 1,
-            **state.settings,
-        }  # unknown to earlier versions
+        settings = {"max_vectors": cls().params.max_vectors, **state.settings}  # earlier versions had no maximum
         super().check_state(state._replace(settings=settings), shape)
 
     @classmethod

@@ -61,8 +61,7 @@ class _Fit:
 
     def take_fold(self, held_out: NDArray[np.int64], outcome: HeldOut) -> None:
         assert self.held_out is not None
-        self.held_out[held_out, 0] = outcome.scores
-        self.held_out[held_out, 1] = np.nan if outcome.map_peaks is None else outcome.map_peaks
+        self.held_out[held_out] = outcome.columns
         self.calibration_seconds += outcome.seconds
 
     def calibrate(self, held_out: NDArray[np.float32], groups: NDArray[np.int64], seed: int) -> None:
@@ -260,9 +259,7 @@ class FitScheduler:
                 fit.shards = np.array(sorted(sharded.coresets))
                 fit.owners = fit.shards[owners]
             if found is not None:
-                assert found.map_peaks is not None
-                both = np.stack([found.scores, found.map_peaks], axis=1)
-                fit.calibrate(both[calibrates], held_groups[calibrates], options.seed)
+                fit.calibrate(found.columns[calibrates], held_groups[calibrates], options.seed)
 
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)

@@ -32,6 +32,12 @@ class HeldOut(NamedTuple):
     map_peaks: Features | None  # (n,): largest values of their anomaly maps, of methods that localise
     seconds: float = 0.0
 
+    @property
+    def columns(self) -> Features:
+        """Scores and peaks, NaN where there are none: (n, 2)."""
+        peaks = np.full_like(self.scores, np.nan) if self.map_peaks is None else self.map_peaks
+        return np.stack([self.scores, peaks], axis=1)
+
 
 class Extension(NamedTuple):
     """A detector that has learnt from more images, and scores of some images by it and by what it was before."""
@@ -145,7 +151,7 @@ def fit_to_shards(
     size: int,
     held_out: Sequence[ray.ObjectRef],
     coresets: Sequence[ray.ObjectRef],
-    input_size: ImageSize,
+    input_size: ImageSize | None,
 ) -> tuple[State, HeldOut | None, Rows]:
     """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
 
@@ -160,7 +166,8 @@ def fit_to_shards(
         return state, None, detector.owners
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
     peaks = [one.map_peaks for one in found if one.map_peaks is not None]
-    return state, HeldOut(np.concatenate([one.scores for one in found]), np.concatenate(peaks)), detector.owners
+    scores = np.concatenate([one.scores for one in found])
+    return state, HeldOut(scores, np.concatenate(peaks) if peaks else None), detector.owners
 
 
 def _detector(method: str, state: State) -> Detector:

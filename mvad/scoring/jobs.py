@@ -29,7 +29,7 @@ class ScoringJob:
     out: str  # URI of the folder that score rows go to
     run_id: str
     map_threshold: float  # images that score above this keep their patch scores
-    max_regions: int
+    max_regions: int = 20
 
     @property
     def pixel_threshold(self) -> float | None:

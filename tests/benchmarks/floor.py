@@ -50,13 +50,14 @@ class _TruncatedNetwork(nn.Module):
 
 def backbone_loader(network: Network, side: int, engine: str) -> ExtractorLoader:
     """Return a function that loads, in another process, an extractor of the truncated network's feature maps alone."""
+    size = ImageSize.square(side)
     if resolve_engine(engine) == "onnx":
-        return functools.partial(OnnxExtractor, OUTPUTS, onnx_graph(_TruncatedNetwork(network), side, side))
-    return functools.partial(_load_torch, network)
+        return functools.partial(OnnxExtractor, OUTPUTS, onnx_graph(_TruncatedNetwork(network), side, side), size)
+    return functools.partial(_load_torch, network, size)
 
 
-def _load_torch(network: Network) -> TorchExtractor:
-    return TorchExtractor(OUTPUTS, _TruncatedNetwork(network))
+def _load_torch(network: Network, size: ImageSize) -> TorchExtractor:
+    return TorchExtractor(OUTPUTS, _TruncatedNetwork(network), size)
 
 
 def spec_loader(spec: ExtractorSpec) -> ExtractorLoader:

@@ -115,8 +115,8 @@ def _jpeg_ways(uris: Sequence[str], size: ImageSize) -> dict[str, Way]:
         for data in files:
             image = Image.open(io.BytesIO(data))
             if draft:
-                image.draft("RGB", (size.resize, size.resize))
-            small = image.convert("RGB").resize((size.resize, size.resize), Image.Resampling.BILINEAR)
+                image.draft("RGB", size.resize)
+            small = image.convert("RGB").resize(size.resize, Image.Resampling.BILINEAR)
             images.append(torch.from_numpy(np.asarray(small, np.float32)))
         return images
 

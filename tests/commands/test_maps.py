@@ -29,13 +29,13 @@ def spot(row, column, side=8, value=10.0):
 def test_maps_are_upsampled_and_smoothed():
     grid = np.zeros((8, 8), np.float32)
     grid[2, 5] = 1
-    heat = anomaly_map(grid, 64)
+    heat = anomaly_map(grid, ImageSize.square(64))
     assert heat.shape == (64, 64)
     peak = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(peak[0] - 19.5) <= 1
     assert abs(peak[1] - 43.5) <= 1
     assert heat.sum() == pytest.approx(64, rel=0.01)  # one patch is 8 x 8 pixels
-    np.testing.assert_allclose(anomaly_map(np.full((4, 4), 3.0, np.float32), 32), 3, rtol=1e-5)
+    np.testing.assert_allclose(anomaly_map(np.full((4, 4), 3.0, np.float32), ImageSize.square(32)), 3, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (97, 301), (40, 30), (1, 3)])

@@ -15,6 +15,7 @@ from PIL import Image
 import mvad
 from helpers.tiles import EMBEDDED, REAL_DATA, write_category
 from mvad import results
+from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.options import RunOptions
 from mvad.storage import to_uri
@@ -272,7 +273,7 @@ def test_resnet50_with_own_weights_and_published_geometry(tmp_path):
     model = json.loads((tmp_path / "out/models/patchcore/cap/model.json").read_text())
     bank = np.load(tmp_path / "out/models/patchcore/cap/bank.npy", allow_pickle=False)
     assert bank.shape == (round(0.1 * 3 * 32 * 32), 512 + 1024)
-    assert (model["size"], model["backbone"]["name"]) == ({"resize": [256, 256], "crop": [256, 256]}, "resnet50")
+    assert (ImageSize(**model["size"]), model["backbone"]["name"]) == (ImageSize.square(256), "resnet50")
 
 
 def test_patch_tokens_of_a_transformer(tmp_path):
@@ -288,7 +289,7 @@ def test_patch_tokens_of_a_transformer(tmp_path):
     assert all(row["patch_grid"] == [16, 16] for row in scores_of(tmp_path / "patches").values())
     with pytest.raises(UsageError, match="needs a Vision Transformer"):
         mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), method="vit-knn", **EMBEDDED)
-    with pytest.raises(UsageError, match="multiple of 16, not 100"):
+    with pytest.raises(UsageError, match="multiples of 16, not 100"):
         mvad.run(str(tmp_path / "data"), str(tmp_path / "out"), image_size=100, **options)
 
 

@@ -94,11 +94,10 @@ def test_a_wrong_parameter_is_refused(name, parameters):
 
 
 def test_parameters_are_read_from_the_options_and_others_ignored():
-    options = SimpleNamespace(coreset_ratio=0.5, projection=0, reweight=3, neighbours=4, top_features=5, seed=6)
+    values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3}
+    options = SimpleNamespace(**values, neighbours=4, top_features=5, seed=6)
     assert PatchCore.from_options(options).settings == {
-        "coreset_ratio": 0.5,
-        "projection": 0,
-        "reweight": 3,
+        **values,
         "seed": 6,
         "coverage": 0.0,
     }

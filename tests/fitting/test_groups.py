@@ -13,6 +13,7 @@ from helpers.tiles import EMBEDDED
 from mvad.calibration import fold_splits, one_per_group
 from mvad.commands.false_alarms import achieved
 from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
 from mvad.detectors import KNN, PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
@@ -55,7 +56,8 @@ def category(kind, bad=(), shard=None):
 
 
 def fitted(folder, options, units, shards=None):
-    job = FitJob("cap", options, Network(describe("efficientnet_lite0"), {}, "0" * 64), to_uri(folder))
+    network = Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", len(SCENE_OF)) as stage:
         scheduler = FitScheduler([job], shards or {}, options.budget, pool, stage, keep_going=False)

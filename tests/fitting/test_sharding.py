@@ -11,6 +11,7 @@ import mvad
 from helpers.tiles import EMBEDDED
 from mvad import results
 from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
@@ -56,12 +57,14 @@ def fit_in_process(features, shards, options, size):
         coreset, seconds = subsample_shard(options, rows, np.flatnonzero(~calibrates), shards.share)
         assert seconds > 0
         coresets.append(ray.put(coreset))
-    return fit_to_shards(options, size, held_out, coresets)
+    state, found, _ = fit_to_shards(options, size, held_out, coresets, ImageSize.square(64))
+    return state, None if found is None else found.scores
 
 
 def schedule(features, shards, options, folder, order, bad=()):
     """The outcome of a fit whose shards arrive in some order."""
-    job = FitJob("cap", options, Network(describe("efficientnet_lite0"), {}, "0" * 64), to_uri(folder))
+    network = Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", shards.n_images) as stage:
         scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
@@ -156,7 +159,13 @@ def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
         assert shards.shard_images * patches * patch < options.budget.bytes / 3
         assert shards.share * images * patches * patch < options.budget.bytes / 2
         assert len(shards.held_out) * patches * patch < options.budget.bytes / 4
-    assert Shards.plan(10**4, (8, 8, 152), options, options.budget).share == pytest.approx(0.2)
+    assert Shards.plan(10**3, (8, 8, 152), options, options.budget).share == pytest.approx(0.2)
+    limited = FitOptions(memory_limit="2GiB", max_vectors=1000)
+    assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
+    with pytest.raises(UsageError, match="does not hold the features of one image"):
+        Shards.plan(10, (2048, 2048, 152), options, options.budget, alone=True)
+    alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
+    assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
 
 
 def test_how_many_images_fit():

@@ -36,7 +36,7 @@ from mvad.storage import to_uri
 TARGETS = ("driver", "actor", "worker", "node")
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # to the driver
 MARK = "MVAD_TEST_RUN"  # variable that all processes of a run inherit
-VANISH_S = 20.0  # at most, until the processes of Ray have noticed that a driver is gone
+VANISH_S = 60.0  # at most, until the processes of Ray have noticed that a driver is gone
 MAX_RUNS_PER_KILL = 30
 TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
 COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")

@@ -49,6 +49,8 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         "score": [None if row.get("error") else row.get("score") for row in rows],
         "patch_scores": [None if grid is None else grid.astype(np.float32).ravel() for grid in grids],
         "patch_grid": [None if grid is None else grid.shape for grid in grids],
+        "regions": [row.get("regions") for row in rows],
+        "anomalous_area": [row.get("anomalous_area") for row in rows],
     }
     model = ModelInfo("0" * 64, "patchcore", name, {}, None, "", None, {}, {}, "")
     if rule is None:

@@ -15,7 +15,7 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.model_store import find_models
 from mvad.options import FitOptions, build
-from mvad.pipeline.image_sizes import aspect_ratios, measure_sizes
+from mvad.pipeline.image_sizes import image_sides, measure_sizes
 from mvad.storage import to_uri
 
 ORIENTATION = 0x0112
@@ -61,7 +61,7 @@ def test_shapes_are_those_of_upright_images(tmp_path):
     Image.fromarray(noise).save(tmp_path / "c.tif")  # tells its size at its end
     (tmp_path / "d.png").write_bytes(b"broken")
     uris = [to_uri(tmp_path / name) for name in ("a.png", "b.jpg", "c.tif", "d.png", "none.png")]
-    assert aspect_ratios(uris, 10**6, False) == [2.0, 0.5, 1 / 3]
+    assert image_sides(uris, 10**6, False) == [(20, 40), (40, 20), (900, 300)]
 
 
 def table(root, shapes):
@@ -84,13 +84,13 @@ def test_each_category_has_its_own_shape_unless_all_share_a_model(tmp_path):
     )
     options, spec = build(FitOptions, {"image_size": 64}), describe("efficientnet_lite0")
     strip, tall = ImageSize(resize=(32, 128), crop=(32, 128)), ImageSize(resize=(128, 32), crop=(128, 32))
-    assert measure_sizes(images, options, spec) == {"strip": strip, "tall": tall}
-    both = measure_sizes(images, options, spec, one_for_all=True)
+    assert measure_sizes(images, options, spec, windows=True) == {"strip": strip, "tall": tall}
+    both = measure_sizes(images, options, spec, windows=True, one_for_all=True)
     assert both == dict.fromkeys(("strip", "tall"), ImageSize.square(64))
     cropped = build(FitOptions, {"image_size": 64, "crop": 48})
-    assert set(measure_sizes(images, cropped, spec).values()) == {ImageSize.square(64, 48)}
+    assert set(measure_sizes(images, cropped, spec, windows=True).values()) == {ImageSize.square(64, 48)}
     with pytest.raises(UsageError, match="sides are multiples of 16"):
-        measure_sizes(images, build(FitOptions, {"image_size": 72, "crop": 56}), describe("vit_b_16"))
+        measure_sizes(images, build(FitOptions, {"image_size": 72, "crop": 56}), describe("vit_b_16"), windows=False)
 
 
 def test_strips_and_squares_in_one_run(tmp_path):
@@ -116,7 +116,7 @@ def test_strips_and_squares_in_one_run(tmp_path):
     models = find_models(to_uri(out / "models"))
     assert (str(models["strip"].size), str(models["tile"].size)) == ("128 x 32", "64 x 64")
     content = json.loads((out / "run.json").read_text())
-    assert content["categories"]["strip"]["size"] == {"resize": [32, 128], "crop": [32, 128]}
+    assert ImageSize(**content["categories"]["strip"]["size"]) == models["strip"].size
     for row in results.read_scores(to_uri(out), ["category", "split", "defect", "patch_scores"]).to_pylist():
         if row["defect"] == "spot":  # at columns 60 to 72 of 96, at the top
             grid = np.reshape(row["patch_scores"], grids[row["category"]])

@@ -112,7 +112,7 @@ def test_pixel_metrics_are_those_of_the_seen_part_at_the_size_of_each_image(row_
     rows = [random_image(random, *shape) for shape in shapes]
     maps, masks = [], []
     for row, (width, height, _) in zip(rows, shapes, strict=True):
-        model_map = anomaly_map(row["grid"], 32)
+        model_map = anomaly_map(row["grid"], ImageSize.square(32))
         maps.append(map_on_image(model_map, ImageSize(resize=64, crop=32), width, height))
         (left, right), (top, bottom) = ((round(side / 4), round(side * 3 / 4)) for side in (width, height))
         assert maps[-1].shape == (bottom - top, right - left)

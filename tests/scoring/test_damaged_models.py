@@ -121,7 +121,7 @@ def test_damage_that_an_actor_finds_stays_with_its_category(base_run, scorer, tm
     [
         ("restore", KeyError("bank"), "the model cannot be used: KeyError: 'bank'"),
         ("restore", MemoryError(), "the model cannot be used: MemoryError:"),
-        ("image_scores", RuntimeError("shapes\ndiffer"), "scoring failed: RuntimeError: shapes differ"),
+        ("bounded", RuntimeError("shapes\ndiffer"), "scoring failed: RuntimeError: shapes differ"),
     ],
 )
 def test_an_exception_of_one_model_stays_with_its_category(scorer, monkeypatch, method, error, reason):
@@ -142,14 +142,14 @@ def test_an_exception_of_one_model_stays_with_its_category(scorer, monkeypatch, 
 
 
 def test_a_score_that_is_not_finite_is_an_error(scorer, monkeypatch):
-    original = PatchCore.image_scores
+    original = PatchCore.bounded
 
     def spoil(self, features):
-        scores = original(self, features).copy()
-        scores[0] = np.nan
+        scores = original(self, features)
+        scores.image[0] = np.nan
         return scores
 
-    monkeypatch.setattr(PatchCore, "image_scores", spoil)
+    monkeypatch.setattr(PatchCore, "bounded", spoil)
     assert scorer()["alpha"][0] == (None, "scoring failed: the model gives this image no finite score")
 
 

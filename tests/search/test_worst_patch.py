@@ -68,7 +68,8 @@ def test_the_result_of_an_image_does_not_depend_on_the_other_images():
     together = worst_patches(search, images)
     for number in range(9):
         alone = worst_patches(search, images[number : number + 1])
-        assert [column[number].item() for column in together] == [column[0].item() for column in alone]
+        for column, of_alone in zip(together, alone, strict=True):
+            assert column[number].tolist() == of_alone[0].tolist()
 
 
 def test_of_equally_far_patches_the_first_is_named():

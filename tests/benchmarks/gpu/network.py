@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.gpu.tools import CASES, largest_difference, load_network, load_pixels, median_seconds
+from mvad.data.image_size import ImageSize
 from mvad.features.backbones import FeatureNetwork, patch_features
 from mvad.features.extractor import GPU_CHUNK, TorchExtractor
 from mvad.features.kinds import PATCHES
@@ -70,7 +71,7 @@ def _prepare(task: dict[str, Any], backbone: str, side: int) -> tuple[TorchExtra
     with torch.inference_mode():
         (expected,) = on_cpu(torch.from_numpy(pixels[:N_COMPARED]))
     on_gpu = FeatureNetwork([PATCHES], weights.spec, weights.weights)
-    extractor = TorchExtractor([PATCHES], on_gpu, compute_device())
+    extractor = TorchExtractor([PATCHES], on_gpu, ImageSize.square(side), compute_device())
     return extractor, torch.from_numpy(pixels).cuda(), expected
 
 
