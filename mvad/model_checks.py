@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import decode_ignore
 from mvad.detectors import METHODS
 from mvad.errors import one_line
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
@@ -71,6 +72,8 @@ def check_document(content: Mapping[str, Any]) -> Document:
         raise ValueError(f"method is {reprlib.repr(document.method)}, which this mvad does not know")
     if not all(1 <= seen <= resized <= MAX_SIDE for seen, resized in zip(size.crop, size.resize, strict=True)):
         raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
+    if size.ignore is not None:
+        decode_ignore(size.ignore)
     channels = 0 if backbone.name == NO_BACKBONE else 3
     lengths = {len(backbone.stages), len(backbone.mean), len(backbone.std)}
     numbers_fit = all(map(math.isfinite, backbone.mean + backbone.std)) and all(value > 0 for value in backbone.std)

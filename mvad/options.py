@@ -26,7 +26,12 @@ from mvad.errors import UsageError
 from mvad.memory import MemoryBudget, parse_bytes
 
 PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
-    "patchcore-paper": {"image_size": 256, "crop": 224, "coreset_ratio": 0.1},  # arXiv 2106.08265, section 4.1
+    "patchcore-paper": {  # arXiv 2106.08265, section 4.1
+        "image_size": 256,
+        "crop": 224,
+        "coreset_ratio": 0.1,
+        "max_vectors": 1_000_000_000,
+    },
 }
 
 # Titles that are not named here are those of one command, and come first, or of a detector's parameters.
@@ -247,6 +252,14 @@ class BackboneOptions(NetworkOptions):
     scale: Annotated[
         float, Field(gt=0, le=4), Option(help="Resize images by this factor before they are cut into windows.")
     ] = 1.0
+    ignore: Annotated[
+        str | None,
+        Option(
+            help="A picture that is white where images are not to be looked at, for all categories.",
+            metavar="FILE",
+            show_default="ignore.png in a category's folder, if there is one",
+        ),
+    ] = None
     preset: Annotated[
         Literal["patchcore-paper"] | None,  # the keys of `PRESETS`
         Option(help="Options of a published experiment: 256 pixels, the centre 224, a coreset of 10 %."),
@@ -729,7 +742,7 @@ def as_json(options: Any) -> dict[str, Any]:
 # Options that change no score, and those that say where to find what is compared by its content.
 _VOLATILE = {"quiet", "new_run", "max_errors", "address", "actors", "batch_size", "weights", "recheck", "settle"}
 _VOLATILE |= {"preset"}  # whose options are compared themselves
-_IMAGE_CHOICE = {"category", "categories", "limit", "layout"}
+_IMAGE_CHOICE = {"category", "categories", "limit", "layout", "ignore"}  # `fitted.identify` compares masks
 
 
 def run_identity(options: RunOptions | CompareOptions) -> dict[str, Any]:

@@ -13,9 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.anomaly_maps.geometry import SIGMA, TRUNCATE, anomaly_map
+from mvad.anomaly_maps.geometry import SIGMA, TRUNCATE, Box, anomaly_map
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import ignored_pixels
 
+MAX_WHOLE_PIXELS = 1 << 20  # of a map that is computed at once
+PLACES_AT_FIRST = 16  # that are looked at for the peak of a large map
 TOLERANCE = np.float32(1e-6)  # above the rounding error of bounds, relative to them
 
 
@@ -38,22 +41,52 @@ def needed_patches(bounds: NDArray[np.float32], size: ImageSize, threshold: floa
 
 
 def map_peak(
-    settle: Callable[[NDArray[np.bool_]], NDArray[np.float32]],
+    settle: Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]],
     bounds: NDArray[np.float32],
     size: ImageSize,
-    ignored: NDArray[np.bool_] | None = None,
 ) -> float:
-    """The largest value of the anomaly map of one image.
+    """The largest value of the anomaly map of one image, outside of what is ignored.
+
+    The map of the bounds bounds the map. Places are visited by falling bounds, more of them each time, until no bound
+    that is left exceeds the largest exact value.
 
     Parameters
     ----------
     settle
-        Returns patch scores, (rows, columns), that are exact where it is told that they are needed.
+        Takes patch scores and where they are needed exactly, and returns them with exact ones there: `Detector.settle`.
     bounds : (rows, columns) float32
         Upper bounds of patch scores: `Detector.bounded`.
-    ignored : (height, width) bool
-        The pixels of the model's input that are not looked at.
     """
+    ignored = ignored_pixels(size)
+    if size.n_pixels <= MAX_WHOLE_PIXELS or not is_aligned(size, bounds.shape):
+        return _peak_of_whole(settle, bounds, size, ignored)
+    distance, peak, count = reach(size, bounds.shape), -np.inf, PLACES_AT_FIRST
+    highest = _highest_by_patch(anomaly_map(bounds, size), ignored, bounds.shape) * (1 + TOLERANCE)
+    grid, known = bounds, np.zeros(bounds.shape, bool)
+    while (highest > peak).any():
+        order = np.argpartition(-highest, min(count, highest.size) - 1, axis=None)[:count]
+        chosen = np.zeros(bounds.shape, bool)
+        chosen.flat[order] = True
+        chosen &= highest > peak
+        needed = near(chosen, distance) & ~known
+        grid, known = settle(grid, needed), known | needed
+        for row, column in np.argwhere(chosen).tolist():
+            values, place = map_around(grid, size, Box(column, row, column + 1, row + 1))
+            if ignored is not None:
+                values = np.where(ignored[place.top : place.bottom, place.left : place.right], -np.inf, values)
+            peak = max(peak, float(values.max()))
+        highest[chosen] = -np.inf
+        count *= 2
+    return peak
+
+
+def _peak_of_whole(
+    settle: Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]],
+    bounds: NDArray[np.float32],
+    size: ImageSize,
+    ignored: NDArray[np.bool_] | None,
+) -> float:
+    """The same for a small map, which is computed as a whole each time."""
     distance, bounds_map = reach(size, bounds.shape), anomaly_map(bounds, size)
     if ignored is not None:
         bounds_map[ignored] = -np.inf
@@ -61,12 +94,47 @@ def map_peak(
     first = np.zeros(bounds.shape, bool)
     row, column = np.unravel_index(bounds_map.argmax(), bounds_map.shape)
     first[_patch(row, size.height, bounds.shape[0]), _patch(column, size.width, bounds.shape[1])] = True
-    lower_bound = anomaly_map(settle(near(first, distance)), size)[row, column]
+    lower_bound = anomaly_map(settle(bounds, near(first, distance)), size)[row, column]
     rows, columns = np.nonzero(bounds_map * (1 + TOLERANCE) >= min(lower_bound, bounds_map[row, column]))
     candidates = np.zeros(bounds.shape, bool)
     candidates[_patch(rows, size.height, bounds.shape[0]), _patch(columns, size.width, bounds.shape[1])] = True
-    exact = anomaly_map(settle(near(candidates, distance)), size)
+    exact = anomaly_map(settle(bounds, near(candidates, distance)), size)
     return float(max(exact[rows, columns].max(), lower_bound))
+
+
+def is_aligned(size: ImageSize, grid: tuple[int, ...]) -> bool:
+    """Whether each patch has the same whole number of pixels."""
+    return size.height % grid[0] == size.width % grid[1] == 0
+
+
+def _highest_by_patch(
+    values: NDArray[np.float32], ignored: NDArray[np.bool_] | None, grid: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """The largest value among the pixels of each patch: (rows, columns)."""
+    if ignored is not None:
+        values[ignored] = -np.inf
+    rows, columns = grid
+    return values.reshape(rows, len(values) // rows, columns, -1).max(axis=(1, 3))
+
+
+def map_around(grid: NDArray[np.float32], size: ImageSize, box: Box) -> tuple[NDArray[np.float32], Box]:
+    """The map in a box of patches, as of the whole image, and the box in pixels of the model's input.
+
+    See `is_aligned`. The map is computed with the patches around the box that it depends on.
+    """
+    distance = reach(size, grid.shape)
+    height, width = size.height // grid.shape[0], size.width // grid.shape[1]
+    outer = Box(
+        max(0, box.left - distance),
+        max(0, box.top - distance),
+        min(grid.shape[1], box.right + distance),
+        min(grid.shape[0], box.bottom + distance),
+    )
+    sides = outer.size[1] * height, outer.size[0] * width
+    values = anomaly_map(grid[outer.top : outer.bottom, outer.left : outer.right], ImageSize(resize=sides, crop=sides))
+    top, left = (box.top - outer.top) * height, (box.left - outer.left) * width
+    place = Box(box.left * width, box.top * height, box.right * width, box.bottom * height)
+    return values[top : top + place.size[1], left : left + place.size[0]], place
 
 
 def _patch(pixel: NDArray[np.int64] | np.int64, length: int, count: int) -> NDArray[np.int64]:

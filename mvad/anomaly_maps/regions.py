@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.anomaly_maps import localise
 from mvad.anomaly_maps.geometry import Box, anomaly_map, on_image
-from mvad.anomaly_maps.localise import near, reach
+from mvad.anomaly_maps.localise import is_aligned, map_around, near, reach
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import ignored_pixels
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), int)
-MAX_WHOLE_PIXELS = 1 << 20  # of a map that is computed at once
 
 
 class Region(NamedTuple):
@@ -33,7 +34,6 @@ def find_regions(
     threshold: float,
     width: int,
     height: int,
-    ignored: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Region], float]:
     """The regions of an image, largest peak first, and the share of what is looked at that they cover.
 
@@ -43,12 +43,11 @@ def find_regions(
         Patch scores; upper bounds will do where the map stays below the threshold: `localise.needed_patches`.
     width, height
         Of the upright image.
-    ignored : (height, width) bool
-        The pixels of the model's input that are not looked at.
     """
     from scipy.ndimage import find_objects, label
 
     scale = math.prod(length / resized for length, resized in zip((height, width), size.resize, strict=True))
+    ignored = ignored_pixels(size)
     regions, n_above = [], 0
     for place, values in _parts_above(grid, size, threshold):
         above = values > threshold
@@ -74,35 +73,15 @@ def _parts_above(
 ) -> Iterator[tuple[Box, NDArray[np.float32]]]:
     """Parts of the map that together hold all that is above the threshold, none of which ends within a region.
 
-    A large map is not computed where it is low: each part is that of a box of patches, with those around it that change
-    the map in the box.
+    A large map is not computed where it is low: each part is that of a box of patches.
     """
-    is_aligned = size.height % grid.shape[0] == size.width % grid.shape[1] == 0
-    if size.n_pixels <= MAX_WHOLE_PIXELS or not is_aligned:
+    if size.n_pixels <= localise.MAX_WHOLE_PIXELS or not is_aligned(size, grid.shape):
         if (grid > threshold).any():
             yield Box(0, 0, size.width, size.height), anomaly_map(grid, size)
         return
-    distance = reach(size, grid.shape)
-    stride = size.height // grid.shape[0], size.width // grid.shape[1]
-    for box in _disjoint_boxes(near(grid > threshold, distance)):
-        outer = Box(
-            max(0, box.left - distance),
-            max(0, box.top - distance),
-            min(grid.shape[1], box.right + distance),
-            min(grid.shape[0], box.bottom + distance),
-        )
-        part = ImageSize(resize=_sides(outer, stride), crop=_sides(outer, stride))
-        values = anomaly_map(grid[outer.top : outer.bottom, outer.left : outer.right], part)
-        top, left = (box.top - outer.top) * stride[0], (box.left - outer.left) * stride[1]
-        height, width = _sides(box, stride)
-        place = Box(box.left * stride[1], box.top * stride[0], box.right * stride[1], box.bottom * stride[0])
-        yield place, values[top : top + height, left : left + width]
-
-
-def _sides(box: Box, stride: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of a box of patches."""
-    width, height = box.size
-    return height * stride[0], width * stride[1]
+    for box in _disjoint_boxes(near(grid > threshold, reach(size, grid.shape))):
+        values, place = map_around(grid, size, box)
+        yield place, values
 
 
 def _disjoint_boxes(patches: NDArray[np.bool_]) -> list[Box]:

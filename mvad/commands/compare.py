@@ -171,8 +171,11 @@ def _fit_and_score(
         folder, published = (storage.join(place, "runs", run.name) for place in places)
         records.append(Run.of_fit(folder, manifest, options, network, published))
         records[-1].record()
+    ignores = fitting.read_ignores(manifest, group[0].options)
     jobs = [
-        fitting.FitJob(category, run.options, network, storage.join(record.folder, "models"))
+        fitting.FitJob(
+            category, run.options, network, storage.join(record.folder, "models"), ignore=ignores.get(category)
+        )
         for run, record in zip(group, records, strict=True)
         for category in manifest.categories
     ]

@@ -28,7 +28,7 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
     manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
     network = fitting.load_network(options)
-    jobs = fitting.fit_jobs(manifest.categories, network, folder, options)
+    jobs = fitting.fit_jobs(manifest, network, folder, options)
     storage.ensure_writable_folder(folder)
     if not options.new_run:
         fitting.ensure_no_other_models(jobs, train)

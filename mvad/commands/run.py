@@ -31,7 +31,7 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     images = require_test_images(manifest, "; to fit models alone use mvad fit.")
     network = fitting.load_network(options)
     run = Run.of_fit(target, manifest, options, network)  # a new run, or one that was interrupted
-    jobs = fitting.fit_jobs(manifest.categories, network, storage.join(run.folder, "models"), options)
+    jobs = fitting.fit_jobs(manifest, network, storage.join(run.folder, "models"), options)
     report.image_count(manifest)
     run.record()
 

@@ -50,6 +50,7 @@ class ImageSize:
     window: Sides | None = None
     overlap: Share = 0.0  # of neighbouring windows, at least, as a share of their side
     cell: Length = CELL  # windows start at multiples of it, so that their patches lie on one grid
+    ignore: str | None = None  # what of an image is not looked at: `images.ignoring`
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop", "window"):

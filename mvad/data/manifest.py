@@ -32,6 +32,7 @@ class Manifest:
     left_out: pa.Table = field(default_factory=LEFT_OUT.empty_table)
     remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)  # how it was understood, by category
     others: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by suffix
+    ignore: Mapping[str, str] = field(default_factory=dict)  # masks of what is not looked at: see `Contents`
 
     @property
     def tally(self) -> Tally:
@@ -83,7 +84,7 @@ def read_manifest(data: str, options: DataOptions, *, to_learn: bool = False) ->
     if options.limit is not None:
         table = _limit(table, options.limit)
     left_out = select_categories(contents.left_out, options.categories)
-    return Manifest(root, table, left_out, contents.remarks, contents.others)
+    return Manifest(root, table, left_out, contents.remarks, contents.others, contents.ignore)
 
 
 def repeated_ids(images: pa.Table) -> pa.ChunkedArray:

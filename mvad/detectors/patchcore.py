@@ -45,7 +45,7 @@ class PatchCore(Extendable, Shardable, Detector):
         ] = 0.1
         max_vectors: Annotated[
             int, Field(ge=1), Option(help="Maximum number of patches in the memory bank, whatever their share.")
-        ] = 50_000
+        ] = 30_000
         projection: Annotated[
             int,
             Field(ge=0),

@@ -6,6 +6,7 @@ from .jobs import failures_and_errors as failures_and_errors
 from .jobs import fit_jobs as fit_jobs
 from .jobs import load_network as load_network
 from .jobs import prepare_network as prepare_network
+from .jobs import read_ignores as read_ignores
 from .jobs import require_models as require_models
 from .jobs import resolve_backbone as resolve_backbone
 from .jobs import training_errors as training_errors

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.console import Reporter, Stage, plural
 from mvad.data.image_size import ImageSize
+from mvad.data.images import ignored_share
 from mvad.data.sampling import evenly_spaced, training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.features.extractor import feature_shapes
@@ -75,20 +76,11 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     keep_going
         Whether a fit that fails becomes a failure of its job, or an exception.
     """
-    options, network = jobs[0].options, jobs[0].network
-    bit_depths = measure_bit_depths(train, options)
-    learns_from_all = any(issubclass(job.method, Pretrained) for job in jobs)
-    windows = all(job.method.feature in GRIDS for job in jobs)
-    sizes = measure_sizes(train, options, network.spec, windows=windows, one_for_all=learns_from_all)
+    bit_depths = measure_bit_depths(train, jobs[0].options)
+    sizes = _input_sizes(train, jobs, report)
     groups: dict[ImageSize, dict[int, FitJob]] = defaultdict(dict)
-    for number, job in enumerate(jobs):
-        size = sizes[job.category]
+    for number, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
         groups[size][number] = replace(job, size=size, bit_depth=bit_depths[job.category])
-    for category, size in sizes.items():
-        if size.window is not None:
-            report.info(f"{shown_name(category)}: images of {size} pixels, seen through {size.described_windows}")
-        elif size.height != size.width:
-            report.info(f"{shown_name(category)}: the model's input is {size} pixels, the shape of the images")
     outcomes: dict[int, FitOutcome] = {}
     with report.stage("fit", 0) as stage:
         for size, group in groups.items():
@@ -101,6 +93,26 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
             if text is not None:
                 report.warn(f"{shown_name(outcomes[number].job.title)}: {text}")
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+def _input_sizes(train: pa.Table, jobs: Sequence[FitJob], report: Reporter) -> list[ImageSize]:
+    """The input size of each job's model, said aloud where it is not a square that shows all of an image."""
+    options, spec = jobs[0].options, jobs[0].network.spec
+    together = any(issubclass(job.method, Pretrained) for job in jobs)
+    found = {
+        windows: measure_sizes(train, options, spec, windows=windows, one_for_all=together)
+        for windows in {job.method.feature in GRIDS for job in jobs}
+    }
+    sizes = [replace(found[job.method.feature in GRIDS][job.category], ignore=job.ignore) for job in jobs]
+    for category, size in dict.fromkeys((job.category, size) for job, size in zip(jobs, sizes, strict=True)):
+        name = shown_name(category)
+        if size.ignore is not None:
+            report.info(f"{name}: {ignored_share(size):.1%} of each image is ignored".replace("%", " %"))
+        if size.window is not None:
+            report.info(f"{name}: images of {size} pixels, seen through {size.described_windows}")
+        elif size.height != size.width:
+            report.info(f"{name}: the model's input is {size} pixels, the shape of the images")
+    return sizes
 
 
 def _fit_group(

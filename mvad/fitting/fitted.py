@@ -36,6 +36,7 @@ def identify(jobs: Iterable[FitJob], train: pa.Table) -> list[FitJob]:
         learns_from = digests.values() if issubclass(job.method, Pretrained) else [digests.get(job.category, "")]
         options = json.dumps(fit_identity(job.options), sort_keys=True)
         parts = [job.method.method, job.network.spec.name, job.network.sha256, options, job.category, *learns_from]
+        parts += [] if job.ignore is None else [job.ignore]
         identified.append(replace(job, fit_id=digest(parts)))
     return identified
 

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FULL_DEPTH
+from mvad.data.images import FULL_DEPTH, read_ignore
+from mvad.data.manifest import Manifest
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
@@ -29,6 +31,7 @@ class FitJob:
     network: Network
     models: str
     fit_id: str = ""  # see `fitted.identify`
+    ignore: str | None = None  # `ImageSize.ignore`
     size: ImageSize | None = None  # of the model's input, once it is known
     bit_depth: int = FULL_DEPTH  # of images whose files do not state it
     feature_shape: tuple[int, ...] | None = None  # of one image's features, once it is known
@@ -71,14 +74,35 @@ def load_network(options: MethodOptions) -> Network:
     return network
 
 
-def fit_jobs(categories: Sequence[str], network: Network, models: str, options: FitOptions) -> list[FitJob]:
-    """One job per category; UsageError if the method learns from other categories first, and there are none."""
+def read_ignores(manifest: Manifest, options: MethodOptions) -> dict[str, str]:
+    """What is ignored of the images of each category, as `ImageSize.ignore`: by ``--ignore``, or masks beside images.
+
+    UsageError if a mask cannot be used.
+    """
+    if options.ignore is not None:
+        return dict.fromkeys(manifest.categories, read_ignore(storage.to_uri(options.ignore)))
+    uris = {name: manifest.ignore.get(name, manifest.ignore.get("")) for name in manifest.categories}
+    return {name: read_ignore(uri) for name, uri in uris.items() if uri is not None}
+
+
+def fit_jobs(manifest: Manifest, network: Network, models: str, options: FitOptions) -> list[FitJob]:
+    """One job per category.
+
+    UsageError if the method learns from other categories first, and there are none, or what to ignore differs; or if a
+    mask of that cannot be used.
+    """
+    categories, ignores = manifest.categories, read_ignores(manifest, options)
+    if issubclass(find_method(options.method), Pretrained) and ignores and options.ignore is None:
+        raise UsageError(
+            f"--method {options.method} learns from other categories first, which must ignore the same: remove "
+            f"ignore.png from the folders, or give one for all with --ignore."
+        )
     if issubclass(find_method(options.method), Pretrained) and len(categories) < 2:
         raise UsageError(
             f"--method {options.method} learns from other categories first, and there is one alone; add some, or "
             "choose another method."
         )
-    return [FitJob(category, options, network, models) for category in categories]
+    return [FitJob(category, options, network, models, ignore=ignores.get(category)) for category in categories]
 
 
 def prepare_network(jobs: Sequence[FitJob]) -> None:

@@ -1,5 +1,7 @@
 """Fit to many random splits of good images, for measuring what thresholds achieve."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,16 +38,19 @@ class SplitScores(NamedTuple):
     defective: NDArray[np.float32]  # (splits, d)
 
 
-def score_splits(images: pa.Table, network: Network, options: FalseAlarmOptions, report: Reporter) -> list[SplitScores]:
+def score_splits(
+    images: pa.Table, network: Network, options: FalseAlarmOptions, ignores: Mapping[str, str], report: Reporter
+) -> list[SplitScores]:
     """Fit to a part of the good images, calibrate by folds, and score the other images; once per split.
 
-    ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1.
+    ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1; ``ignores`` is of `read_ignores`.
     """
     labels = dict(zip(images["image_id"].to_pylist(), images["label"].to_pylist(), strict=True))
     bit_depths, sizes = (
         measure_bit_depths(images, options),
         measure_sizes(images, options, network.spec, windows=find_method(options.method).feature in GRIDS),
     )
+    sizes = {name: replace(size, ignore=ignores.get(name)) for name, size in sizes.items()}
     scores = {}
     with report.stage("split", len(images)) as stage:
         for size in dict.fromkeys(sizes.values()):

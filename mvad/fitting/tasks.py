@@ -101,7 +101,7 @@ def _held_out_scores(detector: Detector, images: Tensor, size: ImageSize | None)
     if size is None or found.grid is None:
         return HeldOut(found.image, None)
     peaks = [
-        map_peak(functools.partial(detector.settle, features, bounds), bounds, size)
+        map_peak(functools.partial(detector.settle, features), bounds, size)
         for features, bounds in zip(images, found.grid, strict=True)
     ]
     return HeldOut(found.image, np.array(peaks, np.float32))

@@ -4,9 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mvad import storage
 from mvad.calibration import DecisionRule
 from mvad.errors import ModelError
@@ -40,11 +37,6 @@ class ScoringJob:
     def region_threshold(self) -> float:
         """The same; infinite without calibration: there are no regions."""
         return math.inf if self.pixel_threshold is None else self.pixel_threshold
-
-    @property
-    def ignored(self) -> NDArray[np.bool_] | None:
-        """The pixels of the model's input that are not looked at: (height, width)."""
-        return None
 
     @property
     def category(self) -> str:

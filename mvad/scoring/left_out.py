@@ -63,8 +63,8 @@ class LeftOutScorer:
         others: Detector = detector.without(np.isin(bank.owners, list(bank.left_out[row])))
         found = score_windows(pixels, self.extract, {0: others}, {0: math.inf}, self.threads)[0]
 
-        def settle(needed: NDArray[np.bool_]) -> NDArray[np.float32]:
-            return settle_windows(pixels, self.extract, others, found.grid, needed, self.threads)
+        def settle(grid: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+            return settle_windows(pixels, self.extract, others, grid, needed, self.threads)
 
         return found.score, map_peak(settle, found.grid, self.extract.size)
 

@@ -194,7 +194,7 @@ def _outcome(
         return Outcome(f"{SCORING_FAILED}: the model gives this image no finite score")
     regions, area = None, None
     if grid is not None and job.pixel_threshold is not None:
-        regions, area = find_regions(grid, job.model.size, job.pixel_threshold, int(width), int(height), job.ignored)
+        regions, area = find_regions(grid, job.model.size, job.pixel_threshold, int(width), int(height))
         regions = regions[: job.max_regions]
     return Outcome("", score, grid if keeps_map else None, regions, area)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mvad.search.exact_search import TIE_TOLERANCE, ExactSearch
 
+CLOSER_PATCHES = 64  # of each image, whose bounds are brought closer to their distances
+
 
 class WorstPatch(NamedTuple):
     """The farthest patch of each image."""
@@ -34,6 +36,7 @@ def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch
     rows = patches.reshape(-1, width)
     projections = search.project(rows)
     bounds = search.distances(rows, search.approximate_nearest(projections)).view(n_images, per_image)
+    _lower_largest(bounds, search, rows, projections, at_least)
     # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which ones are.
     upper_bound = bounds * (1 + TIE_TOLERANCE)
     unsettled = upper_bound >= at_least
@@ -55,6 +58,16 @@ def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch
         unsettled &= upper_bound >= worst.distance[:, None]
         patches_per_round *= 2  # so that many nearly equal patches take few rounds
     return worst
+
+
+def _lower_largest(bounds: Tensor, search: ExactSearch, rows: Tensor, projections: Tensor, at_least: float) -> None:
+    """Bring the largest bounds of each image, (n, p), closer to the distances, so that few patches are searched."""
+    per_image = bounds.shape[1]
+    values, patches = bounds.topk(min(CLOSER_PATCHES, per_image), dim=1)
+    image_of, column = torch.nonzero(values >= at_least, as_tuple=True)
+    patch = patches[image_of, column]
+    row_of = image_of * per_image + patch
+    bounds[image_of, patch] = search.closer_bounds(rows[row_of], projections[row_of], values[image_of, column])
 
 
 def _keep_better(worst: WorstPatch, image_of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:

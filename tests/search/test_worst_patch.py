@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,8 +69,22 @@ def test_the_result_of_an_image_does_not_depend_on_the_other_images():
     together = worst_patches(search, images)
     for number in range(9):
         alone = worst_patches(search, images[number : number + 1])
-        for column, of_alone in zip(together, alone, strict=True):
-            assert column[number].tolist() == of_alone[0].tolist()
+        assert [column[number].item() for column in together[:3]] == [column[0].item() for column in alone[:3]]
+
+
+@pytest.mark.parametrize("at_least", [-torch.inf, 0.0, 4.0, 1e6])
+def test_bounds_are_upper_ones_and_none_is_above_the_farthest(at_least):
+    random = np.random.default_rng(2)
+    bank = random.standard_normal((800, 20)).astype(np.float32)
+    images = torch.from_numpy(random.standard_normal((5, 300, 20)).astype(np.float32))
+    search = ExactSearch(MemoryBank(bank))
+    exact = torch.stack([search.nearest(image)[0] for image in images])
+    found = worst_patches(search, images, at_least)
+    assert (found.bounds >= exact * (1 - 1e-5)).all()
+    reached = exact.amax(dim=1) >= at_least
+    assert (found.distance[reached] == exact.amax(dim=1)[reached]).all()
+    assert (found.bounds.amax(dim=1)[reached] <= found.distance[reached] * (1 + 1e-5)).all()
+    assert (found.bounds.amax(dim=1) < at_least)[found.distance.isneginf()].all()
 
 
 def test_of_equally_far_patches_the_first_is_named():

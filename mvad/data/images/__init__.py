@@ -1,5 +1,6 @@
 """Image files to pixels: what a file is allowed to be, its sample values, RGB of the model's size, and masks."""
 
+from mvad.data.images.ignoring import decode_ignore, ignored_on_image, ignored_pixels, ignored_share
 from mvad.data.images.loading import (
     Batch,
     crop_centre,
@@ -11,7 +12,7 @@ from mvad.data.images.loading import (
     read_image,
     resize_and_crop,
 )
-from mvad.data.images.masks import MaskRemarks, load_mask, read_mask
+from mvad.data.images.masks import MaskRemarks, load_mask, read_ignore, read_mask
 from mvad.data.images.opening import FORMATS
 from mvad.data.images.samples import BIT_DEPTHS, FULL_DEPTH, largest_value, may_be_deep
 
@@ -24,12 +25,17 @@ __all__ = [
     "crop_centre",
     "decode",
     "decode_batch",
+    "decode_ignore",
+    "ignored_on_image",
+    "ignored_pixels",
+    "ignored_share",
     "largest_value",
     "load_image",
     "load_mask",
     "may_be_deep",
     "measure_file",
     "read_file",
+    "read_ignore",
     "read_image",
     "read_mask",
     "resize_and_crop",

@@ -11,6 +11,7 @@ from PIL import Image
 from mvad import storage
 from mvad.data.augmentation import allowed_flips, vary
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import blank
 from mvad.data.images.opening import decoding, open_image, upright_size
 from mvad.data.images.samples import FULL_DEPTH, to_rgb
 from mvad.errors import ImageError, one_line
@@ -57,13 +58,16 @@ def _measure(data: bytes, max_pixels: int, first_page: bool) -> tuple[int, int]:
 
 
 def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
-    """Stretch an RGB image to ``size.resize``, antialiased; crop its centre: (height, width, 3) uint8."""
+    """Stretch an RGB image to ``size.resize``, antialiased; crop its centre: (height, width, 3) uint8.
+
+    What ``size`` ignores is painted over first.
+    """
     return np.asarray(crop_centre(_resize(image, size), size))
 
 
 def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
     height, width = size.resize
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return blank(image, size).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def crop_centre(image: Image.Image, size: ImageSize) -> Image.Image:

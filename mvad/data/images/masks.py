@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFile
 
 from mvad import storage
+from mvad.data.images.ignoring import encode_ignore
 from mvad.data.images.loading import read_file
 from mvad.data.images.opening import decoding, open_image, upright
 from mvad.data.images.samples import read_samples
@@ -105,6 +106,17 @@ def _read_masks(folder: str, max_pixels: int) -> Image.Image:
     if not uris:
         raise ImageError("the folder of masks is empty")
     return functools.reduce(ImageChops.lighter, (read_mask(uri, max_pixels) for uri in uris))
+
+
+def read_ignore(uri: str) -> str:
+    """Read a mask that is white where images of a category are not to be looked at, as `ImageSize.ignore`.
+
+    UsageError if it cannot be read, or marks nothing or all.
+    """
+    try:
+        return encode_ignore(read_mask(uri))
+    except (ImageError, ValueError) as error:
+        raise UsageError(f"{storage.readable(uri)}, which says what to ignore, cannot be used: {error}.") from error
 
 
 def load_mask(uri: str, width: int, height: int) -> Mask:

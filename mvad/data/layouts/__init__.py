@@ -58,7 +58,7 @@ def read_folder(root: str, layout: str, category: str | None, *, to_learn: bool 
         )
     if not len(contents.table):
         raise no_images_error(root, contents.left_out)
-    contents.others = found.count_others()
+    contents.others, contents.ignore = found.count_others(), found.ignore
     contents.left_out = pa.concat_tables([contents.left_out, unread_files])
     return contents
 

@@ -33,12 +33,15 @@ class Contents:
         By category: what else a person should know of how it was understood.
     others
         Files that are no images, by suffix.
+    ignore
+        URIs of masks of what is not looked at, by category; "" is for all others.
     """
 
     table: pa.Table
     left_out: pa.Table = field(default_factory=LEFT_OUT.empty_table)
     remarks: dict[str, list[str]] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
+    ignore: dict[str, str] = field(default_factory=dict)
 
 
 class Collected:

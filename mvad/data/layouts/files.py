@@ -25,6 +25,7 @@ OTHER_SUFFIXES = frozenset(  # of files that are no images, whatever their first
         *(".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".bak", ".swp", ".lock"),
     }
 )
+IGNORE_NAME = "ignore.png"  # in a category's folder, or above all: white where its images are not looked at
 SIGNATURE_BYTES = 16
 SIGNATURES = re.compile(  # PNG, JPEG, GIF, BMP, TIFF, WebP, JPEG 2000, portable maps, AVIF and HEIF
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP"
@@ -40,6 +41,7 @@ class Found:
     images: list[FileEntry] = field(default_factory=list)
     others: list[FileEntry] = field(default_factory=list)  # no images
     unknown: list[FileEntry] = field(default_factory=list)  # neither a suffix nor a look inside says what they are
+    ignore: dict[str, str] = field(default_factory=dict)  # URIs of masks by the folder they lie in: `IGNORE_NAME`
 
     def count_others(self) -> Counter[str]:
         """Count the files that are no images by their suffix."""
@@ -55,7 +57,10 @@ def find_images(files: Iterable[FileEntry]) -> Found:
     found = Found()
     for file in files:
         suffix = suffix_of(file.path)
-        if suffix in SUFFIXES:
+        folder, _, name = file.path.rpartition("/")
+        if name == IGNORE_NAME and "/" not in folder:
+            found.ignore[folder] = file.uri
+        elif suffix in SUFFIXES:
             found.images.append(file)
         elif suffix in OTHER_SUFFIXES:
             found.others.append(file)

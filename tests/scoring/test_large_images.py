@@ -1,0 +1,186 @@
+"""Images seen through windows: scores, maps and regions are those of all their patches together."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mvad
+from helpers.tiles import EMBEDDED, paint
+from mvad import results
+from mvad.anomaly_maps.geometry import anomaly_map
+from mvad.anomaly_maps.regions import find_regions
+from mvad.data.images import load_image
+from mvad.detectors import PatchCore, State
+from mvad.features.extractor import prepare
+from mvad.features.weights import Network
+from mvad.model_store import find_models, read_arrays, read_calibration, read_map_peaks
+from mvad.storage import to_uri
+
+SIDES = 128, 192
+OPTIONS = {**EMBEDDED, "image_size": 64, "tile_size": 64, "coreset_ratio": 0.05, "actors": 1}
+SPOT = (slice(70, 82), slice(130, 142))
+
+
+@pytest.fixture(scope="module")
+def sheets(tmp_path_factory):
+    """Category ``sheet``: images of 192 x 128 pixels, of which the defective ones have a small dark square."""
+    root, random = tmp_path_factory.mktemp("sheets"), np.random.default_rng(0)
+    for part, defects in (("train/good", [False] * 8), ("test/good", [False] * 3), ("test/spot", [True] * 3)):
+        folder = root / "sheet" / part
+        folder.mkdir(parents=True)
+        for number, defect in enumerate(defects):
+            pixels, _ = paint(random, side=192)
+            pixels = pixels[: SIDES[0]]
+            if defect:
+                pixels[SPOT] = 10
+                mask = np.zeros(SIDES, np.uint8)
+                mask[SPOT] = 255
+                truth = root / "sheet/ground_truth/spot"
+                truth.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(truth / f"{number}_mask.png")
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scored(sheets, ray_local, tmp_path_factory):
+    """Scored without maps, and the models."""
+    out = tmp_path_factory.mktemp("large") / "out"
+    assert mvad.run(str(sheets), str(out), **OPTIONS).exit_code == 0
+    return out
+
+
+def rows_of(out, *names):
+    columns = ["image_id", "score", "regions", "anomalous_area", *names]
+    return {row["image_id"]: row for row in results.read_scores(to_uri(out), columns).to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def reference(sheets, scored):
+    """By image: the score and the grid of all patches at once."""
+    model = find_models(to_uri(scored / "models"))["sheet"]
+    extract = prepare(["patches"], Network.load(model.backbone, None), model.size).load()
+    detector = PatchCore.from_state(State(model.settings, read_arrays(model)))
+    found = {}
+    for path in sorted(sheets.glob("sheet/test/*/*.png")):
+        features = extract(load_image(to_uri(path), model.size, 10**6)[0][None])["patches"]
+        scores = detector.score(features)
+        found[path.relative_to(sheets).as_posix()] = scores.image[0], scores.grid[0]
+    return model, found
+
+
+def test_scores_are_those_of_all_patches_at_once(scored, reference):
+    model, expected = reference
+    rows = rows_of(scored)
+    assert model.size.network_input == (64, 64)
+    assert {name: row["score"] for name, row in rows.items()} == {name: score for name, (score, _) in expected.items()}
+
+
+def test_regions_are_those_of_the_exact_map(scored, reference):
+    model, expected = reference
+    threshold = float(np.sort(read_map_peaks(model))[-1])  # 8 images: the largest
+    for name, row in rows_of(scored).items():
+        regions, area = find_regions(expected[name][1], model.size, threshold, SIDES[1], SIDES[0])
+        assert [tuple(region.values())[:5] for region in row["regions"]] == [region[:5] for region in regions]
+        assert row["anomalous_area"] == area
+        assert bool(row["regions"]) == ("spot" in name)
+
+
+def test_the_largest_region_is_the_defect(scored):
+    for name, row in rows_of(scored).items():
+        if "spot" in name:
+            first = row["regions"][0]
+            assert first["x"] <= SPOT[1].start < SPOT[1].stop <= first["x"] + first["width"]
+            assert first["y"] <= SPOT[0].start < SPOT[0].stop <= first["y"] + first["height"]
+            assert first["peak"] == max(region["peak"] for region in row["regions"])
+
+
+def test_keeping_maps_changes_neither_scores_nor_regions(sheets, scored, reference, tmp_path):
+    _, expected = reference
+    for maps in ("all", "anomalous"):
+        mvad.score(str(sheets), str(scored / "models"), str(tmp_path / maps), maps=maps, actors=2, quiet=True)
+        kept = rows_of(tmp_path / maps, "patch_scores", "patch_grid", "is_anomaly")
+        for name, row in kept.items():
+            grid, shape, is_anomaly = row.pop("patch_scores"), row.pop("patch_grid"), row.pop("is_anomaly")
+            if maps == "all" or is_anomaly:
+                np.testing.assert_array_equal(np.reshape(np.float32(grid), shape), expected[name][1])
+            else:
+                assert grid is None
+        assert kept == rows_of(scored)
+
+
+def test_at_most_so_many_regions_are_kept(sheets, scored, tmp_path):
+    mvad.score(
+        str(sheets), str(scored / "models"), str(tmp_path / "out"), false_alarm_rate=0.9, max_regions=1, quiet=True
+    )
+    counts = [len(row["regions"]) for row in rows_of(tmp_path / "out").values()]
+    assert max(counts) == 1
+
+
+def test_an_image_of_another_size_is_brought_to_the_models(sheets, scored, tmp_path):
+    source = Image.open(next(sheets.glob("sheet/test/spot/0.png")))
+    path = tmp_path / "data/sheet/large.png"
+    path.parent.mkdir(parents=True)
+    source.resize((768, 512)).save(path)
+    mvad.score(str(tmp_path / "data"), str(scored / "models"), str(tmp_path / "out"), layout="plain", quiet=True)
+    (row,) = rows_of(tmp_path / "out").values()
+    first = row["regions"][0]
+    assert first["x"] <= 4 * SPOT[1].start < 4 * SPOT[1].stop <= first["x"] + first["width"]
+
+
+def left_out_reference(model, sheets):
+    """Scores and peaks of the training images, each by the bank without its own patches, which it holds exactly."""
+    extract = prepare(["patches"], Network.load(model.backbone, None), model.size).load()
+    bank = read_arrays(model)["bank"]
+    scores, peaks = [], []
+    for path in sorted(sheets.glob("sheet/train/good/*.png")):
+        features = extract(load_image(to_uri(path), model.size, 10**6)[0][None])["patches"]
+        own = {patch.tobytes() for patch in features.reshape(-1, features.shape[-1]).numpy()}
+        others = bank[[vector.tobytes() not in own for vector in bank]]
+        found = PatchCore.from_state(State(model.settings, {"bank": others})).score(features)
+        scores.append(found.image[0])
+        peaks.append(anomaly_map(found.grid[0], model.size).max())
+    return np.array(scores), np.array(peaks)
+
+
+def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
+    result = mvad.fit(str(sheets), str(tmp_path / "models"), **OPTIONS)
+    assert result.exit_code == 0
+    model = find_models(to_uri(tmp_path / "models"))["sheet"]
+    scores, peaks = left_out_reference(model, sheets)
+    np.testing.assert_allclose(read_calibration(model), scores, rtol=1e-6)
+    np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-6)
+    assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 16 * 24)
+
+
+def test_a_serial_number_is_ignored(sheets, ray_local, tmp_path):
+    """What differs in each image is flagged, unless a mask says not to look at it."""
+    random = np.random.default_rng(1)
+    data = tmp_path / "data"
+    for path in sheets.rglob("*.png"):
+        if "spot" not in path.as_posix():
+            pixels = np.asarray(Image.open(path)).copy()
+            if "test" in path.as_posix():
+                pixels[8:40, 8:72] = np.kron(random.integers(0, 2, (8, 16)), np.ones((4, 4))) * 255
+            target = data / path.relative_to(sheets)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target)
+    mvad.run(str(data), str(tmp_path / "seen"), **OPTIONS)
+    mask = np.zeros(SIDES, np.uint8)
+    mask[4:44, 4:76] = 255
+    Image.fromarray(mask).save(data / "sheet/ignore.png")
+    mvad.run(str(data), str(tmp_path / "ignored"), **OPTIONS)
+    seen, ignored = (
+        results.read_scores(to_uri(tmp_path / name), ["is_anomaly", "regions", "score"]).to_pylist()
+        for name in ("seen", "ignored")
+    )
+    assert all(row["is_anomaly"] and row["regions"] for row in seen)
+    assert max(row["score"] for row in ignored) < 0.7 * min(row["score"] for row in seen)
+    assert sum(len(row["regions"]) for row in ignored) <= 1
+    models = [find_models(to_uri(tmp_path / name / "models"))["sheet"] for name in ("seen", "ignored")]
+    assert models[0].model_id != models[1].model_id
+    assert models[0].size.ignore is None
+    assert models[1].size.ignore is not None
+    assert torch.isfinite(torch.from_numpy(read_arrays(models[1])["bank"])).all()
