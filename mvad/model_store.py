@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.data.images import BIT_DEPTHS, FULL_DEPTH
+from mvad.data.images import BIT_DEPTHS, FULL_DEPTH, ignored_share
 from mvad.detectors import METHODS, Detector, State, TrainedDetector, find_method
 from mvad.detectors.state import ArraySpec
 from mvad.errors import ImageError, ModelError, UsageError, failure_reason, one_line
@@ -377,6 +377,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             continue
         row |= {"backbone": model.backbone.name, "model_id": model.model_id}
         row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "input": str(model.size)}
+        row |= {"windows": len(model.size.windows), "ignored": ignored_share(model.size)}
         row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
         row |= {"updates": len(model.record.get("updated_from", []))}
         rows.append(row)

@@ -1,7 +1,7 @@
 """Anomaly maps in colours: the colour scale that the images of a category share, and the map over its image."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ STOPS = {  # level: red, green, blue, opacity; ordered by lightness, so readable
     255: (120, 0, 96, 200),
 }
 THRESHOLD_COLOUR = (255, 255, 255)
+BOX_COLOUR = (255, 0, 170)
 TRUTH_COLOUR = (0, 200, 255)
 UNSEEN_BRIGHTNESS = 0.45  # of the part of an image that the model did not see, as a share
 LEGEND_SIZE = (220, 12)
@@ -121,6 +122,15 @@ def mark(image: Image.Image, mask: Image.Image) -> Image.Image:
     result = image.copy()
     result.paste(TRUTH_COLOUR, (0, 0), outline(region, max(1, max(image.size) // 150)))
     return result
+
+
+def draw_boxes(picture: Image.Image, boxes: Iterable[Mapping[str, Any]], width: int, height: int) -> None:
+    """Draw the boxes of regions on a picture of an upright image of ``width`` x ``height`` pixels, in place."""
+    pen, thickness = ImageDraw.Draw(picture), max(1, max(picture.size) // 300)
+    for box in boxes:
+        left, right = (x * picture.width / width for x in (box["x"], box["x"] + box["width"]))
+        top, bottom = (y * picture.height / height for y in (box["y"], box["y"] + box["height"]))
+        pen.rectangle((left - thickness, top - thickness, right, bottom), outline=BOX_COLOUR, width=thickness)
 
 
 def legend() -> Image.Image:

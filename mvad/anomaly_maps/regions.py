@@ -1,8 +1,8 @@
 """Regions: the connected parts of an image where its anomaly map is above the pixel threshold."""
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,15 @@ class Region(NamedTuple):
     area: int  # of the part above the threshold
     peak: float  # of the map
     mean: float
+
+
+def regions_in_words(regions: Sequence[Mapping[str, Any]]) -> str:
+    """How many regions there are, and where the one with the largest peak is."""
+    if not regions:
+        return "no region above the pixel threshold"
+    first = regions[0]
+    count = f"{len(regions)} regions; the strongest" if len(regions) > 1 else "1 region:"
+    return f"{count} {first['width']} x {first['height']} pixels at x {first['x']}, y {first['y']}"
 
 
 def find_regions(

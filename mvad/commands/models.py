@@ -29,12 +29,13 @@ def models(
     """
     rows, report, cells = list_models(storage.to_uri(folder)), Reporter(options.quiet), []
     for row in rows:
-        facts = ["damaged", *[""] * 6]
+        facts = ["damaged", *[""] * 8]
         if not row["damage"]:
             counts = [f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates")]
-            facts = [row["backbone"], row["input"], *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
+            seen = [row["input"], f"{row['windows']:,}", f"{row['ignored']:.1%}".replace("%", " %")]
+            facts = [row["backbone"], *seen, *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
         cells.append([row["method"], row["category"], *facts])
-    titles = ("pixels", "train", "calibration", "updates", "MB", "id")
+    titles = ("pixels", "windows", "ignored", "train", "calibration", "updates", "MB", "id")
     report.table(("method", "category", "backbone"), titles, cells)
     for warning in filter(None, (row["damage"] or row["note"] for row in rows)):
         report.warn(warning)

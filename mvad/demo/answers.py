@@ -21,6 +21,18 @@ class Candidate(_Answer):
     )
 
 
+class RegionAnswer(_Answer):
+    """A part of the image whose map is above the pixel threshold: a box in the upright image's own pixels."""
+
+    x: int = Field(ge=0, description="Left.")
+    y: int = Field(ge=0, description="Top.")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    area: int = Field(ge=1, description="Pixels of the box that are above the threshold.")
+    peak: float = Field(description="Largest value of the map.")
+    mean: float
+
+
 class ImageAnswer(_Answer):
     """The score of one image, or why it has none."""
 
@@ -50,6 +62,10 @@ class ImageAnswer(_Answer):
     picture: str | None = Field(
         default=None,
         description="On request: the upright image as a data: URI that any browser shows, at most 2048 pixels a side.",
+    )
+    regions: list[RegionAnswer] | None = Field(
+        default=None,
+        description="With pictures, and a calibrated model that localises: where the defects are, largest peak first.",
     )
     map: str | None = Field(
         default=None,

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from mvad.anomaly_maps.colours import Scale, layer
+from mvad.anomaly_maps.colours import Scale, draw_boxes, layer
 from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.data.images import decode, resize_and_crop
 from mvad.demo import answers
@@ -192,9 +192,9 @@ def demo_app(
             if result.error is not None or result.category is None:
                 return answers.ImageAnswer(name=name, status="error", error=result.error, width=width, height=height)
             model, image_score = models[result.category], result.scores[result.category]
-            layer_uri = None
+            layer_uri, regions = None, None
             if result.patch_scores is not None:
-                layer_uri = await run(draw, result.patch_scores, image_score, model, width, height)
+                layer_uri, regions = await run(draw, result.patch_scores, image_score, model, width, height)
         candidates = [] if category else rank_categories(result.scores, models)[:MAX_CANDIDATES]
         return answers.ImageAnswer(
             name=name,
@@ -212,6 +212,7 @@ def demo_app(
             method=model.model.method,
             model_id=model.model.model_id,
             picture=picture,
+            regions=regions,
             map=layer_uri,
         )
 
@@ -223,9 +224,13 @@ def demo_app(
                 reason = one_line(error)  # and not the error, whose traceback holds the image
         raise ImageError(reason)
 
-    def draw(patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int) -> str:
+    def draw(
+        patch_scores: NDArray[np.float32], score: float, model: CategoryModel, width: int, height: int
+    ) -> tuple[str, list[answers.RegionAnswer] | None]:
         with memory.reserve(picture_bytes(width, height)):
-            return map_layer(patch_scores, score, model, width, height)
+            regions = model.regions(patch_scores, width, height)
+            shown = None if regions is None else [answers.RegionAnswer(**region._asdict()) for region in regions]
+            return map_layer(patch_scores, score, model, width, height), shown
 
     def decode_sample(data: bytes, category: str | None, pictures: bool) -> Prepared:
         compared = [model.model for name, model in models.items() if category in (None, name)]
@@ -261,4 +266,6 @@ def map_layer(patch_scores: NDArray[np.float32], score: float, model: CategoryMo
     elif peak > median:
         square = median + (square - median) * np.float32(max(score - median, 0.0) / (peak - median))
     shown = layer(square, model.model.size, scale, *fit_within(width, height, MAX_SIDE_PIXELS))
+    boxes = model.regions(patch_scores, width, height) or ()
+    draw_boxes(shown, [box._asdict() for box in boxes], width, height)
     return webp_uri(shown, WEBP_QUALITY, WEBP_METHOD)

@@ -7,8 +7,10 @@ from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mvad.anomaly_maps.colours import Scale
+from mvad.anomaly_maps.regions import Region, find_regions
 from mvad.calibration import DecisionRule, p_values
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS
@@ -20,6 +22,7 @@ from mvad.results.verdicts import Verdict, decide
 from mvad.scoring.jobs import decision_rule
 from mvad.storage import to_uri
 
+MAX_REGIONS = 20  # of an image
 ExtractorKey = tuple[BackboneSpec, ImageSize]  # models with the same key share a feature extractor
 
 
@@ -79,6 +82,13 @@ class CategoryModel:
             return None
         median, spread = self._median_and_spread
         return (score - median) / spread
+
+    def regions(self, patch_scores: NDArray[np.float32], width: int, height: int) -> list[Region] | None:
+        """The regions of an image of ``width`` x ``height`` pixels; None without a pixel threshold."""
+        threshold = self.rule.pixel_threshold
+        if threshold is None:
+            return None
+        return find_regions(patch_scores, self.model.size, threshold, width, height)[0][:MAX_REGIONS]
 
     def colour_scale(self) -> Scale | None:
         """The colours of this category's maps, whose peaks are image scores; None without a threshold.

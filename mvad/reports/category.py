@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from mvad import results
 from mvad.data.image_size import ImageSize
+from mvad.data.images import ignored_share
 from mvad.html.charts import Chart, histogram, precision_recall, roc
 from mvad.results.stored_maps import one_threshold
 from mvad.results.verdicts import Outcome, outcomes, stored_calibration
@@ -81,6 +82,13 @@ class Category:
     def size(self) -> ImageSize | None:
         """The model's input; None if nothing was scored with a model."""
         return ImageSize(**self.facts["size"]) if self.facts.get("size") else None
+
+    @property
+    def ignored(self) -> str | None:
+        """The share of each image that is not looked at; None if all is."""
+        if self.size is None or self.size.ignore is None:
+            return None
+        return f"{ignored_share(self.size):.1%}".replace("%", " %")
 
     @property
     def shown_ids(self) -> list[str]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad import results
-from mvad.anomaly_maps.colours import Scale, mark, overlay
+from mvad.anomaly_maps.colours import Scale, draw_boxes, mark, overlay
+from mvad.anomaly_maps.regions import regions_in_words
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH, read_image, read_mask
 from mvad.errors import ImageError
@@ -22,7 +23,7 @@ MIN_SIDE = 24  # pixels that the shorter side of a very long image keeps
 QUALITY = 70  # of WebP
 N_THREADS = 4  # for reading and decoding; each holds one image in full size
 GREY = (128, 128, 128)  # in place of a missing source image
-COLUMNS = ("image_id", "uri", "mask_uri", "width", "height", "patch_scores", "patch_grid")
+COLUMNS = ("image_id", "uri", "mask_uri", "width", "height", "patch_scores", "patch_grid", "regions")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Picture:
     height: int
     marked: bool  # whether the annotated defect is outlined in ``image``
     peak: str | None  # where the map is highest, in words
+    regions: str | None  # where it is above the pixel threshold, in words; None if that is not known
     problem: str | None  # why the source, its mask or its map cannot be shown
 
 
@@ -81,8 +83,12 @@ def _picture(
             image, marked = mark(image, read_mask(row["mask_uri"], max_pixels)), True
         except ImageError as error:
             problems.append(f"mask: {error}")
+    if image is not None and row["regions"]:
+        image = image.copy()
+        draw_boxes(image, row["regions"], row["width"], row["height"])
+    regions = None if row["regions"] is None else regions_in_words(row["regions"])
     uri, map_uri = (None if picture is None else webp_uri(picture, QUALITY) for picture in (image, map_image))
-    return Picture(row["image_id"], uri, map_uri, width, height, marked, peak, "; ".join(problems) or None)
+    return Picture(row["image_id"], uri, map_uri, width, height, marked, peak, regions, "; ".join(problems) or None)
 
 
 def _peak(square: NDArray[np.float32], size: ImageSize) -> str:

@@ -158,7 +158,19 @@ function facts(result) {
     rows.push(["p-value", pValue(result)]);
   }
   rows.push(["Image", `${result.width} x ${result.height} pixels`]);
+  if (result.regions) {
+    rows.push(["Regions", regions(result.regions)]);
+  }
   return rows;
+}
+
+function regions(found) {
+  if (!found.length) {
+    return "none above the pixel threshold";
+  }
+  const [first] = found;
+  const place = `${first.width} x ${first.height} pixels at x ${first.x}, y ${first.y}`;
+  return found.length > 1 ? `${found.length}; the strongest ${place}` : place;
 }
 
 function detected(result) {
