@@ -65,6 +65,10 @@ def commands(data: Path, models: Path) -> dict[str, tuple[Callable[[Path], Any],
         "evaluate": (lambda out: mvad.evaluate(str(out / "run"), false_alarm_rate=0.2, quiet=True), True),
         "report": (lambda out: mvad.report(str(out / "run"), quiet=True), True),
         "maps": (lambda out: mvad.maps(str(out / "run"), str(out / "run/maps"), quiet=True), True),
+        "regions": (
+            lambda out: mvad.regions(str(out / "run"), str(out / "run/regions"), format="labelme", quiet=True),
+            True,
+        ),
         "inspect": (
             lambda out: mvad.inspect(
                 tiles, str(out / "inspect.html"), features=False, actors=1, quiet=True, new_run=True
