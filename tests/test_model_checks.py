@@ -1,5 +1,6 @@
 """Models on disk that are damaged although all hashes are right: one sentence each, and nobody else's trouble."""
 
+import base64
 import io
 import json
 import os
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from PIL import Image
 
 from helpers.damage import saved, seal, seal_files, spoilt
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import MAX_SIDE
 from mvad.detectors import METHODS, TrainedDetector
 from mvad.detectors.networks import PatchVAE
 from mvad.errors import ModelError
@@ -258,6 +261,13 @@ def nested(depth):
     return value
 
 
+def bomb():
+    """A small PNG that decodes to a huge mask, in base64."""
+    file = io.BytesIO()
+    Image.new("1", (4 * MAX_SIDE, MAX_SIDE)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 WRONG = {
     "method": ["magic", 3, None, ["patchcore"]],
     "category": ["", 3, None, ["cap"]],
@@ -272,6 +282,10 @@ WRONG = {
     "size": [None, 64, {}, {"resize": 64}],
     "size.crop": [0, -64, "64", 65, 64.5, True, None, [64], [64, 65], [64, "64"], [64, 64, 64], {"height": 64}],
     "size.resize": [10**9, 32, None, [64, 10**9], [64, 32]],
+    "size.window": [0, "32", True, [32], [32, 0], [32, 128], [128, 32], [40, 32], {"height": 32}],
+    "size.overlap": [-0.1, 1.0, "0.1", None, float("nan")],
+    "size.cell": [0, -32, "32", None, 1.5],
+    "size.ignore": [3, "", "no base64!", "AAAA", ["AAAA"], bomb()],
     "files": [None, [], "bank.npy", {"../bank.npy": "0"}, {"gone.npy": 3}, {"bank.txt": "0"}, {"/etc/x.npy": "0"}, {}],
     "record": [None, [], {}],
     "record.n_train": [None, -1, "8", 8.5, [8]],

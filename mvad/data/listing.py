@@ -49,6 +49,7 @@ class Listing:
         self.left_out = LEFT_OUT.empty_table()  # see `Manifest`; complete once the listing has ended
         self.remarks: Mapping[str, Sequence[str]] = {}
         self.others: Mapping[str, int] = {}
+        self.ignore: dict[str, str] = {}  # see `Manifest`
         self._options = options
         self._subfolders = self._plain_subfolders()
         self._seen_categories: set[str] = set()
@@ -85,6 +86,7 @@ class Listing:
         manifest = read_manifest(self.root, self._options)
         self.n_images, self.ended, self.tally = manifest.n_images, True, manifest.tally
         self.left_out, self.remarks, self.others = manifest.left_out, manifest.remarks, manifest.others
+        self.ignore = dict(manifest.ignore)
         self._see(manifest.table)
         images = manifest.split("test")
         self.n_test = len(images)
@@ -101,6 +103,7 @@ class Listing:
                 found = find_images(page)
                 contents = plain.read(self.root, found.images, category)
                 others.update(found.count_others())
+                self.ignore |= found.ignore
                 left_out.extend((contents.left_out, unread_rows(self.root, found.unknown, (), category)))
                 yield contents.table
             left_out.append(unread_rows(self.root, (), unread, category))

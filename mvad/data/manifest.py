@@ -72,7 +72,8 @@ def read_manifest(data: str, options: DataOptions, *, to_learn: bool = False) ->
     """
     root = storage.to_uri(data)
     if is_table(root):
-        contents = Contents(read_table(root, options.category))
+        table, ignore = read_table(root, options.category)
+        contents = Contents(table, ignore=ignore)
     else:
         contents = read_folder(root, options.layout, options.category, to_learn=to_learn)
     table = contents.table

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = ("image_id", "uri", "category", "split", "label", "defect", "mask_uri")  # that a table of images may have
+IGNORE = "ignore_uri"  # column of masks of what is not looked at in images of a category
 OTHER_COLUMNS = ("object", "image", "mask")  # of the tables of data sets
 ROWS_PER_CHUNK = 1 << 16  # rows that are Python objects at a time
 TEXT_SUFFIXES = (".csv", ".tsv")
@@ -74,8 +75,10 @@ def _suffix(uri: str) -> str:
     return PurePosixPath(urlsplit(uri).path).suffix.lower()  # a URI may have options after its path
 
 
-def read_table(uri: str, category: str | None) -> pa.Table:
-    """Read a table of images; its other columns that the manifest has are used too, where they exist.
+def read_table(uri: str, category: str | None) -> tuple[pa.Table, dict[str, str]]:
+    """Read a table of images: rows of the manifest, and by category the masks of what is ignored.
+
+    Its other columns that the manifest has are used too, where they exist.
 
     Relative paths in it start from the folder of the table. Without a ``category`` for all images, it is read from the
     table, or from the first folder of relative paths. UsageError if the table does not exist, cannot be read, has no
@@ -84,18 +87,36 @@ def read_table(uri: str, category: str | None) -> pa.Table:
     if not storage.exists(uri):
         raise UsageError(f"no such file: {storage.readable(uri)}.")
     table = read_columns(uri, ("uri",))
-    table = table.select([name for name in COLUMNS if name in table.column_names])
+    table = table.select([name for name in (*COLUMNS, IGNORE) if name in table.column_names])
     numbers = itertools.count(1)
-    chunks = []
+    chunks: list[pa.Table] = []
+    ignore: dict[str, str] = {}
     for batch in table.to_batches(max_chunksize=ROWS_PER_CHUNK):
         entries = zip(batch.to_pylist(), numbers, strict=False)
         # A spreadsheet writes rows that were cleared as rows of nothing.
-        rows = [_table_row(uri, number, entry, category) for entry, number in entries if any(entry.values())]
+        rows = []
+        for entry, number in entries:
+            if any(entry.values()):
+                mask = entry.pop(IGNORE, None)
+                rows.append(_table_row(uri, number, entry, category))
+                if mask:
+                    _add_ignore(ignore, uri, number, rows[-1]["category"], mask)
         chunks.append(pa.Table.from_pylist(rows, SCHEMA))
     images = pa.concat_tables([SCHEMA.empty_table(), *chunks])
     if not len(images):
         raise UsageError(f"{storage.readable(uri)} names no image.")
-    return images
+    return images, ignore
+
+
+def _add_ignore(ignore: dict[str, str], uri: str, number: int, category: str, mask: str) -> None:
+    """Note the mask that a row names for its category; UsageError if an earlier row names another."""
+    mask_uri = storage.uri_in_table(_posix(uri, mask), uri)
+    known = ignore.setdefault(category, mask_uri)
+    if known != mask_uri:
+        raise UsageError(
+            f"{storage.readable(uri)}, row {number}: {IGNORE} of category {category!r} is {mask!r}, and "
+            f"{storage.readable(known)} in a row before; a category has one."
+        )
 
 
 def read_columns(uri: str, required: Sequence[str]) -> pa.Table:
@@ -104,7 +125,7 @@ def read_columns(uri: str, required: Sequence[str]) -> pa.Table:
     Capitals, and blanks around the names of columns, do not matter. UsageError if the table cannot be read, lacks a
     required column, or has two of one name.
     """
-    known = (*COLUMNS, *OTHER_COLUMNS, *required)
+    known = (*COLUMNS, IGNORE, *OTHER_COLUMNS, *required)
     is_text = _suffix(uri) in TEXT_SUFFIXES
     try:
         table = _read_text(uri, known, required) if is_text else _read_parquet(uri, known, required)

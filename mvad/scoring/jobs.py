@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from mvad import storage
 from mvad.calibration import DecisionRule
-from mvad.errors import ModelError
+from mvad.data.images import read_ignore
+from mvad.errors import ModelError, UsageError
 from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
 from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results import verdicts
@@ -77,6 +78,26 @@ def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
     """The threshold that options and a model's calibration scores, if any, set; ModelError if those are damaged."""
     scores, peaks = read_calibration(model), read_map_peaks(model)
     return verdicts.decision_rule(model.model_id, model.method, model.category, scores, options, model.record, peaks)
+
+
+def ignore_remarks(models: Mapping[str, ModelInfo], ignore: Mapping[str, str]) -> list[str]:
+    """What to say of masks beside the images (URIs by category, "" for all others) that are not those of the models."""
+    remarks = []
+    for category, model in models.items():
+        uri = ignore.get(category, ignore.get(""))
+        if uri is None:
+            continue
+        try:
+            if read_ignore(uri) == model.size.ignore:
+                continue
+            used = "nothing is ignored" if model.size.ignore is None else "the model's is used"
+            reason = (
+                f"{storage.readable(uri)} is not what the model was fitted with: {used}; fit it again to change that"
+            )
+        except UsageError as error:
+            reason = str(error)
+        remarks.append(f"{category}: {reason}")
+    return remarks
 
 
 def _map_threshold(maps: str, rule: DecisionRule) -> float:

@@ -1,6 +1,7 @@
 """What is ignored of an image never reaches a model."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 from mvad.data.image_size import ImageSize
 from mvad.data.images import ignored_on_image, ignored_pixels, ignored_share, read_ignore, resize_and_crop
 from mvad.data.images.ignoring import FILL, MAX_SIDE, decode_ignore, encode_ignore
+from mvad.data.listing import Listing
 from mvad.data.manifest import read_manifest
 from mvad.errors import UsageError
 from mvad.options import DataOptions
+from mvad.scoring import ignore_remarks
 from mvad.storage import to_uri
 
 
@@ -86,3 +89,40 @@ def test_a_mask_beside_a_category_is_no_image(tmp_path, mask, layout):
     assert manifest.ignore == {"": to_uri(tmp_path / "ignore.png"), "cap": to_uri(tmp_path / "cap/ignore.png")}
     assert manifest.n_images == 4  # ignore.png in a folder of images is an image
     assert not len(manifest.left_out)
+
+
+def test_a_table_names_the_mask_of_a_category(tmp_path):
+    lines = ["uri;category;ignore_uri", "a/1.png;a;masks/a.png", "a/2.png;a;", "a/3.png;a;masks/a.png", "b/1.png;b;"]
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    manifest = read_manifest(str(tmp_path / "images.csv"), DataOptions())
+    assert manifest.ignore == {"a": to_uri(tmp_path / "masks/a.png")}
+    assert "ignore_uri" not in manifest.table.column_names
+    (tmp_path / "images.csv").write_text("\n".join([*lines, "a/4.png;a;other.png"]))
+    with pytest.raises(UsageError, match=r"row 5: ignore_uri of category 'a' is 'other\.png', and .*masks/a\.png"):
+        read_manifest(str(tmp_path / "images.csv"), DataOptions())
+
+
+@pytest.mark.parametrize("layout", ["plain", "auto"])
+def test_a_listing_knows_the_masks(tmp_path, mask, layout):
+    for name in ("cap/0.png", "cap/new/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    mask.save(tmp_path / "cap/ignore.png")
+    listing = Listing(str(tmp_path), DataOptions(layout=layout))
+    assert (listing.n_images, listing.ignore) == (2, {"cap": to_uri(tmp_path / "cap/ignore.png")})
+
+
+def test_masks_beside_images_that_are_not_the_models_are_pointed_out(tmp_path, mask):
+    mask.save(tmp_path / "mask.png")
+    (tmp_path / "broken.png").write_bytes(b"x")
+    uri, broken = to_uri(tmp_path / "mask.png"), to_uri(tmp_path / "broken.png")
+    plain = SimpleNamespace(size=ImageSize.square(64))
+    ignoring = SimpleNamespace(size=replace(ImageSize.square(64), ignore=read_ignore(uri)))
+    models = {"plain": plain, "ignoring": ignoring, "broken": ignoring, "none": plain}
+    assert ignore_remarks(models, {}) == []
+    plain_remark, broken_remark = ignore_remarks(models, {"plain": uri, "ignoring": uri, "broken": broken})
+    assert plain_remark.startswith("plain: ")
+    assert "nothing is ignored; fit it again" in plain_remark
+    assert broken_remark.startswith("broken: ")
+    assert "cannot be used" in broken_remark
+    assert [text.split(":")[0] for text in ignore_remarks(models, {"": uri})] == ["plain", "none"]

@@ -17,6 +17,7 @@ from mvad.data.image_size import ImageSize
 FILL = (124, 116, 104)  # the mean colour of ImageNet's images
 MAX_SIDE = 2048  # of the mask in a model
 MAX_CACHED = 4
+MAX_ENCODED = 8 << 20  # characters
 
 
 def encode_ignore(mask: Image.Image) -> str:
@@ -40,6 +41,8 @@ def encode_ignore(mask: Image.Image) -> str:
 def decode_ignore(ignore: str) -> Image.Image:
     """The mask of `encode_ignore` (mode L, 0 or 255); ValueError if it is none."""
     try:
+        if len(ignore) > MAX_ENCODED:
+            raise ValueError(f"it has {len(ignore):,} characters")
         image = Image.open(io.BytesIO(base64.b64decode(ignore, validate=True)), formats=["PNG"])
         if max(image.size) > MAX_SIDE:
             raise ValueError(f"it has {image.width} x {image.height} pixels")
