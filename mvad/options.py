@@ -649,6 +649,13 @@ class InspectOptions(JobOptions, BitDepthOptions, NewRunOptions):
     features: Annotated[
         bool, Option("--features/--no-features", help="Without features there is no feature map and no outliers.")
     ] = True
+    ignore_masks: Annotated[
+        str | None,
+        Option(
+            help="Write DIR/CATEGORY/ignore.png where good images vary most, to start a mask of what to ignore from.",
+            metavar="DIR",
+        ),
+    ] = None
     embedding: Annotated[
         Literal["pca", "tsne"], Option(help="Projection of the feature map; tsne of up to 1,000 images per category.")
     ] = "pca"

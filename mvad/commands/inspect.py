@@ -39,6 +39,7 @@ def inspect(
     uris = None if out is None else inspection.output_uris(out, replace=options.new_run)
     manifest = read_manifest(data, options)
     network = inspection.load_network(options) if options.features else None
+    inspection.ensure_no_masks(manifest, options)
     reporter.image_count(manifest)
     pictures: dict[int, bytes] = {}
 
@@ -51,6 +52,7 @@ def inspect(
             images = inspection.image_table(manifest, measurements)
             if network is not None:
                 images = inspection.add_embedding(images, measurements["features"], options.embedding)
+        inspection.write_starter_masks(manifest, options, bit_depths, reporter)
         if uris is not None:
             rows = inspection.pictured_rows(images)
             with reporter.stage("pictures", len(rows)) as stage:

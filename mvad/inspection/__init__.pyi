@@ -9,3 +9,5 @@ from .result import output_uris as output_uris
 from .result import print_inspection as print_inspection
 from .result import write_inspection as write_inspection
 from .table import image_table as image_table
+from .variation import ensure_no_masks as ensure_no_masks
+from .variation import write_starter_masks as write_starter_masks
