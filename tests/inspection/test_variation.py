@@ -47,6 +47,17 @@ def test_a_field_that_differs_in_each_image_is_found(tmp_path):
     assert mask.box.right >= 350
 
 
+def test_sparse_print_is_found(tmp_path):
+    def printed(random):
+        pixels = texture(random)
+        ink = np.kron(random.random((12, 30)) < 0.2, np.ones((4, 4)))
+        pixels[FIELD] = np.where(ink > 0, 10, pixels[FIELD])
+        return pixels
+
+    mask = starter_mask(save(tmp_path / "a", printed, 12), 10**6, 16, False)
+    assert (np.asarray(mask.image()) > 0)[FIELD].mean() > 0.9
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_texture_alone_has_none(seed, tmp_path):
     assert starter_mask(save(tmp_path / "a", texture, 12, seed), 10**6, 16, False) is None
