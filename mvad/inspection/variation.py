@@ -56,8 +56,8 @@ class StarterMask(NamedTuple):
 def variation(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """How much cells of `CELL` pixels differ from image to image: (rows, columns).
 
-    ``images`` are (height, width) grey copies of one size. The spread (half the distance between the 10 and 90 % quantiles) of a
-    cell's mean and of its contrast, added up; the mean without the light around it.
+    ``images`` are (height, width) grey copies of one size. The spread, half the distance between the 10 and 90 %
+    quantiles, of a cell's mean and of its contrast, added up; the mean without the light around it.
     """
     from scipy.ndimage import gaussian_filter
 

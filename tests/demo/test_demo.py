@@ -349,6 +349,10 @@ def test_pictures(client):
     shown, over = decoded(image["picture"]), decoded(image["map"])
     assert shown.size == over.size == (80, 96)
     assert (shown.mode, over.mode) == ("RGB", "RGBA")
+    first = image["regions"][0]
+    assert first["peak"] == max(region["peak"] for region in image["regions"])
+    assert first["x"] + first["width"] <= 80
+    assert first["y"] + first["height"] <= 96
     assert fit_within(100_000, 50_000, MAX_SIDE_PIXELS) == (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS // 2)
     assert fit_within(100_000, 3, MAX_SIDE_PIXELS) == (MAX_SIDE_PIXELS, 1)
 

@@ -13,6 +13,7 @@ import mvad
 from helpers.browser import visit
 from helpers.synthetic import draw, finish, write_category
 from mvad import results
+from mvad.anomaly_maps.colours import draw_boxes
 from mvad.calibration import DecisionRule
 from mvad.commands.nightly import nightly
 from mvad.errors import UsageError
@@ -409,6 +410,28 @@ def test_pages_of_categories_in_a_browser(browser, tmp_path):
         visited.page.click("main p a")
         assert visited.page.inner_text("h1") == "Anomaly report"
         assert visited.messages == []
+
+
+def test_regions_are_boxes_on_the_image_and_a_line_below(tmp_path):
+    out = tmp_path / "out"
+    Image.new("RGB", (400, 200), (90, 90, 90)).save(tmp_path / "a.png")
+    box = {"x": 100, "y": 40, "width": 80, "height": 60, "area": 900, "peak": 4.0, "mean": 2.0}
+    small = {**box, "x": 300, "width": 8, "peak": 3.0}
+    rows = [
+        {"image_id": name, "uri": (tmp_path / "a.png").as_uri(), "score": score, "width": 400, "height": 200}
+        for name, score in (("two", 3.0), ("none", 1.0), ("unknown", 0.5))
+    ]
+    rows[0]["regions"], rows[1]["regions"] = [box, small], []
+    finish(out, {"c": write_category(out, "c", rows, calibration=np.linspace(0, 2, 30), threshold=2.0)})
+    mvad.report(str(out), quiet=True)
+    page = (out / "report.html").read_text()
+    assert page.count("2 regions; the strongest 80 x 60 pixels at x 100, y 40") == 1
+    assert page.count("no region above the pixel threshold") == 1
+    picture = Image.new("RGB", (200, 100), (90, 90, 90))
+    draw_boxes(picture, [box], 400, 200)
+    coloured = np.argwhere((np.asarray(picture) != 90).any(axis=2))
+    assert coloured.min(axis=0).tolist() == [19, 49]
+    assert coloured.max(axis=0).tolist() == [50, 90]
 
 
 def test_thumbnails_of_large_and_long_images(tmp_path):
