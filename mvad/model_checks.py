@@ -21,7 +21,7 @@ from mvad.errors import one_line
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 
 MAX_DOCUMENT_BYTES = 32 << 20  # of model.json, which names every training image that could not be used
-MAX_SIDE = 1 << 14  # of images, in pixels
+MAX_SIDE = 1 << 16  # of a model's input, in pixels
 MAX_WINDOWS = 1 << 17  # of an image
 MAX_HEADER_BYTES = 1 << 14  # of an array file
 NUMBERS = "biuf"  # kinds of NumPy types that arrays may have
@@ -71,9 +71,7 @@ def check_document(content: Mapping[str, Any]) -> Document:
     backbone, size = document.backbone, document.size
     if document.method not in METHODS:
         raise ValueError(f"method is {reprlib.repr(document.method)}, which this mvad does not know")
-    if not all(1 <= seen <= resized <= MAX_SIDE for seen, resized in zip(size.crop, size.resize, strict=True)):
-        raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
-    _check_windows(size)
+    check_size(size)
     if size.ignore is not None:
         decode_ignore(size.ignore)
     channels = 0 if backbone.name == NO_BACKBONE else 3
@@ -87,8 +85,10 @@ def check_document(content: Mapping[str, Any]) -> Document:
     return document
 
 
-def _check_windows(size: ImageSize) -> None:
-    """ValueError if the windows of an input do not lie within it, on one grid of patches, or are too many."""
+def check_size(size: ImageSize) -> None:
+    """ValueError if an input is too large, or its windows do not lie within it on one grid of patches."""
+    if not all(1 <= seen <= resized <= MAX_SIDE for seen, resized in zip(size.crop, size.resize, strict=True)):
+        raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
     if size.window is None:
         return
     sides = (*size.crop, *size.window)
@@ -96,7 +96,7 @@ def _check_windows(size: ImageSize) -> None:
         raise ValueError(f"size has windows of {size.window} whose patches are on no grid with those of {size.crop}")
     if not all(window <= seen for window, seen in zip(size.window, size.crop, strict=True)):
         raise ValueError(f"size has windows of {size.window}, larger than {size.crop}")
-    steps = [max(size.cell, window * (1 - size.overlap)) for window in size.window]
+    steps = [max(1, math.floor(window * (1 - size.overlap) / size.cell)) * size.cell for window in size.window]
     if math.prod(seen / step for seen, step in zip(size.crop, steps, strict=True)) > MAX_WINDOWS:
         raise ValueError(f"size has more than {MAX_WINDOWS:,} windows")
 

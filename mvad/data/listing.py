@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.data.description import Tally
-from mvad.data.layouts import LEFT_OUT, find_images, no_images_error, plain, unread_rows
+from mvad.data.layouts import IGNORE_NAME, LEFT_OUT, find_images, no_images_error, plain, unread_rows
 from mvad.data.manifest import read_manifest, require_categories, select_categories
 from mvad.data.tables import SCHEMA, is_table
 from mvad.errors import UsageError
@@ -49,7 +49,7 @@ class Listing:
         self.left_out = LEFT_OUT.empty_table()  # see `Manifest`; complete once the listing has ended
         self.remarks: Mapping[str, Sequence[str]] = {}
         self.others: Mapping[str, int] = {}
-        self.ignore: dict[str, str] = {}  # see `Manifest`
+        self.ignore: dict[str, str] = {}  # see `Manifest`; complete from the first portion on
         self._options = options
         self._subfolders = self._plain_subfolders()
         self._seen_categories: set[str] = set()
@@ -96,6 +96,7 @@ class Listing:
         names, category = self._options.categories, self._options.category
         left_out: list[pa.Table] = []
         others: Counter[str] = Counter()
+        ignore = self.ignore
 
         def list_tables() -> Iterator[pa.Table]:
             unread: list[UnreadFolder] = []
@@ -103,7 +104,7 @@ class Listing:
                 found = find_images(page)
                 contents = plain.read(self.root, found.images, category)
                 others.update(found.count_others())
-                self.ignore |= found.ignore
+                ignore.update(found.ignore)
                 left_out.extend((contents.left_out, unread_rows(self.root, found.unknown, (), category)))
                 yield contents.table
             left_out.append(unread_rows(self.root, (), unread, category))
@@ -120,6 +121,8 @@ class Listing:
                     raise no_images_error(self.root, pa.concat_tables(left_out))
                 available = pc.unique(table["category"]).to_pylist() if ended else self._possible_categories
                 require_categories(names, available, self.root)
+                if not ended:
+                    self.ignore = self._look_for_masks()
             images = select_categories(table, names)
             self.n_images = self.n_test = self.n_test + len(images)
             self.tally.add(images)
@@ -129,9 +132,23 @@ class Listing:
             self._see(images)
             yield images
 
+    def _look_for_masks(self) -> dict[str, str]:
+        """Masks of what is not looked at, by the folder that they lie in, without listing what else lies there."""
+        folders = sorted({"", *(folder.path for folder in self._subfolders or ())})
+        uris = [storage.join(self.root, *filter(None, [folder]), IGNORE_NAME) for folder in folders]
+        found = zip(folders, uris, storage.parallel_map(_is_there, uris), strict=True)
+        return {folder: uri for folder, uri, is_there in found if is_there}
+
     def _see(self, images: pa.Table) -> None:
         self._seen_categories.update(pc.unique(images["category"]).to_pylist())
         self._seen_categories.update(self._possible_categories.intersection(self.left_out["category"].to_pylist()))
+
+
+def _is_there(uri: str) -> bool:
+    try:
+        return storage.exists(uri)
+    except OSError:  # a folder that may not be read, which its own error row says
+        return False
 
 
 def require_images(images: Listing) -> Listing:

@@ -114,8 +114,8 @@ def _add_ignore(ignore: dict[str, str], uri: str, number: int, category: str, ma
     known = ignore.setdefault(category, mask_uri)
     if known != mask_uri:
         raise UsageError(
-            f"{storage.readable(uri)}, row {number}: {IGNORE} of category {category!r} is {mask!r}, and "
-            f"{storage.readable(known)} in a row before; a category has one."
+            f"{storage.readable(uri)}, row {number}: {IGNORE} of category {category!r} is "
+            f"{storage.readable(mask_uri)!r}, and {storage.readable(known)} in a row before; a category has one."
         )
 
 

@@ -14,9 +14,11 @@ from mvad import storage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import measure_file
 from mvad.data.sampling import evenly_spaced
-from mvad.errors import ImageError
+from mvad.errors import ImageError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
+from mvad.model_checks import check_size
 from mvad.options import MethodOptions
+from mvad.storage.text import shown_name
 
 Sides = tuple[int, int]  # height and width in pixels
 
@@ -29,7 +31,7 @@ def measure_sizes(
     """The input size of each category of a manifest: that of its training images, or if it has none of all its images.
 
     ``windows`` says whether the methods can look through windows. With ``one_for_all``, all categories get the size
-    that suits all images together. UsageError if the backbone cannot take images of a size.
+    that suits all images together. UsageError if the backbone cannot take images of a size, or they are too large.
     """
     categories = pc.unique(images["category"]).to_pylist()
     found: dict[str, list[Sides]] = {category: [] for category in categories}
@@ -49,8 +51,14 @@ def measure_sizes(
     sizes = {
         category: options.size_for(*_typical(sides), spec.cell, windows=windows) for category, sides in found.items()
     }
-    for size in sizes.values():
+    for category, size in sizes.items():
         spec.check_size(size)
+        try:
+            check_size(size)
+        except ValueError as error:
+            raise UsageError(
+                f"the images of {shown_name(category)} are too large for a model ({error}); give a smaller --scale."
+            ) from error
     return sizes
 
 

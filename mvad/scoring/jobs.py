@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mvad import storage
 from mvad.calibration import DecisionRule
-from mvad.data.images import read_ignore
+from mvad.data.images import is_same_mask, read_ignore
 from mvad.errors import ModelError, UsageError
 from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
 from mvad.options import DecisionOptions, ScoreOptions
@@ -88,7 +88,7 @@ def ignore_remarks(models: Mapping[str, ModelInfo], ignore: Mapping[str, str]) -
         if uri is None:
             continue
         try:
-            if read_ignore(uri) == model.size.ignore:
+            if is_same_mask(read_ignore(uri), model.size.ignore):
                 continue
             used = "nothing is ignored" if model.size.ignore is None else "the model's is used"
             reason = (

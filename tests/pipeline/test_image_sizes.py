@@ -74,7 +74,7 @@ def table(root, shapes):
     return pa.Table.from_pylist(rows)
 
 
-def test_each_category_has_its_own_shape_unless_all_share_a_model(tmp_path):
+def test_each_category_has_its_own_shape_unless_all_share_a_model(ray_local, tmp_path):
     images = table(
         tmp_path,
         {
@@ -93,7 +93,15 @@ def test_each_category_has_its_own_shape_unless_all_share_a_model(tmp_path):
         measure_sizes(images, build(FitOptions, {"image_size": 72, "crop": 56}), describe("vit_b_16"), windows=False)
 
 
-def test_strips_and_squares_in_one_run(tmp_path):
+def test_images_too_large_for_a_model_are_refused_before_work_begins(ray_local, tmp_path):
+    images = table(tmp_path, {"strip": [("train", (70_000, 40))]})
+    with pytest.raises(UsageError, match=r"the images of strip are too large for a model .* give a smaller --scale"):
+        measure_sizes(images, build(FitOptions, {}), describe("efficientnet_lite0"), windows=True)
+    half = build(FitOptions, {"scale": 0.5})
+    assert measure_sizes(images, half, describe("efficientnet_lite0"), windows=True)["strip"].width == 35_008
+
+
+def test_strips_and_squares_in_one_run(ray_local, tmp_path):
     random = np.random.default_rng(0)
     for name, crop in (("strip", (slice(0, 24), slice(None))), ("tile", (slice(None), slice(None)))):
         for part, defects in (("train/good", [False] * 6), ("test/good", [False] * 2), ("test/spot", [True] * 2)):

@@ -1,6 +1,6 @@
 """Image files to pixels: what a file is allowed to be, its sample values, RGB of the model's size, and masks."""
 
-from mvad.data.images.ignoring import decode_ignore, ignored_on_image, ignored_pixels, ignored_share
+from mvad.data.images.ignoring import decode_ignore, ignored_on_image, ignored_pixels, ignored_share, is_same_mask
 from mvad.data.images.loading import (
     Batch,
     crop_centre,
@@ -29,6 +29,7 @@ __all__ = [
     "ignored_on_image",
     "ignored_pixels",
     "ignored_share",
+    "is_same_mask",
     "largest_value",
     "load_image",
     "load_mask",

@@ -46,9 +46,22 @@ def decode_ignore(ignore: str) -> Image.Image:
         image = Image.open(io.BytesIO(base64.b64decode(ignore, validate=True)), formats=["PNG"])
         if max(image.size) > MAX_SIDE:
             raise ValueError(f"it has {image.width} x {image.height} pixels")
-        return image.convert("L")
+        if image.mode != "1":
+            raise ValueError("it is not black and white")
+        mask = image.convert("L")
+        if mask.getextrema() != (0, 255):
+            raise ValueError("it marks nothing, or all")
+        return mask
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise ValueError(f"the mask of what is ignored is damaged ({error})") from error
+
+
+def is_same_mask(first: str | None, second: str | None) -> bool:
+    """Whether two of `ImageSize.ignore` mark the same pixels, however their PNG is compressed."""
+    if first is None or second is None or first == second:
+        return first == second
+    masks = decode_ignore(first), decode_ignore(second)
+    return masks[0].size == masks[1].size and masks[0].tobytes() == masks[1].tobytes()
 
 
 @functools.lru_cache(MAX_CACHED)

@@ -16,6 +16,7 @@ from mvad import storage
 from mvad.data.layouts import folders, kolektor, plain, real_iad, visa
 from mvad.data.layouts.contents import LEFT_OUT as LEFT_OUT
 from mvad.data.layouts.contents import Contents, left_out_row, left_out_table, name_of
+from mvad.data.layouts.files import IGNORE_NAME as IGNORE_NAME
 from mvad.data.layouts.files import SUFFIXES, Found, find_images
 from mvad.errors import UsageError
 from mvad.storage import FileEntry, UnreadFolder
