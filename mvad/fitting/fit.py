@@ -22,7 +22,7 @@ from mvad.fitting.by_category import group_by_category
 from mvad.fitting.fitted import identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.scheduler import FitScheduler
-from mvad.fitting.sharding import Shards, max_images, subsample_categories
+from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
 from mvad.memory import MemoryBudget
 from mvad.model_store import ModelInfo, read_calibration
 from mvad.options import DecisionOptions, FitOptions
@@ -122,6 +122,14 @@ def _fit_group(
     options, network = jobs[0].options, jobs[0].network
     shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, size)
     jobs = [replace(job, feature_shape=shapes[job.method.feature]) for job in jobs]
+    step = 1
+    if size.window is not None:
+        step = patch_step(shapes, options, options.budget.after_weights(network.nbytes))
+        shapes = {kind: (*(-(-length // step) for length in grid), width) for kind, (*grid, width) in shapes.items()}
+    if step > 1:
+        names = ", ".join(sorted({shown_name(job.category) for job in jobs}))
+        reason = "--memory-limit holds no more of an image"
+        stage.report.info(f"{names}: one patch in {step} x {step} is learnt from: {reason}")
     fits: dict[str, list[FitOptions]] = defaultdict(list)
     for job in jobs:
         fits[job.category].append(job.options)
@@ -133,7 +141,7 @@ def _fit_group(
     stage.expect(len(images))
     scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
     bit_depths = {job.category: job.bit_depth for job in jobs}
-    batches = extract_features(images, shapes, network, size, options, pool, stage, bit_depths, options.flips)
+    batches = extract_features(images, shapes, network, size, options, pool, stage, bit_depths, options.flips, step)
     for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
         scheduler.add(category)
         del category

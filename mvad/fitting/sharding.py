@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mvad.data.sampling import evenly_spaced
 from mvad.detectors.patchcore import bank_size
-from mvad.errors import UsageError
 from mvad.memory import MemoryBudget
 from mvad.options import MethodOptions
 
@@ -50,15 +49,9 @@ class Shards:
         """Divide images whose features have this shape: (height, width, channels).
 
         With ``alone``, each image is a shard, and none is held out: they calibrate one by one, left out of the bank.
-        UsageError if not even the features of one image fit into the budget.
         """
         patches, width = math.prod(shape[:-1]), shape[-1]
         max_patches = _max_patches(budget, width, options, 1.0)
-        if patches > max_patches:
-            raise UsageError(
-                f"--memory-limit does not hold the features of one image ({patches:,} patches; it holds "
-                f"{max_patches:,}); raise it, or give a smaller --scale."
-            )
         shard_images = 1 if alone else max(1, min(MAX_SHARD_PATCHES, max_patches // 4) // patches)
         # A third of the budget is for the union, which is put together from the shards' coresets next to it.
         wanted = bank_size(options, n_images * patches) / (n_images * patches)
@@ -81,6 +74,15 @@ class Shards:
 
 def _max_patches(budget: MemoryBudget, width: int, options: MethodOptions, ratio: float) -> int:
     return budget.max_patches(width, options.projection if 0 < options.projection < width else 0, ratio)
+
+
+def patch_step(shapes: Mapping[str, Sequence[int]], options: MethodOptions, budget: MemoryBudget) -> int:
+    """How far apart, in rows and columns, the patches of a large image must be for the budget to hold those of a few.
+
+    ``shapes`` are those of one image's features, by kind: (rows, columns, channels) each.
+    """
+    room = {kind: _max_patches(budget, width, options, 1.0) // 4 for kind, (*_, width) in shapes.items()}
+    return max(math.ceil(math.sqrt(rows * columns / room[kind])) for kind, (rows, columns, _) in shapes.items())
 
 
 def max_images(shapes: Mapping[str, Sequence[int]], options: MethodOptions, budget: MemoryBudget) -> int:

@@ -1,7 +1,8 @@
 """Extend fitted models by new images."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
+
+FEATURE_COPIES = 2  # of the images' features: as they arrive, and in the task that learns from them
 
 
 def ensure_extendable(models: Iterable[ModelInfo]) -> None:
@@ -67,6 +70,8 @@ def update_models(
         for (spec, size), names in groups.items():
             images = _images(table, names, split, options.reference)
             shapes = feature_shapes(sorted({find_method(models[name].method).feature for name in names}), spec, size)
+            if size.window is not None:
+                _ensure_room(images, size, shapes, options, networks[spec])
             pool = actor_pool(options.actors, len(images))
             bit_depths = {name: models[name].bit_depth for name in names}
             batches = extract_features(images, shapes, networks[spec], size, options, pool, stage, bit_depths)
@@ -82,6 +87,24 @@ def update_models(
                 except ModelError as error:
                     rows.append({"category": category.category, "note": f"not updated: {error}"})
     return rows, errors
+
+
+def _ensure_room(
+    images: pa.Table,
+    size: ImageSize,
+    shapes: Mapping[str, Sequence[int]],
+    options: UpdateOptions,
+    network: Network,
+) -> None:
+    """Make sure that memory holds the features of large images of each category together; else UsageError."""
+    room = options.budget.after_weights(network.nbytes).bytes
+    most = room // (FEATURE_COPIES * 4 * sum(math.prod(shape) for shape in shapes.values()))
+    category, count = Counter(images["category"].to_pylist()).most_common(1)[0]
+    if count > most:
+        raise UsageError(
+            f"--memory-limit holds {most:,} images of {size} pixels, and there are {count:,} of {category!r}; raise "
+            "it, or give fewer with --limit and --reference, or fit the model again."
+        )
 
 
 def _update_id(table: pa.Table, category: str, split: str) -> str:

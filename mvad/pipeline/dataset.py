@@ -38,12 +38,15 @@ FEATURE_BLOCK_BYTES = 32 << 20  # features that travel to the driver together; i
 
 
 class Extractor:
-    """Actor that turns pixels into features of the kinds in ``shapes``; ``spec`` is an `extractor.ExtractorSpec`."""
+    """Actor that turns pixels into features of the kinds in ``shapes``; ``spec`` is an `extractor.ExtractorSpec`.
+
+    Of images with windows, it keeps every ``step``-th patch in both directions.
+    """
 
     def __init__(
-        self, spec: ray.ObjectRef, shapes: Mapping[str, Sequence[int]], threads: int, totals: StageTotals
+        self, spec: ray.ObjectRef, shapes: Mapping[str, Sequence[int]], threads: int, totals: StageTotals, step: int = 1
     ) -> None:
-        self.extract = ray.get(spec).load(worker_device())
+        self.extract, self.step = ray.get(spec).load(worker_device()), step
         self.shapes, self.threads, self.totals, self.name = shapes, Threads(threads), totals, uuid.uuid4().hex
 
     def __call__(self, batch: Batch) -> Batch:
@@ -69,7 +72,8 @@ class Extractor:
         def extract_windows(row: int, windows: Sequence[Window]) -> None:
             for parts in self.extract.parts(batch["pixels"][row], windows):
                 for kind, part in parts.items():
-                    columns[FEATURES + kind][row, part.rows, part.columns] = part.features.cpu().numpy()
+                    (rows, inner_rows), (places, inner) = (thinned(one, self.step) for one in (part.rows, part.columns))
+                    columns[FEATURES + kind][row, rows, places] = part.features[inner_rows, inner].cpu().numpy()
 
         if self.extract.size.window is None:
             self.threads.map(extract, self.threads.portions(usable(batch), self.extract.chunk))
@@ -80,6 +84,12 @@ class Extractor:
                     functools.partial(extract_windows, row), self.threads.shares(windows, self.extract.chunk)
                 )
         return columns
+
+
+def thinned(part: slice, step: int) -> tuple[slice, slice]:
+    """Which of every ``step``-th patch along an axis a part of all holds, and where in the part they are."""
+    first, stop = (-(-end // step) for end in (part.start, part.stop))
+    return slice(first, stop), slice(first * step - part.start, None, step)
 
 
 def decoded_images(
@@ -136,17 +146,25 @@ def extract_features(
     stage: Stage,
     bit_depths: Mapping[str, int],
     flips: str = "none",
+    step: int = 1,
 ) -> Iterator[Batch]:
     """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
 
     Batches come in the images' order, so no more than one category or shard is incomplete at a time. ``shapes`` are
-    those of one image's features, by the kinds to extract: `extractor.feature_shapes`; ``bit_depths`` are by category.
+    those of one image's features, by the kinds to extract: `extractor.feature_shapes`, of images with windows thinned
+    by ``step``; ``bit_depths`` are by category.
     """
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
     dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, flips).map_batches(
         Extractor,
         batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
-        fn_constructor_kwargs={"spec": spec, "shapes": shapes, "threads": pool.threads, "totals": stage.totals},
+        fn_constructor_kwargs={
+            "spec": spec,
+            "shapes": shapes,
+            "threads": pool.threads,
+            "totals": stage.totals,
+            "step": step,
+        },
         **pool.arguments,
     )
     dataset.context.execution_options.preserve_order = True

@@ -9,6 +9,7 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.extractor import feature_shapes, grid_part, prepare
 from mvad.features.weights import Network
+from mvad.pipeline.dataset import thinned
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,15 @@ def test_patches_are_those_of_the_window_that_answers_for_them(network, image, e
             inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
             expected = of_window[kind][0][inner]
             torch.testing.assert_close(features[kind][0, rows, columns], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_parts_of_thinned_patches_fit_together(step):
+    whole, found = np.arange(40), np.full(-(-40 // step), -1)
+    for part in (slice(0, 13), slice(13, 14), slice(14, 30), slice(30, 40)):
+        place, inner = thinned(part, step)
+        found[place] = whole[part][inner]
+    np.testing.assert_array_equal(found, whole[::step])
 
 
 def test_moving_an_image_by_a_cell_moves_the_interior_of_its_features(network):

@@ -19,7 +19,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
-from mvad.fitting.sharding import Shards, max_images, subsample_categories
+from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
 from mvad.fitting.tasks import fit_to_shards, subsample_shard
 from mvad.memory import MemoryBudget, parse_bytes
 from mvad.model_store import find_models, read_arrays, read_calibration
@@ -162,10 +162,18 @@ def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     assert Shards.plan(10**3, (8, 8, 152), options, options.budget).share == pytest.approx(0.2)
     limited = FitOptions(memory_limit="2GiB", max_vectors=1000)
     assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
-    with pytest.raises(UsageError, match="does not hold the features of one image"):
-        Shards.plan(10, (2048, 2048, 152), options, options.budget, alone=True)
     alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
+
+
+def test_patches_of_an_image_that_memory_does_not_hold_are_thinned():
+    options = FitOptions(memory_limit="2GiB")
+    assert patch_step({"patches": (32, 32, 152)}, options, options.budget) == 1
+    for rows, columns in ((384, 512), (1250, 1250), (128, 8192)):
+        step = patch_step({"patches": (rows, columns, 152)}, options, options.budget)
+        kept = -(-rows // step) * -(-columns // step)
+        assert kept * 4 * (152 + 128) < options.budget.bytes / 3
+        assert kept * 4 * (152 + 128) > options.budget.bytes / 40
 
 
 def test_how_many_images_fit():

@@ -1,5 +1,7 @@
 """Images seen through windows: scores, maps and regions are those of all their patches together."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,7 @@ from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.anomaly_maps.regions import find_regions
 from mvad.data.images import load_image
 from mvad.detectors import PatchCore, State
+from mvad.errors import UsageError
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
 from mvad.model_store import find_models, read_arrays, read_calibration, read_map_peaks
@@ -153,6 +156,19 @@ def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_lo
     np.testing.assert_allclose(read_calibration(model), scores, rtol=1e-6)
     np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-6)
     assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 16 * 24)
+
+
+def test_an_update_that_memory_does_not_hold_is_refused(sheets, scored, tmp_path, monkeypatch):
+    shutil.copytree(scored / "models", tmp_path / "models")
+    monkeypatch.setattr("mvad.fitting.update.FEATURE_COPIES", 10**6)
+    with pytest.raises(
+        UsageError, match="holds 0 images of 192 x 128 pixels, and there are 14 of 'sheet'"
+    ):
+        mvad.update(str(sheets), str(tmp_path / "models"), quiet=True)
+    monkeypatch.undo()
+    mvad.update(str(sheets), str(tmp_path / "models"), limit=3, quiet=True)
+    before, after = (find_models(to_uri(place / "models"))["sheet"] for place in (scored, tmp_path))
+    assert len(read_map_peaks(after)) == len(read_calibration(after)) > len(read_calibration(before))
 
 
 def write_numbered(sheets, root, seed):
