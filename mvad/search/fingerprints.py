@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FINGERPRINT_SIDE = 24  # pixels
+LARGE_SIDE = 512
 
 
 def fingerprint(image: Image.Image) -> NDArray[np.uint8]:
@@ -14,8 +15,12 @@ def fingerprint(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def fingerprints(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The fingerprints of (n, height, width, 3) uint8 RGB pixels: (n, 24, 24) uint8."""
+    """The fingerprints of (n, height, width, 3) uint8 RGB pixels: (n, 24, 24) uint8.
+
+    Of large images, which would be copied several times, not all pixels are looked at.
+    """
+    step = max(1, min(pixels.shape[1:3]) // LARGE_SIDE)
     found = np.empty((len(pixels), FINGERPRINT_SIDE, FINGERPRINT_SIDE), np.uint8)
     for row, image in enumerate(pixels):
-        found[row] = fingerprint(Image.fromarray(image))
+        found[row] = fingerprint(Image.fromarray(np.ascontiguousarray(image[::step, ::step])))
     return found

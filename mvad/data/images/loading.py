@@ -67,11 +67,14 @@ def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
 
 def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
     height, width = size.resize
-    return blank(image, size).resize((width, height), Image.Resampling.BILINEAR)
+    image = blank(image, size)
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def crop_centre(image: Image.Image, size: ImageSize) -> Image.Image:
     """Crop the centre that the model sees of an image that has been resized."""
+    if image.size == (size.width, size.height):
+        return image
     top, left = size.margins
     return image.crop((left, top, left + size.width, top + size.height))
 
