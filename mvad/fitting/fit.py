@@ -15,6 +15,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import ignored_share
 from mvad.data.sampling import evenly_spaced, training_rows
 from mvad.detectors import Pretrained, Shardable
+from mvad.errors import UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
@@ -134,7 +135,7 @@ def _fit_group(
     for job in jobs:
         fits[job.category].append(job.options)
     budget = options.budget.after_weights(network.nbytes)
-    shards, train = _plan(train, jobs, fits, shapes, size, budget, stage.report)
+    shards, train = _plan(train, jobs, fits, shapes, size, step, budget, stage.report)
     all_images = any(issubclass(job.method, Pretrained) for job in jobs)
     images = training_rows(train, fits, all_images=all_images)
     pool = actor_pool(options.actors, len(images))
@@ -209,11 +210,16 @@ def _plan(
     fits: Mapping[str, Sequence[FitOptions]],
     shapes: Mapping[str, Sequence[int]],
     size: ImageSize,
+    step: int,
     budget: MemoryBudget,
     report: Reporter,
 ) -> tuple[dict[str, Shards], pa.Table]:
-    """What memory holds: shards of large categories, or if their jobs cannot be sharded, fewer of their images."""
-    largest = min(max_images(shapes, job.options, budget) for job in jobs)
+    """What memory holds: shards of large categories, or if their jobs cannot be sharded, fewer of their images.
+
+    Images of which every ``step``-th patch is learnt from are shards however few they are: scores of thinned patches
+    would not calibrate. UsageError if their jobs cannot be sharded.
+    """
+    largest = min(max_images(shapes, job.options, budget) for job in jobs) if step == 1 else 0
     sizes = Counter(train["category"].to_pylist())
     shardable = all(
         issubclass(job.method, Shardable) and job.options.shots is None and len(fits[job.category]) == 1 for job in jobs
@@ -224,6 +230,11 @@ def _plan(
         return {
             name: Shards.plan(n, shape, options, budget, alone=alone) for name, n in sizes.items() if n > largest
         }, train
+    if step > 1:
+        raise UsageError(
+            f"--memory-limit does not hold the features of images of {size} pixels; raise it, give a smaller --scale, "
+            "or fit patchcore alone to all training images."
+        )
     train, large = subsample_categories(train, largest)
     for name in large:
         report.warn(

@@ -158,12 +158,24 @@ def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_lo
     assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 16 * 24)
 
 
+def test_images_that_memory_does_not_hold_are_learnt_from_in_part(sheets, ray_local, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mvad.fitting.fit.patch_step", lambda *_: 2)
+    result = mvad.fit(str(sheets), str(tmp_path / "models"), **(OPTIONS | {"quiet": False}))
+    assert result.exit_code == 0
+    assert "one patch in 2 x 2 is learnt from" in capsys.readouterr().err.replace("\n", " ")
+    model = find_models(to_uri(tmp_path / "models"))["sheet"]
+    scores, peaks = left_out_reference(model, sheets)
+    assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 8 * 12)
+    np.testing.assert_allclose(read_calibration(model), scores, rtol=1e-6)  # of all patches, not of the thinned ones
+    np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-6)
+    with pytest.raises(UsageError, match="does not hold the features of images of 192 x 128 pixels"):
+        mvad.fit(str(sheets), str(tmp_path / "vae"), method="vae", epochs=1, **OPTIONS)
+
+
 def test_an_update_that_memory_does_not_hold_is_refused(sheets, scored, tmp_path, monkeypatch):
     shutil.copytree(scored / "models", tmp_path / "models")
     monkeypatch.setattr("mvad.fitting.update.FEATURE_COPIES", 10**6)
-    with pytest.raises(
-        UsageError, match="holds 0 images of 192 x 128 pixels, and there are 14 of 'sheet'"
-    ):
+    with pytest.raises(UsageError, match="holds 0 images of 192 x 128 pixels, and there are 14 of 'sheet'"):
         mvad.update(str(sheets), str(tmp_path / "models"), quiet=True)
     monkeypatch.undo()
     mvad.update(str(sheets), str(tmp_path / "models"), limit=3, quiet=True)
