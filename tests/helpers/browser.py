@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MAX_WAIT_S = 90  # for what a page does, on a machine that does much besides
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -55,6 +57,7 @@ def visit(browser, address, **context):
     """Open a local file or an ``http://`` address; ``context`` as for Playwright's ``new_context``."""
     session = browser.new_context(**context)
     page = session.new_page()
+    page.set_default_timeout(1000 * MAX_WAIT_S)
     visited = Visit(page)
     page.on("console", lambda message: visited.messages.append(message.text))
     page.on("pageerror", lambda error: visited.messages.append(str(error)))
