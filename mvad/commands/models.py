@@ -32,7 +32,7 @@ def models(
         facts = ["damaged", *[""] * 8]
         if not row["damage"]:
             counts = [f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates")]
-            seen = [row["input"], f"{row['windows']:,}", f"{row['ignored']:.1%}".replace("%", " %")]
+            seen = [row["input"], f"{row['windows']:,}", f"{100 * row['ignored']:.1f} %"]
             facts = [row["backbone"], *seen, *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
         cells.append([row["method"], row["category"], *facts])
     titles = ("pixels", "windows", "ignored", "train", "calibration", "updates", "MB", "id")

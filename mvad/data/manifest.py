@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,12 @@ class Manifest:
     def split(self, name: str) -> pa.Table:
         """Return the rows of one split (``train`` or ``test``), in their order."""
         return self.table.filter(pc.equal(self.table["split"], name))
+
+
+def ignore_uris(ignore: Mapping[str, str], categories: Iterable[str]) -> dict[str, str]:
+    """The mask of what is ignored (a URI) of each category that has one; ``ignore`` is as in a `Manifest`."""
+    uris = {name: ignore.get(name, ignore.get("")) for name in categories}
+    return {name: uri for name, uri in uris.items() if uri is not None}
 
 
 def read_manifest(data: str, options: DataOptions, *, to_learn: bool = False) -> Manifest:

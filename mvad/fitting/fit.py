@@ -108,7 +108,7 @@ def _input_sizes(train: pa.Table, jobs: Sequence[FitJob], report: Reporter) -> l
     for category, size in dict.fromkeys((job.category, size) for job, size in zip(jobs, sizes, strict=True)):
         name = shown_name(category)
         if size.ignore is not None:
-            report.info(f"{name}: {ignored_share(size):.1%} of each image is ignored".replace("%", " %"))
+            report.info(f"{name}: {100 * ignored_share(size):.1f} % of each image is ignored")
         if size.window is not None:
             report.info(f"{name}: images of {size} pixels, seen through {size.described_windows}")
         elif size.height != size.width:
@@ -123,9 +123,9 @@ def _fit_group(
     options, network = jobs[0].options, jobs[0].network
     shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, size)
     jobs = [replace(job, feature_shape=shapes[job.method.feature]) for job in jobs]
-    step = 1
+    budget, step = options.budget.after_weights(network.nbytes), 1
     if size.window is not None:
-        step = patch_step(shapes, options, options.budget.after_weights(network.nbytes))
+        step = patch_step(shapes, options, budget)
         shapes = {kind: (*(-(-length // step) for length in grid), width) for kind, (*grid, width) in shapes.items()}
     if step > 1:
         names = ", ".join(sorted({shown_name(job.category) for job in jobs}))
@@ -134,7 +134,6 @@ def _fit_group(
     fits: dict[str, list[FitOptions]] = defaultdict(list)
     for job in jobs:
         fits[job.category].append(job.options)
-    budget = options.budget.after_weights(network.nbytes)
     shards, train = _plan(train, jobs, fits, shapes, size, step, budget, stage.report)
     all_images = any(issubclass(job.method, Pretrained) for job in jobs)
     images = training_rows(train, fits, all_images=all_images)

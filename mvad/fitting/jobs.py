@@ -1,5 +1,6 @@
 """Fit jobs: one model each, the network they share, and what became of them."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH, read_ignore
-from mvad.data.manifest import Manifest
+from mvad.data.manifest import Manifest, ignore_uris
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
@@ -81,8 +82,8 @@ def read_ignores(manifest: Manifest, options: MethodOptions) -> dict[str, str]:
     """
     if options.ignore is not None:
         return dict.fromkeys(manifest.categories, read_ignore(storage.to_uri(options.ignore)))
-    uris = {name: manifest.ignore.get(name, manifest.ignore.get("")) for name in manifest.categories}
-    return {name: read_ignore(uri) for name, uri in uris.items() if uri is not None}
+    read = functools.cache(read_ignore)  # categories may share a mask
+    return {name: read(uri) for name, uri in ignore_uris(manifest.ignore, manifest.categories).items()}
 
 
 def fit_jobs(manifest: Manifest, network: Network, models: str, options: FitOptions) -> list[FitJob]:

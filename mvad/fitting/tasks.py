@@ -43,9 +43,8 @@ class Extension(NamedTuple):
     """A detector that has learnt from more images, and scores of some images by it and by what it was before."""
 
     state: State
-    scores: Features
+    held_out: HeldOut
     scores_before: Features
-    map_peaks: Features | None
 
 
 def fit_detector(
@@ -108,9 +107,15 @@ def _held_out_scores(detector: Detector, images: Tensor, size: ImageSize | None)
 
 
 def extend_detector(
-    method: str, state: State, features: Features, rows: Rows, others: Rows, groups: Rows | None, size: ImageSize
+    method: str,
+    state: State,
+    features: Features,
+    rows: Rows,
+    others: Rows,
+    groups: Rows | None = None,
+    size: ImageSize | None = None,
 ) -> Extension:
-    """Extend a fitted detector by some rows of the features, and score others before and after.
+    """Extend a fitted detector by some rows of the features, and score others before and after; no maps without size.
 
     ``groups`` are those of all its images, old and new, for a `LeaveOneOut` method.
     """
@@ -124,7 +129,7 @@ def extend_detector(
     detector.extend(as_tensor(features[rows], device))
     after = _held_out_scores(detector, images, size) if len(others) else HeldOut(np.empty(0, np.float32), None)
     state = detector.state._replace(seconds=time.perf_counter() - started)
-    return Extension(state, after.scores, before, after.map_peaks)
+    return Extension(state, after, before)
 
 
 def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:

@@ -149,11 +149,11 @@ def _update(
     features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
     old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
-    extended = extend.remote(model.method, state, features, new, reference, all_groups, model.size)
+    extended = extend.remote(model.method, state, features, new, reference, all_groups)
     folds = {}
     if not issubclass(method, LeaveOneOut) and options.folds and groups.any():
         for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
-            fold = extend.remote(model.method, state, features, new[others], new[held_out], None, model.size)
+            fold = extend.remote(model.method, state, features, new[others], new[held_out], size=model.size)
             folds[fold] = held_out
     outcome: Extension = ray.get(extended)
     calibration, peaks = outcome.state.loo_scores, None
@@ -161,8 +161,7 @@ def _update(
         scores = np.empty((len(new) if folds else 0, 2), np.float32)
         for fold, held_out in folds.items():
             found: Extension = ray.get(fold)
-            scores[held_out, 0] = found.scores
-            scores[held_out, 1] = np.nan if found.map_peaks is None else found.map_peaks
+            scores[held_out] = found.held_out.columns
         drawn, drawn_peaks = one_per_group(scores, groups[: len(scores)], options.seed).T
         calibration = drawn if old is None else np.concatenate([old, drawn])
         # Peaks of a part of the images would not promise what those of all do.
@@ -190,7 +189,7 @@ def _update(
 
 def _change(outcome: Extension, labels: np.ndarray) -> dict[str, float]:
     """What the reference images, with these labels, scored before and after."""
-    before, after = outcome.scores_before, outcome.scores
+    before, after = outcome.scores_before, outcome.held_out.scores
     if not len(after):
         return {}
     change = {"median_before": float(np.median(before)), "median_after": float(np.median(after))}

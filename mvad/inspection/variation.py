@@ -13,6 +13,7 @@ from mvad import storage
 from mvad.anomaly_maps.geometry import Box
 from mvad.console import Reporter
 from mvad.data.images import read_image
+from mvad.data.layouts import IGNORE_NAME
 from mvad.data.manifest import Manifest
 from mvad.data.sampling import evenly_spaced
 from mvad.errors import ImageError, UsageError
@@ -113,7 +114,7 @@ def starter_mask(
 
 def mask_uri(folder: str, category: str) -> str:
     """Where the starter mask of a category is written, below a folder (a URI)."""
-    return storage.join(folder, storage.folder_name(category), "ignore.png")
+    return storage.join(folder, storage.folder_name(category), IGNORE_NAME)
 
 
 def ensure_no_masks(manifest: Manifest, options: InspectOptions) -> None:
@@ -152,9 +153,8 @@ def write_starter_masks(
             continue
         uri, box = mask_uri(folder, category), mask.box
         storage.write(uri, encode(mask.image(), "PNG"))
-        share = f"{mask.cells.mean():.1%}".replace("%", " %")
         place = f"x {box.left} to {box.right}, y {box.top} to {box.bottom}"
         report.result(
-            f"{shown_name(category)}: {share} of the image ({place}) varies much more than the rest; look at "
-            f"{storage.readable(uri)} before you use it"
+            f"{shown_name(category)}: {100 * mask.cells.mean():.1f} % of the image ({place}) varies much more than the "
+            f"rest; look at {storage.readable(uri)} before you use it"
         )

@@ -6,19 +6,16 @@ category, and the model records it.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from mvad import storage
 from mvad.data.images import BIT_DEPTHS, largest_value, may_be_deep, read_file
-from mvad.data.sampling import evenly_spaced
 from mvad.errors import ImageError
 from mvad.options import BitDepthOptions
+from mvad.pipeline.measuring import measure_categories
 
-MAX_MEASURED_IMAGES = 64  # per category, evenly spaced
 HEAD_BYTES = 32  # of a file, which tell whether its samples may have more than 8 bits
 
 
@@ -27,18 +24,9 @@ def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, 
 
     It is measured on the category's training images, or if there are none on all of its images.
     """
-    categories = pc.unique(images["category"]).to_pylist()
     if options.bit_depth != "auto":
-        return dict.fromkeys(categories, int(options.bit_depth))
-    measure: Any = ray.remote(num_cpus=1)(measure_bit_depth)
-    tasks = []
-    for category in categories:
-        rows = images.filter(pc.equal(images["category"], category))
-        train = rows.filter(pc.equal(rows["split"], "train"))
-        uris = (train if len(train) else rows)["uri"]
-        uris = uris.take(pa.array(evenly_spaced(len(uris), MAX_MEASURED_IMAGES))).to_pylist()
-        tasks.append(measure.remote(uris, options.max_pixels, options.first_page, storage.Keys()))
-    return dict(zip(categories, ray.get(tasks), strict=True))
+        return dict.fromkeys(pc.unique(images["category"]).to_pylist(), int(options.bit_depth))
+    return measure_categories(images, measure_bit_depth, options)
 
 
 def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool, keys: storage.Keys | None = None) -> int:

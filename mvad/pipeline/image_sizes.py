@@ -4,25 +4,21 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import measure_file
-from mvad.data.sampling import evenly_spaced
 from mvad.errors import ImageError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_checks import check_size
 from mvad.options import MethodOptions
+from mvad.pipeline.measuring import measure_categories
 from mvad.storage.text import shown_name
 
 Sides = tuple[int, int]  # height and width in pixels
-
-MAX_MEASURED_IMAGES = 64  # per category, evenly spaced
 
 
 def measure_sizes(
@@ -36,15 +32,7 @@ def measure_sizes(
     categories = pc.unique(images["category"]).to_pylist()
     found: dict[str, list[Sides]] = {category: [] for category in categories}
     if options.keeps_shape:
-        measure: Any = ray.remote(num_cpus=1)(image_sides)
-        tasks = []
-        for category in categories:
-            rows = images.filter(pc.equal(images["category"], category))
-            train = rows.filter(pc.equal(rows["split"], "train"))
-            uris = (train if len(train) else rows)["uri"]
-            uris = uris.take(pa.array(evenly_spaced(len(uris), MAX_MEASURED_IMAGES))).to_pylist()
-            tasks.append(measure.remote(uris, options.max_pixels, options.first_page, storage.Keys()))
-        found = dict(zip(categories, ray.get(tasks), strict=True))
+        found = measure_categories(images, image_sides, options)
     if one_for_all:
         of_all = list(itertools.chain.from_iterable(found.values()))
         found = dict.fromkeys(categories, of_all)

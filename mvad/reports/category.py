@@ -88,7 +88,7 @@ class Category:
         """The share of each image that is not looked at; None if all is."""
         if self.size is None or self.size.ignore is None:
             return None
-        return f"{ignored_share(self.size):.1%}".replace("%", " %")
+        return f"{100 * ignored_share(self.size):.1f} %"
 
     @property
     def shown_ids(self) -> list[str]:

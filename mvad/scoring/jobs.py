@@ -1,5 +1,6 @@
 """Scoring jobs: one model each, how it decides, and where its rows go."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from mvad import storage
 from mvad.calibration import DecisionRule
 from mvad.data.images import is_same_mask, read_ignore
+from mvad.data.manifest import ignore_uris
 from mvad.errors import ModelError, UsageError
 from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
 from mvad.options import DecisionOptions, ScoreOptions
@@ -82,13 +84,11 @@ def decision_rule(model: ModelInfo, options: DecisionOptions) -> DecisionRule:
 
 def ignore_remarks(models: Mapping[str, ModelInfo], ignore: Mapping[str, str]) -> list[str]:
     """What to say of masks beside the images (URIs by category, "" for all others) that are not those of the models."""
-    remarks = []
-    for category, model in models.items():
-        uri = ignore.get(category, ignore.get(""))
-        if uri is None:
-            continue
+    remarks, read = [], functools.cache(read_ignore)  # categories may share a mask
+    for category, uri in ignore_uris(ignore, models).items():
+        model = models[category]
         try:
-            if is_same_mask(read_ignore(uri), model.size.ignore):
+            if is_same_mask(read(uri), model.size.ignore):
                 continue
             used = "nothing is ignored" if model.size.ignore is None else "the model's is used"
             reason = (

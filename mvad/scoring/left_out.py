@@ -24,7 +24,6 @@ from mvad.features.weights import Network
 from mvad.options import JobOptions
 from mvad.pipeline.dataset import decoded_images
 from mvad.runtime.resources import ActorPool
-from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring.windows import score_windows, settle_windows
@@ -43,8 +42,8 @@ class SharedBank:
 class LeftOutScorer:
     """Actor that scores each image without some shards of the bank; ``banks`` are by category."""
 
-    def __init__(self, spec: ray.ObjectRef, banks: ray.ObjectRef, threads: int, totals: StageTotals) -> None:
-        self.extract, self.threads, self.totals = ray.get(spec).load(worker_device()), Threads(threads), totals
+    def __init__(self, spec: ray.ObjectRef, banks: ray.ObjectRef, threads: int) -> None:
+        self.extract, self.threads = ray.get(spec).load(worker_device()), Threads(threads)
         self.banks: Mapping[str, SharedBank] = ray.get(banks)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -88,7 +87,7 @@ def score_left_out(
     dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths).map_batches(
         LeftOutScorer,
         batch_size=1,
-        fn_constructor_kwargs={"spec": spec, "banks": ray.put(banks), "threads": pool.threads, "totals": stage.totals},
+        fn_constructor_kwargs={"spec": spec, "banks": ray.put(banks), "threads": pool.threads},
         **pool.arguments,
     )
     dataset.set_name("mvad_calibrate")

@@ -27,7 +27,7 @@ from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.scoring.jobs import MODEL_UNUSABLE, SCORING_FAILED, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
-from mvad.scoring.windows import score_windows
+from mvad.scoring.windows import score_windows, settle_windows
 
 MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly enough
 
@@ -155,11 +155,13 @@ class Scorer:
                 for number, job in jobs.items()
             }
             found = score_windows(pixels, self.extract, usable_detectors, bounds, self.threads)
-            kept = {number: one for number, one in found.items() if one.score > jobs[number].map_threshold}
-            inexact = {number: usable_detectors[number] for number in kept if bounds[number] > -np.inf}
-            if inexact:
-                everywhere = dict.fromkeys(inexact, -np.inf)
-                found |= score_windows(pixels, self.extract, inexact, everywhere, self.threads)
+            kept = {number for number, one in found.items() if one.score > jobs[number].map_threshold}
+            for number in kept:
+                if bounds[number] > -np.inf:
+                    detector, grid = usable_detectors[number], found[number].grid
+                    everywhere = np.ones(grid.shape, bool)
+                    exact = settle_windows(pixels, self.extract, detector, grid, everywhere, self.threads)
+                    found[number] = found[number]._replace(grid=exact)
             width, height = image["width"][0], image["height"][0]
             return [
                 _outcome(jobs[number], np.float32(one.score), one.grid, number in kept, width, height)

@@ -13,7 +13,8 @@ from helpers.wide_samples import pgm, png16, tiff
 from mvad import results
 from mvad.model_store import find_models, read_model
 from mvad.options import FitOptions, build
-from mvad.pipeline.bit_depths import MAX_MEASURED_IMAGES, measure_bit_depth, measure_bit_depths
+from mvad.pipeline.bit_depths import measure_bit_depth, measure_bit_depths
+from mvad.pipeline.measuring import MAX_MEASURED_IMAGES
 from mvad.storage import to_uri
 
 RANDOM = np.random.default_rng(3)
