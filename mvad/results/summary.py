@@ -221,13 +221,15 @@ def _pixel_metrics(
 def _add_image(metrics: PixelMetrics, row: dict[str, Any], size: ImageSize, remarks: MaskRemarks) -> None:
     """Add an image to the metrics of its category, unless its mask cannot be used; ImageError if its map cannot."""
     from mvad.anomaly_maps.geometry import map_on_image, seen_box
-    from mvad.data.images import load_mask
+    from mvad.data.images import ignored_on_image, load_mask
     from mvad.results.stored_maps import stored_map
 
-    width, height, truth = row["width"], row["height"], None
+    width, height, truth, seen = row["width"], row["height"], None, None
     model_map = stored_map(row, size)
     if model_map is None:
         return
+    box = seen_box(size, width, height)
+    inside = slice(box.top, box.bottom), slice(box.left, box.right)
     if row["mask_uri"]:
         try:
             mask = load_mask(row["mask_uri"], width, height)
@@ -236,9 +238,11 @@ def _add_image(metrics: PixelMetrics, row: dict[str, Any], size: ImageSize, rema
             return
         remarks.add(mask, width, height)
         if row["label"] == 1 or mask.share:
-            box = seen_box(size, width, height)
-            truth = mask.pixels[box.top : box.bottom, box.left : box.right]
-    metrics.add(truth, map_on_image(model_map, size, width, height))
+            truth = mask.pixels[inside]
+    ignored = ignored_on_image(size, width, height)
+    if ignored is not None:
+        seen = ~ignored[inside]
+    metrics.add(truth, map_on_image(model_map, size, width, height), seen)
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

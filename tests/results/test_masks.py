@@ -1,5 +1,7 @@
 """Pixel metrics of a summary, and what it says of masks that are broken, inverted, empty or of another shape."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from helpers import pixel_reference
 from helpers.synthetic import write_category
 from mvad.anomaly_maps.geometry import anomaly_map, map_on_image
 from mvad.data.image_size import ImageSize
+from mvad.data.images.ignoring import encode_ignore
 from mvad.metrics import pixel
 from mvad.results import store
 from mvad.results.summary import evaluate
@@ -136,6 +139,20 @@ def test_a_defect_that_the_model_did_not_see_counts_nowhere(row_of):
     row = row_of([rows[0], rows[1] | {"mask": mask}], size={"resize": 64, "crop": 32})
     assert row["note"] == "no pixel metrics: the masks mark no pixel, or all"
     assert "pixel_auroc" not in row
+
+
+def test_what_is_ignored_counts_nowhere(row_of):
+    random, ignored = np.random.default_rng(0), Image.new("L", (60, 40))
+    ignored.paste(255, (0, 0, 30, 40))
+    rows = [random_image(random, 60, 40, label) for label in (0, 1, 1)]
+    size = asdict(ImageSize(resize=32, crop=32, ignore=encode_ignore(ignored)))
+    masks = [one.get("mask", np.zeros((40, 60))) > 0 for one in rows]
+    row = row_of(rows, size=size)
+    maps = [map_on_image(anomaly_map(one["grid"], ImageSize.square(32)), ImageSize.square(32), 60, 40) for one in rows]
+    looked_at = [[values[:, 30:] for values in arrays] for arrays in (masks, maps)]
+    assert row["pixel_auroc"] == pytest.approx(pixel_reference.auroc(*looked_at), abs=1e-4)
+    assert row["pixel_ap"] == pytest.approx(average_precision_score(*pixel_reference.pixels(*looked_at)), abs=1e-4)
+    assert row["pixel_auroc"] != pytest.approx(pixel_reference.auroc(masks, maps), abs=1e-3)
 
 
 def test_without_a_pixel_threshold_no_defect_is_called_touched(row_of):
