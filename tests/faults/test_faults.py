@@ -45,4 +45,6 @@ def test_sigterm_while_scoring_leaves_no_process(base_run, tiles, tmp_path):
     assert process.returncode == 143, err
     assert err.splitlines()[-1].startswith("mvad: stopped by SIGTERM; what has been written is kept")
     assert "Traceback" not in err, err
-    assert harness.left_behind(str(tmp_path)) == []
+    ended = harness.Ended()
+    ended.add(str(tmp_path), "the run")
+    assert ended.overstayed(wait=True) == []

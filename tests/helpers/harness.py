@@ -36,7 +36,7 @@ from mvad.storage import to_uri
 TARGETS = ("driver", "actor", "worker", "node")
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # to the driver
 MARK = "MVAD_TEST_RUN"  # variable that all processes of a run inherit
-VANISH_S = 60.0  # at most, until the processes of Ray have noticed that a driver is gone
+VANISH_S = 60.0  # at most, until the processes of Ray have noticed that a driver is gone; the next run begins meanwhile
 MAX_RUNS_PER_KILL = 30
 TIMEOUT = 300.0  # seconds a run may take before it counts as hanging
 COMPARED = ("category", "split", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id")
@@ -131,10 +131,10 @@ def victims(target: str, driver: int, roots: list[int]) -> list[int]:
 
 def disturbed_run(
     command: list[str], target: str, delay: float, environment: dict[str, str], roots: list[int]
-) -> tuple[bool, int | None, list[str]]:
+) -> tuple[bool, int | None, str]:
     """Run once and kill one target after a delay, or send a signal.
 
-    Returns whether it was hit, the exit code (None: it hung), and the command lines of processes that are left.
+    Returns whether it was hit, the exit code (None: it hung), and the mark of its processes.
     """
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
@@ -160,24 +160,45 @@ def disturbed_run(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return hit, code, left_behind(mark)
+    return hit, code, mark
 
 
-def left_behind(mark: str) -> list[str]:
-    """Command lines of processes with a mark in their environment that are still there after `VANISH_S`."""
-    ends = time.monotonic() + VANISH_S
-    while True:
-        left = [process for process in psutil.process_iter() if _is_marked(process, mark)]
-        if not left or time.monotonic() > ends:
-            return [" ".join(process.cmdline())[:80] for process in left if process.is_running()]
-        time.sleep(0.1)
+@dataclass
+class Ended:
+    """Runs that have ended, whose processes must be gone `VANISH_S` later."""
+
+    runs: dict[str, tuple[str, float]] = field(default_factory=dict)  # by mark: its name, and when it must be gone
+
+    def add(self, mark: str, name: str) -> None:
+        self.runs[mark] = name, time.monotonic() + VANISH_S
+
+    def overstayed(self, *, wait: bool = False) -> list[str]:
+        """What is left of runs whose time is up; with ``wait``, of all, once it is."""
+        found: list[str] = []
+        while self.runs:
+            left: dict[str, list[str]] = {}
+            for process in psutil.process_iter():
+                mark, command = _marked(process)
+                if mark in self.runs:
+                    left.setdefault(mark, []).append(command)
+            for mark, (name, end) in list(self.runs.items()):
+                if mark not in left or time.monotonic() > end:
+                    found += [f"left after the end of {name}: {command}" for command in left.get(mark, ())]
+                    del self.runs[mark]
+            if not wait:
+                break
+            time.sleep(0.5)
+        return found
 
 
-def _is_marked(process: psutil.Process, mark: str) -> bool:
+def _marked(process: psutil.Process) -> tuple[str, str]:
+    """The mark of a process, and its command line; no mark if it has none or is gone."""
     try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return "", ""
+        return process.environ().get(MARK, ""), " ".join(process.cmdline())[:80]
     except psutil.Error:
-        return False
+        return "", ""
 
 
 class Nodes:
@@ -258,7 +279,7 @@ def _kill_all(
     nodes: Nodes | Running | None,
 ) -> None:
     """Kill the targets one after the other; a folder whose run has ended with 0 is compared, and the next begun."""
-    number = 0
+    number, ended = 0, Ended()
     out = folder / "0"
     for target in targets:
         hit, n_runs = False, 0
@@ -268,14 +289,15 @@ def _kill_all(
                 raise RuntimeError(f"no {target} was there to be killed in {MAX_RUNS_PER_KILL} runs")
             delay = choose.uniform(0.2, 1.0) * duration
             roots = nodes.roots if nodes else []
-            hit, code, left = disturbed_run([*score, str(out)], target, delay, environment, roots)
+            hit, code, mark = disturbed_run([*score, str(out)], target, delay, environment, roots)
+            ended.add(mark, f"run {out.name}, {target}")
             tally.runs += 1
             tally.kills[target] += hit
             if code is None:
                 tally.faults.append(f"{out.name}: the run hung after the kill of a {target}")
             elif hit and target in SIGNALS and code not in (0, 128 + signal.Signals[target]):
                 tally.faults.append(f"{out.name}: exit code {code} after {target}")
-            tally.faults += [f"{out.name}: left after the end of a run, {target}: {process}" for process in left]
+            tally.faults += ended.overstayed()
             if isinstance(nodes, Nodes) and hit:
                 nodes.replace()
             if code == 0:
@@ -291,6 +313,10 @@ def _kill_all(
         subprocess.run([*score, str(out)], check=True, env=environment, stdout=subprocess.DEVNULL)
         tally.finished += 1
         tally.faults += [f"{out.name}: {text}" for text in compare(out, expected)]
+    left = ended.overstayed(wait=True)
+    tally.faults += left
+    for fault in left:
+        print(f"  {fault}", flush=True)
 
 
 def full_disk(folder: Path, dump: Path, models: Path, expected: dict[str, tuple[Any, ...]]) -> list[str] | None:
