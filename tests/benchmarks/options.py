@@ -8,7 +8,7 @@ from typer import Argument, Option
 from mvad.errors import UsageError
 
 PARTS = ("jobs", "peer", "algorithms", "forward", "plan", "growth", "gpu")
-GPU_STAGES = ("agreement", "jobs", "network", "decoding", "search", "coreset", "compiled")
+GPU_STAGES = ("agreement", "jobs", "network", "decoding", "search", "coreset", "windows", "compiled")
 
 
 @dataclass(frozen=True, kw_only=True)

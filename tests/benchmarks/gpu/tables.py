@@ -81,6 +81,18 @@ COLUMNS: dict[str, dict[str, Cell]] = {
         "same choices": _number("same_choices", ",.0f"),
         MEMORY[0]: MEMORY[1],
     },
+    "windows": {
+        "image": lambda row: row["image"],
+        "windows": _number("windows", ",.0f"),
+        "bank": _number("bank", ",.0f"),
+        "fit s": _number("fit_seconds", ".1f"),
+        "decode s": _number("decode_seconds", ".2f"),
+        "network s": _number("forward_seconds", ".2f"),
+        "network and search s": _number("score_seconds", ".2f"),
+        "of decode and network": _number("ratio", ".2f"),
+        "difference": _number("largest_difference", ".0e"),
+        MEMORY[0]: MEMORY[1],
+    },
 }
 
 
