@@ -165,15 +165,14 @@ def _calibrate_left_out(
     banks, places = {}, {}
     for fit in scheduler.uncalibrated:
         assert fit.shards is not None
-        assert fit.owners is not None
         assert fit.state is not None
         of_category = np.flatnonzero(pc.equal(images["category"], fit.outcome.job.category).to_numpy())
         calibrating = evenly_spaced(fit.n_images, MAX_LEFT_OUT)
-        groups = {number: fit.shards[fit.groups == fit.groups[number]] for number in calibrating.tolist()}
+        groups = {number: np.flatnonzero(fit.groups == fit.groups[number]) for number in calibrating.tolist()}
         left_out = {len(rows) + place: frozenset(group.tolist()) for place, group in enumerate(groups.values())}
         places[fit.outcome.job.category] = calibrating, slice(len(rows), len(rows) + len(calibrating))
         rows += of_category[fit.shards[calibrating]].tolist()
-        banks[fit.outcome.job.category] = SharedBank(fit.outcome.job.options.method, fit.state, fit.owners, left_out)
+        banks[fit.outcome.job.category] = SharedBank(fit.outcome.job.options.method, fit.state, fit.origins, left_out)
     if not rows:
         return
     stage.expect(len(rows))
@@ -232,7 +231,7 @@ def _plan(
     if step > 1:
         raise UsageError(
             f"--memory-limit does not hold the features of images of {size} pixels; raise it, give a smaller --scale, "
-            "or fit patchcore alone to all training images."
+            "or fit patchcore or subspace alone to all training images."
         )
     train, large = subsample_categories(train, largest)
     for name in large:

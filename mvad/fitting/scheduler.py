@@ -10,16 +10,23 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, one_per_group
+from mvad.calibration import fold_splits, kfold, one_per_group
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
-from mvad.detectors.patchcore import bank_size
 from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
-from mvad.fitting.tasks import HeldOut, fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
+from mvad.fitting.tasks import (
+    FittedShards,
+    HeldOut,
+    fit_detector,
+    fit_to_shards,
+    pretrain_detector,
+    score_held_out,
+    summarise_shard,
+)
 from mvad.memory import MemoryBudget
 from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
@@ -47,8 +54,8 @@ class _Fit:
     map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
     held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks by folds, until all are there
     calibration_seconds: float = 0.0
-    owners: NDArray[np.int64] | None = None  # if images calibrate left out: the shard of each vector of the bank
-    shards: NDArray[np.int64] | None = None  # and that of each image
+    origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
+    shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
 
     @property
     def n_groups(self) -> int:
@@ -72,18 +79,17 @@ class _Fit:
 
 @dataclass
 class _ShardedFit:
-    """A fit whose shards are on their way, by number: references to coresets, and to features that calibrate."""
+    """A fit whose shards are on their way, by number: references to summaries, and to features that calibrate."""
 
     fit: _Fit
     image_ids: dict[int, list[str]] = field(default_factory=dict)
-    coresets: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    summaries: dict[int, ray.ObjectRef] = field(default_factory=dict)
     held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
     is_held_out: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     fingerprints: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    n_patches: int = 0
     n_fitted: int = 0
-    n_subsampled: int = 0
-    subsample_seconds: float = 0.0
+    n_ended: int = 0
+    seconds: float = 0.0
 
 
 class _Task(NamedTuple):
@@ -214,37 +220,32 @@ class FitScheduler:
         sharded.fit.n_images += len(held_out)
         outcome.errors |= shard.errors
 
-        def take(subsampled: tuple[Any, float]) -> None:
-            coreset, seconds = subsampled
-            sharded.coresets[shard.shard] = ray.put(coreset)
-            sharded.n_patches += len(coreset.vectors)
-            sharded.subsample_seconds += seconds
+        def take(summarised: tuple[Any, float]) -> None:
+            summary, seconds = summarised
+            sharded.summaries[shard.shard] = ray.put(summary)
+            sharded.seconds += seconds
             self._end_shard(sharded, plan)
 
         if held_out.all():
             self._end_shard(sharded, plan)
             return
         rows = np.flatnonzero(~held_out)
-        task = self._remote(subsample_shard).remote(outcome.job.options, references[kind], rows, plan.share)
+        task = self._remote(summarise_shard).remote(outcome.job.options, references[kind], rows, plan.share)
         self._watch(task, _Task(sharded.fit, take, references[kind], shard.nbytes))
 
     def _end_shard(self, sharded: _ShardedFit, plan: Shards) -> None:
-        """Fit to the coresets once the last shard has been subsampled."""
-        fit, sharded.n_subsampled = sharded.fit, sharded.n_subsampled + 1
+        """Fit to the summaries once there is one of the last shard."""
+        fit, sharded.n_ended = sharded.fit, sharded.n_ended + 1
         outcome, options = fit.outcome, fit.outcome.job.options
-        progress = f"{sharded.n_subsampled} of {plan.count} shards subsampled"
+        progress = f"{sharded.n_ended} of {plan.count} shards summarised"
         self._stage.busy_with(f"{outcome.job.category}: {progress}", passing=True)
-        if sharded.n_subsampled < plan.count:
+        if sharded.n_ended < plan.count:
             return
         if not sharded.n_fitted:
             outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
             return
-        size = bank_size(options, sharded.n_fitted * plan.patches)
-        if sharded.n_patches < size:
-            limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
-            outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
         fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
-        fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.subsample_seconds
+        fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.seconds
         fit.rows = fit.groups = np.arange(fit.n_images)
         if sharded.fingerprints:
             fit.groups = group_near_duplicates(_in_order(sharded.fingerprints))
@@ -253,18 +254,24 @@ class FitScheduler:
         held_groups = fit.groups[is_held_out]
         calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
-        def take(fitted: tuple[State, HeldOut | None, NDArray[np.int64]]) -> None:
-            fit.state, found, owners = fitted
-            if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
-                fit.shards = np.array(sorted(sharded.coresets))
-                fit.owners = fit.shards[owners]
-            if found is not None:
-                fit.calibrate(found.columns[calibrates], held_groups[calibrates], options.seed)
+        folds = None
+        if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
+            fit.shards = np.array(sorted(sharded.summaries))
+            folds = kfold(fit.n_groups, options.folds, options.seed)[fit.groups]
 
-        held_out, coresets = (
-            [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
+        def take(fitted: FittedShards) -> None:
+            fit.state, fit.origins = fitted.state, fitted.origins if folds is not None else None
+            if fitted.shortfall is not None:
+                limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
+                outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"
+            if fitted.held_out is not None:
+                fit.calibrate(fitted.held_out.columns[calibrates], held_groups[calibrates], options.seed)
+
+        held_out, summaries = (
+            [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.summaries)
         )
-        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets, outcome.job.size)
+        n_patches = sharded.n_fitted * plan.patches
+        task = self._remote(fit_to_shards).remote(options, n_patches, held_out, summaries, outcome.job.size, folds)
         self._watch(task, _Task(fit, take, None, 0))
 
     def _remote(self, function: Callable[..., Any]) -> Any:
@@ -293,7 +300,7 @@ class FitScheduler:
             self._fail(fit, error)
         is_last = all(task.fit is not fit for task in self._tasks.values())
         if is_last and fit.state is not None and fit.outcome.failure is None:
-            if fit.owners is None:
+            if fit.origins is None:
                 self.save(fit)
             else:
                 self.uncalibrated.append(fit)

@@ -20,7 +20,7 @@ from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
-from mvad.fitting.tasks import fit_to_shards, subsample_shard
+from mvad.fitting.tasks import fit_to_shards, summarise_shard
 from mvad.memory import MemoryBudget, parse_bytes
 from mvad.model_store import find_models, read_arrays, read_calibration
 from mvad.options import FitOptions
@@ -46,7 +46,7 @@ def shard_of(features, shards, number, bad=()):
     )
 
 
-def fit_in_process(features, shards, options, size):
+def fit_in_process(features, shards, options, n_images):
     """What the tasks of a fit do, one after the other: state and scores that calibrate."""
     held_out, coresets = [], []
     for number in range(shards.count):
@@ -54,11 +54,11 @@ def fit_in_process(features, shards, options, size):
         calibrates = shards.is_held_out(number, len(rows))
         if calibrates.any():
             held_out.append(ray.put(rows[calibrates]))
-        coreset, seconds = subsample_shard(options, rows, np.flatnonzero(~calibrates), shards.share)
+        coreset, seconds = summarise_shard(options, rows, np.flatnonzero(~calibrates), shards.share)
         assert seconds > 0
         coresets.append(ray.put(coreset))
-    state, found, _ = fit_to_shards(options, size, held_out, coresets, ImageSize.square(64))
-    return state, None if found is None else found.scores
+    fitted = fit_to_shards(options, n_images * shards.patches, held_out, coresets, ImageSize.square(64))
+    return fitted.state, None if fitted.held_out is None else fitted.held_out.scores
 
 
 def schedule(features, shards, options, folder, order, bad=()):
@@ -94,7 +94,7 @@ def options():
 
 def test_a_bank_of_shards_covers_nearly_as_well_as_an_exact_one(features, options, ray_local):
     shards = Shards(60, 16, 20, 0.1, np.array([], np.int64))
-    state, calibration = fit_in_process(features, shards, options, size=60)
+    state, calibration = fit_in_process(features, shards, options, n_images=60)
     assert calibration is None
     patches = features.reshape(-1, 6)
     exact = PatchCore(coreset_ratio=0.05, projection=0).fit(torch.from_numpy(features))
@@ -108,7 +108,7 @@ def test_a_bank_of_shards_covers_nearly_as_well_as_an_exact_one(features, option
 
 def test_shards_may_come_in_any_order(features, options, ray_local, tmp_path):
     shards = Shards(60, 16, 20, 0.1, np.array([0, 17, 59]))
-    state, calibration = fit_in_process(features, shards, options, size=57)
+    state, calibration = fit_in_process(features, shards, options, n_images=57)
     for name, order in (("in order", [0, 1, 2, 3]), ("mixed", [2, 0, 3, 1])):
         outcome = schedule(features, shards, options, tmp_path / name, order)
         np.testing.assert_array_equal(read_arrays(outcome.model)["bank"], state.arrays["bank"])
