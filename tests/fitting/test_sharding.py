@@ -245,6 +245,24 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
         assert len(read_arrays(model)["bank"]) == round(0.1 * 6 * 64)
 
 
+def test_a_subspace_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
+    """It is the same for any number of actors, and that of a fit to all images but those that calibrate."""
+    options = {"method": "subspace", "image_size": 64, "folds": 0, "aggregate": "top-5%", **EMBEDDED}
+    mvad.fit(str(tiles), str(tmp_path / "whole"), **options)
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)
+    monkeypatch.setattr("mvad.fitting.sharding.MAX_SHARD_PATCHES", 3 * 64)
+    for actors, batch_size in ((1, 32), (2, 3)):
+        mvad.fit(str(tiles), str(tmp_path / str(actors)), actors=actors, batch_size=batch_size, **options)
+    whole, one, two = (find_models(to_uri(tmp_path / name), None) for name in ("whole", "1", "2"))
+    for name in ("alpha", "beta"):
+        assert one[name].model_id == two[name].model_id
+        assert one[name].settings == whole[name].settings
+        assert one[name].settings["count"] == 8 * 64
+        for array, expected in read_arrays(whole[name]).items():
+            if array != "components":  # their signs are arbitrary
+                np.testing.assert_allclose(read_arrays(one[name])[array], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_other_methods_learn_from_as_many_images_as_fit(tiles, ray_local, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)
     mvad.fit(str(tiles), str(tmp_path), method="knn", image_size=64, actors=1, **EMBEDDED)

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -12,8 +13,9 @@ from helpers.tiles import EMBEDDED, paint
 from mvad import results
 from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.anomaly_maps.regions import find_regions
+from mvad.calibration import fold_splits
 from mvad.data.images import load_image
-from mvad.detectors import PatchCore, State
+from mvad.detectors import PatchCore, State, Subspace
 from mvad.errors import UsageError
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
@@ -156,6 +158,30 @@ def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_lo
     np.testing.assert_allclose(read_calibration(model), scores, rtol=1e-6)
     np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-6)
     assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 16 * 24)
+
+
+def test_a_subspace_of_shards_is_calibrated_by_leaving_folds_out(sheets, ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
+    out = tmp_path / "out"
+    assert mvad.run(str(sheets), str(out), method="subspace", folds=3, **OPTIONS).exit_code == 0
+    model = find_models(to_uri(out / "models"))["sheet"]
+    extract = prepare(["patches"], Network.load(model.backbone, None), model.size, "auto").load()
+    train, test = (
+        torch.cat([extract(load_image(to_uri(path), model.size, 10**6)[0][None])["patches"] for path in paths])
+        for paths in (sorted(sheets.glob("sheet/train/*/*.png")), sorted(sheets.glob("sheet/test/*/*.png")))
+    )
+    assert model.record["n_groups"] == len(train) == 8
+    calibration, peaks = np.empty(8, np.float32), np.empty(8, np.float32)
+    for others, held_out in fold_splits(np.arange(8), 3, seed=0):
+        found = Subspace().fit(train[others]).score(train[held_out])
+        calibration[held_out] = found.image
+        peaks[held_out] = [anomaly_map(grid, model.size).max() for grid in found.grid]
+    np.testing.assert_allclose(read_calibration(model), calibration, rtol=1e-5)
+    np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-5)
+    expected = Subspace().fit(train).score(test).image
+    np.testing.assert_allclose([row["score"] for row in rows_of(out).values()], expected, rtol=1e-5)
+    mvad.score(str(sheets), str(out / "models"), str(tmp_path / "all"), maps="all", actors=2, quiet=True)
+    assert rows_of(tmp_path / "all") == rows_of(out)
 
 
 def test_images_that_memory_does_not_hold_are_learnt_from_in_part(sheets, ray_local, tmp_path, monkeypatch, capsys):
