@@ -177,7 +177,7 @@ class FitScheduler:
         options = outcome.job.options
         image_ids = pick(category.all_image_ids, options, category.category)
         outcome.errors = {name: category.errors[name] for name in image_ids if name in category.errors}
-        rows = category.rows_of(image_ids, variants=options.rows_per_image > 1)
+        rows = category.rows_of(image_ids, n_variants=options.rows_per_image - 1)
         share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
         seconds = self._stage.totals.seconds(category.category) * share
         n_images = len(image_ids) - len(outcome.errors)
@@ -210,12 +210,14 @@ class FitScheduler:
         sharded, kind = self._sharded[shard.category], outcome.job.method.feature
         held_out = plan.is_held_out(shard.shard, len(shard.all_image_ids))
         held_out = held_out[np.isin(shard.all_image_ids, shard.image_ids)]
+        all_rows = shard.rows_of(shard.all_image_ids, n_variants=outcome.job.options.rows_per_image - 1)
+        rows = all_rows.reshape(len(held_out), outcome.job.options.rows_per_image)  # an image and its variants per row
         if held_out.any():
-            sharded.held_out[shard.shard] = ray.put(shard.features[kind][held_out])
+            sharded.held_out[shard.shard] = ray.put(shard.features[kind][rows[held_out, 0]])
         sharded.image_ids[shard.shard] = shard.all_image_ids
         sharded.is_held_out[shard.shard] = held_out
         if shard.fingerprints is not None:
-            sharded.fingerprints[shard.shard] = shard.fingerprints
+            sharded.fingerprints[shard.shard] = shard.fingerprints[rows[:, 0]]
         sharded.n_fitted += int((~held_out).sum())
         sharded.fit.n_images += len(held_out)
         outcome.errors |= shard.errors
@@ -229,8 +231,8 @@ class FitScheduler:
         if held_out.all():
             self._end_shard(sharded, plan)
             return
-        rows = np.flatnonzero(~held_out)
-        task = self._remote(summarise_shard).remote(outcome.job.options, references[kind], rows, plan.share)
+        fitted = rows[~held_out].ravel()
+        task = self._remote(summarise_shard).remote(outcome.job.options, references[kind], fitted, plan.share)
         self._watch(task, _Task(sharded.fit, take, references[kind], shard.nbytes))
 
     def _end_shard(self, sharded: _ShardedFit, plan: Shards) -> None:
@@ -246,7 +248,7 @@ class FitScheduler:
             return
         fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
         fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.seconds
-        fit.rows = fit.groups = np.arange(fit.n_images)
+        fit.rows, fit.groups = np.arange(fit.n_images * options.rows_per_image), np.arange(fit.n_images)
         if sharded.fingerprints:
             fit.groups = group_near_duplicates(_in_order(sharded.fingerprints))
         is_held_out = _in_order(sharded.is_held_out)

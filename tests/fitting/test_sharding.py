@@ -142,6 +142,33 @@ def test_shards_without_a_usable_image_give_no_model(features, options, ray_loca
     assert len(outcome.errors) == 60
 
 
+def test_variants_are_fitted_to_with_their_image_and_do_not_calibrate(features, ray_local, tmp_path):
+    """Twenty images with two variants each, of which the images 1 and 7 are held out and image 9 is damaged."""
+    options = FitOptions(coreset_ratio=1.0, projection=0, augmentations="flips", variants=2)
+    shards, network = Shards(20, 8, 60, 1.0, np.array([1, 7])), Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    job = FitJob("cap", options, network, to_uri(tmp_path), size=ImageSize.square(64))
+    with Reporter(quiet=True).stage("fit", 60) as stage:
+        pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
+        scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
+        for number in range(3):
+            images = [image for image in range(8 * number, min(8 * number + 8, 20)) if image != 9]
+            rows = (3 * np.array(images)[:, None] + np.arange(3)).ravel()
+            ids = np.repeat(np.array([f"{image:02}" for image in images], object), 3)
+            all_ids = [f"{image:02}" for image in range(8 * number, min(8 * number + 8, 20))]
+            errors = {"09": "damaged"} if number == 1 else {}
+            variants = np.tile([0, 11, 12], len(images))
+            scheduler.add(CategoryFeatures("cap", {"patches": features[rows]}, ids, variants, all_ids, errors, number))
+        (outcome,) = scheduler.finish()
+    assert (outcome.model.record["n_train"], outcome.model.record["n_variants"]) == (19, 38)
+    fitted = [row for image in range(20) if image not in (1, 7, 9) for row in range(3 * image, 3 * image + 3)]
+    bank = read_arrays(outcome.model)["bank"]
+    assert len(bank) == 17 * 3 * 20
+    assert {row.tobytes() for row in bank} == {row.tobytes() for row in features[fitted].reshape(-1, 6)}
+    plain = PatchCore(coreset_ratio=1.0, projection=0).fit(torch.from_numpy(features[fitted]))
+    expected = plain.score(torch.from_numpy(features[[3, 21]])).image
+    np.testing.assert_allclose(read_calibration(outcome.model), expected, rtol=1e-6)
+
+
 def test_a_bank_smaller_than_asked_for_is_noted(features, options, ray_local, tmp_path):
     shards = Shards(60, 16, 20, 0.01, np.array([], np.int64))
     outcome = schedule(features, shards, options, tmp_path, range(4))
@@ -164,6 +191,24 @@ def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
     alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
+
+
+def test_a_plan_counts_variants():
+    plain, varied = FitOptions(memory_limit="2GiB"), FitOptions(memory_limit="2GiB", augmentations="flips", variants=3)
+    shape = (32, 32, 152)
+    shards, with_variants = (Shards.plan(10**5, shape, options, options.budget) for options in (plain, varied))
+    assert with_variants.shard_images == shards.shard_images // 4
+    assert with_variants.patches == 4 * shards.patches
+    assert with_variants.share * with_variants.patches == pytest.approx(shards.share * shards.patches)
+    assert len(with_variants.held_out) == len(shards.held_out)
+    shapes = {"patches": (384, 512, 152)}
+    assert patch_step(shapes, varied, varied.budget) == pytest.approx(
+        2 * patch_step(shapes, plain, plain.budget), abs=1
+    )
+    assert (
+        max_images({"patches": shape}, varied, varied.budget)
+        == max_images({"patches": shape}, plain, plain.budget) // 4
+    )
 
 
 def test_patches_of_an_image_that_memory_does_not_hold_are_thinned():
@@ -243,6 +288,24 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
         assert model.record["n_train"] == 8
         assert len(read_calibration(model)) == 2
         assert len(read_arrays(model)["bank"]) == round(0.1 * 6 * 64)
+
+
+def test_variants_at_full_data_whole_and_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
+    options = {"method": "subspace", "image_size": 64, "augmentations": "brightness,quarter-turns", "variants": 2}
+    options |= {"folds": 0, **EMBEDDED}
+    mvad.fit(str(tiles), str(tmp_path / "whole"), **options)
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)
+    monkeypatch.setattr("mvad.fitting.sharding.MAX_SHARD_PATCHES", 9 * 64)
+    mvad.fit(str(tiles), str(tmp_path / "shards"), actors=2, batch_size=3, **options)
+    whole, shards = (find_models(to_uri(tmp_path / name), None) for name in ("whole", "shards"))
+    for name in ("alpha", "beta"):
+        for model in (whole[name], shards[name]):
+            assert model.settings["count"] == 3 * 8 * 64
+            assert (model.record["n_train"], model.record["n_variants"]) == (8, 16)
+            assert model.record["options"]["augmentations"] == ["brightness", "quarter-turns"]
+        mean, scatter = (read_arrays(shards[name])[array] for array in ("mean", "scatter"))
+        np.testing.assert_allclose(mean, read_arrays(whole[name])["mean"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(scatter, read_arrays(whole[name])["scatter"], rtol=1e-6, atol=1e-6)
 
 
 def test_a_subspace_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
