@@ -17,6 +17,7 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
+from mvad.fitting.fit import _input_sizes
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
@@ -191,6 +192,18 @@ def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
     alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
+
+
+def test_half_turns_in_place_of_quarter_turns_are_said(monkeypatch, capsys):
+    wide, square = (ImageSize(resize=sides, crop=sides) for sides in ((64, 96), (64, 64)))
+    monkeypatch.setattr("mvad.fitting.fit.measure_sizes", lambda *_, **__: {"bar": wide, "cap": square})
+    network = Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    for kinds in (None, "flips", "flips,quarter-turns"):
+        jobs = [FitJob(name, FitOptions(augmentations=kinds), network, "file:///x") for name in ("bar", "cap")]
+        assert _input_sizes(None, jobs, Reporter()) == [wide, square]
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("so --augmentations quarter-turns makes half turns of them" in said) == ("quarter" in (kinds or ""))
+        assert "cap:" not in said
 
 
 def test_a_plan_counts_variants():
