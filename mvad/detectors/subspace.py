@@ -2,7 +2,7 @@
 
 A mean and a covariance are all that is learnt, so memory is bounded however many images there are, and parts of the
 images can be looked at by different processes: counts, means and scatter matrices add up (Chan, Golub, LeVeque,
-Algorithms for computing the sample variance, The American Statistician 1983, equations 1.5).
+Algorithms for computing the sample variance, The American Statistician 1983).
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def principal_components(moments: Moments, variance: float) -> NDArray[np.float6
     """
     import torch
 
-    values, vectors = torch.linalg.eigh(torch.from_numpy(moments.scatter))
+    from mvad.runtime.tensors import as_tensor
+
+    values, vectors = torch.linalg.eigh(as_tensor(moments.scatter))
     strengths = values.flip(0).clamp_min(0).numpy()
     width, total = len(strengths), strengths.sum()
     if width == 1 or total <= ROUNDING * moments.n_patches * (moments.mean @ moments.mean):

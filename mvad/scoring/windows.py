@@ -42,9 +42,9 @@ def score_windows(
 ) -> dict[int, ImageScore]:
     """Score a (height, width, 3) image with several detectors, by number.
 
-    The score of the image is `Detector.whole_score`. ``thresholds`` are those that maps are
-    compared with; -inf makes all patch scores exact. If bounds leave it open where a map is above its threshold, the
-    windows concerned go through the network once more.
+    The score of the image is `Detector.whole_score`. ``thresholds`` are those that maps are compared with; -inf makes
+    all patch scores exact. If bounds leave it open where a map is above its threshold, the windows concerned go through
+    the network once more.
     """
     windows = extract.size.windows
     outcomes = threads.map(

@@ -10,6 +10,7 @@ from PIL import Image
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation, is_square
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
+from mvad.data.images.ignoring import FILL, encode_ignore
 from mvad.data.sampling import training_rows, variant_seeds
 from mvad.errors import UsageError
 from mvad.fitting.by_category import CategoryFeatures
@@ -178,3 +179,13 @@ def test_a_comparison_gives_variants_to_the_fits_that_have_any():
     assert options.fit_options("knn", shots=1).rows_per_image == 4
     varied = CompareOptions(augmentations="flips", variants=3)
     assert varied.fit_options("knn").rows_per_image == varied.fit_options("knn", shots=1).rows_per_image == 4
+
+
+def test_what_is_ignored_looks_the_same_in_variants(tmp_path):
+    mask = Image.new("L", (24, 24))
+    mask.paste(255, (0, 0, 10, 6))
+    size = ImageSize(resize=(24, 24), crop=(24, 24), ignore=encode_ignore(mask))
+    IMAGE.save(tmp_path / "a.png")
+    batch = {"uri": np.array([(tmp_path / "a.png").as_uri()] * 4, object), "variant": np.arange(4)}
+    decoded = decode_batch(batch, size, 10_000, Augmentation(("brightness", "quarter-turns")))["pixels"]
+    assert (decoded[:, :6, :10] == FILL).all()

@@ -124,6 +124,8 @@ def decode_batch(
         if variant:
             turnable = is_square(*sizes[row].tolist()) and image.width == image.height
             image = augmentation.apply(image, int(variant), flips_of(uri, bit_depth), is_square=turnable)
+            if augmentation.kinds is not None:
+                image = blank(image, size)  # what is ignored looks the same in every image
         pixels[row] = np.asarray(crop_centre(image, size))
     width, height = sizes.T
     return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}
