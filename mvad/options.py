@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
 from mvad.calibration import RULES
+from mvad.data.augmentation import AUGMENTATIONS, Augmentation
 from mvad.data.image_size import ImageSize, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, find_method
@@ -35,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
 }
 
 # Titles that are not named here are those of one command, and come first, or of a detector's parameters.
-PANEL_ORDER = {"Images": 1, "Decisions": 2, "Backbone": 3, "Few-shot": 5, "Cluster": 6, "Output": 7}
+PANEL_ORDER = {"Images": 1, "Decisions": 2, "Backbone": 3, "Augmentation": 5, "Few-shot": 5, "Cluster": 6, "Output": 7}
 PANEL_ORDER |= {str(method.Params.__doc__): 4 for method in METHODS.values()}
 
 Options = TypeVar("Options")
@@ -358,18 +359,47 @@ class DetectorOptions(*dict.fromkeys(method.Params for method in METHODS.values(
 
 
 @group()
-class VariantOptions(Group):
+class AugmentationOptions(Group):
+    """Augmentation"""
+
+    augmentations: Annotated[
+        list[Literal[AUGMENTATIONS]] | None,  # type: ignore[valid-type]
+        BeforeValidator(split_commas),
+        Option(
+            help="Also learn from variants of the good images, which differ by some of: brightness, rotation (up to 5 "
+            "degrees), quarter-turns, flips; comma-separated.",
+            metavar="A,B",
+            show_default="none; with --shots rotated, shifted and flipped",
+        ),
+    ] = None
+    variants: Annotated[
+        Positive | None, Option(help="Variants per image.", metavar="N", show_default="1; 8 with --shots")
+    ] = None
+    flips: Annotated[
+        Literal["auto", "none", "horizontal", "vertical", "both"],
+        Option(help="Flips among the variants; auto uses those that change the image little."),
+    ] = "auto"
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How variants differ from their image."""
+        return Augmentation(None if self.augmentations is None else tuple(self.augmentations), self.flips)
+
+
+@group()
+class VariantOptions(AugmentationOptions):
     """Few-shot"""
 
     shot_seed: Annotated[Natural, Option(help="Seed of which training images --shots picks.")] = 0
     augment: Annotated[
         bool,
-        Option("--augment/--no-augment", help="With --shots, also learn from rotated, shifted and flipped variants."),
+        Option("--augment/--no-augment", help="With --shots, also learn from variants of the images."),
     ] = True
-    flips: Annotated[
-        Literal["auto", "none", "horizontal", "vertical", "both"],
-        Option(help="Flips among the variants; auto uses those that change the image little."),
-    ] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augmentations and not self.augment:
+            raise UsageError("--augmentations and --no-augment exclude each other; leave one of them out.")
 
 
 @group()
@@ -410,7 +440,14 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
     @property
     def rows_per_image(self) -> int:
         """Rows that a detector gets for each training image: the image, then its variants."""
-        return 1 + N_VARIANTS if self.shots is not None and self.augment else 1
+        if self.shots is not None:
+            return 1 + (self.variants or N_VARIANTS) if self.augment else 1
+        return 1 + (self.variants or 1) if self.augmentations else 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variants and self.rows_per_image == 1:
+            raise UsageError("--variants needs --augmentations, which say how variants differ, or --shots.")
 
 
 @group()
@@ -616,6 +653,8 @@ class CompareOptions(
         names = {field.name for field in fields(self)} & {field.name for field in fields(RunOptions)}
         common = {name: getattr(self, name) for name in names}
         common |= {"method": method, "shots": shots, "shot_seed": self.shot_seed + repeat}
+        if not self.augment or (shots is None and not self.augmentations):
+            common["variants"] = None
         return RunOptions(**common, folds=0, maps="all")
 
 

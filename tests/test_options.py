@@ -67,7 +67,7 @@ def test_what_is_wrong_is_one_sentence(kind, values, sentence):
 
 
 def test_an_unknown_method_is_named_with_those_that_exist():
-    with pytest.raises(UsageError, match=r"^--method 'best' is unknown; choose one of: 'patchcore', 'knn', .*\.$"):
+    with pytest.raises(UsageError, match=r"^--method 'best' is unknown; choose one of: 'patchcore', 'subspace', .*\.$"):
         build(RunOptions, {"method": "best"})
 
 

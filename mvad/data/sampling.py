@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from mvad.options import FitOptions
 
-N_VARIANTS = 8  # variants of an image, besides the image itself
+N_VARIANTS = 8  # variants of each of a few images, besides the image itself
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
@@ -44,18 +44,18 @@ def training_rows(train: pa.Table, fits: Mapping[str, Sequence[FitOptions]], *, 
     for category in dict.fromkeys(categories):
         rows = np.flatnonzero(categories == category).tolist()
         picks = [(set(pick([image_ids[row] for row in rows], fit, category)), fit) for fit in fits[category]]
-        varied = set().union(*(images for images, fit in picks if fit.rows_per_image > 1))
         used = set().union(*(images for images, _ in picks))
         for row in rows:
             image_id = image_ids[row]
             if not all_images and image_id not in used:
                 continue
-            variants = variant_seeds(image_id, fits[category][0].seed) if image_id in varied else []
+            n_variants = max((fit.rows_per_image - 1 for images, fit in picks if image_id in images), default=0)
+            variants = variant_seeds(image_id, fits[category][0].seed, n_variants)
             numbers += [row] * (1 + len(variants))
             seeds += [0, *variants]
     return train.take(pa.array(numbers, pa.int64())).append_column("variant", pa.array(seeds, pa.int64()))
 
 
-def variant_seeds(image_id: str, seed: int) -> list[int]:
-    """Seeds of the variants of an image, none of them 0."""
-    return [1 + zlib.crc32(f"{seed}/{number}/{image_id}".encode()) for number in range(N_VARIANTS)]
+def variant_seeds(image_id: str, seed: int, count: int = N_VARIANTS) -> list[int]:
+    """Seeds of so many variants of an image, none of them 0; fewer are the first of more."""
+    return [1 + zlib.crc32(f"{seed}/{number}/{image_id}".encode()) for number in range(count)]

@@ -8,12 +8,14 @@ from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Pretrained, S
 from mvad.detectors.knn import KNN, ViTKNN
 from mvad.detectors.patchcore import PatchCore
 from mvad.detectors.state import State
+from mvad.detectors.subspace import Subspace
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.vae import VAE, VAEFewShot
 from mvad.errors import UsageError
 
 _ALL: list[type[Detector]] = [
     PatchCore,
+    Subspace,
     KNN,
     ViTKNN,
     Autoencoder,
@@ -45,6 +47,7 @@ __all__ = [
     "Scores",
     "Shardable",
     "State",
+    "Subspace",
     "TrainedDetector",
     "VAEFewShot",
     "ViTKNN",

@@ -7,7 +7,7 @@ and to test for: `issubclass(method, Extendable)`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from typing_extensions import Self
-
-    from mvad.search.coreset import ShardCoreset
 
 
 class Scores(NamedTuple):
@@ -58,6 +56,7 @@ class Detector(ABC):
     default_backbone: ClassVar[str] = "resnet50"
     default_rule: ClassVar[str] = "conformal"  # rule that sets the threshold, one of `calibration.RULES`
     needs_transformer: ClassVar[bool] = False  # whether the backbone must be a Vision Transformer
+    one_core: ClassVar[bool] = False  # whether it is fitted on one core, because more round what is learnt differently
     loo_scores: NDArray[np.float32] | None = None
 
     @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -156,6 +155,14 @@ class Detector(ABC):
         """
         return bounds
 
+    def whole_score(self, grid: NDArray[np.float32], farthest: float) -> float:
+        """The score of an image that was scored window by window.
+
+        ``grid`` are the bounds of `bounded` of all its patches, (rows, columns), and ``farthest`` is the score of the
+        window that holds the highest of them, which is that of the image if a single patch decides.
+        """
+        return farthest
+
     def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""
         if learnt is None:
@@ -185,22 +192,38 @@ class Extendable(ABC):
 class Shardable(ABC):
     """A method that can be fitted shard by shard, where all features together do not fit into memory.
 
-    After `fit_shards`, ``owners`` is the number of the shard that each vector of the bank is from, (m,).
+    Each shard is summarised by itself; what a summary is, only the method knows. After `fit_shards`, ``origins`` is
+    what `without` needs to tell shards apart, and ``shortfall`` says what is less than the options ask for, if
+    anything is, because memory limits the summaries.
     """
 
-    owners: NDArray[np.int64]
+    origins: Any = None
+    shortfall: str | None = None
 
     @abstractmethod
-    def without(self, left_out: NDArray[np.bool_]) -> Any:
-        """The same detector without the vectors of the bank that are left out, (m,)."""
+    def summarise(self, features: Tensor, share: float) -> Any:
+        """What the method needs of one shard of the good images; a coreset keeps the given share of the patches."""
 
     @abstractmethod
-    def subsample(self, features: Tensor, share: float) -> ShardCoreset:
-        """Keep the given share of the patches of one shard of the good images: those that represent the others best."""
+    def fit_shards(
+        self,
+        shards: Iterable[Any],
+        n_patches: int,
+        device: str | torch.device = "cpu",
+        folds: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Fit to the summaries of all shards, in their order, which were made of ``n_patches`` patches.
+
+        ``folds``, (n_shards,), are given if shards are to be left out afterwards: methods that cannot tell single
+        shards apart leave out a fold as a whole. Returns the detector itself.
+        """
 
     @abstractmethod
-    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
-        """Fit to the coresets of all shards, in their order; the bank gets ``size`` vectors. Returns the detector."""
+    def without(self, origins: Any, left_out: Collection[int], device: str | torch.device = "cpu") -> Any:
+        """A detector like this one without what some shards of one fold gave, or all of that fold.
+
+        ``left_out`` are numbers of shards in the order in which `fit_shards` got them.
+        """
 
 
 class Pretrained(ABC):

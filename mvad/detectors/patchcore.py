@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -118,25 +118,38 @@ class PatchCore(Extendable, Shardable, Detector):
 
         return greedy_coreset(random_projection(patches, self.params.projection, self.seed), size)
 
-    def subsample(self, features: Tensor, share: float) -> ShardCoreset:
+    def summarise(self, features: Tensor, share: float) -> ShardCoreset:
         from mvad.search.coreset import ShardCoreset
 
         patches = features.flatten(0, 2)
         indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))))
         return ShardCoreset(_rows(patches, indices), radius)
 
-    def fit_shards(self, shards: Sequence[ShardCoreset], size: int, device: str = "cpu") -> Self:
+    def fit_shards(
+        self,
+        shards: Iterable[ShardCoreset],
+        n_patches: int,
+        device: str | torch.device = "cpu",
+        folds: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Fill the bank from the union of the shards' coresets; ``origins`` are the shards of its vectors, (m,)."""
         from mvad.runtime.tensors import as_tensor
 
-        union = np.concatenate([shard.vectors for shard in shards])
+        coresets, size = list(shards), bank_size(self.params, n_patches)
+        union = np.concatenate([shard.vectors for shard in coresets])
         indices = self._fit_patches(as_tensor(union, device), size)
-        self.owners = np.repeat(np.arange(len(shards)), [len(shard.vectors) for shard in shards])[indices]
-        self.coverage += max(shard.radius for shard in shards)
+        self.origins = np.repeat(np.arange(len(coresets)), [len(shard.vectors) for shard in coresets])[indices]
+        self.coverage += max(shard.radius for shard in coresets)
+        if len(union) < size:
+            self.shortfall = f"the bank holds {len(union):,} patches, not {size:,}"
         return self
 
-    def without(self, left_out: NDArray[np.bool_]) -> PatchCore:
+    def without(
+        self, origins: NDArray[np.int64], left_out: Collection[int], device: str | torch.device = "cpu"
+    ) -> PatchCore:
         others = PatchCore(seed=self.seed, **asdict(self.params))
-        others._fill_bank(np.ascontiguousarray(self.bank.vectors[~left_out]), self.bank.device)
+        is_left_out = np.isin(origins, list(left_out))
+        others._fill_bank(np.ascontiguousarray(self.bank.vectors[~is_left_out]), device)
         return others
 
     def extend(self, features: Tensor) -> Self:

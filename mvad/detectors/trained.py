@@ -29,6 +29,7 @@ class TrainedDetector(Detector):
     Such methods are fitted in tasks, in parallel, and their arrays are saved as one ``.safetensors`` file.
     """
 
+    one_core: ClassVar[bool] = True
     architecture: ClassVar[str]  # name of the network's class in `networks`
     default_epochs: ClassVar[int] = 50
     default_learning_rate: ClassVar[float] = 1e-3

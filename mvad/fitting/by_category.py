@@ -31,10 +31,11 @@ class CategoryFeatures:
             return np.arange(len(rows))
         return group_near_duplicates(self.fingerprints[rows])
 
-    def rows_of(self, image_ids: Collection[str], *, variants: bool = False) -> NDArray[np.int64]:
-        """Rows of the features of some images, in their order; with ``variants``, each followed by its variants."""
-        selected = np.isin(self.image_ids, list(image_ids))
-        return np.flatnonzero(selected if variants else selected & (self.variants == 0))
+    def rows_of(self, image_ids: Collection[str], *, n_variants: int = 0) -> NDArray[np.int64]:
+        """Rows of the features of some images, in their order, each followed by its first ``n_variants`` variants."""
+        rows = np.arange(len(self.image_ids))
+        originals = np.maximum.accumulate(np.where(self.variants == 0, rows, 0))
+        return rows[np.isin(self.image_ids, list(image_ids)) & (rows - originals <= n_variants)]
 
     @property
     def nbytes(self) -> int:

@@ -113,6 +113,8 @@ def _input_sizes(train: pa.Table, jobs: Sequence[FitJob], report: Reporter) -> l
             report.info(f"{name}: images of {size} pixels, seen through {size.described_windows}")
         elif size.height != size.width:
             report.info(f"{name}: the model's input is {size} pixels, the shape of the images")
+        if size.height != size.width and "quarter-turns" in (options.augmentations or ()):
+            report.info(f"{name}: its images are not square, so --augmentations quarter-turns makes half turns of them")
     return sizes
 
 
@@ -141,8 +143,10 @@ def _fit_group(
     stage.expect(len(images))
     scheduler = FitScheduler(jobs, shards, budget, pool, stage, keep_going)
     bit_depths = {job.category: job.bit_depth for job in jobs}
-    batches = extract_features(images, shapes, network, size, options, pool, stage, bit_depths, options.flips, step)
-    for category in group_by_category(batches, images, _shard_of_rows(images, shards)):
+    batches = extract_features(
+        images, shapes, network, size, options, pool, stage, bit_depths, options.augmentation, step
+    )
+    for category in group_by_category(batches, images, _shard_of_rows(images, shards, options.rows_per_image)):
         scheduler.add(category)
         del category
     outcomes = scheduler.finish()
@@ -165,15 +169,14 @@ def _calibrate_left_out(
     banks, places = {}, {}
     for fit in scheduler.uncalibrated:
         assert fit.shards is not None
-        assert fit.owners is not None
         assert fit.state is not None
         of_category = np.flatnonzero(pc.equal(images["category"], fit.outcome.job.category).to_numpy())
         calibrating = evenly_spaced(fit.n_images, MAX_LEFT_OUT)
-        groups = {number: fit.shards[fit.groups == fit.groups[number]] for number in calibrating.tolist()}
+        groups = {number: np.flatnonzero(fit.groups == fit.groups[number]) for number in calibrating.tolist()}
         left_out = {len(rows) + place: frozenset(group.tolist()) for place, group in enumerate(groups.values())}
         places[fit.outcome.job.category] = calibrating, slice(len(rows), len(rows) + len(calibrating))
-        rows += of_category[fit.shards[calibrating]].tolist()
-        banks[fit.outcome.job.category] = SharedBank(fit.outcome.job.options.method, fit.state, fit.owners, left_out)
+        rows += of_category[fit.shards[calibrating] * fit.outcome.job.options.rows_per_image].tolist()
+        banks[fit.outcome.job.category] = SharedBank(fit.outcome.job.options.method, fit.state, fit.origins, left_out)
     if not rows:
         return
     stage.expect(len(rows))
@@ -232,7 +235,7 @@ def _plan(
     if step > 1:
         raise UsageError(
             f"--memory-limit does not hold the features of images of {size} pixels; raise it, give a smaller --scale, "
-            "or fit patchcore alone to all training images."
+            "or fit patchcore or subspace alone to all training images."
         )
     train, large = subsample_categories(train, largest)
     for name in large:
@@ -242,11 +245,11 @@ def _plan(
     return {}, train
 
 
-def _shard_of_rows(images: pa.Table, shards: Mapping[str, Shards]) -> NDArray[np.int64]:
-    """The number of each row's shard within its category."""
+def _shard_of_rows(images: pa.Table, shards: Mapping[str, Shards], rows_per_image: int) -> NDArray[np.int64]:
+    """The number of each row's shard within its category; the variants of an image are in its shard."""
     numbers = np.zeros(len(images), np.int64)
     categories = np.array(images["category"].to_pylist(), object)
     for name, plan in shards.items():
         rows = np.flatnonzero(categories == name)
-        numbers[rows] = np.arange(len(rows)) // plan.shard_images
+        numbers[rows] = np.arange(len(rows)) // (plan.shard_images * rows_per_image)
     return numbers

@@ -10,16 +10,23 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, one_per_group
+from mvad.calibration import fold_splits, kfold, one_per_group
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
-from mvad.detectors.patchcore import bank_size
 from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
-from mvad.fitting.tasks import HeldOut, fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
+from mvad.fitting.tasks import (
+    FittedShards,
+    HeldOut,
+    fit_detector,
+    fit_to_shards,
+    pretrain_detector,
+    score_held_out,
+    summarise_shard,
+)
 from mvad.memory import MemoryBudget
 from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
@@ -47,8 +54,8 @@ class _Fit:
     map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
     held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks by folds, until all are there
     calibration_seconds: float = 0.0
-    owners: NDArray[np.int64] | None = None  # if images calibrate left out: the shard of each vector of the bank
-    shards: NDArray[np.int64] | None = None  # and that of each image
+    origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
+    shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
 
     @property
     def n_groups(self) -> int:
@@ -72,18 +79,17 @@ class _Fit:
 
 @dataclass
 class _ShardedFit:
-    """A fit whose shards are on their way, by number: references to coresets, and to features that calibrate."""
+    """A fit whose shards are on their way, by number: references to summaries, and to features that calibrate."""
 
     fit: _Fit
     image_ids: dict[int, list[str]] = field(default_factory=dict)
-    coresets: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    summaries: dict[int, ray.ObjectRef] = field(default_factory=dict)
     held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
     is_held_out: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     fingerprints: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    n_patches: int = 0
     n_fitted: int = 0
-    n_subsampled: int = 0
-    subsample_seconds: float = 0.0
+    n_ended: int = 0
+    seconds: float = 0.0
 
 
 class _Task(NamedTuple):
@@ -171,7 +177,7 @@ class FitScheduler:
         options = outcome.job.options
         image_ids = pick(category.all_image_ids, options, category.category)
         outcome.errors = {name: category.errors[name] for name in image_ids if name in category.errors}
-        rows = category.rows_of(image_ids, variants=options.rows_per_image > 1)
+        rows = category.rows_of(image_ids, n_variants=options.rows_per_image - 1)
         share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
         seconds = self._stage.totals.seconds(category.category) * share
         n_images = len(image_ids) - len(outcome.errors)
@@ -204,48 +210,45 @@ class FitScheduler:
         sharded, kind = self._sharded[shard.category], outcome.job.method.feature
         held_out = plan.is_held_out(shard.shard, len(shard.all_image_ids))
         held_out = held_out[np.isin(shard.all_image_ids, shard.image_ids)]
+        all_rows = shard.rows_of(shard.all_image_ids, n_variants=outcome.job.options.rows_per_image - 1)
+        rows = all_rows.reshape(len(held_out), outcome.job.options.rows_per_image)  # an image and its variants per row
         if held_out.any():
-            sharded.held_out[shard.shard] = ray.put(shard.features[kind][held_out])
+            sharded.held_out[shard.shard] = ray.put(shard.features[kind][rows[held_out, 0]])
         sharded.image_ids[shard.shard] = shard.all_image_ids
         sharded.is_held_out[shard.shard] = held_out
         if shard.fingerprints is not None:
-            sharded.fingerprints[shard.shard] = shard.fingerprints
+            sharded.fingerprints[shard.shard] = shard.fingerprints[rows[:, 0]]
         sharded.n_fitted += int((~held_out).sum())
         sharded.fit.n_images += len(held_out)
         outcome.errors |= shard.errors
 
-        def take(subsampled: tuple[Any, float]) -> None:
-            coreset, seconds = subsampled
-            sharded.coresets[shard.shard] = ray.put(coreset)
-            sharded.n_patches += len(coreset.vectors)
-            sharded.subsample_seconds += seconds
+        def take(summarised: tuple[Any, float]) -> None:
+            summary, seconds = summarised
+            sharded.summaries[shard.shard] = ray.put(summary)
+            sharded.seconds += seconds
             self._end_shard(sharded, plan)
 
         if held_out.all():
             self._end_shard(sharded, plan)
             return
-        rows = np.flatnonzero(~held_out)
-        task = self._remote(subsample_shard).remote(outcome.job.options, references[kind], rows, plan.share)
+        fitted = rows[~held_out].ravel()
+        task = self._remote(summarise_shard).remote(outcome.job.options, references[kind], fitted, plan.share)
         self._watch(task, _Task(sharded.fit, take, references[kind], shard.nbytes))
 
     def _end_shard(self, sharded: _ShardedFit, plan: Shards) -> None:
-        """Fit to the coresets once the last shard has been subsampled."""
-        fit, sharded.n_subsampled = sharded.fit, sharded.n_subsampled + 1
+        """Fit to the summaries once there is one of the last shard."""
+        fit, sharded.n_ended = sharded.fit, sharded.n_ended + 1
         outcome, options = fit.outcome, fit.outcome.job.options
-        progress = f"{sharded.n_subsampled} of {plan.count} shards subsampled"
+        progress = f"{sharded.n_ended} of {plan.count} shards summarised"
         self._stage.busy_with(f"{outcome.job.category}: {progress}", passing=True)
-        if sharded.n_subsampled < plan.count:
+        if sharded.n_ended < plan.count:
             return
         if not sharded.n_fitted:
             outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
             return
-        size = bank_size(options, sharded.n_fitted * plan.patches)
-        if sharded.n_patches < size:
-            limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
-            outcome.note = f"the bank holds {sharded.n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
         fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
-        fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.subsample_seconds
-        fit.rows = fit.groups = np.arange(fit.n_images)
+        fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.seconds
+        fit.rows, fit.groups = np.arange(fit.n_images * options.rows_per_image), np.arange(fit.n_images)
         if sharded.fingerprints:
             fit.groups = group_near_duplicates(_in_order(sharded.fingerprints))
         is_held_out = _in_order(sharded.is_held_out)
@@ -253,18 +256,24 @@ class FitScheduler:
         held_groups = fit.groups[is_held_out]
         calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
-        def take(fitted: tuple[State, HeldOut | None, NDArray[np.int64]]) -> None:
-            fit.state, found, owners = fitted
-            if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
-                fit.shards = np.array(sorted(sharded.coresets))
-                fit.owners = fit.shards[owners]
-            if found is not None:
-                fit.calibrate(found.columns[calibrates], held_groups[calibrates], options.seed)
+        folds = None
+        if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
+            fit.shards = np.array(sorted(sharded.summaries))
+            folds = kfold(fit.n_groups, options.folds, options.seed)[fit.groups]
 
-        held_out, coresets = (
-            [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
+        def take(fitted: FittedShards) -> None:
+            fit.state, fit.origins = fitted.state, fitted.origins if folds is not None else None
+            if fitted.shortfall is not None:
+                limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
+                outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"
+            if fitted.held_out is not None:
+                fit.calibrate(fitted.held_out.columns[calibrates], held_groups[calibrates], options.seed)
+
+        held_out, summaries = (
+            [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.summaries)
         )
-        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets, outcome.job.size)
+        n_patches = sharded.n_fitted * plan.patches
+        task = self._remote(fit_to_shards).remote(options, n_patches, held_out, summaries, outcome.job.size, folds)
         self._watch(task, _Task(fit, take, None, 0))
 
     def _remote(self, function: Callable[..., Any]) -> Any:
@@ -293,7 +302,7 @@ class FitScheduler:
             self._fail(fit, error)
         is_last = all(task.fit is not fit for task in self._tasks.values())
         if is_last and fit.state is not None and fit.outcome.failure is None:
-            if fit.owners is None:
+            if fit.origins is None:
                 self.save(fit)
             else:
                 self.uncalibrated.append(fit)

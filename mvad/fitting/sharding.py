@@ -37,7 +37,7 @@ class Shards:
 
     n_images: int  # of the category
     shard_images: int  # images per shard; the last may have fewer
-    patches: int  # per image
+    patches: int  # per image, with those of its variants
     share: float  # of a shard's patches that is kept
     held_out: NDArray[np.int64]  # numbers of the images that are not fitted to: they calibrate
     left_out: bool = False  # whether images calibrate by leaving each out of the bank
@@ -46,11 +46,11 @@ class Shards:
     def plan(
         cls, n_images: int, shape: Sequence[int], options: MethodOptions, budget: MemoryBudget, *, alone: bool = False
     ) -> Shards:
-        """Divide images whose features have this shape: (height, width, channels).
+        """Divide images whose features have this shape, as those of their variants: (height, width, channels).
 
         With ``alone``, each image is a shard, and none is held out: they calibrate one by one, left out of the bank.
         """
-        patches, width = math.prod(shape[:-1]), shape[-1]
+        patches, width = options.rows_per_image * math.prod(shape[:-1]), shape[-1]
         max_patches = _max_patches(budget, width, options, 1.0)
         shard_images = 1 if alone else max(1, min(MAX_SHARD_PATCHES, max_patches // 4) // patches)
         # A third of the budget is for the union, which is put together from the shards' coresets next to it.
@@ -58,7 +58,7 @@ class Shards:
         share = min(1.0, OVERSAMPLING * wanted, max_patches / 3 / (n_images * patches))
         n_held_out = 0
         if options.folds and not alone:
-            room = int(max_patches * CALIBRATION_FRACTION) // patches
+            room = int(max_patches * CALIBRATION_FRACTION) // math.prod(shape[:-1])
             n_held_out = min(MAX_CALIBRATION_IMAGES, n_images // CALIBRATION_IMAGES_FRACTION, room)
         held_out = np.sort(evenly_spaced(n_images, n_held_out))
         return cls(n_images, shard_images, patches, share, held_out, alone and options.folds > 0)
@@ -79,9 +79,10 @@ def _max_patches(budget: MemoryBudget, width: int, options: MethodOptions, ratio
 def patch_step(shapes: Mapping[str, Sequence[int]], options: MethodOptions, budget: MemoryBudget) -> int:
     """How far apart, in rows and columns, the patches of a large image must be for the budget to hold those of a few.
 
-    ``shapes`` are those of one image's features, by kind: (rows, columns, channels) each.
+    ``shapes`` are those of one image's features, by kind: (rows, columns, channels) each. Variants of images count.
     """
-    room = {kind: _max_patches(budget, width, options, 1.0) // 4 for kind, (*_, width) in shapes.items()}
+    share = 4 * options.rows_per_image
+    room = {kind: max(1, _max_patches(budget, width, options, 1.0) // share) for kind, (*_, width) in shapes.items()}
     return max(math.ceil(math.sqrt(rows * columns / room[kind])) for kind, (rows, columns, _) in shapes.items())
 
 

@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from mvad.anomaly_maps.localise import map_peak
 from mvad.data.image_size import ImageSize
-from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, TrainedDetector, find_method
+from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import worker_device
-from mvad.search.coreset import ShardCoreset
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -60,12 +59,11 @@ def fit_detector(
 
     ``groups`` are those of the images, for a `LeaveOneOut` method; None if each image is a group of its own.
 
-    Methods that train a network use one core even with ``all_cores``, because the number of cores changes how their
-    sums are rounded.
+    Methods of `Detector.one_core` use one core even with ``all_cores``.
     """
     started = time.perf_counter()
     method, device = find_method(options.method), worker_device()
-    if all_cores and not issubclass(method, TrainedDetector):
+    if all_cores and not method.one_core:
         torch.set_num_threads(os.cpu_count() or 1)
         faiss.omp_set_num_threads(os.cpu_count() or 1)
     detector = method.from_options(options, options.rows_per_image)
@@ -141,38 +139,48 @@ def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> St
     return detector.state._replace(seconds=time.perf_counter() - started)
 
 
-def subsample_shard(options: MethodOptions, features: Features, rows: Rows, share: float) -> tuple[ShardCoreset, float]:
-    """Keep the share of a shard's features that represents the rest best: the coreset and seconds."""
+def summarise_shard(options: MethodOptions, features: Features, rows: Rows, share: float) -> tuple[Any, float]:
+    """What a method keeps of some rows of a shard's features: `Shardable.summarise`, and seconds."""
     started = time.perf_counter()
     detector = find_method(options.method).from_options(options)
     assert isinstance(detector, Shardable)
     everything = len(rows) == len(features)
-    coreset = detector.subsample(as_tensor(features if everything else features[rows], worker_device()), share)
-    return coreset, time.perf_counter() - started
+    summary = detector.summarise(as_tensor(features if everything else features[rows], worker_device()), share)
+    return summary, time.perf_counter() - started
+
+
+class FittedShards(NamedTuple):
+    """A detector fitted to shards; what it gives held-out images; and the rest of what it knows, see `Shardable`."""
+
+    state: State
+    held_out: HeldOut | None
+    origins: Any
+    shortfall: str | None
 
 
 def fit_to_shards(
     options: MethodOptions,
-    size: int,
+    n_patches: int,
     held_out: Sequence[ray.ObjectRef],
-    coresets: Sequence[ray.ObjectRef],
+    summaries: Sequence[ray.ObjectRef],
     input_size: ImageSize | None,
-) -> tuple[State, HeldOut | None, Rows]:
-    """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
+    folds: Rows | None = None,
+) -> FittedShards:
+    """Fit a method to the summaries of all shards, of so many patches, and score the held-out features.
 
-    ``held_out`` and ``coresets`` refer to arrays in the shards' order. Returned is also which shard each vector is of.
+    ``held_out`` and ``summaries`` refer to what is in the shards' order; ``folds`` are for `Shardable.fit_shards`.
     """
     started = time.perf_counter()
     detector, device = find_method(options.method).from_options(options), worker_device()
     assert isinstance(detector, Shardable)
-    detector.fit_shards(ray.get(list(coresets)), size, device)
+    detector.fit_shards(map(ray.get, summaries), n_patches, device, folds)
     state = detector.state._replace(seconds=time.perf_counter() - started)
     if not held_out:
-        return state, None, detector.owners
+        return FittedShards(state, None, detector.origins, detector.shortfall)
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
     peaks = [one.map_peaks for one in found if one.map_peaks is not None]
-    scores = np.concatenate([one.scores for one in found])
-    return state, HeldOut(scores, np.concatenate(peaks) if peaks else None), detector.owners
+    scores = HeldOut(np.concatenate([one.scores for one in found]), np.concatenate(peaks) if peaks else None)
+    return FittedShards(state, scores, detector.origins, detector.shortfall)
 
 
 def _detector(method: str, state: State) -> Detector:

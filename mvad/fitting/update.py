@@ -40,7 +40,7 @@ def ensure_extendable(models: Iterable[ModelInfo]) -> None:
             raise UsageError(f"a {model.method} model cannot learn more without its old images; fit it again to all.")
         if model.settings.get("copies", 1) > 1:
             raise UsageError(
-                f"the model of {model.category!r} was fitted with variants (--shots); fit it again to all."
+                f"the model of {model.category!r} was fitted with variants of its images; fit it again to all."
             )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.console import Stage
+from mvad.data.augmentation import NO_FLIPS, Augmentation
 from mvad.data.image_size import ImageSize, Window
 from mvad.data.images import Batch
 from mvad.features.extractor import prepare
@@ -99,7 +100,7 @@ def decoded_images(
     pool: ActorPool,
     totals: StageTotals,
     bit_depths: Mapping[str, int],
-    flips: str = "none",
+    augmentation: Augmentation = NO_FLIPS,
 ) -> ray.data.Dataset:
     """A data set of decoded images: see `columns`; ``bit_depths`` are by category."""
     names = [name for name in ("uri", "category", "variant") if name in images.column_names]
@@ -108,7 +109,7 @@ def decoded_images(
         decode_images,
         size=size,
         max_pixels=options.max_pixels,
-        flips=flips,
+        augmentation=augmentation,
         bit_depths=bit_depths,
         first_page=options.first_page,
         totals=totals,
@@ -145,7 +146,7 @@ def extract_features(
     pool: ActorPool,
     stage: Stage,
     bit_depths: Mapping[str, int],
-    flips: str = "none",
+    augmentation: Augmentation = NO_FLIPS,
     step: int = 1,
 ) -> Iterator[Batch]:
     """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
@@ -155,7 +156,7 @@ def extract_features(
     by ``step``; ``bit_depths`` are by category.
     """
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
-    dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, flips).map_batches(
+    dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, augmentation).map_batches(
         Extractor,
         batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs={

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +32,11 @@ from mvad.scoring.windows import score_windows, settle_windows
 
 @dataclass(frozen=True)
 class SharedBank:
-    """A fitted `Shardable` method, and from which shard each vector of its bank is."""
+    """A fitted `Shardable` method, and what it needs to tell the shards apart."""
 
     method: str
     state: State
-    owners: NDArray[np.int64]  # (m,)
+    origins: Any  # `Shardable.origins`
     left_out: Mapping[int, frozenset[int]]  # by row of the table of images: the shards that its score does without
 
 
@@ -59,7 +60,7 @@ class LeftOutScorer:
     def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> tuple[float, float]:
         detector = find_method(bank.method).from_state(bank.state, self.extract.device)
         assert isinstance(detector, Shardable)
-        others: Detector = detector.without(np.isin(bank.owners, list(bank.left_out[row])))
+        others: Detector = detector.without(bank.origins, bank.left_out[row], self.extract.device)
         found = score_windows(pixels, self.extract, {0: others}, {0: math.inf}, self.threads)[0]
 
         def settle(grid: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:

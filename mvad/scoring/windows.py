@@ -42,9 +42,9 @@ def score_windows(
 ) -> dict[int, ImageScore]:
     """Score a (height, width, 3) image with several detectors, by number.
 
-    The score of the image is that of the window that holds its farthest patch. ``thresholds`` are those that maps are
-    compared with; -inf makes all patch scores exact. If bounds leave it open where a map is above its threshold, the
-    windows concerned go through the network once more.
+    The score of the image is `Detector.whole_score`. ``thresholds`` are those that maps are compared with; -inf makes
+    all patch scores exact. If bounds leave it open where a map is above its threshold, the windows concerned go through
+    the network once more.
     """
     windows = extract.size.windows
     outcomes = threads.map(
@@ -60,7 +60,7 @@ def score_windows(
         needed = needed_patches(grid, extract.size, thresholds[number])
         if needed.any() and thresholds[number] > -math.inf:
             grid = settle_windows(image, extract, detector, grid, needed, threads)
-        scores[number] = ImageScore(farthest.image_score, grid)
+        scores[number] = ImageScore(detector.whole_score(grid, farthest.image_score), grid)
     return scores
 
 

@@ -92,9 +92,8 @@ def compare_shards(features: Tensor, test: Tensor, labels: Sequence[int], ratio:
             detector.fit(features)
         else:
             shards = features.split(math.ceil(len(features) / count))
-            size = max(1, round(ratio * len(patches)))
             shard_ratio = min(1.0, OVERSAMPLING * ratio)
-            detector.fit_shards([detector.subsample(shard, shard_ratio) for shard in shards], size)
+            detector.fit_shards([detector.summarise(shard, shard_ratio) for shard in shards], len(patches))
         bank = random_projection(as_tensor(detector.bank.vectors), PROJECTION, 0)
         distances, _ = ExactSearch(MemoryBank(bank.numpy())).nearest(patches)
         row = {"shards": count, "vectors": len(bank), "radius": float(distances.max()), "bound": detector.coverage}

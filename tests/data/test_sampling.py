@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image, ImageDraw
 
-from mvad.data.augmentation import allowed_flips, vary
+from mvad.data.augmentation import Augmentation, allowed_flips, vary
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode_batch
 from mvad.data.sampling import N_VARIANTS, pick, training_rows, variant_seeds
@@ -65,7 +65,7 @@ def test_one_table_serves_several_fits():
         assert category.all_image_ids == [f"{name}/{image}.png" for image in range(count)]
         for fit in fits:
             picked = pick(category.all_image_ids, fit, name)
-            positions = category.rows_of(picked, variants=fit.rows_per_image > 1)
+            positions = category.rows_of(picked, n_variants=fit.rows_per_image - 1)
             assert category.image_ids[positions].tolist() == [
                 image_id for image_id in picked for _ in range(fit.rows_per_image)
             ]
@@ -129,7 +129,7 @@ def test_variants_are_decoded_next_to_their_image(tmp_path, arrow):
     (tmp_path / "b.png").write_bytes(b"broken")
     uris = [(tmp_path / name).as_uri() for name in ("a.png", "a.png", "b.png", "b.png", "a.png")]
     batch = {"uri": np.array(uris, object), "variant": np.array([0, 3, 0, 3, 4])}
-    decoded = decode_batch(batch, ImageSize.square(64, 48), 10_000, flips="auto")
+    decoded = decode_batch(batch, ImageSize.square(64, 48), 10_000, Augmentation(flips="auto"))
     assert [bool(error) for error in decoded["error"]] == [False, False, True, True, False]
     resized = arrow.resize((64, 64), Image.Resampling.BILINEAR)
     for row, expected in ((0, resized), (1, vary(resized, 3, "none")), (4, vary(resized, 4, "none"))):

@@ -39,9 +39,9 @@ def methods_that_are(ability):
 
 def test_what_each_method_can_do():
     trained = ["autoencoder", "feature-autoencoder", "vae", "vae-fewshot"]
-    assert list(METHODS) == ["patchcore", "knn", "vit-knn", *trained]
-    assert methods_that_are(Extendable) == ["patchcore", "knn", "vit-knn"]
-    assert methods_that_are(Shardable) == ["patchcore"]
+    assert list(METHODS) == ["patchcore", "subspace", "knn", "vit-knn", *trained]
+    assert methods_that_are(Extendable) == ["patchcore", "subspace", "knn", "vit-knn"]
+    assert methods_that_are(Shardable) == ["patchcore", "subspace"]
     assert methods_that_are(LeaveOneOut) == ["knn", "vit-knn"]
     assert methods_that_are(TrainedDetector) == trained
     assert methods_that_are(Pretrained) == ["vae-fewshot"]
@@ -81,6 +81,8 @@ def test_every_parameter_is_an_option_with_help(method):
         ("patchcore", {"coreset_ratio": 1.1}),
         ("patchcore", {"projection": -1}),
         ("patchcore", {"reweight": -1}),
+        ("subspace", {"variance": 1.0}),
+        ("subspace", {"aggregate": "top-0%"}),
         ("knn", {"neighbours": 0}),
         ("vit-knn", {"top_features": -1}),
         ("vae", {"epochs": 0}),

@@ -79,7 +79,8 @@ def test_variants_belong_to_their_image():
     assert category.variants.tolist() == [0, 31, 32, 0]
     assert category.errors == {"c": "broken"}
     assert category.rows_of(["a", "b", "c"]).tolist() == [0, 3]
-    assert category.rows_of(["a", "c"], variants=True).tolist() == [0, 1, 2]
+    assert category.rows_of(["a", "c"], n_variants=2).tolist() == [0, 1, 2]
+    assert category.rows_of(["a", "b"], n_variants=1).tolist() == [0, 1, 3]
 
 
 def test_each_shard_is_yielded_by_itself():

@@ -17,10 +17,11 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
+from mvad.fitting.fit import _input_sizes
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
-from mvad.fitting.tasks import fit_to_shards, subsample_shard
+from mvad.fitting.tasks import fit_to_shards, summarise_shard
 from mvad.memory import MemoryBudget, parse_bytes
 from mvad.model_store import find_models, read_arrays, read_calibration
 from mvad.options import FitOptions
@@ -46,7 +47,7 @@ def shard_of(features, shards, number, bad=()):
     )
 
 
-def fit_in_process(features, shards, options, size):
+def fit_in_process(features, shards, options, n_images):
     """What the tasks of a fit do, one after the other: state and scores that calibrate."""
     held_out, coresets = [], []
     for number in range(shards.count):
@@ -54,11 +55,11 @@ def fit_in_process(features, shards, options, size):
         calibrates = shards.is_held_out(number, len(rows))
         if calibrates.any():
             held_out.append(ray.put(rows[calibrates]))
-        coreset, seconds = subsample_shard(options, rows, np.flatnonzero(~calibrates), shards.share)
+        coreset, seconds = summarise_shard(options, rows, np.flatnonzero(~calibrates), shards.share)
         assert seconds > 0
         coresets.append(ray.put(coreset))
-    state, found, _ = fit_to_shards(options, size, held_out, coresets, ImageSize.square(64))
-    return state, None if found is None else found.scores
+    fitted = fit_to_shards(options, n_images * shards.patches, held_out, coresets, ImageSize.square(64))
+    return fitted.state, None if fitted.held_out is None else fitted.held_out.scores
 
 
 def schedule(features, shards, options, folder, order, bad=()):
@@ -94,7 +95,7 @@ def options():
 
 def test_a_bank_of_shards_covers_nearly_as_well_as_an_exact_one(features, options, ray_local):
     shards = Shards(60, 16, 20, 0.1, np.array([], np.int64))
-    state, calibration = fit_in_process(features, shards, options, size=60)
+    state, calibration = fit_in_process(features, shards, options, n_images=60)
     assert calibration is None
     patches = features.reshape(-1, 6)
     exact = PatchCore(coreset_ratio=0.05, projection=0).fit(torch.from_numpy(features))
@@ -108,7 +109,7 @@ def test_a_bank_of_shards_covers_nearly_as_well_as_an_exact_one(features, option
 
 def test_shards_may_come_in_any_order(features, options, ray_local, tmp_path):
     shards = Shards(60, 16, 20, 0.1, np.array([0, 17, 59]))
-    state, calibration = fit_in_process(features, shards, options, size=57)
+    state, calibration = fit_in_process(features, shards, options, n_images=57)
     for name, order in (("in order", [0, 1, 2, 3]), ("mixed", [2, 0, 3, 1])):
         outcome = schedule(features, shards, options, tmp_path / name, order)
         np.testing.assert_array_equal(read_arrays(outcome.model)["bank"], state.arrays["bank"])
@@ -142,6 +143,33 @@ def test_shards_without_a_usable_image_give_no_model(features, options, ray_loca
     assert len(outcome.errors) == 60
 
 
+def test_variants_are_fitted_to_with_their_image_and_do_not_calibrate(features, ray_local, tmp_path):
+    """Twenty images with two variants each, of which the images 1 and 7 are held out and image 9 is damaged."""
+    options = FitOptions(coreset_ratio=1.0, projection=0, augmentations="flips", variants=2)
+    shards, network = Shards(20, 8, 60, 1.0, np.array([1, 7])), Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    job = FitJob("cap", options, network, to_uri(tmp_path), size=ImageSize.square(64))
+    with Reporter(quiet=True).stage("fit", 60) as stage:
+        pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
+        scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
+        for number in range(3):
+            images = [image for image in range(8 * number, min(8 * number + 8, 20)) if image != 9]
+            rows = (3 * np.array(images)[:, None] + np.arange(3)).ravel()
+            ids = np.repeat(np.array([f"{image:02}" for image in images], object), 3)
+            all_ids = [f"{image:02}" for image in range(8 * number, min(8 * number + 8, 20))]
+            errors = {"09": "damaged"} if number == 1 else {}
+            variants = np.tile([0, 11, 12], len(images))
+            scheduler.add(CategoryFeatures("cap", {"patches": features[rows]}, ids, variants, all_ids, errors, number))
+        (outcome,) = scheduler.finish()
+    assert (outcome.model.record["n_train"], outcome.model.record["n_variants"]) == (19, 38)
+    fitted = [row for image in range(20) if image not in (1, 7, 9) for row in range(3 * image, 3 * image + 3)]
+    bank = read_arrays(outcome.model)["bank"]
+    assert len(bank) == 17 * 3 * 20
+    assert {row.tobytes() for row in bank} == {row.tobytes() for row in features[fitted].reshape(-1, 6)}
+    plain = PatchCore(coreset_ratio=1.0, projection=0).fit(torch.from_numpy(features[fitted]))
+    expected = plain.score(torch.from_numpy(features[[3, 21]])).image
+    np.testing.assert_allclose(read_calibration(outcome.model), expected, rtol=1e-6)
+
+
 def test_a_bank_smaller_than_asked_for_is_noted(features, options, ray_local, tmp_path):
     shards = Shards(60, 16, 20, 0.01, np.array([], np.int64))
     outcome = schedule(features, shards, options, tmp_path, range(4))
@@ -164,6 +192,36 @@ def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
     alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
+
+
+def test_half_turns_in_place_of_quarter_turns_are_said(monkeypatch, capsys):
+    wide, square = (ImageSize(resize=sides, crop=sides) for sides in ((64, 96), (64, 64)))
+    monkeypatch.setattr("mvad.fitting.fit.measure_sizes", lambda *_, **__: {"bar": wide, "cap": square})
+    network = Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    for kinds in (None, "flips", "flips,quarter-turns"):
+        jobs = [FitJob(name, FitOptions(augmentations=kinds), network, "file:///x") for name in ("bar", "cap")]
+        assert _input_sizes(None, jobs, Reporter()) == [wide, square]
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("so --augmentations quarter-turns makes half turns of them" in said) == ("quarter" in (kinds or ""))
+        assert "cap:" not in said
+
+
+def test_a_plan_counts_variants():
+    plain, varied = FitOptions(memory_limit="2GiB"), FitOptions(memory_limit="2GiB", augmentations="flips", variants=3)
+    shape = (32, 32, 152)
+    shards, with_variants = (Shards.plan(10**5, shape, options, options.budget) for options in (plain, varied))
+    assert with_variants.shard_images == shards.shard_images // 4
+    assert with_variants.patches == 4 * shards.patches
+    assert with_variants.share * with_variants.patches == pytest.approx(shards.share * shards.patches)
+    assert len(with_variants.held_out) == len(shards.held_out)
+    shapes = {"patches": (384, 512, 152)}
+    assert patch_step(shapes, varied, varied.budget) == pytest.approx(
+        2 * patch_step(shapes, plain, plain.budget), abs=1
+    )
+    assert (
+        max_images({"patches": shape}, varied, varied.budget)
+        == max_images({"patches": shape}, plain, plain.budget) // 4
+    )
 
 
 def test_patches_of_an_image_that_memory_does_not_hold_are_thinned():
@@ -243,6 +301,42 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
         assert model.record["n_train"] == 8
         assert len(read_calibration(model)) == 2
         assert len(read_arrays(model)["bank"]) == round(0.1 * 6 * 64)
+
+
+def test_variants_at_full_data_whole_and_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
+    options = {"method": "subspace", "image_size": 64, "augmentations": "brightness,quarter-turns", "variants": 2}
+    options |= {"folds": 0, **EMBEDDED}
+    mvad.fit(str(tiles), str(tmp_path / "whole"), **options)
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)
+    monkeypatch.setattr("mvad.fitting.sharding.MAX_SHARD_PATCHES", 9 * 64)
+    mvad.fit(str(tiles), str(tmp_path / "shards"), actors=2, batch_size=3, **options)
+    whole, shards = (find_models(to_uri(tmp_path / name), None) for name in ("whole", "shards"))
+    for name in ("alpha", "beta"):
+        for model in (whole[name], shards[name]):
+            assert model.settings["count"] == 3 * 8 * 64
+            assert (model.record["n_train"], model.record["n_variants"]) == (8, 16)
+            assert model.record["options"]["augmentations"] == ["brightness", "quarter-turns"]
+        mean, scatter = (read_arrays(shards[name])[array] for array in ("mean", "scatter"))
+        np.testing.assert_allclose(mean, read_arrays(whole[name])["mean"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(scatter, read_arrays(whole[name])["scatter"], rtol=1e-6, atol=1e-6)
+
+
+def test_a_subspace_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
+    """It is the same for any number of actors, and that of a fit to all images but those that calibrate."""
+    options = {"method": "subspace", "image_size": 64, "folds": 0, "aggregate": "top-5%", **EMBEDDED}
+    mvad.fit(str(tiles), str(tmp_path / "whole"), **options)
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)
+    monkeypatch.setattr("mvad.fitting.sharding.MAX_SHARD_PATCHES", 3 * 64)
+    for actors, batch_size in ((1, 32), (2, 3)):
+        mvad.fit(str(tiles), str(tmp_path / str(actors)), actors=actors, batch_size=batch_size, **options)
+    whole, one, two = (find_models(to_uri(tmp_path / name), None) for name in ("whole", "1", "2"))
+    for name in ("alpha", "beta"):
+        assert one[name].model_id == two[name].model_id
+        assert one[name].settings == whole[name].settings
+        assert one[name].settings["count"] == 8 * 64
+        for array, expected in read_arrays(whole[name]).items():
+            if array != "components":  # their signs are arbitrary
+                np.testing.assert_allclose(read_arrays(one[name])[array], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_other_methods_learn_from_as_many_images_as_fit(tiles, ray_local, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -12,8 +13,11 @@ from helpers.tiles import EMBEDDED, paint
 from mvad import results
 from mvad.anomaly_maps.geometry import anomaly_map
 from mvad.anomaly_maps.regions import find_regions
-from mvad.data.images import load_image
-from mvad.detectors import PatchCore, State
+from mvad.calibration import fold_splits
+from mvad.data.augmentation import Augmentation
+from mvad.data.images import decode_batch, load_image
+from mvad.data.sampling import variant_seeds
+from mvad.detectors import PatchCore, State, Subspace
 from mvad.errors import UsageError
 from mvad.features.extractor import prepare
 from mvad.features.weights import Network
@@ -156,6 +160,39 @@ def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_lo
     np.testing.assert_allclose(read_calibration(model), scores, rtol=1e-6)
     np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-6)
     assert len(read_arrays(model)["bank"]) == round(0.05 * 8 * 16 * 24)
+
+
+def rows_for(extract, root, path, augmentation, n_variants):
+    """Features of a training image and its variants, as a fit gets them."""
+    seeds = [0, *variant_seeds(path.relative_to(root).as_posix(), 0, n_variants)]
+    batch = {"uri": np.array([to_uri(path)] * len(seeds), object), "variant": np.array(seeds)}
+    return extract(decode_batch(batch, extract.size, 10**6, augmentation)["pixels"])["patches"]
+
+
+@pytest.mark.parametrize("varied", [{}, {"augmentations": "flips,brightness", "flips": "both", "variants": 2}])
+def test_a_subspace_of_shards_is_calibrated_by_leaving_folds_out(sheets, ray_local, tmp_path, monkeypatch, varied):
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
+    out, options = tmp_path / "out", {"method": "subspace", "folds": 3, **varied, **OPTIONS}
+    assert mvad.run(str(sheets), str(out), **options).exit_code == 0
+    model = find_models(to_uri(out / "models"))["sheet"]
+    extract = prepare(["patches"], Network.load(model.backbone, None), model.size, "auto").load()
+    augmentation, n_variants = Augmentation(("brightness", "flips"), "both"), varied.get("variants", 0)
+    paths = sorted(sheets.glob("sheet/train/*/*.png"))
+    train = torch.stack([rows_for(extract, sheets, path, augmentation, n_variants) for path in paths])
+    assert model.record["n_groups"] == len(train) == 8
+    assert model.record["n_variants"] == 8 * n_variants
+    calibration, peaks = np.empty(8, np.float32), np.empty(8, np.float32)
+    for others, held_out in fold_splits(np.arange(8), 3, seed=0):
+        found = Subspace().fit(train[others].flatten(0, 1)).score(train[held_out, 0])
+        calibration[held_out] = found.image
+        peaks[held_out] = [anomaly_map(grid, model.size).max() for grid in found.grid]
+    np.testing.assert_allclose(read_calibration(model), calibration, rtol=1e-5)
+    np.testing.assert_allclose(read_map_peaks(model), peaks, rtol=1e-5)
+    pixels = [load_image(to_uri(path), model.size, 10**6)[0] for path in sorted(sheets.glob("sheet/test/*/*.png"))]
+    expected = Subspace().fit(train.flatten(0, 1)).score(extract(np.stack(pixels))["patches"]).image
+    np.testing.assert_allclose([row["score"] for row in rows_of(out).values()], expected, rtol=1e-5)
+    mvad.score(str(sheets), str(out / "models"), str(tmp_path / "all"), maps="all", actors=2, quiet=True)
+    assert rows_of(tmp_path / "all") == rows_of(out)
 
 
 def test_images_that_memory_does_not_hold_are_learnt_from_in_part(sheets, ray_local, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvad import storage
-from mvad.data.augmentation import allowed_flips, vary
+from mvad.data.augmentation import NO_FLIPS, Augmentation, allowed_flips, is_square
 from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import blank
 from mvad.data.images.opening import decoding, open_image, upright_size
@@ -83,7 +83,7 @@ def decode_batch(
     batch: Batch,
     size: ImageSize,
     max_pixels: int,
-    flips: str = "none",
+    augmentation: Augmentation = NO_FLIPS,
     *,
     bit_depths: Mapping[str, int] = NO_BIT_DEPTHS,
     first_page: bool = False,
@@ -91,8 +91,8 @@ def decode_batch(
     """Read and decode a batch of images.
 
     It has the columns ``uri``, ``category`` for ``bit_depths`` by category (default: `FULL_DEPTH`) and, optionally,
-    ``variant``: 0 for the image itself, otherwise the seed of a random variant of it (`augmentation.vary`) with
-    ``flips``: ``auto`` or one of `options.FLIPS`. ``first_page`` is as for `decode`. Returned are also ``pixels``
+    ``variant``: 0 for the image itself, otherwise the seed of a random variant of it (`Augmentation.apply`).
+    ``first_page`` is as for `decode`. Returned are also ``pixels``
     (n, height, width, 3) uint8, ``width`` and ``height`` int32 before resizing, ``file_size`` int64 in bytes, and
     ``error``. An image that cannot be used has a reason, in one line, as its ``error``; its pixels and numbers are 0.
     Otherwise ``error`` is empty.
@@ -111,7 +111,7 @@ def decode_batch(
 
     @functools.lru_cache(maxsize=1)
     def flips_of(uri: str, bit_depth: int) -> str:
-        return allowed_flips(load(uri, bit_depth)[0]) if flips == "auto" else flips
+        return allowed_flips(load(uri, bit_depth)[0]) if augmentation.looks_at_flips else augmentation.flips
 
     categories, variants = batch.get("category", [""] * count), batch.get("variant", [0] * count)
     for row, (uri, category, variant) in enumerate(zip(batch["uri"], categories, variants, strict=True)):
@@ -122,7 +122,10 @@ def decode_batch(
             errors[row] = one_line(error)
             continue
         if variant:
-            image = vary(image, int(variant), flips_of(uri, bit_depth))
+            turnable = is_square(*sizes[row].tolist()) and image.width == image.height
+            image = augmentation.apply(image, int(variant), flips_of(uri, bit_depth), is_square=turnable)
+            if augmentation.kinds is not None:
+                image = blank(image, size)  # what is ignored looks the same in every image
         pixels[row] = np.asarray(crop_centre(image, size))
     width, height = sizes.T
     return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}
