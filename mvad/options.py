@@ -388,6 +388,19 @@ class FoldOptions(Group):
 
 
 @group()
+class SuspectOptions(Group):
+    """Decisions"""
+
+    drop_suspects: Annotated[
+        bool,
+        Option(
+            "--drop-suspects/--keep-suspects",
+            help="Do not learn from good images that score unlike the others, and may not be good, or name them only.",
+        ),
+    ] = False
+
+
+@group()
 class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
     """Method"""
 
@@ -400,12 +413,17 @@ class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOption
 
 
 @group()
-class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
+class FitOptions(MethodOptions, VariantOptions, NewRunOptions, SuspectOptions):
     """Few-shot"""
 
     shots: Annotated[
         Positive | None, Option(help="Learn from N training images per category, picked by --shot-seed.", metavar="N")
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop_suspects and not self.folds:
+            raise UsageError("--drop-suspects needs scores of images held out; give --folds of 2 or more.")
 
     @property
     def rows_per_image(self) -> int:
@@ -631,7 +649,7 @@ class FalseAlarmOptions(MethodOptions, RuleOptions):
 
 
 @group()
-class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
+class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions, SuspectOptions):
     """Update"""
 
     reference: Annotated[
