@@ -1,0 +1,172 @@
+"""Training images that are not good are named, and with --drop-suspects a fit is what it would be without them."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mvad
+from helpers.tiles import EMBEDDED
+from mvad.calibration import threshold
+from mvad.console import Reporter
+from mvad.data.image_size import ImageSize
+from mvad.data.synthetic import CATEGORIES, _photograph
+from mvad.errors import UsageError
+from mvad.features.backbones import describe
+from mvad.features.weights import Network
+from mvad.fitting.by_category import CategoryFeatures
+from mvad.fitting.fitted import identify
+from mvad.fitting.jobs import FitJob
+from mvad.fitting.scheduler import FitScheduler
+from mvad.fitting.sharding import Shards
+from mvad.model_store import find_models, read_arrays, read_calibration
+from mvad.options import FitOptions
+from mvad.runtime.resources import ActorPool
+from mvad.search.fingerprints import FINGERPRINT_SIDE
+from mvad.storage import to_uri
+
+N, BAD = 40, [3, 17]
+OPTIONS = {"coreset_ratio": 0.2, "projection": 0, "seed": 1}
+KNN = {"method": "knn", "neighbours": 3, "seed": 1}
+
+
+def category(kind, rows=range(N), *, bad=BAD, copies=(), shard=0):
+    """Features of images of which some are far from the others, each in a way of its own; ``copies`` of the first."""
+    random = np.random.default_rng(0)
+    shape = {"patches": (3, 4, 6), "pooled": (12,)}[kind]
+    features = random.standard_normal((N, *shape))
+    prints = 120 + 30 * random.standard_normal((N, FINGERPRINT_SIDE, FINGERPRINT_SIDE))
+    for number, image in enumerate(bad):
+        features[image, ..., number] += 12 if kind == "pooled" else 12 * (np.arange(12).reshape(3, 4) == number)[:, :]
+    for image in copies:
+        features[image], prints[image] = features[bad[0]], prints[bad[0]]
+    rows = np.array(rows)
+    ids = [f"{row:03}" for row in rows]
+    return CategoryFeatures(
+        "cap",
+        {kind: features[rows].astype(np.float32)},
+        np.array(ids, object),
+        np.zeros(len(rows), np.int64),
+        ids,
+        {},
+        shard,
+        prints[rows].clip(0, 255).astype(np.uint8),
+    )
+
+
+def fitted(folder, units, shards=None, **options):
+    options = FitOptions(**options)
+    network = Network(describe("efficientnet_lite0"), {}, "0" * 64)
+    job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
+    pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
+    with Reporter(quiet=True).stage("fit", N) as stage:
+        scheduler = FitScheduler([job], shards or {}, options.budget, pool, stage, keep_going=False)
+        for unit in units:
+            scheduler.add(unit)
+        (outcome,) = scheduler.finish()
+    return outcome.model
+
+
+def names(model, *, dropped=None):
+    return [one["image_id"] for one in model.record["suspects"] if dropped in (None, one["dropped"])]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("patches", OPTIONS), ("pooled", KNN)], ids=["patchcore", "knn"])
+def test_suspects_are_named_and_a_fit_that_drops_them_is_one_without_them(kind, options, ray_local, tmp_path):
+    named = fitted(tmp_path / "named", [category(kind)], **options)
+    assert names(named, dropped=False) == ["003", "017"]
+    assert (named.record["n_train"], named.record["suspects_examined"]) == (N, N)
+    dropped = fitted(tmp_path / "dropped", [category(kind)], drop_suspects=True, **options)
+    without = fitted(tmp_path / "without", [category(kind, np.delete(np.arange(N), BAD))], **options)
+    assert (names(dropped), names(without)) == (["003", "017"], [])
+    assert names(dropped, dropped=False) == []
+    assert dropped.model_id == without.model_id != named.model_id  # a hash of all that it learnt
+    assert dropped.record["training_sha256"] == without.record["training_sha256"]
+    assert dropped.record["n_train"] == dropped.record["n_groups"] == N - 2
+    scores = {one["image_id"]: one["score"] for one in named.record["suspects"]}
+    np.testing.assert_allclose([scores["003"], scores["017"]], read_calibration(named)[BAD], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("patches", OPTIONS), ("pooled", KNN)], ids=["patchcore", "knn"])
+def test_near_duplicates_of_a_suspect_go_with_it(kind, options, ray_local, tmp_path):
+    model = fitted(tmp_path, [category(kind, copies=[25])], drop_suspects=True, **options)
+    assert names(model, dropped=True) == ["003", "017", "025"]
+    assert (model.record["n_train"], model.record["n_groups"]) == (N - 3, N - 3)
+
+
+def test_good_images_have_no_suspects(ray_local, tmp_path):
+    assert names(fitted(tmp_path / "patchcore", [category("patches", bad=[])], **OPTIONS)) == []
+    assert names(fitted(tmp_path / "knn", [category("pooled", bad=[])], **KNN)) == []
+
+
+def test_of_shards_those_that_calibrate_are_looked_at(ray_local, tmp_path):
+    """The others are in the bank; those that calibrate are not, so that nothing is fitted again."""
+    held_out = np.arange(1, N, 2)
+    shards = {"cap": Shards(N, 10, 12, 1.0, held_out)}
+    units = [category("patches", range(10 * n, 10 * n + 10), bad=[3, 17, 20], shard=n) for n in range(4)]
+    named = fitted(tmp_path / "named", units, shards, **OPTIONS)
+    dropped = fitted(tmp_path / "dropped", units, shards, drop_suspects=True, **OPTIONS)
+    assert names(named, dropped=False) == names(dropped, dropped=True) == ["003", "017"]
+    assert named.record["suspects_examined"] == 20
+    np.testing.assert_array_equal(read_arrays(named)["bank"], read_arrays(dropped)["bank"])
+    kept = ~np.isin(held_out, [3, 17])
+    np.testing.assert_array_equal(read_calibration(dropped), read_calibration(named)[kept])
+
+
+def test_without_folds_nothing_can_be_said(ray_local, tmp_path):
+    model = fitted(tmp_path, [category("patches")], folds=0, **OPTIONS)
+    assert (names(model), model.record["suspects_examined"]) == ([], 0)
+    with pytest.raises(UsageError, match="--drop-suspects needs scores of images held out"):
+        FitOptions(folds=0, drop_suspects=True)
+
+
+def test_a_fit_that_drops_suspects_is_another_one():
+    jobs = [
+        FitJob("cap", FitOptions(drop_suspects=drop), Network(describe("efficientnet_lite0"), {}, "0" * 64), "file:///m")
+        for drop in (False, True)
+    ]
+    images = mvad_table()
+    first, second = identify(jobs, images)
+    assert first.fit_id != second.fit_id
+
+
+def mvad_table():
+    import pyarrow as pa
+
+    return pa.table({"image_id": ["a"], "file_size": [1], "file_mtime": [1], "category": ["cap"]})
+
+
+@pytest.fixture(scope="module")
+def weave(tmp_path_factory):
+    """Folders ``clean``, ``5`` and ``10``: 40 good images of a weave and so many percent more that are not."""
+    root, random = tmp_path_factory.mktemp("weave"), np.random.default_rng(0)
+    paint, defects = CATEGORIES["weave"]
+    kinds = [defects[name] for name in ("hole", "thread", "cut", "distortion")]
+
+    def draw(place, defect=None):
+        surface, structure = paint(random)
+        if defect is not None:
+            surface, _ = defect(surface, structure, random)
+        pixels, buffer = _photograph(surface, random)[64:192, 64:192], io.BytesIO()
+        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(buffer, "PNG")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(buffer.getvalue())
+
+    for number in range(40):
+        draw(root / f"clean/weave/train/good/{number:03}.png")
+    for number in range(8):
+        draw(root / f"clean/weave/test/good/{number:03}.png")
+        draw(root / f"clean/weave/test/bad/{number:03}.png", kinds[number % 4])
+    for number in range(4):
+        draw(root / f"bad/{number}.png", kinds[number])
+    for percent, count in ((5, 2), (10, 4)):
+        shutil.copytree(root / "clean", root / str(percent))
+        for number in range(count):
+            shutil.copy(root / f"bad/{number}.png", root / f"{percent}/weave/train/good/{10 * number + 5:03}x.png")
+    return root
+
+
+WEAVE = {**EMBEDDED, "image_size": 128, "coreset_ratio": 0.1, "actors": 1}
