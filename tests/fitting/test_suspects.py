@@ -1,10 +1,10 @@
 """Training images that are not good are named, and with --drop-suspects a fit is what it would be without them."""
 
-import io
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -128,15 +128,9 @@ def test_a_fit_that_drops_suspects_is_another_one():
         FitJob("cap", FitOptions(drop_suspects=drop), Network(describe("efficientnet_lite0"), {}, "0" * 64), "file:///m")
         for drop in (False, True)
     ]
-    images = mvad_table()
+    images = pa.table({"image_id": ["a"], "file_size": [1], "file_mtime": [1], "category": ["cap"]})
     first, second = identify(jobs, images)
     assert first.fit_id != second.fit_id
-
-
-def mvad_table():
-    import pyarrow as pa
-
-    return pa.table({"image_id": ["a"], "file_size": [1], "file_mtime": [1], "category": ["cap"]})
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +142,13 @@ def weave(tmp_path_factory):
 
     def draw(place, defect=None):
         surface, structure = paint(random)
+        row, column = random.integers(64, 192, 2)
         if defect is not None:
-            surface, _ = defect(surface, structure, random)
-        pixels, buffer = _photograph(surface, random)[64:192, 64:192], io.BytesIO()
-        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(buffer, "PNG")
+            surface, alpha = defect(surface, structure, random)
+            row, column = (int(np.clip(np.average(axis, weights=alpha), 64, 192)) for axis in np.indices(alpha.shape))
+        pixels = _photograph(surface, random)[row - 64 : row + 64, column - 64 : column + 64]
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(buffer.getvalue())
+        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(place)
 
     for number in range(40):
         draw(root / f"clean/weave/train/good/{number:03}.png")
@@ -170,3 +165,30 @@ def weave(tmp_path_factory):
 
 
 WEAVE = {**EMBEDDED, "image_size": 128, "coreset_ratio": 0.1, "actors": 1}
+
+
+def model_of(out):
+    return find_models(to_uri(out / "models"))["weave"]
+
+
+def test_a_clean_set_has_nearly_no_suspects(weave, ray_local, tmp_path):
+    mvad.fit(str(weave / "clean"), str(tmp_path / "models"), **WEAVE)
+    assert len(names(model_of(tmp_path))) <= 1
+
+
+@pytest.mark.parametrize(("percent", "count"), [("5", 2), ("10", 4)])
+def test_most_images_that_are_not_good_are_found_and_dropping_them_finds_more_defects(
+    percent, count, weave, ray_local, tmp_path, capsys
+):
+    named = mvad.run(str(weave / percent), str(tmp_path / "named"), **WEAVE)
+    dropped = mvad.run(str(weave / percent), str(tmp_path / "dropped"), drop_suspects=True, **WEAVE)
+    models = model_of(tmp_path / "named"), model_of(tmp_path / "dropped")
+    for model, is_dropped in zip(models, (False, True), strict=True):
+        found = names(model, dropped=is_dropped)
+        assert sum(name.endswith("x.png") for name in found) > count / 2
+        assert sum(not name.endswith("x.png") for name in found) <= 1
+    before, after = (threshold(read_calibration(model), "conformal", 0.01) for model in models)
+    print(before, after, named.summary[0]["n_found"], dropped.summary[0]["n_found"], [m.record["suspects"] for m in models])
+    assert after < before
+    assert dropped.summary[0]["n_found"] > named.summary[0]["n_found"]
+    assert "may not be good" in capsys.readouterr().err
