@@ -8,7 +8,9 @@ from mvad.calibration.suspects import modified_z_scores, outlier_cutoff
 
 
 def test_modified_z_scores_are_those_by_hand():
-    reference = np.array([1, 2, 3, 4, 5, 6, 7, 8, 100.0])  # median 5; distances 0 1 1 2 2 3 3 4 95, of which 2 is median
+    reference = np.array(
+        [1, 2, 3, 4, 5, 6, 7, 8, 100.0]
+    )  # median 5; distances 0 1 1 2 2 3 3 4 95, of which 2 is median
     found = modified_z_scores(np.array([5.0, 9.0, 3.0]), reference)
     np.testing.assert_allclose(found, [0, 0.6745 * 4 / 2, -0.6745], rtol=1e-6)
     np.testing.assert_allclose(modified_z_scores(np.array([9.0]), reference, min_mad=4), [0.6745], rtol=1e-6)

@@ -125,7 +125,9 @@ def test_without_folds_nothing_can_be_said(ray_local, tmp_path):
 
 def test_a_fit_that_drops_suspects_is_another_one():
     jobs = [
-        FitJob("cap", FitOptions(drop_suspects=drop), Network(describe("efficientnet_lite0"), {}, "0" * 64), "file:///m")
+        FitJob(
+            "cap", FitOptions(drop_suspects=drop), Network(describe("efficientnet_lite0"), {}, "0" * 64), "file:///m"
+        )
         for drop in (False, True)
     ]
     images = pa.table({"image_id": ["a"], "file_size": [1], "file_mtime": [1], "category": ["cap"]})
@@ -171,9 +173,57 @@ def model_of(out):
     return find_models(to_uri(out / "models"))["weave"]
 
 
-def test_a_clean_set_has_nearly_no_suspects(weave, ray_local, tmp_path):
+@pytest.fixture(scope="module")
+def clean(weave, ray_local, tmp_path_factory):
+    """A folder with ``models`` of the clean images."""
+    folder = tmp_path_factory.mktemp("clean")
+    mvad.fit(str(weave / "clean"), str(folder / "models"), **WEAVE)
+    return folder
+
+
+def test_a_clean_set_has_nearly_no_suspects(clean):
+    assert len(names(model_of(clean))) <= 1
+
+
+def test_a_model_that_is_kept_names_its_suspects_again(weave, clean, tmp_path, capsys):
+    shutil.copytree(clean / "models", tmp_path / "models")
+    path = tmp_path / "models/patchcore/weave/model.json"
+    content = json.loads(path.read_text())
+    content["record"]["suspects"] = [{"image_id": "weave/train/good/000.png", "score": 9.0, "dropped": False}]
+    path.write_text(json.dumps(content))
     mvad.fit(str(weave / "clean"), str(tmp_path / "models"), **WEAVE)
-    assert len(names(model_of(tmp_path))) <= 1
+    assert "may not be good: 'weave/train/good/000.png' (9)" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == content
+    (row,) = mvad.models(str(tmp_path / "models"), quiet=True)
+    assert row["suspects"] == content["record"]["suspects"]
+    with pytest.raises(UsageError, match="of other images or options"):
+        mvad.fit(str(weave / "clean"), str(tmp_path / "models"), drop_suspects=True, **WEAVE)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_new_images_unlike_those_of_the_model_are_named_before_they_join(drop, weave, clean, tmp_path, capsys):
+    shutil.copytree(clean / "models", tmp_path / "models")
+    folder = tmp_path / "data/weave/train/good"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        shutil.copy(weave / f"clean/weave/test/good/{number:03}.png", folder / f"new{number}.png")
+    shutil.copy(weave / "bad/0.png", folder / "hole.png")
+    (row,) = mvad.update(str(tmp_path / "data"), str(tmp_path / "models"), quiet=True, drop_suspects=drop).summary
+    assert [(one["image_id"], one["dropped"]) for one in row["suspects"]] == [("weave/train/good/hole.png", drop)]
+    assert (row["n_new"], row["n_after"]) == ((4, 44) if drop else (5, 45))
+    record = model_of(tmp_path).record
+    assert record["suspects"][-1] == row["suspects"][0]
+    assert "weave/train/good/hole.png" in capsys.readouterr().err
+
+
+def test_an_update_with_nothing_but_suspects_changes_nothing(weave, clean, tmp_path):
+    shutil.copytree(clean / "models", tmp_path / "models")
+    folder = tmp_path / "data/weave/train/good"
+    folder.mkdir(parents=True)
+    shutil.copy(weave / "bad/0.png", folder / "hole.png")
+    (row,) = mvad.update(str(tmp_path / "data"), str(tmp_path / "models"), quiet=True, drop_suspects=True).summary
+    assert row["note"] == "not updated: all of its new images are suspects"
+    assert model_of(tmp_path).model_id == model_of(clean).model_id
 
 
 @pytest.mark.parametrize(("percent", "count"), [("5", 2), ("10", 4)])
@@ -188,7 +238,9 @@ def test_most_images_that_are_not_good_are_found_and_dropping_them_finds_more_de
         assert sum(name.endswith("x.png") for name in found) > count / 2
         assert sum(not name.endswith("x.png") for name in found) <= 1
     before, after = (threshold(read_calibration(model), "conformal", 0.01) for model in models)
-    print(before, after, named.summary[0]["n_found"], dropped.summary[0]["n_found"], [m.record["suspects"] for m in models])
     assert after < before
     assert dropped.summary[0]["n_found"] > named.summary[0]["n_found"]
     assert "may not be good" in capsys.readouterr().err
+    if percent == "5":
+        mvad.report(str(tmp_path / "dropped"), quiet=True)
+        assert ">Suspects<" in (tmp_path / "dropped/report.html").read_text()
