@@ -394,8 +394,8 @@ class SuspectOptions(Group):
     drop_suspects: Annotated[
         bool,
         Option(
-            "--drop-suspects/--keep-suspects",
-            help="Do not learn from good images that score unlike the others, and may not be good, or name them only.",
+            "--drop-suspects",
+            help="Leave out training images that score unlike the others, and may not be good; they are named anyway.",
         ),
     ] = False
 

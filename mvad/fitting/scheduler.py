@@ -29,7 +29,6 @@ from mvad.search.duplicates import group_near_duplicates
 
 MIN_CALIBRATION_GROUPS = 4  # of images, those that are no near duplicates of others
 PRIOR_IMAGES = 12  # images of each other category that a `Pretrained` method learns from first
-MAX_SUSPECT_ROUNDS = 2  # how often suspects are left out, and the others fitted and looked at again
 MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever one ends
 
 
@@ -54,7 +53,7 @@ class CategoryFit:
     examined: NDArray[np.bool_] | None = None  # which images have such scores; None: all, or none
     n_examined: int = 0  # when suspects were first looked for
     suspects: list[dict[str, Any]] = field(default_factory=list)  # of the record
-    n_rounds: int = 0  # in which suspects were left out
+    has_dropped: bool = False  # whether suspects were left out; those that are found then are named alone
     calibration_seconds: float = 0.0
     owners: NDArray[np.int64] | None = None  # if images calibrate left out: the shard of each vector of the bank
     shards: NDArray[np.int64] | None = None  # and that of each image
@@ -96,7 +95,7 @@ class CategoryFit:
             scores = self.calibration[self.groups]
         reference = np.empty(0, np.float32) if self.calibration is None else self.calibration
         found, of_found = suspects_with_duplicates(scores, self.groups, reference)
-        if not self.n_rounds:
+        if not self.has_dropped:
             self.n_examined = int(np.isfinite(scores).sum())
         ids = self.image_ids[found].tolist()
         self.suspects = [one for one in self.suspects if one["dropped"]] + [
@@ -119,7 +118,7 @@ class CategoryFit:
         self.examined = None if self.examined is None else self.examined[kept]
         self.shards = None if self.shards is None else self.shards[kept]
         self.calibration = self.map_peaks = None
-        self.n_rounds += 1
+        self.has_dropped = True
 
 
 @dataclass
@@ -316,12 +315,13 @@ class FitScheduler:
         self._fit_to_shards(sharded, plan)
 
     def _fit_to_shards(self, sharded: _ShardedFit, plan: Shards) -> None:
+        """Fit to the coresets that there are, and score the images that are held out of them."""
         fit, outcome, options = sharded.fit, sharded.fit.outcome, sharded.fit.outcome.job.options
         size, n_patches = bank_size(options, sharded.n_fitted * plan.patches), sum(sharded.n_patches.values())
         if n_patches < size:
             limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
             outcome.note = f"the bank holds {n_patches:,} patches, not {size:,}: --memory-limit is {limit}"
-        is_held_out = np.concatenate([sharded.is_held_out[shard] for shard in sorted(sharded.is_held_out)])
+        is_held_out = _in_order(sharded.is_held_out)
         # The images that calibrate were held out before their near duplicates were known.
         calibrates = ~np.isin(fit.groups[is_held_out], fit.groups[~is_held_out])
 
@@ -374,11 +374,14 @@ class FitScheduler:
                 self.uncalibrated.append(fit)
 
     def end(self, fit: CategoryFit) -> None:
-        """Calibrate a fit whose held-out scores are there, and save it, or fit again without its suspects."""
+        """Calibrate a fit whose held-out scores are there, and save it, or fit once more without its suspects.
+
+        Without them the others vary less, and most that are then outliers are good: those are not left out, too.
+        """
         options = fit.outcome.job.options
         fit.calibrate(options.seed)
         suspects = fit.find_suspects()
-        if not options.drop_suspects or not len(suspects) or fit.n_rounds == MAX_SUSPECT_ROUNDS:
+        if not options.drop_suspects or not len(suspects) or fit.has_dropped:
             self.save(fit)
             return
         assert fit.state is not None
@@ -454,6 +457,7 @@ class FitScheduler:
     def _fail(self, fit: CategoryFit, error: Exception, reason: str | None = None) -> None:
         if not self._keep_going:
             raise error
+        fit.features = None
         fit.outcome.failure = fit.outcome.failure or reason or f"no model: {failure_reason(error)}"
 
 
