@@ -380,6 +380,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
         row |= {"windows": len(model.size.windows), "ignored": ignored_share(model.size)}
         row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
         row |= {"updates": len(model.record.get("updated_from", []))}
+        row |= {"suspects": model.record.get("suspects", [])}
         rows.append(row)
     if not rows:
         raise UsageError(f"no models in {storage.readable(folder)}; make some with: mvad fit DATA --models DIR")

@@ -418,6 +418,19 @@ class FoldOptions(Group):
 
 
 @group()
+class SuspectOptions(Group):
+    """Decisions"""
+
+    drop_suspects: Annotated[
+        bool,
+        Option(
+            "--drop-suspects",
+            help="Leave out training images that score unlike the others, and may not be good; they are named anyway.",
+        ),
+    ] = False
+
+
+@group()
 class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOptions, SeedOptions, FoldOptions):
     """Method"""
 
@@ -430,12 +443,19 @@ class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOption
 
 
 @group()
-class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
+class FitOptions(MethodOptions, VariantOptions, NewRunOptions, SuspectOptions):
     """Few-shot"""
 
     shots: Annotated[
         Positive | None, Option(help="Learn from N training images per category, picked by --shot-seed.", metavar="N")
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop_suspects and not self.folds:
+            raise UsageError("--drop-suspects needs scores of images held out; give --folds of 2 or more.")
+        if self.variants and self.rows_per_image == 1:
+            raise UsageError("--variants needs --augmentations, which say how variants differ, or --shots.")
 
     @property
     def rows_per_image(self) -> int:
@@ -443,11 +463,6 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions):
         if self.shots is not None:
             return 1 + (self.variants or N_VARIANTS) if self.augment else 1
         return 1 + (self.variants or 1) if self.augmentations else 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variants and self.rows_per_image == 1:
-            raise UsageError("--variants needs --augmentations, which say how variants differ, or --shots.")
 
 
 @group()
@@ -670,7 +685,7 @@ class FalseAlarmOptions(MethodOptions, RuleOptions):
 
 
 @group()
-class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions):
+class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions, SuspectOptions):
     """Update"""
 
     reference: Annotated[

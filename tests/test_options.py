@@ -52,6 +52,11 @@ from mvad.options import (
             {"folds": 1},
             "--folds 1 leaves nothing to learn from; give 2 or more, or 0 for no calibration.",
         ),
+        (
+            RunOptions,
+            {"folds": 0, "drop_suspects": True},
+            "--drop-suspects needs scores of images held out; give --folds of 2 or more.",
+        ),
         (RunOptions, {"memory_limit": "much"}, "'much' is not a size in memory such as 2GiB or 1500MiB."),
         (
             RunOptions,

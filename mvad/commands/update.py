@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mvad import fitting, pipeline, storage
+from mvad.calibration import suspects_warning
 from mvad.console import Reporter, number
 from mvad.data.manifest import read_manifest
 from mvad.model_store import find_models, load_networks, models_for
@@ -19,12 +20,13 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     bank and the new patches together, larger by what the new images would have had of their own; kNN adds the new
     vectors to its bank. New images are scored fold by fold, by models updated with the others, and their scores join
     the calibration. Old calibration scores stay as they are: a larger bank could only lower them, which errs towards
-    fewer false alarms. The version before is kept next to the new one, in ``versions``.
+    fewer false alarms. New images that the model before scores unlike those that calibrate it are named; with
+    ``drop_suspects`` they do not join. The version before is kept next to the new one, in ``versions``.
 
     Returns
     -------
     A result whose ``summary`` has one row per category: what the reference images, those of test, score before and
-    after.
+    after, and the new images that are ``suspects``: image_id, score, and whether it was dropped.
 
     Raises
     ------
@@ -64,5 +66,8 @@ def _show(rows: Sequence[dict[str, Any]], report: Reporter) -> None:
     titles = ("images", "new", "reference", "median before", "after", "AUROC before", "after")
     report.table(["category"], titles, cells)
     for row in rows:
+        suspects = suspects_warning(row["category"], row.get("suspects", ()))
+        if suspects is not None:
+            report.warn(suspects)
         if row.get("note"):
             report.warn(f"{shown_name(row['category'])}: {row['note']}")

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import storage
+from mvad.calibration import suspects_warning
 from mvad.console import Reporter, Stage, plural
 from mvad.data.image_size import ImageSize
 from mvad.data.images import ignored_share
@@ -22,7 +23,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import group_by_category
 from mvad.fitting.fitted import identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
-from mvad.fitting.scheduler import FitScheduler
+from mvad.fitting.scheduler import CategoryFit, FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
 from mvad.memory import MemoryBudget
 from mvad.model_store import ModelInfo, read_calibration
@@ -150,11 +151,15 @@ def _fit_group(
         scheduler.add(category)
         del category
     outcomes = scheduler.finish()
-    _calibrate_left_out(scheduler, images, size, network, options, pool, stage, bit_depths)
+    while scheduler.uncalibrated:  # once more where suspects are left out
+        uncalibrated, scheduler.uncalibrated = scheduler.uncalibrated, []
+        _calibrate_left_out(uncalibrated, scheduler, images, size, network, options, pool, stage, bit_depths)
+        scheduler.finish_tasks()
     return outcomes
 
 
 def _calibrate_left_out(
+    fits: Sequence[CategoryFit],
     scheduler: FitScheduler,
     images: pa.Table,
     size: ImageSize,
@@ -164,10 +169,10 @@ def _calibrate_left_out(
     stage: Stage,
     bit_depths: Mapping[str, int],
 ) -> None:
-    """Calibrate and save the fits that wait for it: up to so many of their images, each left out of the bank."""
+    """Calibrate fits that wait for it: up to so many of their images, each left out of the bank."""
     rows: list[int] = []
     banks, places = {}, {}
-    for fit in scheduler.uncalibrated:
+    for fit in fits:
         assert fit.shards is not None
         assert fit.state is not None
         of_category = np.flatnonzero(pc.equal(images["category"], fit.outcome.job.category).to_numpy())
@@ -183,19 +188,30 @@ def _calibrate_left_out(
     stage.busy_with("calibrating")
     table = images.select(["uri", "category"]).take(pa.array(rows, pa.int64()))
     scores = score_left_out(table, size, banks, network, options, pool, stage, bit_depths)
-    for fit in scheduler.uncalibrated:
+    for fit in fits:
         calibrating, place = places[fit.outcome.job.category]
         usable = np.isfinite(scores[place]).all(axis=1)
-        fit.calibrate(scores[place][usable], fit.groups[calibrating][usable], options.seed)
-        scheduler.save(fit)
+        fit.hold_out(calibrating[usable], scores[place][usable])
+        scheduler.end(fit)
 
 
 def _warn_of_caveats(outcomes: Sequence[FitOutcome], report: Reporter) -> None:
-    """Say what the thresholds of models cannot promise, new or not."""
+    """Say what the thresholds of models cannot promise, and which images may not be good, of models new or not."""
     fitted = [outcome for outcome in outcomes if outcome.model is not None]
     for outcome, caveat in zip(fitted, storage.parallel_map(_caveat, fitted), strict=True):
         if caveat is not None:
             report.warn(f"{outcome.job.category}: {caveat}")
+        suspects = _suspects_warning(outcome)
+        if suspects is not None:
+            report.warn(suspects)
+
+
+def _suspects_warning(outcome: FitOutcome) -> str | None:
+    assert outcome.model is not None
+    record = outcome.model.record
+    suspects = record.get("suspects", [])
+    n_images = record["n_train"] + sum(one["dropped"] for one in suspects)
+    return suspects_warning(outcome.job.category, suspects, record.get("suspects_examined"), n_images)
 
 
 def _caveat(outcome: FitOutcome) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, kfold, one_per_group
+from mvad.calibration import fold_splits, kfold, one_per_group, suspects_with_duplicates
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
@@ -40,19 +40,27 @@ MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever
 
 
 @dataclass
-class _Fit:
+class CategoryFit:
     """A job in progress: the model, and the scores that calibrate it."""
 
     outcome: FitOutcome
     rows: NDArray[np.int64]  # of the category's features: each image, then its variants
     groups: NDArray[np.int64]  # of near duplicates: the number of each image's
     n_images: int
-    digest: str
-    seconds: float  # of actors' time, for extraction
+    image_ids: NDArray[np.object_]  # (n_images,)
+    all_image_ids: list[str]  # also of images that cannot be used
+    seconds: float  # of actors' time, for extraction, and for fits that suspects were left out of
+    features: ray.ObjectRef | None = None  # for another fit, if suspects are left out
+    n_bytes: int = 0  # of those
+    prior: ray.ObjectRef | None = None
     state: State | None = None
     calibration: NDArray[np.float32] | None = None  # (n_groups,)
     map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
-    held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks by folds, until all are there
+    held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks of images held out
+    examined: NDArray[np.bool_] | None = None  # which images have such scores; None: all, or none
+    n_examined: int = 0  # when suspects were first looked for
+    suspects: list[dict[str, Any]] = field(default_factory=list)  # of the record
+    has_dropped: bool = False  # whether suspects were left out; those that are found then are named alone
     calibration_seconds: float = 0.0
     origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
     shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
@@ -71,18 +79,62 @@ class _Fit:
         self.held_out[held_out] = outcome.columns
         self.calibration_seconds += outcome.seconds
 
-    def calibrate(self, held_out: NDArray[np.float32], groups: NDArray[np.int64], seed: int) -> None:
-        """Take scores and peaks, (n, 2), of one image of each group of near duplicates."""
-        self.calibration, peaks = one_per_group(held_out, groups, seed).T.copy()
+    def hold_out(self, images: NDArray[np.int64], columns: NDArray[np.float32]) -> None:
+        """Note scores and peaks, (k, 2), of some images that were held out."""
+        self.held_out = np.full((self.n_images, 2), np.nan, np.float32)
+        self.held_out[images] = columns
+        self.examined = np.isin(np.arange(self.n_images), images)
+
+    def calibrate(self, seed: int) -> None:
+        """Take scores and peaks of one image of each group of near duplicates that was held out."""
+        if self.held_out is None:
+            return
+        examined = slice(None) if self.examined is None else self.examined
+        self.calibration, peaks = one_per_group(self.held_out[examined], self.groups[examined], seed).T.copy()
         self.map_peaks = None if np.isnan(peaks).any() else peaks
+
+    def find_suspects(self) -> NDArray[np.int64]:
+        """Numbers of the images whose held-out scores are outliers, and of their near duplicates; notes them."""
+        scores = np.full(self.n_images, np.nan, np.float32)
+        if self.held_out is not None:
+            scores = self.held_out[:, 0]
+        elif self.calibration is not None and len(self.calibration) == self.n_groups:
+            scores = self.calibration[self.groups]
+        reference = np.empty(0, np.float32) if self.calibration is None else self.calibration
+        found, of_found = suspects_with_duplicates(scores, self.groups, reference)
+        if not self.has_dropped:
+            self.n_examined = int(np.isfinite(scores).sum())
+        ids = self.image_ids[found].tolist()
+        self.suspects = [one for one in self.suspects if one["dropped"]] + [
+            {"image_id": name, "score": round(float(score), 6), "dropped": False}
+            for name, score in zip(ids, of_found, strict=True)
+        ]
+        return found
+
+    def drop(self, images: NDArray[np.int64]) -> None:
+        """Leave out images that are suspects."""
+        for one in self.suspects:
+            one["dropped"] = True
+        kept = np.setdiff1d(np.arange(self.n_images), images)
+        self.rows = self.rows.reshape(self.n_images, -1)[kept].ravel()
+        self.groups = np.unique(self.groups[kept], return_inverse=True)[1].astype(np.int64)
+        dropped = {*self.image_ids[images].tolist()}
+        self.all_image_ids = [name for name in self.all_image_ids if name not in dropped]
+        self.image_ids, self.n_images = self.image_ids[kept], len(kept)
+        self.held_out = None if self.held_out is None else self.held_out[kept]
+        self.examined = None if self.examined is None else self.examined[kept]
+        self.shards = None if self.shards is None else self.shards[kept]
+        self.calibration = self.map_peaks = None
+        self.has_dropped = True
 
 
 @dataclass
 class _ShardedFit:
     """A fit whose shards are on their way, by number: references to summaries, and to features that calibrate."""
 
-    fit: _Fit
+    fit: CategoryFit
     image_ids: dict[int, list[str]] = field(default_factory=dict)
+    usable_ids: dict[int, NDArray[np.object_]] = field(default_factory=dict)
     summaries: dict[int, ray.ObjectRef] = field(default_factory=dict)
     held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
     is_held_out: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
@@ -95,7 +147,7 @@ class _ShardedFit:
 class _Task(NamedTuple):
     """A task that has not come back, and the features in Ray's object store that it reads."""
 
-    fit: _Fit
+    fit: CategoryFit
     take: Callable[[Any], None]
     features: ray.ObjectRef | None
     n_bytes: int
@@ -129,10 +181,10 @@ class FitScheduler:
             self._of_category[outcome.job.category].append(outcome)
         self._shards, self._budget, self._pool = shards, budget, pool
         self._stage, self._keep_going = stage, keep_going
-        self.uncalibrated: list[_Fit] = []  # fits whose images calibrate left out, to be saved afterwards
+        self.uncalibrated: list[CategoryFit] = []  # fits whose images calibrate left out, to be saved afterwards
         self._tasks: dict[ray.ObjectRef, _Task] = {}
         self._sharded: dict[str, _ShardedFit] = {}
-        self._pretrained: list[tuple[_Fit, ray.ObjectRef]] = []
+        self._pretrained: list[tuple[CategoryFit, ray.ObjectRef]] = []
         self._samples: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)  # by kind and category
 
     def add(self, category: CategoryFeatures) -> None:
@@ -154,6 +206,7 @@ class FitScheduler:
                 self._pretrained.append((fit, references[kind]))
             else:
                 self._start(fit, references[kind], category.nbytes)
+                self._wait_for_tasks()
 
     def finish(self) -> list[FitOutcome]:
         """Do what needs all categories, and wait for all tasks; outcomes in the jobs' order."""
@@ -167,13 +220,18 @@ class FitScheduler:
                 priors[key] = self._remote(pretrain_detector).remote(job.options, others)
             if others:
                 self._start(fit, features, 0, priors[key])
+                self._wait_for_tasks()
             else:
                 self._fail(fit, ValueError("it learns from other categories first, and there are none"))
-        while self._tasks:
-            self._take_one()
+        self.finish_tasks()
         return self.outcomes
 
-    def _begin(self, outcome: FitOutcome, category: CategoryFeatures) -> _Fit:
+    def finish_tasks(self) -> None:
+        """Wait for all tasks."""
+        while self._tasks:
+            self._take_one()
+
+    def _begin(self, outcome: FitOutcome, category: CategoryFeatures) -> CategoryFit:
         options = outcome.job.options
         image_ids = pick(category.all_image_ids, options, category.category)
         outcome.errors = {name: category.errors[name] for name in image_ids if name in category.errors}
@@ -182,17 +240,23 @@ class FitScheduler:
         seconds = self._stage.totals.seconds(category.category) * share
         n_images = len(image_ids) - len(outcome.errors)
         groups = category.groups_of(rows.reshape(n_images, -1)[:, 0] if n_images else rows)
-        return _Fit(outcome, rows, groups, n_images, digest(image_ids), seconds)
+        usable = category.image_ids[rows.reshape(n_images, -1)[:, 0] if n_images else rows]
+        return CategoryFit(outcome, rows, groups, n_images, usable, list(image_ids), seconds)
 
-    def _start(self, fit: _Fit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None) -> None:
+    def _start(
+        self, fit: CategoryFit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None
+    ) -> None:
         """Start the fit to all images, and one to the other images of each fold; near duplicates share a fold."""
         job, all_cores = fit.outcome.job, not self._pool.gpus
+        if job.options.drop_suspects:
+            fit.features, fit.n_bytes, fit.prior = features, n_bytes, prior
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
         groups = fit.groups if fit.n_groups < fit.n_images else None
         fit_all = self._remote(fit_detector).remote(
             job.options, features, fit.rows, prior, groups=groups, all_cores=all_cores
         )
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
+        fit.held_out = None
         if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
@@ -206,7 +270,8 @@ class FitScheduler:
         (outcome,), plan = self._of_category[shard.category], self._shards[shard.category]
         if shard.category not in self._sharded:
             no_images = np.empty(0, np.int64), np.empty(0, np.int64)
-            self._sharded[shard.category] = _ShardedFit(_Fit(outcome, *no_images, 0, "", 0.0))
+            no_ids = np.empty(0, object)
+            self._sharded[shard.category] = _ShardedFit(CategoryFit(outcome, *no_images, 0, no_ids, [], 0.0))
         sharded, kind = self._sharded[shard.category], outcome.job.method.feature
         held_out = plan.is_held_out(shard.shard, len(shard.all_image_ids))
         held_out = held_out[np.isin(shard.all_image_ids, shard.image_ids)]
@@ -215,6 +280,7 @@ class FitScheduler:
         if held_out.any():
             sharded.held_out[shard.shard] = ray.put(shard.features[kind][rows[held_out, 0]])
         sharded.image_ids[shard.shard] = shard.all_image_ids
+        sharded.usable_ids[shard.shard] = shard.image_ids[rows[:, 0]]
         sharded.is_held_out[shard.shard] = held_out
         if shard.fingerprints is not None:
             sharded.fingerprints[shard.shard] = shard.fingerprints[rows[:, 0]]
@@ -234,6 +300,7 @@ class FitScheduler:
         fitted = rows[~held_out].ravel()
         task = self._remote(summarise_shard).remote(outcome.job.options, references[kind], fitted, plan.share)
         self._watch(task, _Task(sharded.fit, take, references[kind], shard.nbytes))
+        self._wait_for_tasks()
 
     def _end_shard(self, sharded: _ShardedFit, plan: Shards) -> None:
         """Fit to the summaries once there is one of the last shard."""
@@ -246,15 +313,20 @@ class FitScheduler:
         if not sharded.n_fitted:
             outcome.failure = f"no model: none of its {len(outcome.errors)} training images is usable"
             return
-        fit.digest = digest([name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]])
+        fit.all_image_ids = [name for shard in sorted(sharded.image_ids) for name in sharded.image_ids[shard]]
+        fit.image_ids = _in_order(sharded.usable_ids)
         fit.seconds = self._stage.totals.seconds(outcome.job.category) / self._pool.actors + sharded.seconds
         fit.rows, fit.groups = np.arange(fit.n_images * options.rows_per_image), np.arange(fit.n_images)
         if sharded.fingerprints:
             fit.groups = group_near_duplicates(_in_order(sharded.fingerprints))
+        self._fit_to_shards(sharded, plan)
+
+    def _fit_to_shards(self, sharded: _ShardedFit, plan: Shards) -> None:
+        """Fit to the summaries that there are, and score the images that are held out of them."""
+        fit, outcome, options = sharded.fit, sharded.fit.outcome, sharded.fit.outcome.job.options
         is_held_out = _in_order(sharded.is_held_out)
         # The images that calibrate were held out before their near duplicates were known.
-        held_groups = fit.groups[is_held_out]
-        calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
+        calibrates = ~np.isin(fit.groups[is_held_out], fit.groups[~is_held_out])
 
         folds = None
         if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
@@ -267,7 +339,7 @@ class FitScheduler:
                 limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
                 outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"
             if fitted.held_out is not None:
-                fit.calibrate(fitted.held_out.columns[calibrates], held_groups[calibrates], options.seed)
+                fit.hold_out(np.flatnonzero(is_held_out)[calibrates], fitted.held_out.columns[calibrates])
 
         held_out, summaries = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.summaries)
@@ -281,6 +353,9 @@ class FitScheduler:
 
     def _watch(self, reference: ray.ObjectRef, task: _Task) -> None:
         self._tasks[reference] = task
+
+    def _wait_for_tasks(self) -> None:
+        """Wait until there are not too many tasks."""
         while len(self._tasks) > MAX_TASKS_PER_CORE * self._pool.tasks:
             self._take_one()
 
@@ -303,11 +378,46 @@ class FitScheduler:
         is_last = all(task.fit is not fit for task in self._tasks.values())
         if is_last and fit.state is not None and fit.outcome.failure is None:
             if fit.origins is None:
-                self.save(fit)
+                self.end(fit)
             else:
                 self.uncalibrated.append(fit)
 
-    def save(self, fit: _Fit) -> None:
+    def end(self, fit: CategoryFit) -> None:
+        """Calibrate a fit whose held-out scores are there, and save it, or fit once more without its suspects.
+
+        Without them the others vary less, and most that are then outliers are good: those are not left out, too.
+        """
+        options = fit.outcome.job.options
+        fit.calibrate(options.seed)
+        suspects = fit.find_suspects()
+        if not options.drop_suspects or not len(suspects) or fit.has_dropped:
+            self.save(fit)
+            return
+        assert fit.state is not None
+        fit.drop(suspects)
+        sharded = self._sharded.get(fit.outcome.job.category)
+        if sharded is None:
+            assert fit.features is not None
+            fit.seconds += fit.state.seconds
+            self._start(fit, fit.features, fit.n_bytes, fit.prior)
+        elif fit.origins is None:  # no suspect was learnt from: those that calibrate were held out of it
+            self.end(fit)
+        else:
+            fit.seconds += fit.state.seconds
+            self._fit_again_to_shards(sharded)
+
+    def _fit_again_to_shards(self, sharded: _ShardedFit) -> None:
+        """Fit again without the images, each a shard, that have been dropped; the fit is uncalibrated again."""
+        fit, plan = sharded.fit, self._shards[sharded.fit.outcome.job.category]
+        assert fit.shards is not None
+        kept = {*fit.shards.tolist()}
+        for by_shard in (sharded.summaries, sharded.is_held_out):
+            for shard in by_shard.keys() - kept:
+                del by_shard[shard]
+        sharded.n_fitted = fit.n_images
+        self._fit_to_shards(sharded, plan)
+
+    def save(self, fit: CategoryFit) -> None:
         """Save the model of a fit that is calibrated."""
         job, state = fit.outcome.job, fit.state
         assert state is not None
@@ -317,15 +427,15 @@ class FitScheduler:
             reason = f"no model: what was learnt is not usable ({error}); try other options, or other images"
             self._fail(fit, UsageError(f"{job.title}: {reason}."), reason)
             return
-        if fit.held_out is not None:
-            fit.calibrate(fit.held_out, fit.groups, job.options.seed)
         record = {
             "n_train": fit.n_images,
             "n_groups": fit.n_groups,
             **groups_of_record(job.method, fit.groups),
             "n_variants": len(fit.rows) - fit.n_images,
             "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
-            "training_sha256": fit.digest,
+            "training_sha256": digest(fit.all_image_ids),
+            "suspects": fit.suspects,
+            "suspects_examined": fit.n_examined,
             "fit_id": job.fit_id,
             "options": as_json(job.options),
             "bit_depth": job.bit_depth,
@@ -348,14 +458,15 @@ class FitScheduler:
             fit.map_peaks,
         )
         fit.outcome.model = save_model(job.models, model)
-        fit.state = None  # its arrays may be large
+        fit.state = fit.features = fit.held_out = None  # which may be large
         n_left = len({id(task.fit) for task in self._tasks.values()})
         to_go = f", {n_left} to go" if n_left else ""
         self._stage.busy_with(f"{job.title}: fitted{to_go}", passing=len(self.outcomes) > 1 and bool(n_left))
 
-    def _fail(self, fit: _Fit, error: Exception, reason: str | None = None) -> None:
+    def _fail(self, fit: CategoryFit, error: Exception, reason: str | None = None) -> None:
         if not self._keep_going:
             raise error
+        fit.features = None
         fit.outcome.failure = fit.outcome.failure or reason or f"no model: {failure_reason(error)}"
 
 

@@ -130,6 +130,11 @@ def extend_detector(
     return Extension(state, after, before)
 
 
+def score_images(method: str, state: State, features: Features, rows: Rows) -> Features:
+    """Score some rows of the features by a fitted detector: (n,)."""
+    return _detector(method, state).image_scores(as_tensor(features[rows], worker_device()))
+
+
 def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:
     """Learn what a `Pretrained` method can learn from other categories: features of some good images of each."""
     started = time.perf_counter()

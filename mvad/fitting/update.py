@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, one_per_group
+from mvad.calibration import fold_splits, one_per_group, suspects_with_duplicates
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
@@ -22,7 +23,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
-from mvad.fitting.tasks import Extension, extend_detector
+from mvad.fitting.tasks import Extension, extend_detector, score_images
 from mvad.metrics.image import image_metrics
 from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, read_map_peaks, save_model
 from mvad.options import UpdateOptions
@@ -145,8 +146,16 @@ def _update(
     arrays, old = read_arrays(model, category.features[method.feature].shape[1:]), read_calibration(model)
     old_peaks = read_map_peaks(model)
     extend = ray.remote(extend_detector).options(**pool.task_resources)
-    groups = category.groups_of(new)  # near duplicates of old images are not known
     features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
+    score = ray.remote(score_images).options(**pool.task_resources)
+    scores = ray.get(score.remote(model.method, state, features, new))
+    suspects, kept = _suspects(category, new, scores, old, options)
+    row |= {"suspects": suspects, "n_examined": len(new)}
+    if not len(kept):
+        return {**row, "note": "not updated: all of its new images are suspects"}
+    new = kept
+    row["n_new"] = len(new)
+    groups = category.groups_of(new)  # near duplicates of old images are not known
     old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
     extended = extend.remote(model.method, state, features, new, reference, all_groups)
@@ -173,6 +182,8 @@ def _update(
         "n_train": model.record["n_train"] + len(new),
         "n_groups": model.record.get("n_groups", model.record["n_train"]) + int(groups.max()) + 1,
         **groups_of_record(method, all_groups),
+        "suspects": [*model.record.get("suspects", []), *suspects],
+        "suspects_examined": model.record.get("suspects_examined", 0) + row["n_examined"],
         "fit_id": "",  # it is not what a fit would make any more
         "update_id": _update_id(images, model.category, split),
         "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
@@ -185,6 +196,28 @@ def _update(
     saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
     return row | _change(outcome, usable["label"].to_numpy(zero_copy_only=False)[reference])
+
+
+def _suspects(
+    category: CategoryFeatures,
+    new: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    calibration: NDArray[np.float32] | None,
+    options: UpdateOptions,
+) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    """The new images that score unlike those that calibrate the model, for its record; and the rows that may join.
+
+    ``scores`` are those of the new images by the model before, (n,). Without calibration, the new images are compared
+    with each other.
+    """
+    groups = category.groups_of(new)
+    reference = one_per_group(scores, groups, options.seed) if calibration is None else calibration
+    found, of_found = suspects_with_duplicates(scores, groups, reference)
+    suspects = [
+        {"image_id": name, "score": round(float(score), 6), "dropped": options.drop_suspects}
+        for name, score in zip(category.image_ids[new[found]].tolist(), of_found, strict=True)
+    ]
+    return suspects, np.delete(new, found) if options.drop_suspects else new
 
 
 def _change(outcome: Extension, labels: np.ndarray) -> dict[str, float]:

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mvad.calibration.suspects import MIN_REFERENCE, SMALL_SAMPLE_FACTOR, modified_z_scores
 from mvad.console import plural
 from mvad.data.manifest import Manifest
-from mvad.inspection.outliers import MIN_IMAGES, MIN_MAD, SMALL_SAMPLE_FACTOR, log_sharpness, modified_z_scores
+from mvad.inspection.outliers import MIN_MAD, log_sharpness
 from mvad.inspection.table import SUBSETS, by_category, subsets
 
 MIN_TRAINING_IMAGES = 20  # fewer deserve a note
@@ -161,13 +162,13 @@ def _lighting(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
     for name in ("good", "unlabelled"):
         rows = subset == name
         n_images = min(rows.sum(), train.sum())
-        if n_images < MIN_IMAGES:
+        if n_images < MIN_REFERENCE:
             continue
         for values, min_mad, (below, above) in (
             (brightness, MIN_MAD["brightness"], ("darker", "brighter")),
             (sharpness, MIN_MAD["sharpness"], ("more blurred", "sharper")),
         ):
-            shift = float(np.median(modified_z_scores(values, train, min_mad)[rows]))
+            shift = float(np.median(modified_z_scores(values, values[train], min_mad)[rows]))
             if abs(shift) > MAX_MEDIAN_Z * (1 + SMALL_SAMPLE_FACTOR / n_images):
                 how = below if shift < 0 else above
                 yield "warning", f"{NOUNS[name]}s are {how} than the training images overall: expect false alarms."

@@ -2,9 +2,9 @@
 
 Values are compared by the modified z-score, 0.6745 (x - median) / MAD (Iglewicz and Hoaglin, How to Detect and Handle
 Outliers, 1993), whose median and deviation a few bad images cannot move. The reference is the category's training
-images, or all its images if fewer than ``MIN_IMAGES`` of the former can be read. Of n values an outlier is one beyond
-3.5 (1 + 8 / n): the usual 3.5, and more where few images make both estimates unsteady. Of sets of normal values, at
-most one in fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
+images, or all its images if fewer than ``MIN_REFERENCE`` of those can be read. Of n values an outlier is one beyond 3.5
+(1 + 8 / n): the usual 3.5, and more where few images make both estimates unsteady. Of sets of normal values, at most
+one in fifty then has an outlier at n from 8 to 50, and one in thirteen at 200.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_IMAGES = 8  # for a meaningful median and deviation
-CUTOFF, SMALL_SAMPLE_FACTOR = 3.5, 8.0
+from mvad.calibration.suspects import MIN_REFERENCE, modified_z_scores, outlier_cutoff
+
 BLANK_CONTRAST = 2.0  # grey levels
 MIN_MAD = {"brightness": 2.0, "sharpness": 0.05, "unusual": 0.05}  # grey levels, and log2 of the others
 N_NEIGHBOURS = 3  # the distance to this neighbour says how unusual features are
@@ -39,17 +39,18 @@ def find_outliers(
     The (n,) measurements are those of `measure.Measurement`, ``features`` are pooled ones, (n, d), and ``reference`` is
     true for training images.
     """
-    if reference.sum() < MIN_IMAGES:
+    if reference.sum() < MIN_REFERENCE:
         reference = np.ones(len(brightness), bool)
+    sharpnesses = log_sharpness(sharpness)
     z_scores = {
-        "brightness": modified_z_scores(brightness, reference, MIN_MAD["brightness"]),
-        "sharpness": modified_z_scores(log_sharpness(sharpness), reference, MIN_MAD["sharpness"]),
+        "brightness": modified_z_scores(brightness, brightness[reference], MIN_MAD["brightness"]),
+        "sharpness": modified_z_scores(sharpnesses, sharpnesses[reference], MIN_MAD["sharpness"]),
         "unusual": np.full(len(brightness), np.nan, np.float32),
     }
     if features is not None and reference.sum() > N_NEIGHBOURS:
         distances = _log_distances(features, reference)
-        z_scores["unusual"] = modified_z_scores(distances, reference, MIN_MAD["unusual"])
-    cutoff = CUTOFF * (1 + SMALL_SAMPLE_FACTOR / max(1, reference.sum()))
+        z_scores["unusual"] = modified_z_scores(distances, distances[reference], MIN_MAD["unusual"])
+    cutoff = outlier_cutoff(int(reference.sum()))
     reasons = [
         _reason(contrast[row], {name: float(values[row]) for name, values in z_scores.items()}, cutoff)
         for row in range(len(contrast))
@@ -60,19 +61,6 @@ def find_outliers(
 def log_sharpness(sharpness: Values) -> Values:
     """log2 of sharpness, which may be 0."""
     return np.log2(np.maximum(sharpness, 1e-3))
-
-
-def modified_z_scores(values: Values, reference: NDArray[np.bool_], min_mad: float) -> Values:
-    """Modified z-scores of (n,) values, by the median and MAD (at least ``min_mad``) of those in ``reference``.
-
-    NaN if the latter are fewer than ``MIN_IMAGES``.
-    """
-    reference_values = values[reference]
-    if len(reference_values) < MIN_IMAGES:
-        return np.full(len(values), np.nan, np.float32)
-    median = np.median(reference_values)
-    mad = max(float(np.median(np.abs(reference_values - median))), min_mad)
-    return (0.6745 * (values - median) / mad).astype(np.float32)
 
 
 def _log_distances(features: Values, reference: NDArray[np.bool_]) -> Values:

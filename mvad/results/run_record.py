@@ -243,6 +243,7 @@ class Run:
             "n_train_error": len(model.record["errors"]),
             "fit_seconds": model.record["fit_seconds"],
             "n_groups": model.record.get("n_groups", model.record["n_train"]),
+            "suspects": model.record.get("suspects", []),
             "n_calibration": 0 if rule.calibration is None else len(rule.calibration),
             **rule_facts(rule),
         }

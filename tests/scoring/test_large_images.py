@@ -195,6 +195,20 @@ def test_a_subspace_of_shards_is_calibrated_by_leaving_folds_out(sheets, ray_loc
     assert rows_of(tmp_path / "all") == rows_of(out)
 
 
+def test_a_suspect_among_large_images_is_left_out_of_the_bank(sheets, ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
+    monkeypatch.setattr("mvad.calibration.suspects.CUTOFF", 2.0)  # few images: 3.5 is then raised to 6.6
+    shutil.copytree(sheets / "sheet/train", tmp_path / "data/sheet/train")
+    shutil.copy(sheets / "sheet/test/spot/0.png", tmp_path / "data/sheet/train/good/5x.png")
+    mvad.fit(str(sheets), str(tmp_path / "without"), **OPTIONS)
+    mvad.fit(str(tmp_path / "data"), str(tmp_path / "dropped"), drop_suspects=True, **OPTIONS)
+    without, dropped = (find_models(to_uri(tmp_path / name))["sheet"] for name in ("without", "dropped"))
+    assert [one["image_id"] for one in dropped.record["suspects"] if one["dropped"]] == ["sheet/train/good/5x.png"]
+    assert dropped.record["n_train"] == without.record["n_train"] == 8
+    np.testing.assert_array_equal(read_calibration(dropped), read_calibration(without))
+    assert dropped.model_id == without.model_id
+
+
 def test_images_that_memory_does_not_hold_are_learnt_from_in_part(sheets, ray_local, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mvad.fitting.fit.patch_step", lambda *_: 2)
     result = mvad.fit(str(sheets), str(tmp_path / "models"), **(OPTIONS | {"quiet": False}))
