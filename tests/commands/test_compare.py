@@ -11,7 +11,7 @@ from helpers.tiles import COMPARED, write_category
 from mvad import results
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
-from mvad.results.comparison import SCHEMA
+from mvad.comparison.table import SCHEMA
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
