@@ -58,7 +58,10 @@ def test_names_that_differ_in_capitals_have_folders_of_their_own(tmp_path):
     ("text", "message"),
     [
         ("[larger]\nimage_sise = 320", "variant 'larger' gives 'image_sise', which is no option of mvad fit"),
-        ("[larger]\nactors = 2", "variant 'larger' gives 'actors', which is not the model's; all variants share --actor"),
+        (
+            "[larger]\nactors = 2",
+            "variant 'larger' gives 'actors', which is not the model's; all variants share --actor",
+        ),
         ("[larger]\naddress = 'auto'", "variant 'larger' gives 'address', which is not the model's"),
         ("[larger]\nbatch-size = 2", "variant 'larger' gives 'batch-size', .* share --batch-size"),
         ("[larger]\nnew_run = true", "variant 'larger' gives 'new_run', which is not the model's"),
