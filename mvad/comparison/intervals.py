@@ -58,7 +58,7 @@ def resample_runs(
         )
         for name in names:
             table = tables[name].filter(pc.is_in(tables[name]["image_id"], pa.array(ids, pa.string())))
-            histograms = _of_images(ray.get(tasks.pop(name)), ids) if name in tasks else None
+            histograms = of_images(ray.get(tasks.pop(name)), ids) if name in tasks else None
             seeds = [seed, zlib.crc32(category.encode())]
             samples[name, category] = _resampled(table, histograms, seeds)
             stage.advance(1)
@@ -121,7 +121,7 @@ def image_histograms(
     return ids, PixelHistograms(*histograms)
 
 
-def _of_images(found: ImageHistograms | None, ids: Sequence[str]) -> PixelHistograms | None:
+def of_images(found: ImageHistograms | None, ids: Sequence[str]) -> PixelHistograms | None:
     """The histograms of some images, in their order; empty for images that have none."""
     if found is None:
         return None
