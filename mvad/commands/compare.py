@@ -57,7 +57,6 @@ OF_FEATURES = sorted(
     - {"backbone", "weights", "shot_seed"}  # the first two are the network's
 )
 
-Features = tuple[Any, ...]  # values of these
 Groups = list[tuple["Network", list[MethodRun]]]
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -127,22 +126,32 @@ def _by_features(runs: Sequence[MethodRun], variants: Variants, report: Reporter
 
     UsageError if a backbone has a wrong name.
     """
-    runs = [run._replace(options=_with_usable_backbone(run, variants)) for run in runs]
-    groups: dict[tuple[Network, Features], list[MethodRun]] = defaultdict(list)
-    networks: dict[tuple[BackboneSpec, str | None], Network] = {}
+    groups: dict[tuple[Network, str], list[MethodRun]] = defaultdict(list)
+    networks: dict[tuple[BackboneSpec, str | None], Network | str] = {}  # or why there is none
     reasons: dict[Line, str] = {}
-    for run in runs:
+    for run in [run._replace(options=_with_usable_backbone(run, variants)) for run in runs]:
         options = run.options
         try:
             key = fitting.resolve_backbone(options), options.weights
-            if key not in networks and run.line not in reasons:
-                networks[key] = fitting.load_network(options)
+            if key not in networks:
+                networks[key] = _network_or_reason(options)
+            network = networks[key]
         except UsageError as error:
-            reasons[run.line] = str(error)
-            report.warn(f"{run.line.title}: {error}")
-        if run.line not in reasons:
-            groups[networks[key], tuple(getattr(options, name) for name in OF_FEATURES)].append(run)
+            network = str(error)
+        if not isinstance(network, str):
+            groups[network, repr([getattr(options, name) for name in OF_FEATURES])].append(run)
+            continue
+        if run.line.title not in {line.title for line in reasons}:
+            report.warn(f"{run.line.title}: {network}")
+        reasons[run.line] = network
     return [(network, group) for (network, _), group in groups.items()], reasons
+
+
+def _network_or_reason(options: RunOptions) -> Network | str:
+    try:
+        return fitting.load_network(options)
+    except UsageError as error:
+        return str(error)
 
 
 def _with_usable_backbone(run: MethodRun, variants: Variants) -> RunOptions:
