@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,17 @@ from mvad.comparison.table import Samples
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import MaskRemarks
+from mvad.data.sampling import evenly_spaced
 from mvad.errors import ImageError, ResultsError
 from mvad.metrics.bootstrap import PixelHistograms, ResampledAuroc, resampled_pixel_metrics, resamples
 from mvad.metrics.pixel import PixelMetrics
 from mvad.results.summary import add_image, map_range, rows_with_truth
 
-PRECISION_BITS = (
-    6  # of the bins of an image's histogram: values in one differ by 2**-6 of their distance from the lowest
-)
-MAX_NUMBERS = 1 << 23  # of a histogram of a category: images times bins
+PRECISION_BITS = 13  # of the bins that histograms of images are made from: see `PixelMetrics`
+MAX_BINS = 512  # of an image
+MAX_NUMBERS = 1 << 23  # of the histograms of a category: images times bins
 MIN_BINS = 64  # with fewer there are no intervals of pixel metrics
+MAX_EDGE_IMAGES = 100  # good ones, and defective ones, that the edges of bins are chosen by
 
 ImageHistograms = tuple[list[str], PixelHistograms]  # image ids, and the histograms of each
 
@@ -51,11 +53,8 @@ def resample_runs(
             if cells[name, category]["pixel_ap"] is not None
         }
         tables = {name: _labelled(folders[name], category) for name in names}
-        ids = (
-            sorted(set.intersection(*(set(table["image_id"].to_pylist()) for table in tables.values())))
-            if names
-            else []
-        )
+        scored = [set(table["image_id"].to_pylist()) for table in tables.values()]
+        ids = sorted(set.intersection(*scored)) if scored else []
         for name in names:
             table = tables[name].filter(pc.is_in(tables[name]["image_id"], pa.array(ids, pa.string())))
             histograms = of_images(ray.get(tasks.pop(name)), ids) if name in tasks else None
@@ -91,34 +90,54 @@ def image_histograms(
 ) -> ImageHistograms | None:
     """The histograms of the maps of a category's test images in OUT (a URI), for those whose truth is known per pixel.
 
-    ``size`` is that of the model's input, as in ``run.json``. Bins that no image needs are left out, and neighbouring
-    ones are merged until there are at most `MAX_NUMBERS` numbers; None if fewer than `MIN_BINS` would be left.
+    ``size`` is that of the model's input, as in ``run.json``. There are at most `MAX_BINS` bins, and at most
+    `MAX_NUMBERS` numbers; None if that leaves fewer than `MIN_BINS`, or no image, or the pixels are all good or all
+    defective.
     """
-    ids, columns = [], []
     ends, of_model = map_range(out, category), ImageSize(**size)
-    for row in rows_with_truth(out, category):
-        metrics = PixelMetrics(*ends, precision_bits=PRECISION_BITS)
-        try:
+
+    def metrics_of(row: dict[str, Any], metrics: PixelMetrics | None = None) -> PixelMetrics:
+        metrics = metrics or PixelMetrics(*ends, precision_bits=PRECISION_BITS)
+        with suppress(ImageError):  # named in the run's own summary
             add_image(metrics, row, of_model, MaskRemarks())
-        except ImageError:
-            continue
-        counted = np.array(metrics.histograms(), np.float32)
-        (bins,) = np.nonzero(counted.any(axis=0))
+        return metrics
+
+    labels = {row["image_id"]: row["label"] for row in rows_with_truth(out, category)}
+    n_bins = min(MAX_BINS, MAX_NUMBERS // max(1, len(labels)))
+    if not labels or n_bins < MIN_BINS:
+        return None
+    chosen = {
+        names[number]
+        for names in ([name for name in sorted(labels) if (labels[name] == 1) == defective] for defective in (0, 1))
+        for number in evenly_spaced(len(names), MAX_EDGE_IMAGES)
+    }
+    sample = PixelMetrics(*ends, precision_bits=PRECISION_BITS)
+    for row in rows_with_truth(out, category):
+        if row["image_id"] in chosen:
+            metrics_of(row, sample)
+    if not all(histogram.any() for histogram in sample.histograms()):
+        return None
+    bin_of = _merged_bins(*sample.histograms(), n_bins)
+    ids, histograms = [], np.zeros((3, len(labels), n_bins), np.float32)
+    for number, row in enumerate(rows_with_truth(out, category)):
         ids.append(row["image_id"])
-        columns.append((bins, counted[:, bins]))
-    if not ids:
-        return None
-    used = np.unique(np.concatenate([bins for bins, _ in columns]))
-    n_bins = min(len(used), MAX_NUMBERS // len(ids))
-    if n_bins < min(len(used), MIN_BINS):
-        return None
-    merged = np.arange(len(used)) * n_bins // len(used)
-    histograms = np.zeros((3, len(ids), n_bins), np.float32)
-    for number, (bins, counted) in enumerate(columns):
-        places = merged[np.searchsorted(used, bins)]
-        for histogram, values in zip(histograms[:, number], counted, strict=True):
-            np.add.at(histogram, places, values)
+        for kind, counted in enumerate(metrics_of(row).histograms()):
+            (bins,) = np.nonzero(counted)
+            histograms[kind, number] = np.bincount(bin_of[bins], counted[bins], minlength=n_bins)
     return ids, PixelHistograms(*histograms)
+
+
+def _merged_bins(
+    good: NDArray[np.int64], defective: NDArray[np.int64], regions: NDArray[np.float64], n_bins: int
+) -> NDArray[np.int64]:
+    """The bin, of so many, that each bin of some histograms goes to: (bins,).
+
+    Along the merged bins, recall, region overlap and the square root of the false-positive rate rise together by equal
+    steps: bins are narrow where good pixels end and defective ones begin, wherever that is in the range of values.
+    """
+    false, recall, overlap = (one[::-1].cumsum()[::-1] / one.sum() for one in (good, defective, regions))
+    position = 1 - (np.sqrt(false) + recall + overlap) / 3
+    return np.clip((position * n_bins).astype(np.int64), 0, n_bins - 1)
 
 
 def of_images(found: ImageHistograms | None, ids: Sequence[str]) -> PixelHistograms | None:

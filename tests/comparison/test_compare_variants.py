@@ -10,9 +10,8 @@ from sklearn.metrics import roc_auc_score
 import mvad
 from helpers.tiles import EMBEDDED
 from mvad import results
-from mvad.comparison.intervals import MIN_BINS, image_histograms, of_images
 from mvad.errors import UsageError
-from mvad.metrics.bootstrap import resampled_pixel_metrics, resamples
+from mvad.metrics.bootstrap import resamples
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -146,30 +145,3 @@ def test_what_a_variant_cannot_use_is_said(sample, tmp_path):
     rows = rows_of(result)
     assert "needs a Vision Transformer" in rows["other", "weave"]["note"]
     assert rows["plain", "weave"]["image_auroc"] is not None
-
-
-def test_histograms_of_images_give_the_metrics_of_the_run(compared, monkeypatch):
-    """All images once, with bins of their own and with merged ones; and some images alone."""
-    place = to_uri(compared[0] / "runs/dense")
-    size = json.loads((compared[0] / "runs/dense/run.json").read_text())["categories"]["weave"]["size"]
-    row = rows_of(compared[2])["dense", "weave"]
-    ids, histograms = image_histograms(place, "weave", size)
-    ones = np.ones((1, len(ids)))
-    fine = resampled_pixel_metrics(histograms, ones)
-    for metric, values in fine.items():
-        assert values[0] == pytest.approx(row[metric], abs=0.01)
-
-    n_bins = histograms.good.shape[1]
-    monkeypatch.setattr("mvad.comparison.intervals.MAX_NUMBERS", len(ids) * (n_bins // 2))
-    _, merged = image_histograms(place, "weave", size)
-    assert merged.good.shape == (len(ids), n_bins // 2)
-    assert np.array_equal(merged.defective.sum(axis=1), histograms.defective.sum(axis=1))
-    for metric, values in resampled_pixel_metrics(merged, ones).items():
-        assert values[0] == pytest.approx(fine[metric][0], abs=0.02)
-    monkeypatch.setattr("mvad.comparison.intervals.MAX_NUMBERS", len(ids) * (MIN_BINS - 1))
-    assert image_histograms(place, "weave", size) is None
-
-    chosen = [ids[2], "weave/test/none.png", ids[0]]
-    some = of_images((ids, histograms), chosen)
-    assert np.array_equal(some.good[[0, 2]], histograms.good[[2, 0]])
-    assert not some.good[1].any()
