@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
@@ -372,7 +373,7 @@ class AugmentationOptions(Group):
             show_default="none; with --shots rotated, shifted and flipped",
         ),
     ] = None
-    variants: Annotated[
+    variant_count: Annotated[
         Positive | None, Option(help="Variants per image.", metavar="N", show_default="1; 8 with --shots")
     ] = None
     flips: Annotated[
@@ -454,15 +455,15 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions, SuspectOptions):
         super().__post_init__()
         if self.drop_suspects and not self.folds:
             raise UsageError("--drop-suspects needs scores of images held out; give --folds of 2 or more.")
-        if self.variants and self.rows_per_image == 1:
-            raise UsageError("--variants needs --augmentations, which say how variants differ, or --shots.")
+        if self.variant_count and self.rows_per_image == 1:
+            raise UsageError("--variant-count needs --augmentations, which say how variants differ, or --shots.")
 
     @property
     def rows_per_image(self) -> int:
         """Rows that a detector gets for each training image: the image, then its variants."""
         if self.shots is not None:
-            return 1 + (self.variants or N_VARIANTS) if self.augment else 1
-        return 1 + (self.variants or 1) if self.augmentations else 1
+            return 1 + (self.variant_count or N_VARIANTS) if self.augment else 1
+        return 1 + (self.variant_count or 1) if self.augmentations else 1
 
 
 @group()
@@ -646,7 +647,16 @@ class CompareOptions(
     """Method"""
 
     methods: Annotated[
-        Names, Option(help="Compare these methods, comma-separated.", metavar="A,B", show_default="all")
+        Names,
+        Option(help="Compare these methods, comma-separated.", metavar="A,B", show_default="all; none with --variants"),
+    ] = None
+    variants: Annotated[
+        str | None,
+        Option(
+            help="Compare variants of options: a TOML file with a table of options of mvad fit for each. Methods are "
+            "compared too if --methods names them.",
+            metavar="FILE",
+        ),
     ] = None
     shots: Annotated[
         list[Positive] | None,
@@ -659,18 +669,29 @@ class CompareOptions(
 
     @property
     def method_names(self) -> list[str]:
-        """The methods asked for, each once."""
+        """The methods asked for, each once; none by themselves if there are variants."""
+        if self.methods is None and self.variants is not None:
+            return []
         names = list(METHODS) if self.methods in (None, ["all"]) else self.methods
         return [find_method(name).method for name in dict.fromkeys(names)]
 
-    def fit_options(self, method: str, shots: int | None = None, repeat: int = 0) -> RunOptions:
-        """The options of fitting one method to all training images, or to the ``repeat``-th pick of a few."""
-        names = {field.name for field in fields(self)} & {field.name for field in fields(RunOptions)}
-        common = {name: getattr(self, name) for name in names}
-        common |= {"method": method, "shots": shots, "shot_seed": self.shot_seed + repeat}
-        if not self.augment or (shots is None and not self.augmentations):
-            common["variants"] = None
-        return RunOptions(**common, folds=0, maps="all")
+    def common_with(self, kind: type[Group]) -> dict[str, Any]:
+        """The values of the options that another kind has too, but for ``shots``, of which there are several here."""
+        names = option_names(type(self)) & option_names(kind) - {"shots"}
+        return {name: getattr(self, name) for name in names}
+
+    def fit_options(
+        self, method: str, shots: int | None = None, repeat: int = 0, values: Mapping[str, Any] = MappingProxyType({})
+    ) -> RunOptions:
+        """The options of fitting one method to all training images, or to the ``repeat``-th pick of a few.
+
+        ``values`` are those of a variant, which replace options of the comparison.
+        """
+        changed = self.common_with(RunOptions) | dict(values)
+        changed |= {"method": method, "shots": shots, "shot_seed": changed["shot_seed"] + repeat}
+        if not changed["augment"] or (shots is None and not changed["augmentations"]):
+            changed["variant_count"] = None
+        return RunOptions(**changed | {"folds": 0, "maps": "all"})
 
 
 @group()
@@ -793,6 +814,11 @@ class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions
         2 << 30
     )
     address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
+
+
+def option_names(kind: type[Group]) -> set[str]:
+    """The names of a kind's options."""
+    return {field.name for field in fields(kind)}  # type: ignore[arg-type]
 
 
 def as_json(options: Any) -> dict[str, Any]:

@@ -1,52 +1,69 @@
-"""Compare methods: each on every category, from features that are extracted once per backbone, in one table.
+"""Compare methods and variants of options: each on every category, features extracted once where they are shared.
 
 ::
 
-    OUT/runs/<method>[-<n>shot-<seed>]/    the results and models of one fit of a method, as `mvad run` leaves them
-    OUT/compare.parquet, compare.json      see `results.comparison`
-    OUT/run.json, OUT/_SUCCESS             as of a run
+    OUT/runs/<method or variant>[-<n>shot-<seed>]/    the results and models of one fit, as `mvad run` leaves them
+    OUT/compare.parquet, compare.json                 see `comparison.table`
+    OUT/run.json, OUT/_SUCCESS                        as of a run
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import fitting, pipeline, scoring, storage
+from mvad.comparison.printed import show_comparison
+from mvad.comparison.table import comparison_table
+from mvad.comparison.variants import Line, MethodRun, method_runs, read_variants
 from mvad.console import Reporter
 from mvad.data.manifest import Manifest, read_manifest, require_test_images, require_training_images
 from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, run_identity, takes
+from mvad.options import (
+    BackboneOptions,
+    BitDepthOptions,
+    CompareOptions,
+    Data,
+    Out,
+    RunOptions,
+    SeedOptions,
+    VariantOptions,
+    as_json,
+    option_names,
+    run_identity,
+    takes,
+)
 from mvad.results import store
-from mvad.results.comparison import comparison_table, show_comparison
 from mvad.results.result import Result, exit_code
 from mvad.results.run_record import Run
 from mvad.runtime.versions import versions
 from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, SCORING_FAILED
 
 if TYPE_CHECKING:
+    from mvad.features.backbone_spec import BackboneSpec
     from mvad.features.weights import Network
 
 MODEL_FAULTS = (NO_MODEL, MODEL_UNUSABLE, SCORING_FAILED)  # prefixes of errors that are not the image's own
+# Options that features depend on.
+OF_FEATURES = sorted(
+    {name for kind in (BackboneOptions, BitDepthOptions, SeedOptions, VariantOptions) for name in option_names(kind)}
+    - {"backbone", "weights", "shot_seed"}  # the first two are the network's
+)
 
-
-class MethodRun(NamedTuple):
-    """One fit of one method to all categories: its name, and options."""
-
-    name: str
-    options: RunOptions
+Groups = list[tuple["Network", list[MethodRun]]]
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 @takes(CompareOptions)
 def compare(data: Data, out: Out, options: CompareOptions) -> Result:
-    """Fit and score every method on every category under DATA, and print one table.
+    """Fit and score every method, or variant of options, on every category under DATA, and print one table.
 
     A method that cannot run, as a whole or on one category, has its reason in the table, and the others go on.
 
@@ -57,7 +74,7 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     Raises
     ------
     UsageError
-        Unusable input, an unknown name, or an OUT that is in use.
+        Unusable input, an unknown name, a wrong variant, or an OUT that is in use.
 
     Examples
     --------
@@ -66,14 +83,15 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     ['knn', 'knn']
     """
     started, report, target = time.monotonic(), Reporter(options.quiet), storage.to_uri(out)
-    method_runs = _method_runs(options)
+    variants = read_variants(options)
+    runs = method_runs(options, variants)
     manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
     images = require_test_images(manifest, ": there is nothing to compare by.")
-    groups, reasons = _by_network(method_runs, options, report)
+    groups, reasons = _by_features(runs, variants, report)
     content: dict[str, Any] = {"command": "compare", "status": "running", "options": as_json(options)}
     content |= {"data": storage.readable(manifest.root), "versions": versions()}
-    content["identity"] = run_identity(options)
+    content["identity"] = run_identity(options) | {"variants": variants or None}
     folder, _ = store.open_folder(target, "compare", content["identity"], new_run=options.new_run)
     store.write_run(folder, content)
     report.image_count(manifest)
@@ -87,11 +105,8 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
             ).items():
                 cells |= {(name, row["category"]): row for row in result.summary}
                 errors |= {row["image_id"]: row for row in result.errors}
+        table = _table(runs, cells, reasons, manifest.categories, folder, options.seed, report)
 
-    repeats: dict[tuple[str, int | None], list[str]] = defaultdict(list)
-    for run in method_runs:
-        repeats[run.options.method, run.options.shots].append(run.name)
-    table = comparison_table(repeats, cells, reasons, manifest.categories)
     rows = store.write_table(folder, "compare", table)
     code = exit_code(options, len(errors), len(manifest.table))
     seconds = {"total": time.monotonic() - started}
@@ -106,50 +121,75 @@ def compare(data: Data, out: Out, options: CompareOptions) -> Result:
     return Result(code, rows, unreadable, seconds)
 
 
-def _method_runs(options: CompareOptions) -> list[MethodRun]:
-    """All training images first, then few of them, each number of shots as often as asked for."""
-    runs = []
-    for method in options.method_names:
-        fits = [options.fit_options(method)]
-        for shots in sorted(set(options.shots or ())):
-            fits += [options.fit_options(method, shots, repeat) for repeat in range(options.shot_repeats)]
-        for fit in fits:
-            name = method if fit.shots is None else f"{method}-{fit.shots}shot-{fit.shot_seed}"
-            runs.append(MethodRun(name, fit))
-    return runs
+def _by_features(runs: Sequence[MethodRun], variants: Variants, report: Reporter) -> tuple[Groups, dict[Line, str]]:
+    """The runs by the features they share, each group with its network; and why some lines cannot run.
+
+    UsageError if a backbone has a wrong name.
+    """
+    groups: dict[tuple[Network, str], list[MethodRun]] = defaultdict(list)
+    networks: dict[tuple[BackboneSpec, str | None], Network | str] = {}  # or why there is none
+    reasons: dict[Line, str] = {}
+    for run in [run._replace(options=_with_usable_backbone(run, variants)) for run in runs]:
+        options = run.options
+        try:
+            key = fitting.resolve_backbone(options), options.weights
+            if key not in networks:
+                networks[key] = _network_or_reason(options)
+            network = networks[key]
+        except UsageError as error:
+            network = str(error)
+        if not isinstance(network, str):
+            groups[network, repr([getattr(options, name) for name in OF_FEATURES])].append(run)
+            continue
+        if run.line.title not in {line.title for line in reasons}:
+            report.warn(f"{run.line.title}: {network}")
+        reasons[run.line] = network
+    return [(network, group) for (network, _), group in groups.items()], reasons
 
 
-def _by_network(
-    runs: Sequence[MethodRun], options: CompareOptions, report: Reporter
-) -> tuple[list[tuple[Network, list[MethodRun]]], dict[str, str]]:
-    """The runs by the network they share, and why some methods cannot run.
+def _network_or_reason(options: RunOptions) -> Network | str:
+    try:
+        return fitting.load_network(options)
+    except UsageError as error:
+        return str(error)
 
-    ``--backbone`` is for the methods that can use it; a method that needs a Vision Transformer takes its own default if
-    the backbone is none.
+
+def _with_usable_backbone(run: MethodRun, variants: Variants) -> RunOptions:
+    """The options of a run, with the method's default backbone if it cannot use the one that the command names.
+
+    Your own weights are those of the backbone that you named. A variant that names one keeps it.
     """
     from mvad.features.backbones import describe
-    from mvad.features.weights import Network
 
-    asked = describe(options.backbone) if options.backbone else None  # a wrong name is no method's fault
-    of_backbone = defaultdict(list)
+    options, variant = run.options, run.line.variant
+    try:
+        if options.backbone is None or find_method(options.method).can_use(describe(options.backbone)):
+            return options
+    except UsageError as error:
+        raise UsageError(f"variant {variant!r}: {error}" if variant else str(error)) from error
+    return options if variant and "backbone" in variants[variant] else replace(options, backbone=None, weights=None)
+
+
+def _table(
+    runs: Sequence[MethodRun],
+    cells: Mapping[tuple[str, str], Mapping[str, Any]],
+    reasons: Mapping[Line, str],
+    categories: Sequence[str],
+    folder: str,
+    seed: int,
+    report: Reporter,
+) -> pa.Table:
+    """The table of a comparison in a folder (a URI), with intervals."""
+    from mvad.comparison.intervals import resample_runs
+
+    lines: dict[Line, list[str]] = defaultdict(list)
     for run in runs:
-        method = find_method(run.options.method)
-        usable = asked is not None and method.can_use(asked)
-        of_backbone[asked if asked and usable else describe(method.default_backbone)].append(run)
-    groups, reasons = [], {}
-    for spec, group in of_backbone.items():
-        try:
-            spec.check_size(options.size_for(1, 1, spec.cell))
-            # Your own weights are those of the backbone that you named.
-            network = Network.load(spec, options.weights if asked in (None, spec) else None)
-            options.budget.after_weights(network.nbytes)
-            groups.append((network, group))
-        except UsageError as error:
-            for run in group:
-                if run.options.method not in reasons:
-                    report.warn(f"{run.options.method}: {error}")
-                reasons[run.options.method] = str(error)
-    return groups, reasons
+        lines[run.line].append(run.name)
+    n_scored = sum(cell["image_auroc"] is not None for cell in cells.values())
+    folders = {run.name: storage.join(folder, "runs", run.name) for run in runs}
+    with report.stage("bootstrap", n_scored, unit="results") as stage:
+        samples = resample_runs(folders, cells, categories, seed, stage)
+    return comparison_table(lines, cells, reasons, categories, samples)
 
 
 def _fit_and_score(
@@ -199,7 +239,12 @@ def _fit_and_score(
             result = record.finish(manifest.n_files, report.stages)
             result.errors = [row for row in result.errors if not row["error"].startswith(MODEL_FAULTS)]
             *rows, _ = result.summary  # without the mean
-            result.summary = [{**row, "model_bytes": sizes.get((run.name, row["category"]))} for row in rows]
+            result.summary = [
+                row
+                | {"model_bytes": sizes.get((run.name, row["category"]))}
+                | {"size": record.categories[row["category"]].get("size")}
+                for row in rows
+            ]
             results[run.name] = result
             stage.advance(1)
     return results

@@ -109,6 +109,13 @@ class PixelMetrics:
         """Exponent and leading digits of the distance from ``low``: the bits of floating-point numbers are in order."""
         return np.subtract(values, self._low, dtype=np.float32).view(np.int32) >> self._shift
 
+    def histograms(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """What was counted, from low to high values, (bins,) each: good pixels, defective ones, and these by region.
+
+        The pixels of a region weigh as much as one pixel together.
+        """
+        return self._good, self._defective, self._regions
+
     def result(self) -> dict[str, float]:
         """Compute the metrics of the images that were added; empty unless there are good and defective pixels.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from mvad.results.store import list_parts, read_by_category, read_rows, read_sco
 from mvad.results.verdicts import FIXED, UNCERTAIN, decide_together, outcomes
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
     from mvad.data.images import MaskRemarks
     from mvad.metrics.pixel import PixelMetrics
 
@@ -186,25 +188,18 @@ def _pixel_metrics(
 
     Pixels are those of the part of the image that the model saw, at the image's own size.
     """
-    import pyarrow.dataset as pads
-
     from mvad.data.images import MaskRemarks
     from mvad.metrics.pixel import PixelMetrics
-    from mvad.results.stored_maps import patch_score_range
 
-    field = pads.field
-    has_mask = field("label").is_valid() & field("mask_uri").is_valid()
-    condition = (field("split") == "test") & field("patch_grid").is_valid()
-    columns = ["image_id", "label", "mask_uri", "width", "height", "patch_scores", "patch_grid"]
+    has_map, has_mask = _map_conditions()
     remarks, damaged = MaskRemarks(), []
     try:
-        if not len(read_scores(out, ["mask_uri"], category, condition & has_mask)):
+        if not len(read_scores(out, ["mask_uri"], category, has_map & has_mask)):
             return {}, None
-        ends = patch_score_range([uri for _, uri in list_parts(out, category)])
-        metrics = PixelMetrics(*(ends or (0.0, 0.0)), threshold)
-        for row in read_rows(out, columns, category, condition & (has_mask | (field("label") == 0))):
+        metrics = PixelMetrics(*map_range(out, category), threshold)
+        for row in rows_with_truth(out, category):
             try:
-                _add_image(metrics, row, size, remarks)
+                add_image(metrics, row, size, remarks)
             except ImageError as error:
                 damaged.append(f"{row['image_id']}: {error}")
     except ResultsError as error:
@@ -218,7 +213,31 @@ def _pixel_metrics(
     return result, "; ".join(notes) or None
 
 
-def _add_image(metrics: PixelMetrics, row: dict[str, Any], size: ImageSize, remarks: MaskRemarks) -> None:
+def map_range(out: str, category: str) -> tuple[float, float]:
+    """The range of the values of a category's maps in OUT (a URI); 0 and 0 without maps."""
+    from mvad.results.stored_maps import patch_score_range
+
+    return patch_score_range([uri for _, uri in list_parts(out, category)]) or (0.0, 0.0)
+
+
+def rows_with_truth(out: str, category: str) -> Iterator[dict[str, Any]]:
+    """The rows, for `add_image`, of test images that have a map and whose truth is known per pixel: see `read_rows`."""
+    import pyarrow.dataset as pads
+
+    has_map, has_mask = _map_conditions()
+    columns = ["image_id", "label", "mask_uri", "width", "height", "patch_scores", "patch_grid"]
+    return read_rows(out, columns, category, has_map & (has_mask | (pads.field("label") == 0)))
+
+
+def _map_conditions() -> tuple[pads.Expression, pads.Expression]:
+    """Whether a row is a test image's with a map, and whether it has a mask."""
+    from pyarrow.dataset import field
+
+    has_map = (field("split") == "test") & field("patch_grid").is_valid()
+    return has_map, field("label").is_valid() & field("mask_uri").is_valid()
+
+
+def add_image(metrics: PixelMetrics, row: dict[str, Any], size: ImageSize, remarks: MaskRemarks) -> None:
     """Add an image to the metrics of its category, unless its mask cannot be used; ImageError if its map cannot."""
     from mvad.anomaly_maps.geometry import map_on_image, seen_box
     from mvad.data.images import ignored_on_image, load_mask

@@ -125,7 +125,7 @@ def train(count):
 
 def test_rows_of_all_images_are_followed_by_as_many_variants_as_each_fit_learns_from():
     fits = [
-        FitOptions(augmentations="brightness,flips", variants=3),
+        FitOptions(augmentations="brightness,flips", variant_count=3),
         FitOptions(augmentations="brightness,flips"),
         FitOptions(augmentations="brightness,flips", shots=2),
         FitOptions(),
@@ -148,14 +148,14 @@ def test_few_shots_stay_what_they_were():
     fit = FitOptions(shots=2)
     assert fit.rows_per_image == 9
     assert fit.augmentation == Augmentation(None, "auto")
-    assert FitOptions(shots=2, variants=3).rows_per_image == 4
+    assert FitOptions(shots=2, variant_count=3).rows_per_image == 4
     assert FitOptions(shots=2, augment=False).rows_per_image == 1
 
 
 def test_a_model_depends_on_the_augmentations():
-    plain, varied = fit_identity(FitOptions()), fit_identity(FitOptions(augmentations="flips", variants=2))
+    plain, varied = fit_identity(FitOptions()), fit_identity(FitOptions(augmentations="flips", variant_count=2))
     changed = {name for name in plain if plain[name] != varied[name]}
-    assert changed == {"augmentations", "variants"}
+    assert changed == {"augmentations", "variant_count"}
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_model_depends_on_the_augmentations():
     [
         ({"augmentations": "blur"}, "--augmentations 'blur' is unknown"),
         ({"augmentations": "flips", "augment": False}, "--augmentations and --no-augment exclude each other"),
-        ({"variants": 2}, "--variants needs --augmentations, which say how variants differ, or --shots"),
-        ({"variants": 2, "shots": 1, "augment": False}, "--variants needs"),
-        ({"augmentations": "flips", "variants": 0}, "--variants 0 is too small"),
+        ({"variant_count": 2}, "--variant-count needs --augmentations, which say how variants differ, or --shots"),
+        ({"variant_count": 2, "shots": 1, "augment": False}, "--variant-count needs"),
+        ({"augmentations": "flips", "variant_count": 0}, "--variant-count 0 is too small"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(options, message):
@@ -174,10 +174,10 @@ def test_what_is_wrong_is_said_in_one_sentence(options, message):
 
 
 def test_a_comparison_gives_variants_to_the_fits_that_have_any():
-    options = CompareOptions(shots="1", variants=3)
+    options = CompareOptions(shots="1", variant_count=3)
     assert options.fit_options("knn").rows_per_image == 1
     assert options.fit_options("knn", shots=1).rows_per_image == 4
-    varied = CompareOptions(augmentations="flips", variants=3)
+    varied = CompareOptions(augmentations="flips", variant_count=3)
     assert varied.fit_options("knn").rows_per_image == varied.fit_options("knn", shots=1).rows_per_image == 4
 
 

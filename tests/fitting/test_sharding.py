@@ -145,7 +145,7 @@ def test_shards_without_a_usable_image_give_no_model(features, options, ray_loca
 
 def test_variants_are_fitted_to_with_their_image_and_do_not_calibrate(features, ray_local, tmp_path):
     """Twenty images with two variants each, of which the images 1 and 7 are held out and image 9 is damaged."""
-    options = FitOptions(coreset_ratio=1.0, projection=0, augmentations="flips", variants=2)
+    options = FitOptions(coreset_ratio=1.0, projection=0, augmentations="flips", variant_count=2)
     shards, network = Shards(20, 8, 60, 1.0, np.array([1, 7])), Network(describe("efficientnet_lite0"), {}, "0" * 64)
     job = FitJob("cap", options, network, to_uri(tmp_path), size=ImageSize.square(64))
     with Reporter(quiet=True).stage("fit", 60) as stage:
@@ -207,7 +207,10 @@ def test_half_turns_in_place_of_quarter_turns_are_said(monkeypatch, capsys):
 
 
 def test_a_plan_counts_variants():
-    plain, varied = FitOptions(memory_limit="2GiB"), FitOptions(memory_limit="2GiB", augmentations="flips", variants=3)
+    plain, varied = (
+        FitOptions(memory_limit="2GiB"),
+        FitOptions(memory_limit="2GiB", augmentations="flips", variant_count=3),
+    )
     shape = (32, 32, 152)
     shards, with_variants = (Shards.plan(10**5, shape, options, options.budget) for options in (plain, varied))
     assert with_variants.shard_images == shards.shard_images // 4
@@ -304,7 +307,7 @@ def test_a_model_fitted_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsy
 
 
 def test_variants_at_full_data_whole_and_in_shards(tiles, ray_local, tmp_path, monkeypatch, capsys):
-    options = {"method": "subspace", "image_size": 64, "augmentations": "brightness,quarter-turns", "variants": 2}
+    options = {"method": "subspace", "image_size": 64, "augmentations": "brightness,quarter-turns", "variant_count": 2}
     options |= {"folds": 0, **EMBEDDED}
     mvad.fit(str(tiles), str(tmp_path / "whole"), **options)
     monkeypatch.setattr("mvad.fitting.fit.max_images", lambda shapes, options, budget: 5)

@@ -13,10 +13,12 @@ import pytest
 import mvad
 from helpers.synthetic import finish, write_category
 from mvad import results
+from mvad.comparison.printed import show_comparison
+from mvad.comparison.table import comparison_table
+from mvad.comparison.variants import Line
 from mvad.console import Reporter
 from mvad.options import ReportOptions
 from mvad.reports.page import read_overview
-from mvad.results.comparison import comparison_table, show_comparison
 from mvad.results.printed import print_night, print_summary
 from mvad.storage import folder_name, to_uri
 
@@ -112,11 +114,18 @@ def test_a_category_called_mean_is_no_mean(tmp_path, capsys):
 
 
 def test_a_category_called_mean_is_compared(capsys):
-    numbers = {"backbone": "b", "n_train": 8, "pixel_auroc": None, "pixel_aupro": None, "fit_seconds": 1.0}
-    numbers |= {"score_seconds": 1.0, "model_bytes": 1e6}
+    numbers = {
+        "backbone": "b",
+        "n_train": 8,
+        "pixel_auroc": None,
+        "pixel_aupro": None,
+        "pixel_ap": None,
+        "fit_seconds": 1.0,
+    }
+    numbers |= {"score_seconds": 1.0, "model_bytes": 1e6, "n_scored": 8}
     cells = {("knn", "cap"): {**numbers, "image_auroc": 0.5, "note": None}}
     cells["knn", "mean"] = {**numbers, "image_auroc": None, "note": "no model: why"}
-    rows = comparison_table({("knn", None): ["knn"]}, cells, {}, ["cap", "mean"]).to_pylist()
+    rows = comparison_table({Line("knn"): ["knn"]}, cells, {}, ["cap", "mean"]).to_pylist()
     show_comparison(rows, ["cap", "mean"], Reporter())
     out = capsys.readouterr().out.splitlines()
     assert out[0].split()[:4] == ["method", "cap", "mean", "mean"]

@@ -169,14 +169,14 @@ def rows_for(extract, root, path, augmentation, n_variants):
     return extract(decode_batch(batch, extract.size, 10**6, augmentation)["pixels"])["patches"]
 
 
-@pytest.mark.parametrize("varied", [{}, {"augmentations": "flips,brightness", "flips": "both", "variants": 2}])
+@pytest.mark.parametrize("varied", [{}, {"augmentations": "flips,brightness", "flips": "both", "variant_count": 2}])
 def test_a_subspace_of_shards_is_calibrated_by_leaving_folds_out(sheets, ray_local, tmp_path, monkeypatch, varied):
     monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
     out, options = tmp_path / "out", {"method": "subspace", "folds": 3, **varied, **OPTIONS}
     assert mvad.run(str(sheets), str(out), **options).exit_code == 0
     model = find_models(to_uri(out / "models"))["sheet"]
     extract = prepare(["patches"], Network.load(model.backbone, None), model.size, "auto").load()
-    augmentation, n_variants = Augmentation(("brightness", "flips"), "both"), varied.get("variants", 0)
+    augmentation, n_variants = Augmentation(("brightness", "flips"), "both"), varied.get("variant_count", 0)
     paths = sorted(sheets.glob("sheet/train/*/*.png"))
     train = torch.stack([rows_for(extract, sheets, path, augmentation, n_variants) for path in paths])
     assert model.record["n_groups"] == len(train) == 8
