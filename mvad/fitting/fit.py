@@ -182,7 +182,7 @@ def _calibrate_left_out(
     scores = score_left_out(table, size, banks, network, options, pool, stage, bit_depths)
     for fit in scheduler.uncalibrated:
         calibrating, place = places[fit.outcome.job.category]
-        usable = np.isfinite(scores[place]).all(axis=1)
+        usable = np.isfinite(scores[place, :2]).all(axis=1)
         fit.calibrate(scores[place][usable], fit.groups[calibrating][usable], options.seed)
         scheduler.save(fit)
 

@@ -19,7 +19,16 @@ from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
-from mvad.fitting.tasks import HeldOut, fit_detector, fit_to_shards, pretrain_detector, score_held_out, subsample_shard
+from mvad.fitting.tasks import (
+    HELD_OUT_COLUMNS,
+    HeldOut,
+    fit_detector,
+    fit_to_shards,
+    pretrain_detector,
+    score_held_out,
+    split_columns,
+    subsample_shard,
+)
 from mvad.memory import MemoryBudget
 from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
@@ -45,7 +54,8 @@ class _Fit:
     state: State | None = None
     calibration: NDArray[np.float32] | None = None  # (n_groups,)
     map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
-    held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks by folds, until all are there
+    patch_sample: NDArray[np.float32] | None = None  # (n_groups, patches), of methods that localise
+    held_out: NDArray[np.float32] | None = None  # `HeldOut.columns` of all images by folds, until all are there
     calibration_seconds: float = 0.0
     owners: NDArray[np.int64] | None = None  # if images calibrate left out: the shard of each vector of the bank
     shards: NDArray[np.int64] | None = None  # and that of each image
@@ -65,9 +75,9 @@ class _Fit:
         self.calibration_seconds += outcome.seconds
 
     def calibrate(self, held_out: NDArray[np.float32], groups: NDArray[np.int64], seed: int) -> None:
-        """Take scores and peaks, (n, 2), of one image of each group of near duplicates."""
-        self.calibration, peaks = one_per_group(held_out, groups, seed).T.copy()
-        self.map_peaks = None if np.isnan(peaks).any() else peaks
+        """Take `HeldOut.columns`, (n, columns), of one image of each group of near duplicates."""
+        self.calibration, peaks, patches = split_columns(one_per_group(held_out, groups, seed))
+        self.map_peaks, self.patch_sample = peaks, patches
 
 
 @dataclass
@@ -190,7 +200,7 @@ class FitScheduler:
         if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
-        fit.held_out = np.full((fit.n_images, 2), np.nan, np.float32)
+        fit.held_out = np.full((fit.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)
         for others, held_out in fold_splits(fit.groups, job.options.folds, job.options.seed):
             fitted, scored = rows[others].ravel(), rows[held_out, 0]
             fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior, job.size)
@@ -253,13 +263,13 @@ class FitScheduler:
         held_groups = fit.groups[is_held_out]
         calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
-        def take(fitted: tuple[State, HeldOut | None, NDArray[np.int64]]) -> None:
+        def take(fitted: tuple[State, NDArray[np.float32] | None, NDArray[np.int64]]) -> None:
             fit.state, found, owners = fitted
             if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
                 fit.shards = np.array(sorted(sharded.coresets))
                 fit.owners = fit.shards[owners]
             if found is not None:
-                fit.calibrate(found.columns[calibrates], held_groups[calibrates], options.seed)
+                fit.calibrate(found[calibrates], held_groups[calibrates], options.seed)
 
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
@@ -337,6 +347,7 @@ class FitScheduler:
             record,
             fit.calibration,
             fit.map_peaks,
+            fit.patch_sample,
         )
         fit.outcome.model = save_model(job.models, model)
         fit.state = None  # its arrays may be large
