@@ -55,10 +55,10 @@ def patch_references(models: ModelSet) -> dict[str, PatchReference]:
     samples = dict(zip(models, storage.parallel_map(read_patch_sample, models.values()), strict=True))
     missing = [name for name, sample in samples.items() if sample is None]
     if missing:
+        which = f"{plural(len(missing), 'model does', 'models do')} not say it ({', '.join(missing[:5])})"
         raise UsageError(
-            f"--category auto needs to know what good patches score, and {plural(len(missing), 'model')} do not say "
-            f"({', '.join(missing[:5])}): fit again, by this version of mvad, with --folds and a method that scores "
-            "patches, such as patchcore."
+            f"--category auto needs to know what good patches score, and {which}: fit again, by this version of mvad, "
+            "with --folds and a method that scores patches, such as patchcore."
         )
     return {name: patch_reference(sample) for name, sample in samples.items() if sample is not None}
 

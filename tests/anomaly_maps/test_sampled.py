@@ -30,7 +30,9 @@ def test_few_windows_of_a_large_image_hold_all_of_them():
     holding = [
         window
         for window in size.windows
-        if mask[window.rows.start // 8 : window.rows.stop // 8, window.columns.start // 8 : window.columns.stop // 8].any()
+        if mask[
+            window.rows.start // 8 : window.rows.stop // 8, window.columns.start // 8 : window.columns.stop // 8
+        ].any()
     ]
     assert len(holding) == 4 < len(size.windows)
 

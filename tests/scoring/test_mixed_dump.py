@@ -4,15 +4,21 @@ import json
 import os
 import shutil
 
-import numpy as np
-import pyarrow.compute as pc
 import pytest
 
 import mvad
 from helpers.tiles import EMBEDDED
 from mvad.calibration import UNKNOWN_PRODUCT
+from mvad.detectors import State, find_method
 from mvad.errors import UsageError
-from mvad.model_store import find_models, read_calibration, read_patch_sample, save_model
+from mvad.model_store import (
+    FittedModel,
+    find_models,
+    read_arrays,
+    read_calibration,
+    read_patch_sample,
+    save_model,
+)
 from mvad.results.schema import SCORES
 from mvad.results.store import read_scores
 from mvad.storage import to_uri
@@ -105,11 +111,15 @@ def test_scores_are_those_of_the_image_in_the_folder_of_its_category(scored, mod
     mvad.score(str(by_folder), str(models), str(tmp_path / "out"), quiet=True)
     rows = rows_of(scored[0])
     for name, row in rows_of(tmp_path / "out").items():
-        assert (row["score"], row["p_value"]) == tuple(rows[name.removeprefix("weave/")][key] for key in ("score", "p_value"))
+        assert (row["score"], row["p_value"]) == tuple(
+            rows[name.removeprefix("weave/")][key] for key in ("score", "p_value")
+        )
         assert row["margin"] is row["strange_share"] is row["nearest_category"] is None
 
 
-def test_rows_are_the_same_for_any_number_of_actors_batch_size_and_after_an_interruption(scored, models, dump, tmp_path):
+def test_rows_are_the_same_for_any_number_of_actors_batch_size_and_after_an_interruption(
+    scored, models, dump, tmp_path
+):
     out = tmp_path / "out"
     shutil.copytree(scored[0], out)
     run = json.loads((out / "run.json").read_text())
@@ -150,16 +160,18 @@ def test_a_model_without_scores_of_patches_is_refused(models, dump, tmp_path):
     shutil.rmtree(folder)
     model = find_models(to_uri(models))["weave"]
     assert read_patch_sample(model).shape == (len(read_calibration(model)), 64)
-    mvad.fit(str(dump.parent), models=str(other), quiet=True) if False else None
-    from mvad.detectors import State, find_method
-    from mvad.model_store import FittedModel, read_arrays
-
     old = FittedModel(
-        "weave", find_method(model.method), State(model.settings, read_arrays(model)), model.backbone,
-        model.weights_sha256, model.size, model.record, read_calibration(model),
+        "weave",
+        find_method(model.method),
+        State(model.settings, read_arrays(model)),
+        model.backbone,
+        model.weights_sha256,
+        model.size,
+        model.record,
+        read_calibration(model),
     )
     save_model(to_uri(other), old)
-    with pytest.raises(UsageError, match=r"1 model do.* \(weave\): fit again"):
+    with pytest.raises(UsageError, match=r"1 model does not say it \(weave\): fit again"):
         mvad.score(str(dump), str(other), str(tmp_path / "out"), category="auto", quiet=True)
     assert not (tmp_path / "out").exists()
     assert mvad.score(str(dump), str(other), str(tmp_path / "one"), category="auto", categories="bracket", quiet=True)
