@@ -31,16 +31,16 @@ class PatchReference(NamedTuple):
 class Fits(NamedTuple):
     """How well images fit categories; lower is better."""
 
-    share: NDArray[np.float64]  # (n, categories): of the patches, those that are strange to the category
-    level: NDArray[np.float64]  # (n, categories): mean score of the patches, of good images of the category 1
+    share: NDArray[np.floating]  # (n, categories): of the patches, those that are strange to the category
+    level: NDArray[np.floating]  # (n, categories): mean score of the patches, of good images of the category 1
 
 
 class Assignment(NamedTuple):
     """To which categories images belong."""
 
     best: NDArray[np.int64]  # (n,) index of the category that fits best
-    share: NDArray[np.float64]  # (n,) of the patches, those that are strange to that category
-    margin: NDArray[np.float64]  # (n,) by how much that share is larger for the second best; NaN without a second
+    share: NDArray[np.floating]  # (n,) of the patches, those that are strange to that category
+    margin: NDArray[np.floating]  # (n,) by how much that share is larger for the second best; NaN without a second
     unknown: NDArray[np.bool_]  # (n,) whether not even the best fits
 
 

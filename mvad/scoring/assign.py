@@ -173,15 +173,16 @@ class MixedDump:
         """The images that belong to a category, with it and how well they fit it, sorted; the others get their rows."""
         images = _with_columns(images, {"category": pa.array([UNKNOWN_PRODUCT] * len(images), pa.string())})
         shape = len(images), len(self.names)
-        fits, errors = Fits(np.full(shape, np.nan), np.full(shape, np.nan)), np.full(len(images), "", object)
+        share, level = (np.full(shape, np.nan, np.float32) for _ in range(2))
+        errors = np.full(len(images), "", object)
         for (spec, size, bit_depth), group in self.groups.items():
             stage.busy_with("assigning images to categories")
             numbers = np.array([one.number for one in group])
             for batch in self._measured(images, self.networks[spec], size, bit_depth, group, stage):
                 rows = batch["row"]
-                fits.share[np.ix_(rows, numbers)], fits.level[np.ix_(rows, numbers)] = batch["share"], batch["level"]
+                share[np.ix_(rows, numbers)], level[np.ix_(rows, numbers)] = batch["share"], batch["level"]
                 errors[rows] = np.where(errors[rows] == "", batch["error"], errors[rows])
-        images, is_known = self._with_categories(images, assign(fits, self.options.unknown_above), errors)
+        images, is_known = self._with_categories(images, assign(Fits(share, level), self.options.unknown_above), errors)
         reasons = dict(zip(images["image_id"].to_pylist(), errors.tolist(), strict=True))
         run.write_unscored(
             images.filter(pc.invert(is_known)), {name: reason for name, reason in reasons.items() if reason}

@@ -103,6 +103,18 @@ def test_the_summary_counts_unknown_products_apart(scored):
     assert "unknown" not in json.dumps(list(json.loads((out / "run.json").read_text())["identity"]["models"]))
 
 
+def test_other_commands_read_the_results(scored, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(scored[0], out)
+    before = rows_of(out)
+    again = mvad.evaluate(str(out), quiet=True)
+    assert [row["n_scored"] for row in again.summary] == [row["n_scored"] for row in scored[1].summary]
+    assert rows_of(out) == before
+    mvad.report(str(out), to=str(tmp_path / "report.html"), quiet=True)
+    assert UNKNOWN_PRODUCT in (tmp_path / "report.html").read_text()
+    mvad.regions(str(out), to=str(tmp_path / "regions.csv"), quiet=True)
+
+
 def test_scores_are_those_of_the_image_in_the_folder_of_its_category(scored, models, dump, tmp_path):
     by_folder = tmp_path / "dump"
     for file in dump.glob("weave-*"):
