@@ -160,7 +160,10 @@ class MixedDump:
             model = models[name]
             candidate = Candidate(number, model, references[name])
             self.groups[model.backbone, model.size, model.bit_depth].append(candidate)
-        self.totals = StageTotals("assign")
+
+    @functools.cached_property
+    def _totals(self) -> StageTotals:
+        return StageTotals("assign")  # an actor: it needs a session
 
     @functools.cached_property
     def _broadcast(self) -> Broadcast:
@@ -208,11 +211,11 @@ class MixedDump:
             "needed": sampled_patches(size, shapes[kinds[0]][:2]),
             "broadcast": self._broadcast,
             "threads": pool.threads,
-            "totals": self.totals,
+            "totals": self._totals,
         }
         budget = options.budget.after_weights(network.nbytes)
         n_images = options.batch_size if pool.gpus else budget.batch_size(options.batch_size, shapes)
-        dataset = decoded_images(images, size, options, pool, self.totals, {UNKNOWN_PRODUCT: bit_depth}).map_batches(
+        dataset = decoded_images(images, size, options, pool, self._totals, {UNKNOWN_PRODUCT: bit_depth}).map_batches(
             FitMeasurer, batch_size=n_images, fn_constructor_kwargs=measurer, **pool.arguments
         )
         dataset.set_name("mvad_assign")
