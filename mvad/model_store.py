@@ -39,6 +39,7 @@ FORMAT = 2
 VERSIONS = "versions"  # folder of a model's versions
 CALIBRATION = "calibration"  # name of the array of calibration scores
 MAP_PEAKS = "map_peaks"  # of the largest values of the maps of the same images
+PATCH_SAMPLE = "patch_sample"  # of the scores of some patches of the same images
 VERSION_LENGTH = 12  # characters of a model's id that name its folder
 HASH_CHUNK_BYTES = 1 << 24
 
@@ -83,6 +84,7 @@ class FittedModel:
     record: dict[str, Any]
     calibration: NDArray[np.float32] | None = None
     map_peaks: NDArray[np.float32] | None = None
+    patch_sample: NDArray[np.float32] | None = None
 
 
 def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
@@ -159,6 +161,8 @@ def _files(model: FittedModel) -> Iterator[tuple[str, list[bytes | memoryview]]]
         plain[CALIBRATION] = model.calibration
     if model.map_peaks is not None:
         plain[MAP_PEAKS] = model.map_peaks
+    if model.patch_sample is not None:
+        plain[PATCH_SAMPLE] = model.patch_sample
     for name, array in plain.items():
         # What np.save writes, but without a copy of the array, which may take much of the memory.
         array, header = np.ascontiguousarray(array), io.BytesIO()
@@ -235,7 +239,7 @@ def _arrays(
         with _naming(model, file):
             if file.endswith(".safetensors"):
                 arrays |= safetensors.numpy.load(_read_checked(model, file))
-            elif file not in (f"{CALIBRATION}.npy", f"{MAP_PEAKS}.npy"):
+            elif file.removesuffix(".npy") not in (CALIBRATION, MAP_PEAKS, PATCH_SAMPLE):
                 arrays[file.removesuffix(".npy")] = read(model, file)
     with _naming(model):
         find_method(model.method).check_state(State(model.settings, arrays), shape)
@@ -252,14 +256,19 @@ def read_map_peaks(model: ModelInfo) -> NDArray[np.float32] | None:
     return _read_scores(model, MAP_PEAKS)
 
 
-def _read_scores(model: ModelInfo, name: str) -> NDArray[np.float32] | None:
+def read_patch_sample(model: ModelInfo) -> NDArray[np.float32] | None:
+    """Scores of patches of each image that calibrates, (n, patches), at `sampled_patches`, if the model has them."""
+    return _read_scores(model, PATCH_SAMPLE, (None, None))
+
+
+def _read_scores(model: ModelInfo, name: str, shape: tuple[None, ...] = (None,)) -> NDArray[np.float32] | None:
     if f"{name}.npy" not in model.files:
         return None
     with _naming(model, f"{name}.npy"):
         scores = _read_array(model, f"{name}.npy")
         if not scores.size:
             return None
-        ArraySpec("float32", (None,)).check("it", scores)
+        ArraySpec("float32", shape).check("it", scores)
         return scores
 
 
@@ -371,6 +380,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
             row["category"] = model.category
             calibration = read_calibration(model)
             read_map_peaks(model)
+            read_patch_sample(model)
             map_arrays(model, recorded_shape(model))
         except ModelError as error:
             rows.append({**row, "damage": str(error)})
@@ -413,6 +423,7 @@ def is_whole(model: ModelInfo) -> bool:
         map_arrays(model)  # checks their hashes
         read_calibration(model)
         read_map_peaks(model)
+        read_patch_sample(model)
     except UsageError:
         return False
     return True

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 
-from mvad.calibration import RULES
+from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
 from mvad.data.image_size import ImageSize, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
@@ -54,6 +54,7 @@ def split_commas(value: Any) -> Any:
 
 MIN_SIDE = 32  # pixels of a model's input
 LARGE_SIDE = 512  # pixels: smaller images are not cut into windows by themselves
+AUTO = "auto"  # value of --category
 ALL_CATEGORIES = "*"  # key of a threshold for the categories that have none of their own
 
 
@@ -577,7 +578,44 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, Resum
 
 
 @group()
-class NightlyOptions(ScoreOptions):
+class MixedOptions(ScoreOptions):
+    """Images"""
+
+    category: Annotated[
+        str | None,
+        Option(
+            help="Name of the only category of a plain folder, instead of its sub-folders' names; auto: each image is "
+            "assigned to the category whose good images it is most like."
+        ),
+    ] = None
+    unknown_above: Annotated[
+        Share,
+        Option(
+            help="With --category auto, the product is unknown if more of the image than this share is unlike good "
+            "images of every category."
+        ),
+    ] = 0.6
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether each image is assigned to a category."""
+        return self.category == AUTO
+
+    @property
+    def listing(self) -> DataOptions:
+        """How the images are listed: those of a mixed dump as of an unknown product, until they are assigned."""
+        if not self.is_mixed:
+            return self
+        listed = {field.name: getattr(self, field.name) for field in fields(DataOptions)}  # type: ignore[arg-type]
+        return build(DataOptions, listed | {"category": UNKNOWN_PRODUCT, "categories": None})
+
+    def candidates(self, modelled: Collection[str]) -> list[str]:
+        """The categories that images of a mixed dump may be assigned to, of those that have a model."""
+        return sorted(modelled if self.categories is None else self.categories)
+
+
+@group()
+class NightlyOptions(MixedOptions):
     """Images"""
 
     layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "plain"  # a stray folder called test changes nothing
@@ -596,7 +634,7 @@ class NightlyOptions(ScoreOptions):
             return []
         if self.expect not in (None, ["all"]):
             return list(self.expect)
-        chosen = [self.category] if self.category else self.categories
+        chosen = [self.category] if self.category and not self.is_mixed else self.categories
         return sorted(modelled if chosen is None else {*chosen} & {*modelled})
 
 

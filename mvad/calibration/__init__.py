@@ -1,6 +1,15 @@
 """Turn scores into decisions: thresholds, p-values, drift, and the sentences about them; every name here is public."""
 # ruff: noqa: F401
 
+from mvad.calibration.assignment import (
+    UNKNOWN_PRODUCT,
+    Assignment,
+    Fits,
+    PatchReference,
+    assign,
+    fit_of,
+    patch_reference,
+)
 from mvad.calibration.conformal import (
     MIN_CALIBRATION_SCORES,
     RULES,

@@ -7,14 +7,14 @@ from mvad.console import Reporter
 from mvad.data.listing import Listing, require_images
 from mvad.data.manifest import require_categories
 from mvad.model_store import ensure_outside_models, find_models, load_networks, models_for
-from mvad.options import Data, Models, Out, ScoreOptions, takes
+from mvad.options import Data, MixedOptions, Models, Out, takes
 from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import Result
 from mvad.results.run_record import Run
 
 
-@takes(ScoreOptions)
-def score(data: Data, models: Models, out: Out, options: ScoreOptions) -> Result:
+@takes(MixedOptions)
+def score(data: Data, models: Models, out: Out, options: MixedOptions) -> Result:
     """Score the test images of DATA, or all images of an unlabelled folder; one row per image in OUT.
 
     Safe to repeat: images that have a row already are skipped, those that failed are tried again.
@@ -38,7 +38,7 @@ def score_missing(
     data: str,
     models: str,
     out: str,
-    options: ScoreOptions,
+    options: MixedOptions,
     *,
     expected: Callable[[Collection[str]], Collection[str]] | None = None,
     print_table: PrintTable = print_summary,
@@ -52,11 +52,15 @@ def score_missing(
     ensure_outside_models(target, folder)
     fitted = find_models(folder, options.method)
     require_categories(options.threshold_categories, fitted, folder)
-    images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
-    category_models, networks = load_networks(models_for(images.categories, fitted), options.weights, options.budget)
+    # What there is to score; the listing may go on while it is scored.
+    images = require_images(Listing(data, options.listing))
+    categories = options.candidates([*fitted, *fitted.errors]) if options.is_mixed else images.categories
+    category_models, networks = load_networks(models_for(categories, fitted), options.weights, options.budget)
+    dump = scoring.MixedDump(category_models, networks, options) if options.is_mixed else None
     for warning in [*category_models.warnings, *scoring.ignore_remarks(category_models, images.ignore)]:
         report.warn(warning)
-    run = Run.of_models(target, images, category_models, options)  # a new run, or one that was interrupted
+    begin = Run.of_mixed_dump if options.is_mixed else Run.of_models
+    run = begin(target, images, category_models, options)  # a new run, or one that was interrupted
     if expected is not None:
         run.drift_fails, run.expected = True, expected(fitted)
 
@@ -69,7 +73,7 @@ def score_missing(
     if first is not None:
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)
         with run.timed("score"), pipeline.job_session(options, report, prepare):
-            scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report)
+            scoring.score_images(itertools.chain([first], missing), jobs, [run], networks, options, report, dump)
     run.write_left_out(images)
     n_images = images.n_test + len(images.left_out)
     return run.show(run.finish(n_images, report.stages), report, print_table)

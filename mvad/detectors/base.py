@@ -163,6 +163,15 @@ class Detector(ABC):
         """
         return farthest
 
+    def patch_scores(self, features: Tensor, needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Exact scores of some patches of one image, (n,), as `score` gives them; of methods that have a grid.
+
+        Features are (height, width, channels), and ``needed`` is (height, width).
+        """
+        grid = self.score(features[None]).grid
+        assert grid is not None
+        return grid[0][needed]
+
     def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""
         if learnt is None:

@@ -190,6 +190,9 @@ class PatchCore(Extendable, Shardable, Detector):
             grid[needed] = self.search.nearest(features[where])[0].cpu().numpy()
         return grid
 
+    def patch_scores(self, features: Tensor, needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return self.settle(features, np.zeros(needed.shape, np.float32), needed)[needed]
+
     def _reweighted(
         self, images: Tensor, distances: NDArray[np.float32], patch: Tensor, nearest: Tensor
     ) -> NDArray[np.float32]:

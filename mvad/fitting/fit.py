@@ -190,7 +190,7 @@ def _calibrate_left_out(
     scores = score_left_out(table, size, banks, network, options, pool, stage, bit_depths)
     for fit in fits:
         calibrating, place = places[fit.outcome.job.category]
-        usable = np.isfinite(scores[place]).all(axis=1)
+        usable = np.isfinite(scores[place, :2]).all(axis=1)
         fit.hold_out(calibrating[usable], scores[place][usable])
         scheduler.end(fit)
 

@@ -19,12 +19,14 @@ from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import (
+    HELD_OUT_COLUMNS,
     FittedShards,
     HeldOut,
     fit_detector,
     fit_to_shards,
     pretrain_detector,
     score_held_out,
+    split_columns,
     summarise_shard,
 )
 from mvad.memory import MemoryBudget
@@ -56,7 +58,8 @@ class CategoryFit:
     state: State | None = None
     calibration: NDArray[np.float32] | None = None  # (n_groups,)
     map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
-    held_out: NDArray[np.float32] | None = None  # (n_images, 2) scores and peaks of images held out
+    patch_sample: NDArray[np.float32] | None = None  # (n_groups, patches), of methods that localise
+    held_out: NDArray[np.float32] | None = None  # (n_images, columns): `HeldOut.columns` of images held out
     examined: NDArray[np.bool_] | None = None  # which images have such scores; None: all, or none
     n_examined: int = 0  # when suspects were first looked for
     suspects: list[dict[str, Any]] = field(default_factory=list)  # of the record
@@ -80,18 +83,18 @@ class CategoryFit:
         self.calibration_seconds += outcome.seconds
 
     def hold_out(self, images: NDArray[np.int64], columns: NDArray[np.float32]) -> None:
-        """Note scores and peaks, (k, 2), of some images that were held out."""
-        self.held_out = np.full((self.n_images, 2), np.nan, np.float32)
+        """Note `HeldOut.columns` of some images."""
+        self.held_out = np.full((self.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)
         self.held_out[images] = columns
         self.examined = np.isin(np.arange(self.n_images), images)
 
     def calibrate(self, seed: int) -> None:
-        """Take scores and peaks of one image of each group of near duplicates that was held out."""
+        """Take what is known of one image of each group of near duplicates that was held out."""
         if self.held_out is None:
             return
         examined = slice(None) if self.examined is None else self.examined
-        self.calibration, peaks = one_per_group(self.held_out[examined], self.groups[examined], seed).T.copy()
-        self.map_peaks = None if np.isnan(peaks).any() else peaks
+        drawn = one_per_group(self.held_out[examined], self.groups[examined], seed)
+        self.calibration, self.map_peaks, self.patch_sample = split_columns(drawn)
 
     def find_suspects(self) -> NDArray[np.int64]:
         """Numbers of the images whose held-out scores are outliers, and of their near duplicates; notes them."""
@@ -124,7 +127,7 @@ class CategoryFit:
         self.held_out = None if self.held_out is None else self.held_out[kept]
         self.examined = None if self.examined is None else self.examined[kept]
         self.shards = None if self.shards is None else self.shards[kept]
-        self.calibration = self.map_peaks = None
+        self.calibration = self.map_peaks = self.patch_sample = None
         self.has_dropped = True
 
 
@@ -260,7 +263,7 @@ class FitScheduler:
         if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
-        fit.held_out = np.full((fit.n_images, 2), np.nan, np.float32)
+        fit.held_out = np.full((fit.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)
         for others, held_out in fold_splits(fit.groups, job.options.folds, job.options.seed):
             fitted, scored = rows[others].ravel(), rows[held_out, 0]
             fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior, job.size)
@@ -339,7 +342,7 @@ class FitScheduler:
                 limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
                 outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"
             if fitted.held_out is not None:
-                fit.hold_out(np.flatnonzero(is_held_out)[calibrates], fitted.held_out.columns[calibrates])
+                fit.hold_out(np.flatnonzero(is_held_out)[calibrates], fitted.held_out[calibrates])
 
         held_out, summaries = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.summaries)
@@ -456,6 +459,7 @@ class FitScheduler:
             record,
             fit.calibration,
             fit.map_peaks,
+            fit.patch_sample,
         )
         fit.outcome.model = save_model(job.models, model)
         fit.state = fit.features = fit.held_out = None  # which may be large

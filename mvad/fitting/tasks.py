@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.anomaly_maps.localise import map_peak
+from mvad.anomaly_maps.sampled import MAX_SAMPLED_PATCHES, sampled_patches
 from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
 from mvad.options import MethodOptions
@@ -22,6 +23,7 @@ from mvad.runtime.threads import worker_device
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
+HELD_OUT_COLUMNS = 2 + MAX_SAMPLED_PATCHES
 
 
 class HeldOut(NamedTuple):
@@ -30,12 +32,29 @@ class HeldOut(NamedTuple):
     scores: Features  # (n,)
     map_peaks: Features | None  # (n,): largest values of their anomaly maps, of methods that localise
     seconds: float = 0.0
+    patches: Features | None = None  # (n, patches): scores of the `sampled_patches`, of methods that localise
 
     @property
     def columns(self) -> Features:
-        """Scores and peaks, NaN where there are none: (n, 2)."""
-        peaks = np.full_like(self.scores, np.nan) if self.map_peaks is None else self.map_peaks
-        return np.stack([self.scores, peaks], axis=1)
+        """Scores, peaks and patches, NaN where there are none: (n, `HELD_OUT_COLUMNS`)."""
+        columns = np.full((len(self.scores), HELD_OUT_COLUMNS), np.nan, np.float32)
+        columns[:, 0] = self.scores
+        if self.map_peaks is not None:
+            columns[:, 1] = self.map_peaks
+        if self.patches is not None:
+            columns[:, 2 : 2 + self.patches.shape[1]] = self.patches
+        return columns
+
+
+def split_columns(columns: Features) -> tuple[Features, Features | None, Features | None]:
+    """Scores, peaks and patches of `HeldOut.columns`, (n, columns); None where images have none."""
+    scores, peaks, patches = columns[:, 0], columns[:, 1], columns[:, 2:]
+    patches = patches[:, ~np.isnan(patches).any(axis=0)]
+    return (
+        np.ascontiguousarray(scores),
+        None if np.isnan(peaks).any() else np.ascontiguousarray(peaks),
+        np.ascontiguousarray(patches) if patches.size else None,
+    )
 
 
 class Extension(NamedTuple):
@@ -101,7 +120,9 @@ def _held_out_scores(detector: Detector, images: Tensor, size: ImageSize | None)
         map_peak(functools.partial(detector.settle, features), bounds, size)
         for features, bounds in zip(images, found.grid, strict=True)
     ]
-    return HeldOut(found.image, np.array(peaks, np.float32))
+    needed = sampled_patches(size, found.grid.shape[1:])
+    patches = [detector.patch_scores(features, needed) for features in images]
+    return HeldOut(found.image, np.array(peaks, np.float32), patches=np.array(patches, np.float32))
 
 
 def extend_detector(
@@ -158,7 +179,7 @@ class FittedShards(NamedTuple):
     """A detector fitted to shards; what it gives held-out images; and the rest of what it knows, see `Shardable`."""
 
     state: State
-    held_out: HeldOut | None
+    held_out: Features | None  # `HeldOut.columns`
     origins: Any
     shortfall: str | None
 
@@ -183,9 +204,8 @@ def fit_to_shards(
     if not held_out:
         return FittedShards(state, None, detector.origins, detector.shortfall)
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
-    peaks = [one.map_peaks for one in found if one.map_peaks is not None]
-    scores = HeldOut(np.concatenate([one.scores for one in found]), np.concatenate(peaks) if peaks else None)
-    return FittedShards(state, scores, detector.origins, detector.shortfall)
+    held = np.concatenate([one.columns for one in found])
+    return FittedShards(state, held, detector.origins, detector.shortfall)
 
 
 def _detector(method: str, state: State) -> Detector:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,17 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
-from mvad.fitting.tasks import Extension, extend_detector, score_images
+from mvad.fitting.tasks import HELD_OUT_COLUMNS, Extension, extend_detector, score_images, split_columns
 from mvad.metrics.image import image_metrics
-from mvad.model_store import FittedModel, ModelInfo, read_arrays, read_calibration, read_map_peaks, save_model
+from mvad.model_store import (
+    FittedModel,
+    ModelInfo,
+    read_arrays,
+    read_calibration,
+    read_map_peaks,
+    read_patch_sample,
+    save_model,
+)
 from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
@@ -144,7 +152,7 @@ def _update(
     if not len(new):
         return {**row, "note": "not updated: none of its new images is usable"}
     arrays, old = read_arrays(model, category.features[method.feature].shape[1:]), read_calibration(model)
-    old_peaks = read_map_peaks(model)
+    old_peaks, old_patches = read_map_peaks(model), read_patch_sample(model)
     extend = ray.remote(extend_detector).options(**pool.task_resources)
     features, state = ray.put(category.features[method.feature]), ray.put(State(model.settings, arrays))
     score = ray.remote(score_images).options(**pool.task_resources)
@@ -165,18 +173,18 @@ def _update(
             fold = extend.remote(model.method, state, features, new[others], new[held_out], size=model.size)
             folds[fold] = held_out
     outcome: Extension = ray.get(extended)
-    calibration, peaks = outcome.state.loo_scores, None
+    calibration, peaks, patches = outcome.state.loo_scores, None, None
     if calibration is None:
-        scores = np.empty((len(new) if folds else 0, 2), np.float32)
+        scores = np.empty((len(new) if folds else 0, HELD_OUT_COLUMNS), np.float32)
         for fold, held_out in folds.items():
             found: Extension = ray.get(fold)
             scores[held_out] = found.held_out.columns
-        drawn, drawn_peaks = one_per_group(scores, groups[: len(scores)], options.seed).T
-        calibration = drawn if old is None else np.concatenate([old, drawn])
-        # Peaks of a part of the images would not promise what those of all do.
-        peaks = drawn_peaks if old is None else None if old_peaks is None else np.concatenate([old_peaks, drawn_peaks])
-        peaks = None if peaks is None or np.isnan(peaks).any() else np.ascontiguousarray(peaks)
-        calibration = np.ascontiguousarray(calibration)
+        calibration, peaks, patches = split_columns(one_per_group(scores, groups[: len(scores)], options.seed))
+        if old is not None:
+            calibration = np.concatenate([old, calibration])
+            # Peaks of a part of the images would not promise what those of all do.
+            peaks = _joined(old_peaks, peaks, folds)
+            patches = _joined(old_patches, patches, folds)
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
@@ -191,7 +199,16 @@ def _update(
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
     }
     updated = FittedModel(
-        model.category, method, outcome.state, model.backbone, network.sha256, model.size, record, calibration, peaks
+        model.category,
+        method,
+        outcome.state,
+        model.backbone,
+        network.sha256,
+        model.size,
+        record,
+        calibration,
+        peaks,
+        patches,
     )
     saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
@@ -218,6 +235,15 @@ def _suspects(
         for name, score in zip(category.image_ids[new[found]].tolist(), of_found, strict=True)
     ]
     return suspects, np.delete(new, found) if options.drop_suspects else new
+
+
+def _joined(
+    old: NDArray[np.float32] | None, new: NDArray[np.float32] | None, scored: Collection[object]
+) -> NDArray[np.float32] | None:
+    """Values of old images and of new ones, if any were scored; None if some have none."""
+    if old is None or not scored:
+        return old
+    return None if new is None else np.concatenate([old, new])
 
 
 def _change(outcome: Extension, labels: np.ndarray) -> dict[str, float]:

@@ -147,6 +147,8 @@ def state(row: Row) -> str:
     """What a person has to do about a category tonight, in a word or two, from its row of the summary."""
     if not row["n_scored"]:
         return "NOT SCORED"
+    if row["category"] == calibration.UNKNOWN_PRODUCT:
+        return "LOOK"
     if row["threshold"] is None:
         return "NO VERDICT"
     if row["drifted"]:

@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import calibration, storage
-from mvad.calibration import DecisionRule
+from mvad.calibration import UNKNOWN_PRODUCT, DecisionRule
 from mvad.console import Reporter, plural
 from mvad.data.listing import Listing, wait_until_settled
 from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
 from mvad.model_store import ModelInfo
-from mvad.options import DECISION, RunOptions, ScoreOptions, as_json, run_identity
+from mvad.options import DECISION, MixedOptions, RunOptions, ScoreOptions, as_json, run_identity
 from mvad.results import store
 from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
@@ -39,6 +39,7 @@ from mvad.runtime.versions import versions
 if TYPE_CHECKING:
     from mvad.features.weights import Network
 
+UNKNOWN_NOTE = "images that fit no category"
 IDENTITY = ("maps", "max_pixels", *DECISION)  # options that all rows share
 
 
@@ -65,6 +66,7 @@ class Run:
         self.n_rows = 0  # that must be there in the end
         self.drift_fails = False  # whether a category that has drifted is not a run well done
         self.expected: Collection[str] = ()  # categories without an image are missing
+        self.is_mixed = False  # whether images are assigned to categories, so that not all with a model have some
         self.missing_categories: list[str] = []
         self.failed_categories: list[str] = []
         self._images = images
@@ -109,6 +111,15 @@ class Run:
         identity: dict[str, Any] = {name: getattr(options, name) for name in IDENTITY}
         identity["models"] = {name: model.model_id for name, model in sorted(models.items())}
         return cls("score", out, images, options, identity)
+
+    @classmethod
+    def of_mixed_dump(cls, out: str, images: Listing, models: Mapping[str, ModelInfo], options: MixedOptions) -> Run:
+        """The same, where images are assigned to the categories of the models: of all of them."""
+        identity: dict[str, Any] = {name: getattr(options, name) for name in (*IDENTITY, "category", "unknown_above")}
+        identity |= {"categories": sorted(models), "models": {name: models[name].model_id for name in sorted(models)}}
+        run = cls("score", out, images, options, identity)
+        run.is_mixed = True
+        return run
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
         self._set_aside = store.set_aside_damaged(self.folder)
@@ -261,7 +272,7 @@ class Run:
         for category, reason in failures.items():
             self.add_failure(category, reason)
         unusable = train.filter(pc.is_in(train["image_id"], pa.array(list(errors), pa.string())))
-        self.write_errors(unusable, errors)
+        self.write_unscored(unusable, errors)
 
     def nothing_to_do(self, report: Reporter, print_table: PrintTable = print_summary) -> Result:
         """The result of an earlier run that has ended, and of which nothing is missing."""
@@ -276,9 +287,9 @@ class Run:
         facts = self.categories[category]
         facts["score_seconds"] = facts.get("score_seconds", 0.0) + seconds
 
-    def write_errors(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
-        """Write rows for images that never reached an actor, or did so in training."""
-        store.write_error_rows(self.folder, images, reasons, self.run_id)
+    def write_unscored(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
+        """Write rows for images that are not scored: an error for those whose image id has a reason."""
+        store.write_unscored_rows(self.folder, images, reasons, self.run_id)
         self.n_rows += len(images)
 
     def left_out(self, images: Manifest | Listing) -> pa.Table:
@@ -291,7 +302,7 @@ class Run:
         rows = self.left_out(images)
         for category in pc.unique(rows["category"]).to_pylist():
             self.categories[category]  # a defaultdict: now it is evaluated
-        self.write_errors(rows, dict(zip(rows["image_id"].to_pylist(), rows["error"].to_pylist(), strict=True)))
+        self.write_unscored(rows, dict(zip(rows["image_id"].to_pylist(), rows["error"].to_pylist(), strict=True)))
 
     def finish(self, n_images: int, stages: Mapping[str, Any]) -> Result:
         """Evaluate, write the summary and ``run.json``, and ``_SUCCESS`` if all went well.
@@ -305,7 +316,11 @@ class Run:
                 f"{storage.readable(self.out)} holds {n_rows:,} score rows where {self.n_rows:,} were written; "
                 "OUT must be a place that all machines of the cluster share."
             )
-        for name in self._new_categories - {*self._images.categories}:  # folders that turned out to hold no images
+        empty = self._new_categories - {*self._images.categories}  # folders that turned out to hold no images
+        if self.is_mixed:
+            empty = {*self.categories} - {name for name, _ in store.list_parts(self.folder)}
+            self.categories[UNKNOWN_PRODUCT]["note"] = UNKNOWN_NOTE
+        for name in empty:
             self.categories.pop(name, None)
             self._rules.pop(name, None)
         with self.timed("evaluate"):
@@ -389,9 +404,10 @@ def _failed_categories(
 ) -> list[str]:
     """Categories without a model that can be used, and those of which no image could be scored.
 
-    ``errors`` are without those of files that have no place in DATA: such files make no category.
+    ``errors`` are without those of files that have no place in DATA: such files make no category. Nor do those that
+    could not be assigned to one.
     """
-    tried = {(error["category"], error["split"]) for error in errors}
+    tried = {(error["category"], error["split"]) for error in errors if error["category"] != UNKNOWN_PRODUCT}
     return [
         row["category"]
         for row in rows

@@ -56,6 +56,10 @@ SCORES = pa.schema(
         pa.field("verdict", pa.string()),  # good | uncertain | anomalous; null where there is no threshold
         pa.field("regions", REGIONS),  # where the map is above the pixel threshold; null without one
         pa.field("anomalous_area", pa.float64()),  # share of the pixels looked at that are above it
+        # With --category auto, else null: `calibration.assignment`.
+        pa.field("margin", pa.float64()),  # by how much strange_share is larger for the second best category
+        pa.field("strange_share", pa.float64()),  # patches that are unlike good ones of the nearest category
+        pa.field("nearest_category", pa.string()),  # that of the row, unless the product is unknown
     ]
 )
 SUMMARY = pa.schema(

@@ -99,6 +99,8 @@ def _difference(earlier: Mapping[str, Any], command: str, identity: Mapping[str,
     theirs = earlier.get("identity")
     if earlier.get("command") != command or theirs is None:
         return command
+    if "unknown_above" in theirs and "unknown_above" not in identity:
+        return "--category auto"
     for name, value in json.loads(json.dumps(identity)).items():
         if name == "models":
             for category, model_id in value.items():
@@ -176,14 +178,14 @@ def write_part(out: str, rows: pa.Table) -> None:
     storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
 
 
-def write_error_rows(out: str, images: pa.Table, reasons: Mapping[str, str], run_id: str) -> None:
-    """Write score rows for images that cannot be scored, with the reason for each image id."""
+def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], run_id: str) -> None:
+    """Write score rows for images that are not scored: an error for those whose image id has a reason."""
     for category in pc.unique(images["category"]).to_pylist():
         rows = images.filter(pc.equal(images["category"], category))
         for start in range(0, len(rows), MAX_ROWS_PER_FILE):
             part = rows.slice(start, MAX_ROWS_PER_FILE)
-            errors = pa.array([reasons[name] for name in part["image_id"].to_pylist()], pa.string())
-            status = pa.array(["error"] * len(part), pa.string())
+            errors = pa.array([reasons.get(name) for name in part["image_id"].to_pylist()], pa.string())
+            status = pc.if_else(pc.is_valid(errors), "error", "ok")
             write_part(out, score_table(part, run_id, {"status": status, "error": errors}))
 
 

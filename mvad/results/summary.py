@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mvad import calibration
-from mvad.calibration import DecisionRule
+from mvad.calibration import UNKNOWN_PRODUCT, DecisionRule
 from mvad.console import plural
 from mvad.data.image_size import ImageSize
 from mvad.errors import ImageError, ResultsError
@@ -121,7 +121,7 @@ def _category_row(out: str, category: str, table: pa.Table, facts: dict[str, Any
     n_train_error = len(table.filter(pc.equal(table["split"], "train")))
     table = table.filter(pc.equal(table["split"], "test"))
     scored = table.filter(pc.equal(table["status"], "ok"))
-    labelled = scored.filter(pc.is_valid(scored["label"]))
+    labelled = scored.filter(pc.and_(pc.is_valid(scored["label"]), pc.is_valid(scored["score"])))
     labels = labelled["label"].to_numpy()
     seconds = facts.get("score_seconds")
     row: dict[str, Any] = {name: facts.get(name) for name in _FACTS}
@@ -274,7 +274,7 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean of each metric over the categories that have it; counts and seconds are sums."""
     mean: dict[str, Any] = {"category": MEAN}
     for name in ("method", "backbone"):
-        values = {row[name] for row in rows}
+        values = {row[name] for row in rows if row["category"] != UNKNOWN_PRODUCT}
         mean[name] = values.pop() if len(values) == 1 else None
     for name in _SUMMED:
         numbers = [row[name] for row in rows if row.get(name) is not None]

@@ -1,3 +1,4 @@
+from .assign import MixedDump as MixedDump
 from .jobs import ScoringJob as ScoringJob
 from .jobs import decision_rule as decision_rule
 from .jobs import ignore_remarks as ignore_remarks

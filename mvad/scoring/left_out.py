@@ -16,6 +16,7 @@ import ray
 from numpy.typing import NDArray
 
 from mvad.anomaly_maps.localise import map_peak
+from mvad.anomaly_maps.sampled import MAX_SAMPLED_PATCHES, sampled_patches
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
@@ -27,7 +28,7 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
-from mvad.scoring.windows import score_windows, settle_windows
+from mvad.scoring.windows import sample_windows, score_windows, settle_windows
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,17 @@ class LeftOutScorer:
         self.banks: Mapping[str, SharedBank] = ray.get(banks)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Columns ``row``, ``score`` and ``map_peak``, NaN for images that cannot be used."""
-        scores = np.full((len(batch["row"]), 2), np.nan, np.float32)
+        """Columns ``row`` and ``held_out``, NaN for images that cannot be used."""
+        scores = np.full((len(batch["row"]), 2 + MAX_SAMPLED_PATCHES), np.nan, np.float32)
         for number, (row, category, error) in enumerate(
             zip(batch["row"].tolist(), batch["category"], batch["error"], strict=True)
         ):
             if not error:
-                scores[number] = self._score(batch["pixels"][number], row, self.banks[category])
-        return {"row": batch["row"], "score": scores[:, 0], "map_peak": scores[:, 1]}
+                found = self._score(batch["pixels"][number], row, self.banks[category])
+                scores[number, : len(found)] = found
+        return {"row": batch["row"], "held_out": scores}
 
-    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> tuple[float, float]:
+    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> list[float]:
         detector = find_method(bank.method).from_state(bank.state, self.extract.device)
         assert isinstance(detector, Shardable)
         others: Detector = detector.without(bank.origins, bank.left_out[row], self.extract.device)
@@ -66,7 +68,9 @@ class LeftOutScorer:
         def settle(grid: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
             return settle_windows(pixels, self.extract, others, grid, needed, self.threads)
 
-        return found.score, map_peak(settle, found.grid, self.extract.size)
+        needed = sampled_patches(self.extract.size, found.grid.shape)
+        patches = sample_windows(pixels, self.extract, {"": others}, needed, self.threads)[""]
+        return [found.score, map_peak(settle, found.grid, self.extract.size), *patches.tolist()]
 
 
 def score_left_out(
@@ -79,9 +83,9 @@ def score_left_out(
     stage: Stage,
     bit_depths: Mapping[str, int],
 ) -> NDArray[np.float32]:
-    """Scores of images and the peaks of their maps, each without the shards that its bank names: (n, 2).
+    """Scores, peaks of maps and patch scores of images, each without the shards that its bank names.
 
-    NaN for images that cannot be used.
+    They are (n, columns), as of `HeldOut.columns`; NaN for images that cannot be used.
     """
     kinds = sorted({find_method(bank.method).feature for bank in banks.values()})
     spec = ray.put(prepare(kinds, network, size, options.engine, pool.gpus))
@@ -92,9 +96,9 @@ def score_left_out(
         **pool.arguments,
     )
     dataset.set_name("mvad_calibrate")
-    scores = np.full((len(images), 2), np.nan, np.float32)
+    scores = np.full((len(images), 2 + MAX_SAMPLED_PATCHES), np.nan, np.float32)
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
     for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
-        scores[batch["row"], 0], scores[batch["row"], 1] = batch["score"], batch["map_peak"]
+        scores[batch["row"]] = batch["held_out"]
         stage.advance(len(batch["row"]))
     return scores

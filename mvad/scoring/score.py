@@ -22,6 +22,7 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
 from mvad.runtime.resources import actor_pool
 from mvad.runtime.watchdog import watch_nodes
+from mvad.scoring.assign import MixedDump
 from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
@@ -35,11 +36,13 @@ def score_images(
     networks: Mapping[BackboneSpec, Network],
     options: ScoreOptions,
     report: Reporter,
+    dump: MixedDump | None = None,
 ) -> None:
     """Decode and extract every image once per backbone, score it with every job of its category, write its rows.
 
     Each of ``portions``, rows of the manifest, is taken when the one before has been scored. Images of a category
-    without a job become error rows of their run, and so do those whose model is damaged or fails.
+    without a job become error rows of their run, and so do those whose model is damaged or fails. Images of
+    a mixed ``dump``, which has one run, are assigned to categories first.
     """
     by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
     for number, job in enumerate(jobs):
@@ -54,6 +57,8 @@ def score_images(
     noted_seconds: dict[int, float] = defaultdict(float)  # by number of the job
     with report.stage("score", 0, unit="images" if len(runs) == 1 else "scores") as stage:
         for images in portions:
+            if dump is not None:
+                images = dump.assigned(images, runs[0], stage)
             for run in runs:
                 n_images = _write_images_without_model(images, usable_jobs, run)
                 stage.expect(len(images) - n_images)
@@ -87,7 +92,7 @@ def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], ru
         row["image_id"]: run.failures.get(row["category"]) or f"{NO_MODEL} of category {row['category']!r}"
         for row in orphans.select(["image_id", "category"]).to_pylist()
     }
-    run.write_errors(orphans, reasons)
+    run.write_unscored(orphans, reasons)
     return len(orphans)
 
 

@@ -64,6 +64,32 @@ def score_windows(
     return scores
 
 
+def sample_windows(
+    image: NDArray[np.uint8],
+    extract: FeatureExtractor,
+    detectors: Mapping[str, Detector],
+    needed: NDArray[np.bool_],
+    threads: Threads,
+) -> dict[str, NDArray[np.float32]]:
+    """Exact scores of some patches, (n,), of a (height, width, 3) image by detectors, by name.
+
+    ``needed`` is (rows, columns). Only windows that answer for one of these patches go through the network.
+    """
+    stride = extract.size.height // len(needed)
+    windows = [window for window in extract.size.windows if needed[grid_part(window, stride)].any()]
+    grids = {name: np.zeros(needed.shape, np.float32) for name in detectors}
+
+    def score(share: Sequence[Window]) -> None:
+        for parts in extract.parts(image, share):
+            for name, detector in detectors.items():
+                part = parts[detector.feature]
+                place = part.rows, part.columns
+                grids[name][place][needed[place]] = detector.patch_scores(part.features.contiguous(), needed[place])
+
+    threads.map(score, threads.shares(windows, extract.chunk))
+    return {name: grid[needed] for name, grid in grids.items()}
+
+
 def _bounds(
     image: NDArray[np.uint8],
     extract: FeatureExtractor,

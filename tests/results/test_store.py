@@ -229,14 +229,14 @@ def test_images_that_cannot_be_scored_get_their_reason(tmp_path, monkeypatch):
     names = [f"{number}.png" for number in range(5)]
     table = pa.concat_tables([images(names), images(["lid.png"], "lid")])
     reasons = {name: f"because of {name}" for name in [*names, "lid.png"]}
-    store.write_error_rows(to_uri(tmp_path), table, reasons, "run")
+    store.write_unscored_rows(to_uri(tmp_path), table, reasons, "run")
     rows = rows_of(tmp_path)
     assert {name: row["error"] for name, row in rows.items()} == reasons
     assert {row["status"] for row in rows.values()} == {"error"}
     assert {row["category"] for name, row in rows.items() if name != "lid.png"} == {"cap"}
     assert all(row["score"] is row["is_anomaly"] is row["threshold"] is None for row in rows.values())
     assert len(files_of(tmp_path)) == 4  # 2 + 2 + 1 images of cap, one of lid
-    store.write_error_rows(to_uri(tmp_path), table.slice(0, 0), {}, "run")
+    store.write_unscored_rows(to_uri(tmp_path), table.slice(0, 0), {}, "run")
     assert len(files_of(tmp_path)) == 4
 
 
