@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ import pyarrow.compute as pc
 from mvad import fitting, pipeline, scoring, storage
 from mvad.console import Reporter
 from mvad.data.manifest import Manifest, read_manifest, require_test_images, require_training_images
-from mvad.detectors import find_method
+from mvad.detectors import Detector, find_method
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import NEIGHBOURHOOD
 from mvad.options import CompareOptions, Data, Out, RunOptions, as_json, run_identity, takes
 from mvad.results import store
 from mvad.results.comparison import comparison_table, show_comparison
@@ -122,26 +124,33 @@ def _method_runs(options: CompareOptions) -> list[MethodRun]:
 def _by_network(
     runs: Sequence[MethodRun], options: CompareOptions, report: Reporter
 ) -> tuple[list[tuple[Network, list[MethodRun]]], dict[str, str]]:
-    """The runs by the network they share, and why some methods cannot run.
+    """The runs by the network they share, with what its recipe advises, and why some methods cannot run.
 
-    ``--backbone`` is for the methods that can use it; a method that needs a Vision Transformer takes its own default if
-    the backbone is none.
+    ``--backbone``, ``--layers``, ``--neighbourhood`` and ``--norm`` are for the methods that can use the backbone; a
+    method that needs a Vision Transformer takes its own default if the backbone is none.
     """
     from mvad.features.backbones import describe
     from mvad.features.weights import Network
 
-    asked = describe(options.backbone) if options.backbone else None  # a wrong name is no method's fault
-    of_backbone = defaultdict(list)
+    named = options.backbone or Detector.default_backbone
+    asked = describe(named, options.layers, norm=bool(options.norm))  # a wrong name or layer is no method's fault
+    of_backbone, say = defaultdict(list), functools.cache(report.info)
     for run in runs:
         method = find_method(run.options.method)
-        usable = asked is not None and method.can_use(asked)
-        of_backbone[asked if asked and usable else describe(method.default_backbone)].append(run)
+        usable = method.can_use(asked) and (options.backbone is not None or method.default_backbone == named)
+        own = {"backbone": method.default_backbone, "layers": None, "neighbourhood": None, "norm": None}
+        chosen = replace(run.options, **{"backbone": named} if usable else own)
+        name = str(chosen.backbone)
+        chosen = fitting.with_recipe(chosen, say)
+        spec = describe(name, chosen.layers, chosen.neighbourhood or NEIGHBOURHOOD, norm=bool(chosen.norm))
+        of_backbone[spec].append(run._replace(options=chosen))
     groups, reasons = [], {}
     for spec, group in of_backbone.items():
         try:
-            spec.check_size(options.size_for(1, 1, spec.cell))
+            spec.check_size(group[0].options.size_for(1, 1, spec.cell))
             # Your own weights are those of the backbone that you named.
-            network = Network.load(spec, options.weights if asked in (None, spec) else None)
+            is_asked = options.backbone in (None, spec.name)
+            network = Network.load(spec, options.weights if is_asked else None)
             options.budget.after_weights(network.nbytes)
             groups.append((network, group))
         except UsageError as error:

@@ -302,21 +302,23 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return the features of each kind, in the order of ``kinds``, of (n, height, width, 3) uint8 pixels."""
-        features = _features(self.kinds, self.spec, *self.backbone(pixels), norm=self.backbone.norm)
+        maps, pooled = self.backbone(pixels)
+        features = _features(self.kinds, self.spec, maps, pooled, self.backbone.norm)
         return tuple(features[kind] for kind in self.kinds)
 
 
 def patch_features(maps: Sequence[Tensor], reference: int = 0, neighbourhood: int = NEIGHBOURHOOD) -> Tensor:
     """Join feature maps of several levels into locally aware patch features: PatchCore, arXiv 2106.08265, section 3.1.
 
-    Each map is averaged over square neighbourhoods, 3x3 by default. All are brought to the grid of one of them, smaller maps by bilinear
-    interpolation and larger ones by averaging over its cells, and their channels are concatenated. Zeros beyond the
-    border are averaged in, which makes patches there shorter and so less able to be far from the memory bank. Networks
-    see the border of an image less well than its interior; averaging over the existing neighbours alone would make good
-    borders the most abnormal patches of an image.
+    Each map is averaged over square neighbourhoods, 3x3 by default. All are brought to the grid of one of them, smaller
+    maps by bilinear interpolation and larger ones by averaging over its cells, and their channels are concatenated.
+    Zeros beyond the border are averaged in, which makes patches there shorter and so less able to be far from the
+    memory bank. Networks see the border of an image less well than its interior; averaging over the existing neighbours
+    alone would make good borders the most abnormal patches of an image.
 
     ``maps`` are (n, channels, height, width) each, shallow to deep; ``reference`` is the index of the map whose grid is
-    used; ``neighbourhood`` is the side of the squares, odd, 1 for none. Returns (n, height, width, sum of channels) float32, contiguous, on the device of the maps.
+    used; ``neighbourhood`` is the side of the squares, odd, 1 for no averaging. Returns (n, height, width, sum of
+    channels) float32, contiguous, on the device of the maps.
     """
     grid = height, width = maps[reference].shape[-2:]
     levels = []

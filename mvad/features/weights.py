@@ -47,9 +47,8 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     """Load the weights of the full network as arrays.
 
     ``path`` is a ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that contains only tensors; None: the published
-    weights, from a package for ``efficientnet_lite0`` to ``efficientnet_lite2``, downloaded on first use for all others.
-    Raises UsageError if they cannot be read or downloaded, their package is not installed, or they belong to another
-    network.
+    weights, from a package for ``efficientnet_lite0`` to ``efficientnet_lite2``, else downloaded on first use. Raises
+    UsageError if they cannot be read or downloaded, their package is not installed, or they belong to another network.
     """
     if spec.name == NO_BACKBONE:
         return {}
