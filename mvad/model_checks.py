@@ -18,7 +18,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import decode_ignore
 from mvad.detectors import METHODS
 from mvad.errors import one_line
-from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
+from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD, NO_BACKBONE, BackboneSpec
 
 MAX_DOCUMENT_BYTES = 32 << 20  # of model.json, which names every training image that could not be used
 MAX_SIDE = 1 << 16  # of a model's input, in pixels
@@ -77,7 +77,9 @@ def check_document(content: Mapping[str, Any]) -> Document:
     channels = 0 if backbone.name == NO_BACKBONE else 3
     lengths = {len(backbone.stages), len(backbone.mean), len(backbone.std)}
     numbers_fit = all(map(math.isfinite, backbone.mean + backbone.std)) and all(value > 0 for value in backbone.std)
-    if lengths != {channels} or not numbers_fit or backbone.patch < 1:
+    is_square = backbone.neighbourhood % 2 == 1 and 1 <= backbone.neighbourhood <= MAX_NEIGHBOURHOOD
+    is_one = lengths == {channels} and numbers_fit and backbone.patch >= 1 and is_square
+    if not is_one or len(set(backbone.layers)) < len(backbone.layers) or (backbone.norm and backbone.patch == 1):
         raise ValueError(f"backbone is not one: {reprlib.repr(asdict(backbone))}")
     for file in document.files:
         if not file.endswith(SUFFIXES) or not {"", ".", ".."}.isdisjoint(file.split("/")):

@@ -556,7 +556,8 @@ def load_networks(
     failed: dict[BackboneSpec, UsageError] = {}
     for spec in dict.fromkeys(model.backbone for model in models.values()):
         try:
-            network = Network.load(spec, weights)
+            same = next((other for other in networks.values() if other.spec.name == spec.name), None)
+            network = Network.load(spec, weights) if same is None else replace(same, spec=spec)
             if budget is not None:
                 budget.after_weights(network.nbytes)
             networks[spec] = network

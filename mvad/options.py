@@ -6,6 +6,7 @@ line and the Python functions read the same classes; a detector's parameters are
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -13,11 +14,12 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from typer import Argument, Option
+from typer.models import OptionInfo
 
 from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
@@ -25,6 +27,8 @@ from mvad.data.image_size import ImageSize, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, find_method
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD
+from mvad.features.recipes import ANOMALY_DINO, DEFAULTS, DETECTOR_OPTIONS, IMAGE_SIZE, has_recipe
 from mvad.memory import MemoryBudget, parse_bytes
 
 PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
@@ -84,6 +88,12 @@ def _check_tile_size(value: str) -> str:
     return value
 
 
+def _check_odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("give an odd number, 1 for no averaging")
+    return value
+
+
 def _check_hosts(names: list[str] | None) -> list[str] | None:
     for name in names or ():
         if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", name):
@@ -108,6 +118,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=MIN_SIDE)]
+Neighbourhood = Annotated[int, Field(ge=1, le=MAX_NEIGHBOURHOOD), AfterValidator(_check_odd)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Thresholds = Annotated[
     dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, BeforeValidator(parse_thresholds)
@@ -126,6 +137,11 @@ Results = Annotated[str, Argument(metavar="RESULTS", help="Folder of results; a 
 
 def _bytes(help: str, default: str) -> Any:
     return Option(help=help, metavar="SIZE", show_default=default)
+
+
+def _by_recipe(name: str, default: Any) -> str:
+    """How ``--help`` shows the default of an option that depends on the backbone: see `features.recipes`."""
+    return f"{default}; {ANOMALY_DINO[name]} for DINOv2 and DINOv3"
 
 
 def _commas(help: str, example: str) -> Any:
@@ -227,12 +243,38 @@ class BackboneOptions(NetworkOptions):
             show_default="resnet50; vit_b_16 for vit-knn",
         ),
     ] = None
-    image_size: Annotated[
-        Side,
+    layers: Annotated[
+        list[Positive] | None,
+        BeforeValidator(split_commas),
         Option(
-            help="Side of the model's input, in pixels; images that are not square keep their shape at the same area."
+            help="Layers that patch features are made of: strides in pixels (4, 8, 16, 32), or a transformer's blocks "
+            "counted from 1, comma-separated.",
+            metavar="A,B",
+            show_default="strides 8,16; blocks at 1/2 and 3/4 of the depth; the last block for DINOv2 and DINOv3",
         ),
-    ] = 256
+    ] = None
+    neighbourhood: Annotated[
+        Neighbourhood | None,
+        Option(
+            help="Side of the square of neighbours that patch features are averaged over, odd; 1: no averaging.",
+            show_default=_by_recipe("neighbourhood", DEFAULTS["neighbourhood"]),
+        ),
+    ] = None
+    norm: Annotated[
+        bool | None,
+        Option(
+            "--norm/--no-norm",
+            help="Apply a transformer's final norm to the patch tokens of each layer.",
+            show_default="no-norm; norm for DINOv2 and DINOv3",
+        ),
+    ] = None
+    image_size: Annotated[
+        Side | None,
+        Option(
+            help="Side of the model's input, in pixels; images that are not square keep their shape at the same area.",
+            show_default=_by_recipe("image_size", IMAGE_SIZE),
+        ),
+    ] = None
     crop: Annotated[
         Side | None,
         Option(
@@ -273,8 +315,9 @@ class BackboneOptions(NetworkOptions):
         self._apply_preset()
         if self.crop is not None and self.tile_size not in ("auto", "none"):
             raise UsageError("--crop and --tile-size exclude each other; leave one of them out.")
-        if self.crop is not None and self.crop > self.image_size:
-            raise UsageError(f"--crop {self.crop} is larger than the image size {self.image_size}.")
+        depends = self.image_size is None and has_recipe(self.backbone or "")
+        if self.crop is not None and self.crop > self.side and not depends:
+            raise UsageError(f"--crop {self.crop} is larger than the image size {self.side}.")
 
     def _apply_preset(self) -> None:
         """Set the options of the preset; UsageError if one of them is given otherwise."""
@@ -287,6 +330,11 @@ class BackboneOptions(NetworkOptions):
                 object.__setattr__(self, name, value)
 
     @property
+    def side(self) -> int:
+        """Side in pixels of an input that is square."""
+        return IMAGE_SIZE if self.image_size is None else self.image_size
+
+    @property
     def keeps_shape(self) -> bool:
         """Whether the model's input has the shape of the images."""
         return self.crop is None
@@ -297,13 +345,13 @@ class BackboneOptions(NetworkOptions):
         ``windows`` says whether the method can look through windows.
         """
         if self.crop is not None:
-            return ImageSize.square(self.image_size, self.crop)
-        side = math.sqrt(height * width) * self.scale
-        is_large = side > max(2 * self.image_size, LARGE_SIDE)
+            return ImageSize.square(self.side, self.crop)
+        seen = math.sqrt(height * width) * self.scale
+        is_large = seen > max(2 * self.side, LARGE_SIDE)
         if windows and self.tile_size != "none" and (self.tile_size != "auto" or is_large):
-            tile = self.image_size if self.tile_size == "auto" else int(self.tile_size)
+            tile = self.side if self.tile_size == "auto" else int(self.tile_size)
             return tiled_size(height * self.scale, width * self.scale, tile, self.tile_overlap, cell)
-        return fitting_size(self.image_size, width / height, cell)
+        return fitting_size(self.side, width / height, cell)
 
 
 @group()
@@ -355,9 +403,41 @@ class SeedOptions(Group):
     seed: Annotated[Natural, Option(help="Seed of everything that is random.")] = 0
 
 
+@functools.cache
+def _options_of(params: type) -> type:
+    """A detector's parameters as options: those that recipes set are None unless they are given."""
+    defaults = {field.name: field.default for field in fields(params) if field.name in DETECTOR_OPTIONS}
+    if not defaults:
+        return params
+    hints = get_type_hints(params, include_extras=True)
+    names = [name for name in hints if name in defaults or name in inspect.get_annotations(params)]
+    annotations = {
+        name: _or_none(name, hints[name], defaults[name]) if name in defaults else hints[name] for name in names
+    }
+    namespace = {"__annotations__": annotations, "__doc__": params.__doc__, **dict.fromkeys(defaults)}
+    return group()(type(params.__name__, (params,), namespace))
+
+
+def _or_none(name: str, hint: Any, default: Any) -> Any:
+    """The annotation of an option that is None unless it is given."""
+    kind, *details = get_args(hint)
+    option = next(copy.copy(detail) for detail in details if isinstance(detail, OptionInfo))
+    option.show_default = _by_recipe(name, default)
+    for detail in details:
+        if not isinstance(detail, OptionInfo):
+            kind = Annotated[kind, detail]
+    return Annotated[kind | None, option]
+
+
 @group()
-class DetectorOptions(*dict.fromkeys(method.Params for method in METHODS.values())):  # type: ignore[misc]
+class DetectorOptions(*dict.fromkeys(_options_of(method.Params) for method in METHODS.values())):  # type: ignore[misc]
     """The parameters of all detectors; each reads its own."""
+
+
+def recipe_defaults() -> dict[str, Any]:
+    """The values, by name, of the options that recipes set, where there is no recipe."""
+    of_methods = {field.name: field.default for method in METHODS.values() for field in fields(method.Params)}
+    return DEFAULTS | {name: of_methods[name] for name in DETECTOR_OPTIONS if name in of_methods}
 
 
 @group()

@@ -12,7 +12,15 @@ from mvad.errors import ModelError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
-from mvad.model_store import FittedModel, find_models, load_networks, models_for, read_arrays, save_model
+from mvad.model_store import (
+    FittedModel,
+    find_models,
+    load_networks,
+    models_for,
+    read_arrays,
+    recorded_shape,
+    save_model,
+)
 from mvad.storage import to_uri
 
 RECORD = {"n_train": 3, "errors": [], "fit_seconds": 1.0}
@@ -139,6 +147,23 @@ def test_weights_are_checked_model_by_model(tmp_path):
     )
     with pytest.raises(UsageError, match="none of the 2 models"):
         load_networks(find_models(to_uri(tmp_path)), None)
+
+
+def test_models_that_differ_in_layers_share_weights_that_are_read_once(tmp_path, monkeypatch):
+    default = describe("efficientnet_lite0")
+    other = describe("efficientnet_lite0", (4, 8), neighbourhood=1)
+    sha256 = Network.load(default, None).sha256
+    save(tmp_path, "cap", spec=default, weights=sha256)
+    save(tmp_path, "bottle", spec=other, weights=sha256, channels=64)
+    loads, load = [], Network.load
+    monkeypatch.setattr(Network, "load", lambda spec, path: loads.append(spec) or load(spec, path))
+    models, networks = load_networks(find_models(to_uri(tmp_path)), None)
+    assert sorted(models) == ["bottle", "cap"]
+    assert {*networks} == {default, other}
+    assert all(network.spec == spec for spec, network in networks.items())
+    assert networks[default].weights is networks[other].weights
+    assert len(loads) == 1
+    assert [recorded_shape(models[name])[-1] for name in ("bottle", "cap")] == [64, 152]
 
 
 def test_a_model_of_another_width_than_its_backbone_is_listed_as_damaged(tmp_path):

@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from mvad.comparison.table import comparison_table
 from mvad.comparison.variants import Line, MethodRun, method_runs, read_variants
 from mvad.console import Reporter
 from mvad.data.manifest import Manifest, read_manifest, require_test_images, require_training_images
-from mvad.detectors import find_method
+from mvad.detectors import Detector, find_method
 from mvad.errors import UsageError
 from mvad.options import (
     BackboneOptions,
@@ -129,7 +130,8 @@ def _by_features(runs: Sequence[MethodRun], variants: Variants, report: Reporter
     groups: dict[tuple[Network, str], list[MethodRun]] = defaultdict(list)
     networks: dict[tuple[BackboneSpec, str | None], Network | str] = {}  # or why there is none
     reasons: dict[Line, str] = {}
-    for run in [run._replace(options=_with_usable_backbone(run, variants)) for run in runs]:
+    say = functools.cache(report.info)
+    for run in [run._replace(options=_with_usable_backbone(run, variants, say)) for run in runs]:
         options = run.options
         try:
             key = fitting.resolve_backbone(options), options.weights
@@ -154,20 +156,25 @@ def _network_or_reason(options: RunOptions) -> Network | str:
         return str(error)
 
 
-def _with_usable_backbone(run: MethodRun, variants: Variants) -> RunOptions:
+def _with_usable_backbone(run: MethodRun, variants: Variants, say: Callable[[str], None]) -> RunOptions:
     """The options of a run, with the method's default backbone if it cannot use the one that the command names.
 
-    Your own weights are those of the backbone that you named. A variant that names one keeps it.
+    Your own weights, ``--layers``, ``--neighbourhood`` and ``--norm`` are for the backbone that you named. A variant
+    that names one keeps it. What the recipe of the backbone advises is filled in.
     """
     from mvad.features.backbones import describe
 
-    options, variant = run.options, run.line.variant
+    options, variant, method = run.options, run.line.variant, find_method(run.options.method)
+    named = options.backbone or Detector.default_backbone
     try:
-        if options.backbone is None or find_method(options.method).can_use(describe(options.backbone)):
-            return options
+        asked = describe(named, options.layers, norm=bool(options.norm))  # a wrong name or layer is no method's fault
+        usable = method.can_use(asked) and (options.backbone is not None or method.default_backbone == named)
+        if not usable and not (variant and "backbone" in variants[variant]):
+            weights = options.weights if options.backbone is None else None
+            options = replace(options, backbone=None, weights=weights, layers=None, neighbourhood=None, norm=None)
+        return fitting.with_recipe(options, say)
     except UsageError as error:
         raise UsageError(f"variant {variant!r}: {error}" if variant else str(error)) from error
-    return options if variant and "backbone" in variants[variant] else replace(options, backbone=None, weights=None)
 
 
 def _table(

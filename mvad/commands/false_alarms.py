@@ -46,6 +46,7 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     images = manifest.table.filter(pc.is_valid(manifest.table["label"]))
     if not pc.any(pc.equal(images["label"], 0)).as_py():
         raise UsageError(f"no good images under {storage.readable(manifest.root)}.")
+    options = fitting.with_recipe(options, report.info)
     network, ignores = fitting.load_network(options), fitting.read_ignores(manifest, options)
     with pipeline.job_session(options, report):
         scores = fitting.score_splits(images, network, options, ignores, report)

@@ -27,6 +27,7 @@ def fit(data: Data, models: Models, options: FitOptions) -> Result:
     report, folder = Reporter(options.quiet), storage.to_uri(models)
     manifest = read_manifest(data, options, to_learn=True)
     train = require_training_images(manifest)
+    options = fitting.with_recipe(options, report.info)
     network = fitting.load_network(options)
     jobs = fitting.fit_jobs(manifest, network, folder, options)
     storage.ensure_writable_folder(folder)

@@ -29,6 +29,7 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     require_categories(options.threshold_categories, manifest.categories, manifest.root)
     train = require_training_images(manifest)
     images = require_test_images(manifest, "; to fit models alone use mvad fit.")
+    options = fitting.with_recipe(options, report.info)
     network = fitting.load_network(options)
     run = Run.of_fit(target, manifest, options, network)  # a new run, or one that was interrupted
     jobs = fitting.fit_jobs(manifest, network, storage.join(run.folder, "models"), options)

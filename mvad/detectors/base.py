@@ -76,9 +76,13 @@ class Detector(ABC):
 
     @classmethod
     def from_options(cls, options: Any, copies: int = 1) -> Self:
-        """Build an unfitted detector from an object with the attribute ``seed`` and one for each field of `Params`."""
+        """Build an unfitted detector from an object with the attribute ``seed`` and one for each field of `Params`.
+
+        A field that is None has its default.
+        """
         params = {field.name: getattr(options, field.name) for field in fields(cls.Params)}
-        return cls(seed=options.seed, copies=copies, **params)
+        given = {name: value for name, value in params.items() if value is not None}
+        return cls(seed=options.seed, copies=copies, **given)
 
     @classmethod
     def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:

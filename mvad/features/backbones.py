@@ -1,10 +1,13 @@
 """Pretrained networks as feature extractors, truncated after the deepest layer in use."""
 
 import copy
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -15,42 +18,79 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from mvad.errors import UsageError
-from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
+from mvad.features.backbone_spec import EMBEDDED, NEIGHBOURHOOD, NO_BACKBONE, PACKAGED, BackboneSpec, Layer
 from mvad.features.kinds import PATCHES, POOLED, STAGES
 
 Weights = dict[str, NDArray[Any]]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESNET_LAYERS = ("layer2", "layer3", "layer4")
+RESNET_LAYERS = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}  # by stride in pixels
 STRIDES = (8, 16, 32)  # of the three feature levels of a convolutional network
 QUARTERS = (2, 3, 4)  # of a transformer's depth, where its three feature levels end
-NEIGHBOURHOOD = 3  # side of the square of patches that a patch feature averages
 PROBE_SIDE = 64
 FOLDING_TOLERANCE = 1e-3  # as a share of the largest output
 
 
-def describe(name: str) -> BackboneSpec:
-    """Look up a backbone by name; UsageError if there is none, or its architecture is not supported."""
+class _Architecture(NamedTuple):
+    """What there is to choose from in a network."""
+
+    spec: BackboneSpec
+    layers: Mapping[int, Layer]  # by stride in pixels, or of a transformer by number of the block, from 1
+    has_norm: bool  # whether it ends with a norm of its tokens
+
+
+def describe(
+    name: str, layers: Iterable[int] | None = None, neighbourhood: int = NEIGHBOURHOOD, norm: bool = False
+) -> BackboneSpec:
+    """Look up a backbone by name.
+
+    ``layers`` are those that its patch features are made of: strides in pixels among 4, 8, 16 and 32, or a
+    transformer's blocks counted from 1; None: the first two of its feature levels. ``neighbourhood`` and ``norm`` are
+    fields of the spec. UsageError if there is no such backbone, layer or final norm, or the architecture is not
+    supported.
+    """
+    spec, known, has_norm = _look_up(name)
     if name == NO_BACKBONE:
-        return BackboneSpec(name, (), (), ())
-    if name == EMBEDDED:
-        return _describe_timm(name, (0.498,) * 3, (0.502,) * 3)
+        return spec
+    numbers = sorted(set(layers or ()))
+    missing = ", ".join(str(number) for number in numbers if number not in known)
+    if missing and spec.patch > 1:
+        raise UsageError(f"backbone {name!r} has no block {missing}; its --layers are blocks 1 to {len(known)}.")
+    if missing:
+        strides = ", ".join(map(str, known))
+        raise UsageError(f"backbone {name!r} has no layer of stride {missing}; its --layers are strides {strides}.")
+    if norm and not has_norm:
+        raise UsageError(f"backbone {name!r} has no final norm of tokens; leave --norm out.")
+    chosen = tuple(known[number] for number in numbers)
+    if chosen == spec.stages[:2]:
+        chosen = ()
+    return replace(spec, layers=chosen, neighbourhood=neighbourhood, norm=norm)
+
+
+@functools.cache
+def _look_up(name: str) -> _Architecture:
+    if name == NO_BACKBONE:
+        return _Architecture(BackboneSpec(name, (), (), ()), {}, False)
+    if name in PACKAGED:
+        return _look_up_timm(name, (0.498,) * 3, (0.502,) * 3)
     if name.startswith("timm:"):
         import timm  # imported where it is used because it takes two seconds
 
         if timm.is_model(timm_name(name)):
             pretrained = timm.models.get_pretrained_cfg(timm_name(name))
             mean, std = (pretrained.mean, pretrained.std) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
-            return _describe_timm(name, tuple(mean), tuple(std))
+            return _look_up_timm(name, tuple(mean), tuple(std))
     elif name in torchvision.models.list_models(torchvision.models):
         with torch.device("meta"):
             model: Any = torchvision.models.get_model(name, weights=None)
         if isinstance(model, torchvision.models.VisionTransformer):
-            blocks = _level_blocks(len(model.encoder.layers))
-            layers = tuple(f"encoder.layers.encoder_layer_{block}" for block in blocks)
-            return BackboneSpec(name, layers, IMAGENET_MEAN, IMAGENET_STD, model.patch_size)
-        if all(hasattr(model, layer) for layer in RESNET_LAYERS):
-            return BackboneSpec(name, RESNET_LAYERS, IMAGENET_MEAN, IMAGENET_STD)
+            blocks = [f"encoder.layers.encoder_layer_{number}" for number in range(len(model.encoder.layers))]
+            stages = tuple(blocks[number] for number in _level_blocks(len(blocks)))
+            spec = BackboneSpec(name, stages, IMAGENET_MEAN, IMAGENET_STD, model.patch_size)
+            return _Architecture(spec, dict(enumerate(blocks, 1)), has_norm=True)
+        if all(hasattr(model, layer) for layer in RESNET_LAYERS.values()):
+            stages = tuple(RESNET_LAYERS[stride] for stride in STRIDES)
+            return _Architecture(BackboneSpec(name, stages, IMAGENET_MEAN, IMAGENET_STD), RESNET_LAYERS, has_norm=False)
         raise UsageError(
             f"backbone {name!r} is neither a ResNet nor a Vision Transformer; use one of those from torchvision, "
             f"{EMBEDDED}, or timm:NAME."
@@ -61,18 +101,21 @@ def describe(name: str) -> BackboneSpec:
     )
 
 
-def _describe_timm(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> BackboneSpec:
+def _look_up_timm(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> _Architecture:
     import timm
 
     with torch.device("meta"):
         model: Any = timm.create_model(timm_name(name), pretrained=False)
     if _is_transformer(model):
-        return BackboneSpec(name, _level_blocks(len(model.blocks)), mean, std, model.patch_embed.patch_size[0])
+        n_blocks, has_norm = len(model.blocks), not isinstance(_final_norm(model), nn.Identity | None)
+        spec = BackboneSpec(name, _level_blocks(n_blocks), mean, std, model.patch_embed.patch_size[0])
+        return _Architecture(spec, {number + 1: number for number in range(n_blocks)}, has_norm)
     info = model.feature_info
     strides = [layer["reduction"] for layer in getattr(info, "info", info)]
     if not set(STRIDES) <= set(strides) or not hasattr(model, "forward_intermediates"):
         raise UsageError(f"backbone {name!r} has no feature maps at strides 8, 16 and 32; choose another from timm.")
-    return BackboneSpec(name, tuple(strides.index(stride) for stride in STRIDES), mean, std)
+    layers = {stride: strides.index(stride) for stride in RESNET_LAYERS if stride in strides}
+    return _Architecture(BackboneSpec(name, tuple(layers[stride] for stride in STRIDES), mean, std), layers, False)
 
 
 def _level_blocks(n_blocks: int) -> tuple[int, ...]:
@@ -83,13 +126,20 @@ def _is_transformer(model: Any) -> bool:
     return hasattr(model, "patch_embed") and getattr(model, "num_prefix_tokens", 0) > 0
 
 
+def _final_norm(transformer: Any) -> nn.Module | None:
+    """The norm that follows the last block."""
+    if isinstance(transformer, torchvision.models.VisionTransformer):
+        return transformer.encoder.ln
+    return getattr(transformer, "norm", None)
+
+
 def _is_timm(name: str) -> bool:
-    return name == EMBEDDED or name.startswith("timm:")
+    return name in PACKAGED or name.startswith("timm:")
 
 
 def timm_name(name: str) -> str:
-    """Return timm's name of a backbone that is embedded or named ``timm:NAME``."""
-    return "tf_efficientnet_lite0" if name == EMBEDDED else name.removeprefix("timm:")
+    """Return timm's name of a backbone that has a package or is named ``timm:NAME``."""
+    return f"tf_{name}" if name in PACKAGED else name.removeprefix("timm:")
 
 
 def build_network(spec: BackboneSpec) -> nn.Module:
@@ -175,12 +225,12 @@ def resize_positions(embedding: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def truncate_network(model: nn.Module, spec: BackboneSpec, levels: Sequence[int], pooled: bool) -> nn.Module:
-    """Wrap a network so that it returns the feature maps of some levels and its pooled features, None if not asked."""
+def truncate_network(model: nn.Module, spec: BackboneSpec, layers: Sequence[Layer], pooled: bool) -> nn.Module:
+    """Wrap a network so that it returns the feature maps of some layers and its pooled features, None if not asked."""
     wrapper: Any = _TransformerLayers if spec.patch > 1 else _ResNetLayers
     if _is_timm(spec.name):
         wrapper = _TimmLayers
-    return wrapper(model, [spec.stages[level] for level in levels], pooled)
+    return wrapper(model, layers, pooled)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -211,21 +261,23 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 class Backbone(nn.Module):
     """A network truncated after the deepest layer in use, with the weights of the full network.
 
-    ``levels`` says which of the three feature levels to return, by numbers from 0, shallow to deep; ``pooled`` whether
-    to return the pooled features of the full network too.
+    ``layers`` are those to return, shallow to deep; None: those of the patch features. ``pooled`` says whether to
+    return the pooled features of the full network too. ``norm`` is the network's final norm if the spec asks for it; it
+    is not applied here.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, spec: BackboneSpec, weights: Weights, levels: Sequence[int] = (0, 1), pooled: bool = False
+        self, spec: BackboneSpec, weights: Weights, layers: Sequence[Layer] | None = None, pooled: bool = False
     ) -> None:
         super().__init__()
         model = build_network(spec)
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
         model = model.eval() if spec.patch > 1 else fold_batch_norm(model.eval())
-        self.layers = truncate_network(model, spec, levels, pooled)
+        self.norm = _final_norm(model) if spec.norm else None
+        self.layers = truncate_network(model, spec, spec.patch_layers if layers is None else layers, pooled)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
@@ -245,31 +297,35 @@ class FeatureNetwork(nn.Module):
 
     def __init__(self, kinds: Sequence[str], spec: BackboneSpec, weights: Weights) -> None:
         super().__init__()
-        self.kinds = tuple(kinds)
-        self.backbone = Backbone(spec, weights, _levels(kinds), pooled=POOLED in kinds)
+        self.kinds, self.spec = tuple(kinds), spec
+        self.backbone = Backbone(spec, weights, _layers_of(kinds, spec), pooled=POOLED in kinds)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return the features of each kind, in the order of ``kinds``, of (n, height, width, 3) uint8 pixels."""
-        features = _features(self.kinds, *self.backbone(pixels))
+        maps, pooled = self.backbone(pixels)
+        features = _features(self.kinds, self.spec, maps, pooled, self.backbone.norm)
         return tuple(features[kind] for kind in self.kinds)
 
 
-def patch_features(maps: Sequence[Tensor], reference: int = 0) -> Tensor:
+def patch_features(maps: Sequence[Tensor], reference: int = 0, neighbourhood: int = NEIGHBOURHOOD) -> Tensor:
     """Join feature maps of several levels into locally aware patch features: PatchCore, arXiv 2106.08265, section 3.1.
 
-    Each map is averaged over 3x3 neighbourhoods. All are brought to the grid of one of them, smaller maps by bilinear
-    interpolation and larger ones by averaging over its cells, and their channels are concatenated. Zeros beyond the
-    border are averaged in, which makes patches there shorter and so less able to be far from the memory bank. Networks
-    see the border of an image less well than its interior; averaging over the existing neighbours alone would make good
-    borders the most abnormal patches of an image.
+    Each map is averaged over square neighbourhoods, 3x3 by default. All are brought to the grid of one of them, smaller
+    maps by bilinear interpolation and larger ones by averaging over its cells, and their channels are concatenated.
+    Zeros beyond the border are averaged in, which makes patches there shorter and so less able to be far from the
+    memory bank. Networks see the border of an image less well than its interior; averaging over the existing neighbours
+    alone would make good borders the most abnormal patches of an image.
 
     ``maps`` are (n, channels, height, width) each, shallow to deep; ``reference`` is the index of the map whose grid is
-    used. Returns (n, height, width, sum of channels) float32, contiguous, on the device of the maps.
+    used; ``neighbourhood`` is the side of the squares, odd, 1 for no averaging. Returns (n, height, width, sum of
+    channels) float32, contiguous, on the device of the maps.
     """
     grid = height, width = maps[reference].shape[-2:]
     levels = []
     for level in maps:
-        smooth = functional.avg_pool2d(level, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
+        smooth = level
+        if neighbourhood > 1:
+            smooth = functional.avg_pool2d(level, neighbourhood, stride=1, padding=neighbourhood // 2)
         if smooth.shape[-2] > height:
             smooth = functional.adaptive_avg_pool2d(smooth, (height, width))
         elif smooth.shape[-2:] != grid:
@@ -278,16 +334,35 @@ def patch_features(maps: Sequence[Tensor], reference: int = 0) -> Tensor:
     return torch.cat(levels, dim=1).permute(0, 2, 3, 1).contiguous()
 
 
-def _levels(kinds: Sequence[str]) -> tuple[int, ...]:
-    return (0, 1, 2) if STAGES in kinds else (0, 1)
+def _layers_of(kinds: Sequence[str], spec: BackboneSpec) -> tuple[Layer, ...]:
+    """The layers that features of some kinds are made of, shallow to deep."""
+    of_kinds = {PATCHES: spec.patch_layers, STAGES: spec.stages}
+    layers = {layer for kind in kinds for layer in of_kinds.get(kind, ())}
+    return tuple(sorted(layers, key=_depth)) or spec.stages[:2]
 
 
-def _features(kinds: Sequence[str], maps: Sequence[Tensor], pooled: Tensor | None) -> dict[str, Tensor]:
+def _depth(layer: Layer) -> int:
+    """The number of a layer, at the end of its name if it has one."""
+    return int(re.findall(r"\d+", str(layer))[-1])
+
+
+def _features(
+    kinds: Sequence[str],
+    spec: BackboneSpec,
+    maps: Sequence[Tensor],
+    pooled: Tensor | None,
+    norm: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Features by kind of the maps of `_layers_of`; ``norm`` is applied to the tokens of `PATCHES`."""
+    of_layer = dict(zip(_layers_of(kinds, spec), maps, strict=True))
     features: dict[str, Tensor] = {}
     if PATCHES in kinds:
-        features[PATCHES] = patch_features(maps[:2])
+        of_patches = [of_layer[layer] for layer in spec.patch_layers]
+        if norm is not None:
+            of_patches = [norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for level in of_patches]
+        features[PATCHES] = patch_features(of_patches, neighbourhood=spec.neighbourhood)
     if STAGES in kinds:
-        features[STAGES] = patch_features(maps, reference=1)
+        features[STAGES] = patch_features([of_layer[layer] for layer in spec.stages], reference=1)
     if POOLED in kinds and pooled is not None:
         features[POOLED] = pooled
     return features
@@ -296,6 +371,6 @@ def _features(kinds: Sequence[str], maps: Sequence[Tensor], pooled: Tensor | Non
 def network_shapes(kinds: Sequence[str], spec: BackboneSpec, height: int, width: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of one image's features of each kind, without weights and without computing any."""
     with torch.device("meta"), torch.inference_mode():
-        network = truncate_network(build_network(spec), spec, _levels(kinds), pooled=POOLED in kinds)
-        features = _features(kinds, *network.eval()(torch.empty(1, 3, height, width)))
+        network = truncate_network(build_network(spec), spec, _layers_of(kinds, spec), pooled=POOLED in kinds)
+        features = _features(kinds, spec, *network.eval()(torch.empty(1, 3, height, width)))
     return {kind: tuple(values.shape[1:]) for kind, values in features.items()}

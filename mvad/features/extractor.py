@@ -251,9 +251,10 @@ def _feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
 def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
     """Export a network of (1, height, width, 3) uint8 pixels to ONNX; UsageError if an operation is not supported."""
     example: Any = (torch.zeros(CPU_CHUNK, height, width, 3, dtype=torch.uint8),)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own code warns
@@ -264,7 +265,8 @@ def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
         reason = str(error).strip().split("\n")[0][:200]
         raise UsageError(f"this backbone cannot run on ONNX Runtime ({reason}); add --engine torch.") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) -> dict[str, tuple[int, ...]]:

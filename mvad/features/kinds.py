@@ -1,9 +1,10 @@
 """The kinds of features that detectors ask for; one forward pass computes several of them.
 
 ``patches``
-    The grid of locally aware patch features of the two shallower feature levels: (n, height, width, channels).
+    Locally aware patch features of the layers that the backbone's spec chooses, by default the two shallower feature
+    levels, on the grid of the shallowest: (n, height, width, channels).
 ``stages``
-    The same of all three feature levels, on the grid of the middle one.
+    The same of all three feature levels, averaged over 3x3, on the grid of the middle one.
 ``pooled``
     One vector per image, the average-pooled last map or the [CLS] token: (n, channels).
 ``pixels``

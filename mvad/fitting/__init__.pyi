@@ -10,6 +10,7 @@ from .jobs import read_ignores as read_ignores
 from .jobs import require_models as require_models
 from .jobs import resolve_backbone as resolve_backbone
 from .jobs import training_errors as training_errors
+from .jobs import with_recipe as with_recipe
 from .splits import SplitScores as SplitScores
 from .splits import score_splits as score_splits
 from .update import ensure_extendable as ensure_extendable

