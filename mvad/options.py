@@ -324,7 +324,7 @@ class ClusterOptions(Group):
         MemoryBudget(self.memory_limit)  # raises if that is too little
 
     @property
-    def budget(self) -> MemoryBudget:
+    def memory_budget(self) -> MemoryBudget:
         """What ``memory_limit`` leaves for images and features."""
         return MemoryBudget(self.memory_limit)
 

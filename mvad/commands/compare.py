@@ -142,7 +142,7 @@ def _by_network(
             spec.check_size(options.size_for(1, 1, spec.cell))
             # Your own weights are those of the backbone that you named.
             network = Network.load(spec, options.weights if asked in (None, spec) else None)
-            options.budget.after_weights(network.nbytes)
+            options.memory_budget.after_weights(network.nbytes)
             groups.append((network, group))
         except UsageError as error:
             for run in group:

@@ -67,7 +67,7 @@ def schedule(features, shards, options, folder, order, bad=()):
     job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", shards.n_images) as stage:
-        scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
+        scheduler = FitScheduler([job], {"cap": shards}, options.memory_budget, pool, stage, keep_going=False)
         for number in order:
             scheduler.add(shard_of(features, shards, number, bad))
         (outcome,) = scheduler.finish()
@@ -153,27 +153,27 @@ def test_a_bank_smaller_than_asked_for_is_noted(features, options, ray_local, tm
 def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     options = FitOptions(memory_limit="2GiB")
     for shape, images in (((32, 32, 152), 10**4), ((32, 32, 152), 10**8), ((28, 28, 1536), 10**6)):
-        shards = Shards.plan(images, shape, options, options.budget)
+        shards = Shards.plan(images, shape, options, options.memory_budget)
         patch = 4 * (shape[-1] + 128)
         patches = shape[0] * shape[1]
-        assert shards.shard_images * patches * patch < options.budget.bytes / 3
-        assert shards.share * images * patches * patch < options.budget.bytes / 2
-        assert len(shards.held_out) * patches * patch < options.budget.bytes / 4
-    assert Shards.plan(10**3, (8, 8, 152), options, options.budget).share == pytest.approx(0.2)
+        assert shards.shard_images * patches * patch < options.memory_budget.bytes / 3
+        assert shards.share * images * patches * patch < options.memory_budget.bytes / 2
+        assert len(shards.held_out) * patches * patch < options.memory_budget.bytes / 4
+    assert Shards.plan(10**3, (8, 8, 152), options, options.memory_budget).share == pytest.approx(0.2)
     limited = FitOptions(memory_limit="2GiB", max_vectors=1000)
-    assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
-    alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
+    assert Shards.plan(10**3, (8, 8, 152), limited, limited.memory_budget).share == pytest.approx(2 * 1000 / 64_000)
+    alone = Shards.plan(10, (384, 512, 152), options, options.memory_budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
 
 
 def test_patches_of_an_image_that_memory_does_not_hold_are_thinned():
     options = FitOptions(memory_limit="2GiB")
-    assert patch_step({"patches": (32, 32, 152)}, options, options.budget) == 1
+    assert patch_step({"patches": (32, 32, 152)}, options, options.memory_budget) == 1
     for rows, columns in ((384, 512), (1250, 1250), (128, 8192)):
-        step = patch_step({"patches": (rows, columns, 152)}, options, options.budget)
+        step = patch_step({"patches": (rows, columns, 152)}, options, options.memory_budget)
         kept = -(-rows // step) * -(-columns // step)
-        assert kept * 4 * (152 + 128) < options.budget.bytes / 3
-        assert kept * 4 * (152 + 128) > options.budget.bytes / 40
+        assert kept * 4 * (152 + 128) < options.memory_budget.bytes / 3
+        assert kept * 4 * (152 + 128) > options.memory_budget.bytes / 40
 
 
 def test_how_many_images_fit():
