@@ -50,6 +50,7 @@ def split_commas(value: Any) -> Any:
     return [part for part in parts if part] or None
 
 
+TUNABLE = ("patchcore",)  # methods with candidates in `tuning.candidates`
 MIN_SIDE = 32  # pixels of a model's input
 LARGE_SIDE = 512  # pixels: smaller images are not cut into windows by themselves
 ALL_CATEGORIES = "*"  # key of a threshold for the categories that have none of their own
@@ -67,6 +68,17 @@ def parse_thresholds(value: Any) -> Any:
         except ValueError:
             raise ValueError(f"{number!r} is not a number; give 0.7, or weave=0.7,bracket=0.9") from None
     return thresholds
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}  # by unit of a time
+
+
+def parse_seconds(text: str | float) -> float:
+    """A time such as 90s, 10m or 1.5h in seconds; UsageError if it is not a time."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--budget {str(text)!r} is not a time such as 90s, 10m or 1h.")
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def _check_limit(value: str) -> str:
@@ -105,6 +117,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=MIN_SIDE)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Thresholds = Annotated[
     dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, BeforeValidator(parse_thresholds)
@@ -581,10 +594,49 @@ class EvaluateOptions(BatchOptions, OutputOptions):
 
 
 @group()
-class RunOptions(FitOptions, ScoreOptions):
+class TuningOptions(Group):
+    """Tuning"""
+
+    budget: Annotated[
+        Seconds,
+        Option(
+            help="Time for choosing options, all categories together; what it leaves untried is said.",
+            metavar="10m",
+            show_default="10m",
+        ),
+    ] = 600.0
+
+
+def _check_tunable(options: FitOptions) -> None:
+    """UsageError if there is nothing to choose."""
+    if options.method not in TUNABLE:
+        raise UsageError(f"--method {options.method} has no options to tune; choose one of: {', '.join(TUNABLE)}.")
+    if options.shots is not None:
+        raise UsageError("--shots leaves too few images to choose options by; leave it out.")
+
+
+@group()
+class TuneOptions(FitOptions, TuningOptions):
+    """Method"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_tunable(self)
+
+
+@group()
+class RunOptions(FitOptions, ScoreOptions, TuningOptions):
     """Method"""
 
     method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
+    tune: Annotated[bool, Option("--tune", help="First choose the options of each category, as mvad tune does.")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune:
+            _check_tunable(self)
 
 
 @group()
@@ -749,6 +801,7 @@ def as_json(options: Any) -> dict[str, Any]:
 # Options that change no score, and those that say where to find what is compared by its content.
 _VOLATILE = {"quiet", "new_run", "max_errors", "address", "actors", "batch_size", "weights", "recheck", "settle"}
 _VOLATILE |= {"preset"}  # whose options are compared themselves
+_VOLATILE |= {"budget"}  # choices are kept with the models
 _IMAGE_CHOICE = {"category", "categories", "limit", "layout", "ignore"}  # `fitted.identify` compares masks
 
 

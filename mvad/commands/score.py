@@ -53,7 +53,9 @@ def score_missing(
     fitted = find_models(folder, options.method)
     require_categories(options.threshold_categories, fitted, folder)
     images = require_images(Listing(data, options))  # what there is to score; the listing may go on while it is scored
-    category_models, networks = load_networks(models_for(images.categories, fitted), options.weights, options.memory_budget)
+    category_models, networks = load_networks(
+        models_for(images.categories, fitted), options.weights, options.memory_budget
+    )
     for warning in [*category_models.warnings, *scoring.ignore_remarks(category_models, images.ignore)]:
         report.warn(warning)
     run = Run.of_models(target, images, category_models, options)  # a new run, or one that was interrupted

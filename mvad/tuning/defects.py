@@ -86,9 +86,8 @@ def scar(image: Pixels, random: Generator, share: float, texture: Pixels | None 
     """Paste a thin, rotated cut of the same image elsewhere: CutPaste (scar)."""
     part = _placed(image, random, _bar(image, random, share, aspect=random.uniform(3, 8)))
     height, width = part.shape.shape
-    top, left = (int(random.integers(0, full - side + 1)) for full, side in zip(image.shape, (height, width)))
-    content = image[top : top + height, left : left + width].astype(np.float32)
-    content = content * random.uniform(0.7, 1.3) + random.uniform(-25, 25, 3)
+    top, left = _corner(image, height, width, random)
+    content = image[top : top + height, left : left + width] * random.uniform(0.7, 1.3) + random.uniform(-25, 25, 3)
     return _blended(image, part, content, _opacity(random))
 
 
@@ -102,7 +101,7 @@ def texture_blob(image: Pixels, random: Generator, share: float, texture: Pixels
     scale = max(height / len(texture), width / texture.shape[1], random.uniform(0.3, 1.0))
     sides = max(width, round(scale * texture.shape[1])), max(height, round(scale * len(texture)))
     scaled = np.asarray(Image.fromarray(texture).resize(sides, Image.Resampling.BILINEAR))
-    top, left = (int(random.integers(0, full - side + 1)) for full, side in zip(scaled.shape, (height, width)))
+    top, left = _corner(scaled, height, width, random)
     content = scaled[top : top + height, left : left + width].astype(np.float32)
     return _blended(image, part, content, _opacity(random))
 
@@ -177,9 +176,14 @@ def _blended(image: Pixels, part: Part, content: NDArray[np.floating], opacity: 
 
 def _placed(image: Pixels, random: Generator, shape: Values) -> Part:
     """A shape, cut to the image's size, at a random place of it."""
-    height, width = (min(side, full) for side, full in zip(shape.shape, image.shape))
-    top, left = (int(random.integers(0, full - side + 1)) for full, side in zip(image.shape, (height, width)))
+    height, width = (min(side, full) for side, full in zip(shape.shape, image.shape[:2], strict=True))
+    top, left = _corner(image, height, width, random)
     return Part(slice(top, top + height), slice(left, left + width), shape[:height, :width])
+
+
+def _corner(image: Pixels, height: int, width: int, random: Generator) -> tuple[int, int]:
+    """The first row and column of a random place of a box on an image."""
+    return int(random.integers(0, image.shape[0] - height + 1)), int(random.integers(0, image.shape[1] - width + 1))
 
 
 def _widened(part: slice, margin: int) -> tuple[int, slice]:
@@ -217,7 +221,7 @@ def _line(image: Pixels, random: Generator, share: float) -> Values:
     """A bent line, one to a few pixels wide, of at most a share of the image's area: 0 to 1."""
     height, width = image.shape[:2]
     thickness = max(1.0, random.uniform(0.002, 0.008) * math.sqrt(height * width))
-    length = min(share * height * width / thickness, 0.7 * math.hypot(height, width))
+    length = min(share * height * width / thickness, random.uniform(0.1, 0.5) * math.hypot(height, width))
     n_steps = 12
     angles = random.uniform(0, 2 * math.pi) + np.cumsum(random.normal(0, 0.15, n_steps))
     steps = length / n_steps * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -242,9 +246,10 @@ def perlin_noise(height: int, width: int, cells: int, random: Generator) -> Valu
     fade_y, fade_x = (t**3 * (t * (6 * t - 15) + 10) for t in (y, x))
 
     def corner(down: int, right: int) -> NDArray[np.float64]:
-        angle = angles[np.ix_(row + down, column + right)]
+        angle: NDArray[np.float64] = angles[np.ix_(row + down, column + right)]
         return np.cos(angle) * (x - right) + np.sin(angle) * (y - down)
 
     top = corner(0, 0) * (1 - fade_x) + corner(0, 1) * fade_x
     bottom = corner(1, 0) * (1 - fade_x) + corner(1, 1) * fade_x
-    return (math.sqrt(2) * (top * (1 - fade_y) + bottom * fade_y)).astype(np.float32)
+    noise = math.sqrt(2) * (top * (1 - fade_y) + bottom * fade_y)
+    return noise.astype(np.float32)
