@@ -252,4 +252,4 @@ def perlin_noise(height: int, width: int, cells: int, random: Generator) -> Valu
     top = corner(0, 0) * (1 - fade_x) + corner(0, 1) * fade_x
     bottom = corner(1, 0) * (1 - fade_x) + corner(1, 1) * fade_x
     noise = math.sqrt(2) * (top * (1 - fade_y) + bottom * fade_y)
-    return noise.astype(np.float32)
+    return np.asarray(noise, np.float32)

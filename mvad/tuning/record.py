@@ -92,15 +92,20 @@ def print_record(entries: Mapping[str, Entry], report: Reporter) -> None:
     rows: list[Sequence[str]] = []
     for name, entry in entries.items():
         for one in entry["candidates"]:
-            mark = "chosen" if one["changes"] == entry["chosen"] else ""
-            interval = f"{one['low']:.3f} to {one['high']:.3f}"
-            difference = f"{one['difference']:+.3f} ({one['difference_low']:+.3f} to {one['difference_high']:+.3f})"
             ap = "-" if one["pixel_ap"] is None else f"{one['pixel_ap']:.3f}"
-            numbers = [f"{one['bank']:,}", f"{one['image_auroc']:.4f}", ap, f"{one['figure']:.3f}", interval]
-            rows.append([name, in_words(one["changes"]), *numbers, difference if one["changes"] else "", mark])
-    titles = ("bank", "image AUROC", "pixel AP", "figure", "95 % interval", "difference")
+            numbers = [
+                f"{one['image_auroc']:.4f}",
+                ap,
+                f"{one['figure']:.3f}",
+                f"{one['low']:.3f} to {one['high']:.3f}",
+            ]
+            less, more = one["difference_low"], one["difference_high"]
+            gain = [f"{one['difference']:+.3f}", f"{less:+.3f} to {more:+.3f}"] if one["changes"] else ["", ""]
+            mark = "chosen: " if one["changes"] == entry["chosen"] else ""
+            rows.append([name, *numbers, *gain, mark + in_words(one["changes"])])
     if rows:
-        report.table(("category", "options"), titles, rows, [""])
+        titles = ("AUROC", "AP", "figure", "95 % interval", "gain", "95 % interval")
+        report.table(["category"], titles, rows, ["options"])
     for name, entry in entries.items():
         if entry["note"] is not None:
             report.warn(f"{shown_name(name)}: its options are those given: {entry['note']}")
