@@ -79,7 +79,8 @@ def pixel_counts(
     (n, pixels); of ``seen``, (pixels,), only what is True counts.
     """
     values = maps[:, seen][masks[:, seen]]
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, N_BINS + 1))) if len(values) else np.empty(0)
+    quantiles = np.linspace(0, 1, N_BINS + 1)
+    edges = np.unique(np.quantile(values, quantiles, method="lower")) if len(values) else np.empty(0)
     good, defective = np.zeros((2, len(maps), len(edges) + 1), np.int64)
     for row, (image, mask) in enumerate(zip(maps[:, seen], masks[:, seen], strict=True)):
         bins = len(edges) - np.searchsorted(edges, image, side="right")
