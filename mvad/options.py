@@ -607,6 +607,15 @@ class TuningOptions(Group):
     ] = 600.0
 
 
+@group()
+class RunTuningOptions(TuningOptions):
+    """Tuning"""
+
+    tune: Annotated[bool, Option("--tune", help="First choose the options of each category, as mvad tune does.")] = (
+        False
+    )
+
+
 def _check_tunable(options: FitOptions) -> None:
     """UsageError if there is nothing to choose."""
     if options.method not in TUNABLE:
@@ -625,13 +634,10 @@ class TuneOptions(FitOptions, TuningOptions):
 
 
 @group()
-class RunOptions(FitOptions, ScoreOptions, TuningOptions):
+class RunOptions(FitOptions, ScoreOptions, RunTuningOptions):
     """Method"""
 
     method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
-    tune: Annotated[bool, Option("--tune", help="First choose the options of each category, as mvad tune does.")] = (
-        False
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
