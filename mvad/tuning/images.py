@@ -49,7 +49,7 @@ def tuning_images(
     """Divide good images of a category into some to fit to and some to hold out, and draw defects for the latter.
 
     Images are evenly spaced. Near duplicates are on one side; of those held out, one image of a group is used. None if
-    there are too few.
+    there are too few, or may be.
 
     Parameters
     ----------
@@ -58,6 +58,8 @@ def tuning_images(
     others
         URIs of good images of other categories, for textures.
     """
+    if max_held_out < MIN_HELD_OUT:
+        return None
     n_held_out = min(max_held_out, max(MIN_HELD_OUT, round(HELD_OUT_SHARE * len(images))))
     sample = images.take(pa.array(evenly_spaced(len(images), max_fit + n_held_out)))
     sample, prints = _usable(sample, options, bit_depth)

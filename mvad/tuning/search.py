@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import ray
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.detectors.patchcore import bank_size
-from mvad.errors import ImageError
+from mvad.errors import ImageError, UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
@@ -29,7 +29,6 @@ from mvad.tuning.figures import Figures, bootstrap_weights, choose, figures, is_
 from mvad.tuning.images import MAX_FIT, MAX_HELD_OUT, N_DEFECTS, TuningImages, tuning_images
 
 MAX_EXTRACTIONS = 2  # whose features are kept at once
-LARGEST_GROWTH = (384 / 256) ** 2  # of the number of patches, among candidates
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class CategorySearch:
         if size.window is not None:
             choice.note = "its images are looked at through windows, which are not tuned"
             return choice
-        chosen = self._choose_images(options, size)
+        chosen = self._choose_images(options)
         if chosen is None:
             choice.note = "it has too few good images to hold some out"
             return choice
@@ -136,7 +135,7 @@ class CategorySearch:
         under_way: list[_Started] = []
         tried: list[Tried] = []
         end = time.monotonic()
-        for changes, options in alternatives(step, current.options):
+        for changes, options in self._possible(step, current.options):
             end = max(end, time.monotonic()) + self._expected_seconds(options)
             together = {**current.changes, **changes}
             if end > deadline:
@@ -158,17 +157,31 @@ class CategorySearch:
         """About how long a candidate takes: patches are compared with patches, so as the square of the pixels."""
         return self._seconds * (self._size(options).n_pixels / self.choice.tried[0].size.n_pixels) ** 2
 
-    def _choose_images(self, options: FitOptions, size: ImageSize) -> TuningImages | None:
-        """As many images as memory holds the features of, at the largest size that is tried."""
+    def _possible(self, step: Sequence[Changes], options: FitOptions) -> Iterator[tuple[Changes, FitOptions]]:
+        """The changes of a step that the backbone can do, and that do not cut images into windows."""
+        for changes, changed in alternatives(step, options):
+            try:
+                if self._size(changed).window is None and self._shape(changed):
+                    yield changes, changed
+            except UsageError:
+                continue
+
+    def _choose_images(self, options: FitOptions) -> TuningImages | None:
+        """As many images as memory holds the features of, whichever candidate is tried."""
         budget = options.memory_budget.after_weights(self.job.network.nbytes)
+        steps = CANDIDATES[options.method]
+        every = [options, *(changed for step in steps for _, changed in self._possible(step, options))]
         kind = self.job.method.feature
-        *grid, width = feature_shapes([kind], self.job.network.spec, size)[kind]
-        largest = {kind: (*(math.ceil(side * math.sqrt(LARGEST_GROWTH)) for side in grid), width)}
-        n_fit = min(MAX_FIT, max_images(largest, options, budget))
-        n_scored = budget.bytes // (4 * math.prod(largest[kind]))
-        n_held_out = min(MAX_HELD_OUT, n_scored // (1 + N_DEFECTS))
+        n_fit = min(max_images({kind: self._shape(one)}, one, budget) for one in every)
+        n_scored = budget.bytes // (4 * max(math.prod(self._shape(one)) for one in every))
         bit_depth = self.bit_depths[self.job.category]
-        return tuning_images(self.images, self.others, options, bit_depth, n_fit, n_held_out)
+        n_held_out = min(MAX_HELD_OUT, n_scored // (1 + N_DEFECTS))
+        return tuning_images(self.images, self.others, options, bit_depth, min(MAX_FIT, n_fit), n_held_out)
+
+    def _shape(self, options: FitOptions) -> tuple[int, ...]:
+        """The shape of one image's features."""
+        kind = self.job.method.feature
+        return feature_shapes([kind], resolve_backbone(options), self._size(options))[kind]
 
     def _size(self, options: FitOptions) -> ImageSize:
         spec, key = resolve_backbone(options), extraction_key(options)
@@ -195,18 +208,17 @@ class CategorySearch:
         found = self._extractions[key]
         task: Any = ray.remote(evaluate).options(**self._pool.task_resources)
         reference = task.remote(self._as_of_all(options), size, self._grid, found.fit, found.scored)
-        return _Started(changes, options, found, self._cost(options, network, size), reference)
+        return _Started(changes, options, found, self._cost(options), reference)
 
     def _as_of_all(self, options: FitOptions) -> FitOptions:
         """The options with which the bank holds the share of patches that it will hold of all images."""
         share = self.choice.n_fit / len(self.images)
         return replace(options, max_vectors=max(1, round(share * options.max_vectors)), preset=None)
 
-    def _cost(self, options: FitOptions, network: Network, size: ImageSize) -> Cost:
-        kind = self.job.method.feature
-        *grid, _ = feature_shapes([kind], network.spec, size)[kind]
+    def _cost(self, options: FitOptions) -> Cost:
+        *grid, _ = self._shape(options)
         n_patches = len(self.images) * options.rows_per_image * math.prod(grid)
-        return Cost(size.n_pixels, bank_size(options, n_patches))
+        return Cost(self._size(options).n_pixels, bank_size(options, n_patches))
 
     def _network(self, options: FitOptions) -> Network:
         spec = resolve_backbone(options)
