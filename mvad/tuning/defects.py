@@ -227,10 +227,10 @@ def _line(image: Pixels, random: Generator, share: float) -> Values:
     steps = length / n_steps * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     points = np.concatenate([[[0.0, 0.0]], np.cumsum(steps, axis=0)])
     points += thickness - points.min(axis=0)
-    side = (math.ceil(value + thickness) for value in points.max(axis=0))
-    drawing = Image.new("L", tuple(side))
+    right, bottom = (math.ceil(value + thickness) for value in points.max(axis=0).tolist())
+    drawing = Image.new("L", (right, bottom))
     ImageDraw.Draw(drawing).line([tuple(point) for point in points.tolist()], fill=255, width=round(thickness))
-    return np.asarray(drawing, np.float32) / 255
+    return np.asarray(drawing, np.float32) / np.float32(255)
 
 
 def perlin_noise(height: int, width: int, cells: int, random: Generator) -> Values:
