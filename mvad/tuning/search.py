@@ -25,7 +25,7 @@ from mvad.storage.text import shown_name
 from mvad.tuning.candidates import CANDIDATES, Changes, Cost, alternatives, extraction_key
 from mvad.tuning.evaluate import Evaluation, evaluate
 from mvad.tuning.features import Extraction, extract, grid_of
-from mvad.tuning.figures import Figures, bootstrap_weights, choose, figures, is_better
+from mvad.tuning.figures import Figures, bootstrap_weights, choose, figures
 from mvad.tuning.images import MAX_FIT, MAX_HELD_OUT, N_DEFECTS, TuningImages, tuning_images
 
 MAX_EXTRACTIONS = 2  # whose features are kept at once
@@ -92,7 +92,7 @@ class CategorySearch:
         self._networks = {job.network.spec: job.network}
         self._sizes: dict[Hashable, ImageSize] = {}
         self._extractions: dict[Hashable, Extraction] = {}
-        self._seconds = 0.0  # that the options as given took
+        self._extraction_seconds = 0.0  # with the options as given
 
     def run(self, deadline: float) -> Choice:
         """Try candidates until the deadline (of `time.monotonic`), and choose."""
@@ -119,16 +119,16 @@ class CategorySearch:
 
     def _search(self, deadline: float) -> None:
         choice, started = self.choice, time.monotonic()
-        current = self._finish([self._start({}, choice.options)])[0]
-        given, self._seconds = current, time.monotonic() - started
+        first = self._start({}, choice.options)
+        self._extraction_seconds = time.monotonic() - started
+        (given,) = self._finish([first])
         choice.tried.append(given)
+        current = given
         for step in CANDIDATES[choice.options.method]:
-            tried = [current, *self._try(step, current, deadline)]
-            choice.tried += tried[1:]
-            current = tried[choose([one.figures for one in tried], [one.cost for one in tried])]
+            choice.tried += self._try(step, current, deadline)
+            current = choice.tried[choose([one.figures for one in choice.tried], [one.cost for one in choice.tried])]
             self._forget_all_but(current)
-        if is_better(current.figures, given.figures):
-            choice.options, choice.changes = current.options, current.changes
+        choice.options, choice.changes = current.options, current.changes
 
     def _try(self, step: Sequence[Changes], current: Tried, deadline: float) -> list[Tried]:
         """Try the changes of a step, side by side as far as memory holds their features."""
@@ -154,8 +154,15 @@ class CategorySearch:
         self._extractions = {one: found for one, found in self._extractions.items() if one == key}
 
     def _expected_seconds(self, options: FitOptions) -> float:
-        """About how long a candidate takes: patches are compared with patches, so as the square of the pixels."""
-        return self._seconds * (self._size(options).n_pixels / self.choice.tried[0].size.n_pixels) ** 2
+        """About how long a candidate takes, from what the options as given took.
+
+        Extraction goes by pixels; evaluation by pairs of patches and vectors of the bank.
+        """
+        given, cost = self.choice.tried[0], self._cost(options)
+        growth = cost.pixels / given.cost.pixels
+        extraction = 0.0 if extraction_key(options) in self._extractions else self._extraction_seconds * growth
+        patches = math.prod(self._shape(options)[:-1]) / math.prod(self._shape(given.options)[:-1])
+        return extraction + given.seconds * patches * cost.bank / given.cost.bank
 
     def _possible(self, step: Sequence[Changes], options: FitOptions) -> Iterator[tuple[Changes, FitOptions]]:
         """The changes of a step that the backbone can do, and that do not cut images into windows."""

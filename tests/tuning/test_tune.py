@@ -30,8 +30,8 @@ def test_models_have_the_chosen_options_and_the_record_says_why(sample, tmp_path
     assert entry["not_tried"] == []
     tried = [one["changes"] for one in entry["candidates"]]
     size = entry["chosen"].get("image_size", 64)
-    at_size = {"image_size": size} if size != 64 else {}
-    assert tried == [{}, {"image_size": 96}, {**at_size, "coreset_ratio": 0.02}]
+    assert tried[:2] == [{}, {"image_size": 96}]
+    assert tried[2] in ({"coreset_ratio": 0.02}, {"image_size": 96, "coreset_ratio": 0.02})
     assert [one["input"] for one in entry["candidates"]][:2] == ["64 x 64", "96 x 96"]
     for one in entry["candidates"]:
         assert 0 <= one["low"] <= one["figure"] <= one["high"] <= 1
@@ -44,7 +44,7 @@ def test_models_have_the_chosen_options_and_the_record_says_why(sample, tmp_path
     assert [row["chosen"] for row in result.summary].count(True) == 1
     shown = capsys.readouterr().out
     assert "image-size 96" in shown
-    assert "chosen" in shown
+    assert "chosen: " in shown
 
 
 @pytest.mark.usefixtures("ray_local", "two_candidates")
@@ -80,7 +80,6 @@ def test_a_category_with_few_images_keeps_the_options_as_given(sample, tmp_path,
 @pytest.mark.usefixtures("ray_local", "two_candidates")
 def test_a_run_tunes_and_scores_with_models_of_different_input(sample, tmp_path, monkeypatch):
     monkeypatch.setattr("mvad.tuning.search.choose", lambda figures, costs: len(figures) - 1)
-    monkeypatch.setattr("mvad.tuning.search.is_better", lambda figures, given: True)
     options = {**SMALL, "limit": 12, "categories": "weave,perforated"}
     result = mvad.run(str(sample), str(tmp_path / "out"), tune=True, budget="5m", **options)
     assert result.exit_code == 0
