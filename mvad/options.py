@@ -56,6 +56,7 @@ def split_commas(value: Any) -> Any:
     return [part for part in parts if part] or None
 
 
+TUNABLE = ("patchcore",)  # methods with candidates in `tuning.candidates`
 MIN_SIDE = 32  # pixels of a model's input
 LARGE_SIDE = 512  # pixels: smaller images are not cut into windows by themselves
 AUTO = "auto"  # value of --category
@@ -74,6 +75,17 @@ def parse_thresholds(value: Any) -> Any:
         except ValueError:
             raise ValueError(f"{number!r} is not a number; give 0.7, or weave=0.7,bracket=0.9") from None
     return thresholds
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}  # by unit of a time
+
+
+def parse_seconds(text: str | float) -> float:
+    """A time such as 90s, 10m or 1.5h in seconds; UsageError if it is not a time."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--budget {str(text)!r} is not a time such as 90s, 10m or 1h.")
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def _check_limit(value: str) -> str:
@@ -119,6 +131,7 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=MIN_SIDE)]
 Neighbourhood = Annotated[int, Field(ge=1, le=MAX_NEIGHBOURHOOD), AfterValidator(_check_odd)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Thresholds = Annotated[
     dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, BeforeValidator(parse_thresholds)
@@ -375,7 +388,7 @@ class ClusterOptions(Group):
         MemoryBudget(self.memory_limit)  # raises if that is too little
 
     @property
-    def budget(self) -> MemoryBudget:
+    def memory_budget(self) -> MemoryBudget:
         """What ``memory_limit`` leaves for images and features."""
         return MemoryBudget(self.memory_limit)
 
@@ -752,10 +765,55 @@ class EvaluateOptions(BatchOptions, OutputOptions):
 
 
 @group()
-class RunOptions(FitOptions, ScoreOptions):
+class TuningOptions(Group):
+    """Tuning"""
+
+    budget: Annotated[
+        Seconds,
+        Option(
+            help="Time for choosing options, all categories together; what it leaves untried is said.",
+            metavar="10m",
+            show_default="10m",
+        ),
+    ] = 600.0
+
+
+@group()
+class RunTuningOptions(TuningOptions):
+    """Tuning"""
+
+    tune: Annotated[bool, Option("--tune", help="First choose the options of each category, as mvad tune does.")] = (
+        False
+    )
+
+
+def _check_tunable(options: FitOptions) -> None:
+    """UsageError if there is nothing to choose."""
+    if options.method not in TUNABLE:
+        raise UsageError(f"--method {options.method} has no options to tune; choose one of: {', '.join(TUNABLE)}.")
+    if options.shots is not None:
+        raise UsageError("--shots leaves too few images to choose options by; leave it out.")
+
+
+@group()
+class TuneOptions(FitOptions, TuningOptions):
+    """Method"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_tunable(self)
+
+
+@group()
+class RunOptions(FitOptions, ScoreOptions, RunTuningOptions):
     """Method"""
 
     method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune:
+            _check_tunable(self)
 
 
 @group()
@@ -947,6 +1005,7 @@ def as_json(options: Any) -> dict[str, Any]:
 # Options that change no score, and those that say where to find what is compared by its content.
 _VOLATILE = {"quiet", "new_run", "max_errors", "address", "actors", "batch_size", "weights", "recheck", "settle"}
 _VOLATILE |= {"preset"}  # whose options are compared themselves
+_VOLATILE |= {"budget"}  # choices are kept with the models
 _IMAGE_CHOICE = {"category", "categories", "limit", "layout", "ignore"}  # `fitted.identify` compares masks
 
 

@@ -87,7 +87,7 @@ def test_options_are_converted_and_cannot_be_changed():
     options = build(RunOptions, {"categories": "a, b", "memory_limit": "3GiB", "actors": "2", "quiet": True})
     assert options.categories == ["a", "b"]
     assert options.memory_limit == 3 << 30
-    assert options.budget.limit == 3 << 30
+    assert options.memory_budget.limit == 3 << 30
     assert options.actors == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.actors = 3

@@ -6,6 +6,7 @@ The name of a file is that of its function; `COMMANDS` is the one list of them, 
 COMMANDS = {
     "run": "mvad run mvtec --out results",
     "fit": "mvad fit mvtec --models models",
+    "tune": "mvad tune mvtec --models models --budget 10m",
     "score": "mvad score dump --models models --out results",
     "nightly": "mvad nightly --dump incoming --models models --out nights",
     "evaluate": "mvad evaluate results",

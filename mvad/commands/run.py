@@ -1,4 +1,4 @@
-from mvad import fitting, pipeline, scoring, storage
+from mvad import fitting, pipeline, scoring, storage, tuning
 from mvad.console import Reporter
 from mvad.data.manifest import read_manifest, require_categories, require_test_images, require_training_images
 from mvad.options import Data, Out, RunOptions, takes
@@ -37,13 +37,17 @@ def run(data: Data, out: Out, options: RunOptions) -> Result:
     run.record()
 
     with pipeline.job_session(options, report, lambda: fitting.prepare_network(jobs)):
+        if options.tune:
+            with run.timed("tune"):
+                jobs = tuning.tune_jobs(train, jobs, options.budget, report)
         with run.timed("fit"):
-            outcomes = fitting.fit_models(train, jobs, report)
+            outcomes, jobs = tuning.fit_each(train, jobs, report)
         models = fitting.require_models(outcomes, train)
         run.add_training(*fitting.failures_and_errors(outcomes), train)
         run.write_left_out(manifest)
         with run.timed("score"):
+            networks = {job.network.spec: job.network for job in jobs}
             scoring_jobs = scoring.scoring_jobs(models, run, options)
             missing = run.missing([images], report)
-            scoring.score_images(missing, scoring_jobs, [run], {network.spec: network}, options, report)
+            scoring.score_images(missing, scoring_jobs, [run], networks, options, report)
     return run.show(run.finish(manifest.n_files, report.stages), report)

@@ -55,7 +55,8 @@ def score_missing(
     # What there is to score; the listing may go on while it is scored.
     images = require_images(Listing(data, options.listing))
     categories = options.candidates([*fitted, *fitted.errors]) if options.is_mixed else images.categories
-    category_models, networks = load_networks(models_for(categories, fitted), options.weights, options.budget)
+    chosen = models_for(categories, fitted)
+    category_models, networks = load_networks(chosen, options.weights, options.memory_budget)
     dump = scoring.MixedDump(category_models, networks, options) if options.is_mixed else None
     for warning in [*category_models.warnings, *scoring.ignore_remarks(category_models, images.ignore)]:
         report.warn(warning)

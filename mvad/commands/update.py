@@ -42,7 +42,9 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     fitted = find_models(folder, options.method)
     storage.ensure_writable_folder(folder)
     manifest = read_manifest(data, options)
-    category_models, networks = load_networks(models_for(manifest.categories, fitted), options.weights, options.budget)
+    category_models, networks = load_networks(
+        models_for(manifest.categories, fitted), options.weights, options.memory_budget
+    )
     fitting.ensure_extendable(category_models.values())
     report.image_count(manifest)
 

@@ -126,7 +126,7 @@ def _fit_group(
     options, network = jobs[0].options, jobs[0].network
     shapes = feature_shapes(sorted({job.method.feature for job in jobs}), network.spec, size)
     jobs = [replace(job, feature_shape=shapes[job.method.feature]) for job in jobs]
-    budget, step = options.budget.after_weights(network.nbytes), 1
+    budget, step = options.memory_budget.after_weights(network.nbytes), 1
     if size.window is not None:
         step = patch_step(shapes, options, budget)
         shapes = {kind: (*(-(-length // step) for length in grid), width) for kind, (*grid, width) in shapes.items()}

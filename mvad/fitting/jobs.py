@@ -98,7 +98,7 @@ def resolve_backbone(options: MethodOptions) -> BackboneSpec:
 def load_network(options: MethodOptions) -> Network:
     """The backbone of a fit with its weights; UsageError if it cannot be had or memory cannot hold it."""
     network = Network.load(resolve_backbone(options), options.weights)
-    options.budget.after_weights(network.nbytes)
+    options.memory_budget.after_weights(network.nbytes)
     return network
 
 

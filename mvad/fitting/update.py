@@ -106,7 +106,7 @@ def _ensure_room(
     network: Network,
 ) -> None:
     """Make sure that memory holds the features of large images of each category together; else UsageError."""
-    room = options.budget.after_weights(network.nbytes).bytes
+    room = options.memory_budget.after_weights(network.nbytes).bytes
     most = room // (FEATURE_COPIES * 4 * sum(math.prod(shape) for shape in shapes.values()))
     category, count = Counter(images["category"].to_pylist()).most_common(1)[0]
     if count > most:

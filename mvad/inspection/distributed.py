@@ -74,7 +74,7 @@ def measure_images(
         spec = ray.put(prepare([KIND], network, options.size, options.engine, pool.gpus))
         dataset = dataset.map_batches(
             InspectionExtractor,
-            batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
+            batch_size=options.memory_budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
             fn_constructor_kwargs={"spec": spec, "shapes": shapes, "threads": pool.threads, "totals": stage.totals},
             **pool.arguments,
         )

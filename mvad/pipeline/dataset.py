@@ -158,7 +158,7 @@ def extract_features(
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
     dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, augmentation).map_batches(
         Extractor,
-        batch_size=options.budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
+        batch_size=options.memory_budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs={
             "spec": spec,
             "shapes": shapes,

@@ -213,7 +213,7 @@ class MixedDump:
             "threads": pool.threads,
             "totals": self._totals,
         }
-        budget = options.budget.after_weights(network.nbytes)
+        budget = options.memory_budget.after_weights(network.nbytes)
         n_images = options.batch_size if pool.gpus else budget.batch_size(options.batch_size, shapes)
         dataset = decoded_images(images, size, options, pool, self._totals, {UNKNOWN_PRODUCT: bit_depth}).map_batches(
             FitMeasurer, batch_size=n_images, fn_constructor_kwargs=measurer, **pool.arguments

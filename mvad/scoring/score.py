@@ -114,7 +114,7 @@ class BackboneGroup:
         self._bit_depths = {job.category: job.model.bit_depth for job in self.group.values()}
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
         shapes = feature_shapes(self._kinds, self.network.spec, self.size)
-        budget = self.options.budget.after_weights(self.network.nbytes)
+        budget = self.options.memory_budget.after_weights(self.network.nbytes)
         self._cpu_batch_size = budget.batch_size(self.options.batch_size, shapes)
         self._specs: dict[bool, ray.ObjectRef] = {}
 

@@ -60,7 +60,7 @@ def fitted(folder, options, units, shards=None):
     job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", len(SCENE_OF)) as stage:
-        scheduler = FitScheduler([job], shards or {}, options.budget, pool, stage, keep_going=False)
+        scheduler = FitScheduler([job], shards or {}, options.memory_budget, pool, stage, keep_going=False)
         for unit in units:
             scheduler.add(unit)
         (outcome,) = scheduler.finish()

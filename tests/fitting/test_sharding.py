@@ -68,7 +68,7 @@ def schedule(features, shards, options, folder, order, bad=()):
     job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", shards.n_images) as stage:
-        scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
+        scheduler = FitScheduler([job], {"cap": shards}, options.memory_budget, pool, stage, keep_going=False)
         for number in order:
             scheduler.add(shard_of(features, shards, number, bad))
         (outcome,) = scheduler.finish()
@@ -150,7 +150,7 @@ def test_variants_are_fitted_to_with_their_image_and_do_not_calibrate(features, 
     job = FitJob("cap", options, network, to_uri(tmp_path), size=ImageSize.square(64))
     with Reporter(quiet=True).stage("fit", 60) as stage:
         pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
-        scheduler = FitScheduler([job], {"cap": shards}, options.budget, pool, stage, keep_going=False)
+        scheduler = FitScheduler([job], {"cap": shards}, options.memory_budget, pool, stage, keep_going=False)
         for number in range(3):
             images = [image for image in range(8 * number, min(8 * number + 8, 20)) if image != 9]
             rows = (3 * np.array(images)[:, None] + np.arange(3)).ravel()
@@ -181,16 +181,16 @@ def test_a_bank_smaller_than_asked_for_is_noted(features, options, ray_local, tm
 def test_a_plan_keeps_to_the_memory_however_many_images_there_are():
     options = FitOptions(memory_limit="2GiB")
     for shape, images in (((32, 32, 152), 10**4), ((32, 32, 152), 10**8), ((28, 28, 1536), 10**6)):
-        shards = Shards.plan(images, shape, options, options.budget)
+        shards = Shards.plan(images, shape, options, options.memory_budget)
         patch = 4 * (shape[-1] + 128)
         patches = shape[0] * shape[1]
-        assert shards.shard_images * patches * patch < options.budget.bytes / 3
-        assert shards.share * images * patches * patch < options.budget.bytes / 2
-        assert len(shards.held_out) * patches * patch < options.budget.bytes / 4
-    assert Shards.plan(10**3, (8, 8, 152), options, options.budget).share == pytest.approx(0.2)
+        assert shards.shard_images * patches * patch < options.memory_budget.bytes / 3
+        assert shards.share * images * patches * patch < options.memory_budget.bytes / 2
+        assert len(shards.held_out) * patches * patch < options.memory_budget.bytes / 4
+    assert Shards.plan(10**3, (8, 8, 152), options, options.memory_budget).share == pytest.approx(0.2)
     limited = FitOptions(memory_limit="2GiB", max_vectors=1000)
-    assert Shards.plan(10**3, (8, 8, 152), limited, limited.budget).share == pytest.approx(2 * 1000 / 64_000)
-    alone = Shards.plan(10, (384, 512, 152), options, options.budget, alone=True)
+    assert Shards.plan(10**3, (8, 8, 152), limited, limited.memory_budget).share == pytest.approx(2 * 1000 / 64_000)
+    alone = Shards.plan(10, (384, 512, 152), options, options.memory_budget, alone=True)
     assert (alone.shard_images, len(alone.held_out), alone.left_out) == (1, 0, True)
 
 
@@ -212,29 +212,29 @@ def test_a_plan_counts_variants():
         FitOptions(memory_limit="2GiB", augmentations="flips", variant_count=3),
     )
     shape = (32, 32, 152)
-    shards, with_variants = (Shards.plan(10**5, shape, options, options.budget) for options in (plain, varied))
+    shards, with_variants = (Shards.plan(10**5, shape, options, options.memory_budget) for options in (plain, varied))
     assert with_variants.shard_images == shards.shard_images // 4
     assert with_variants.patches == 4 * shards.patches
     assert with_variants.share * with_variants.patches == pytest.approx(shards.share * shards.patches)
     assert len(with_variants.held_out) == len(shards.held_out)
     shapes = {"patches": (384, 512, 152)}
-    assert patch_step(shapes, varied, varied.budget) == pytest.approx(
-        2 * patch_step(shapes, plain, plain.budget), abs=1
+    assert patch_step(shapes, varied, varied.memory_budget) == pytest.approx(
+        2 * patch_step(shapes, plain, plain.memory_budget), abs=1
     )
     assert (
-        max_images({"patches": shape}, varied, varied.budget)
-        == max_images({"patches": shape}, plain, plain.budget) // 4
+        max_images({"patches": shape}, varied, varied.memory_budget)
+        == max_images({"patches": shape}, plain, plain.memory_budget) // 4
     )
 
 
 def test_patches_of_an_image_that_memory_does_not_hold_are_thinned():
     options = FitOptions(memory_limit="2GiB")
-    assert patch_step({"patches": (32, 32, 152)}, options, options.budget) == 1
+    assert patch_step({"patches": (32, 32, 152)}, options, options.memory_budget) == 1
     for rows, columns in ((384, 512), (1250, 1250), (128, 8192)):
-        step = patch_step({"patches": (rows, columns, 152)}, options, options.budget)
+        step = patch_step({"patches": (rows, columns, 152)}, options, options.memory_budget)
         kept = -(-rows // step) * -(-columns // step)
-        assert kept * 4 * (152 + 128) < options.budget.bytes / 3
-        assert kept * 4 * (152 + 128) > options.budget.bytes / 40
+        assert kept * 4 * (152 + 128) < options.memory_budget.bytes / 3
+        assert kept * 4 * (152 + 128) > options.memory_budget.bytes / 40
 
 
 def test_how_many_images_fit():

@@ -63,7 +63,7 @@ def fitted(folder, units, shards=None, **options):
     job = FitJob("cap", options, network, to_uri(folder), size=ImageSize.square(64))
     pool = ActorPool(1, {"num_cpus": 0.5}, {"num_cpus": 0.5})
     with Reporter(quiet=True).stage("fit", N) as stage:
-        scheduler = FitScheduler([job], shards or {}, options.budget, pool, stage, keep_going=False)
+        scheduler = FitScheduler([job], shards or {}, options.memory_budget, pool, stage, keep_going=False)
         for unit in units:
             scheduler.add(unit)
         (outcome,) = scheduler.finish()
