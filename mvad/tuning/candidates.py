@@ -19,6 +19,7 @@ CANDIDATES: dict[str, Sequence[Sequence[Changes]]] = {
         ({"aggregate": "max"}, {"aggregate": "top-1%"}),
         ({"distance": "euclidean"}, {"distance": "cosine"}),
         ({"whitening": 0.0}, {"whitening": 0.1}),
+        ({"augmentations": "brightness"}, {"augmentations": "rotation"}),
         ({"coreset_ratio": 0.01}, {"coreset_ratio": 0.02}, {"coreset_ratio": 0.1}),
     ),
 }

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
 from mvad.fitting import FitJob, resolve_backbone
 from mvad.fitting.sharding import max_images
-from mvad.options import FitOptions
+from mvad.options import FitOptions, as_json
 from mvad.pipeline.image_sizes import measure_sizes
 from mvad.runtime.resources import actor_pool
 from mvad.storage.text import shown_name
@@ -28,6 +28,7 @@ from mvad.tuning.features import Extraction, extract, grid_of
 from mvad.tuning.figures import Figures, bootstrap_weights, choose, figures
 from mvad.tuning.images import MAX_FIT, MAX_HELD_OUT, N_DEFECTS, TuningImages, tuning_images
 
+RESOLVED = {"image_size", "layers", "neighbourhood", "norm", "preset"}  # options that spec and size stand for
 MAX_EXTRACTIONS = 2  # whose features are kept at once
 
 
@@ -166,12 +167,24 @@ class CategorySearch:
 
     def _possible(self, step: Sequence[Changes], options: FitOptions) -> Iterator[tuple[Changes, FitOptions]]:
         """The changes of a step that the backbone can do, and that do not cut images into windows."""
+        known = {self._meaning(options)}
         for changes, changed in alternatives(step, options):
             try:
-                if self._size(changed).window is None and self._shape(changed):
-                    yield changes, changed
+                is_possible = self._size(changed).window is None and bool(self._shape(changed))
             except UsageError:
                 continue
+            meaning = self._meaning(changed)
+            if is_possible and meaning not in known:
+                known.add(meaning)
+                yield changes, changed
+
+    def _meaning(self, options: FitOptions) -> Hashable:
+        """Equal for options that give the same model, as where one names what is the default anyway."""
+        detector = self.job.method.from_options(options)
+        others = {
+            name: value for name, value in as_json(options).items() if name not in RESOLVED | {*asdict(detector.params)}
+        }
+        return resolve_backbone(options), self._size(options), repr(detector.params), repr(others)
 
     def _choose_images(self, options: FitOptions) -> TuningImages | None:
         """As many images as memory holds the features of, whichever candidate is tried."""

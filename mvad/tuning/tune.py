@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -40,7 +41,7 @@ def tune_jobs(train: pa.Table, jobs: Sequence[FitJob], budget: float, report: Re
         There is a model already of a category that has no such choice.
     """
     folder, new = jobs[0].models, jobs[0].options.new_run
-    earlier = {} if new else read_record(folder)
+    earlier = _earlier(jobs) if new else read_record(folder)
     ids = {job.category: _tuning_id(job) for job in identify(jobs, train)}
     is_kept = {job.category: _is_kept(earlier.get(job.category), ids[job.category], budget) for job in jobs}
     for job in jobs if not new else ():
@@ -64,6 +65,14 @@ def tune_jobs(train: pa.Table, jobs: Sequence[FitJob], budget: float, report: Re
                 write_record(folder, entries)
     print_record({job.category: entries[job.category] for job in jobs}, report)
     return [_with_choice(job, entries[job.category]) for job in jobs]
+
+
+def _earlier(jobs: Sequence[FitJob]) -> dict[str, Entry]:
+    """What is recorded of categories that are not fitted again."""
+    with suppress(UsageError):  # a damaged record is replaced
+        fitted_again = {job.category for job in jobs}
+        return {name: entry for name, entry in read_record(jobs[0].models).items() if name not in fitted_again}
+    return {}
 
 
 def _tuning_id(job: FitJob) -> str:
