@@ -9,9 +9,9 @@ import pytest
 import mvad
 from helpers.tiles import COMPARED, write_category
 from mvad import results
+from mvad.comparison.table import SCHEMA
 from mvad.detectors import METHODS
 from mvad.errors import UsageError
-from mvad.comparison.table import SCHEMA
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
