@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
 from mvad.detectors.base import Detector, Extendable, Scores, Shardable
 from mvad.detectors.state import ArraySpec, State
+from mvad.search.aggregation import MAX, check_aggregate, top_count, top_mean
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mvad.search.coreset import ShardCoreset
     from mvad.search.exact_search import ExactSearch
     from mvad.search.memory_bank import MemoryBank
+
+
+LATER_SETTINGS = ("max_vectors", "aggregate")  # which models of earlier versions lack
 
 
 class PatchCore(Extendable, Shardable, Detector):
@@ -54,6 +58,15 @@ class PatchCore(Extendable, Shardable, Detector):
         reweight: Annotated[  # equation 7
             int, Field(ge=0), Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting.")
         ] = 9
+        aggregate: Annotated[
+            str,
+            AfterValidator(check_aggregate),
+            Option(
+                help="Image score: the largest patch score (max), or the mean of the top share of them, not "
+                "re-weighted (such as top-1%).",
+                metavar="max|top-P%",
+            ),
+        ] = MAX
 
     params: Params
     coverage: float = 0.0
@@ -62,8 +75,8 @@ class PatchCore(Extendable, Shardable, Detector):
 
     @classmethod
     def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
-        settings = {"max_vectors": cls().params.max_vectors, **state.settings}  # earlier versions had no maximum
-        super().check_state(state._replace(settings=settings), shape)
+        defaults = {name: value for name, value in cls().settings.items() if name in LATER_SETTINGS}
+        super().check_state(state._replace(settings={**defaults, **state.settings}), shape)
 
     @classmethod
     def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
@@ -154,20 +167,31 @@ class PatchCore(Extendable, Shardable, Detector):
         images = features.flatten(1, 2)
         distances, nearest = zip(*(self.search.nearest(patches) for patches in images), strict=True)
         grid = np.stack([image.cpu().numpy() for image in distances]).reshape(features.shape[:-1])
+        count = self.top_count(images.shape[1])
+        if count is not None:
+            return Scores(np.array([top_mean(scores, count) for scores in grid], np.float32), grid)
         worst = torch.from_numpy(grid.reshape(len(images), -1).argmax(axis=1)).to(images.device)
         nearest_to_worst = torch.stack([indices[patch] for indices, patch in zip(nearest, worst, strict=True)])
         return Scores(self._reweighted(images, grid.max(axis=(1, 2)), worst, nearest_to_worst), grid)
 
-    def bounded(self, features: Tensor, at_least: float = -np.inf) -> Scores:
+    def top_count(self, n_patches: int) -> int | None:
+        return top_count(self.params.aggregate, n_patches)
+
+    def bounded(self, features: Tensor, at_least: float = -np.inf, n_patches: int | None = None) -> Scores:
         from mvad.search.worst_patch import worst_patches
 
         images = features.flatten(1, 2)
-        worst = worst_patches(self.search, images, at_least)
+        count = self.top_count(images.shape[1] if n_patches is None else n_patches)
+        worst = worst_patches(self.search, images, at_least, count or 1)
+        grid = worst.bounds.cpu().numpy().reshape(features.shape[:-1])
+        if count is not None:
+            largest = worst.largest.cpu().numpy()
+            return Scores(np.array([top_mean(scores, count) for scores in largest], np.float32), grid)
         scores = worst.distance.cpu().numpy()
         (found,) = np.nonzero(np.isfinite(scores))
         if len(found):
             scores[found] = self._reweighted(images[found], scores[found], worst.patch[found], worst.nearest[found])
-        return Scores(scores, worst.bounds.cpu().numpy().reshape(features.shape[:-1]))
+        return Scores(scores, grid)
 
     def settle(self, features: Tensor, bounds: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
         import torch

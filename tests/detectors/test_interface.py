@@ -81,6 +81,10 @@ def test_every_parameter_is_an_option_with_help(method):
         ("patchcore", {"coreset_ratio": 1.1}),
         ("patchcore", {"projection": -1}),
         ("patchcore", {"reweight": -1}),
+        ("patchcore", {"aggregate": "top-1"}),
+        ("patchcore", {"aggregate": "top-0%"}),
+        ("patchcore", {"aggregate": "top-101%"}),
+        ("patchcore", {"aggregate": "mean"}),
         ("knn", {"neighbours": 0}),
         ("vit-knn", {"top_features": -1}),
         ("vae", {"epochs": 0}),
@@ -94,7 +98,7 @@ def test_a_wrong_parameter_is_refused(name, parameters):
 
 
 def test_parameters_are_read_from_the_options_and_others_ignored():
-    values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3}
+    values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3, "aggregate": "top-2%"}
     options = SimpleNamespace(**values, neighbours=4, top_features=5, seed=6)
     assert PatchCore.from_options(options).settings == {
         **values,
