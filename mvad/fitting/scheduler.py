@@ -26,6 +26,7 @@ from mvad.options import as_json
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.versions import versions
 from mvad.search.duplicates import group_near_duplicates
+from mvad.search.whitening import PatchSums
 
 MIN_CALIBRATION_GROUPS = 4  # of images, those that are no near duplicates of others
 PRIOR_IMAGES = 12  # images of each other category that a `Pretrained` method learns from first
@@ -84,6 +85,18 @@ class _ShardedFit:
     n_fitted: int = 0
     n_subsampled: int = 0
     subsample_seconds: float = 0.0
+    sums: PatchSums | None = None  # over the patches of the first shards
+    n_summed: int = 0
+    later_sums: dict[int, PatchSums | None] = field(default_factory=dict)
+
+    def add_sums(self, shard: int, sums: PatchSums | None) -> None:
+        """Add up the sums over each shard, None if it has none, in the shards' order, whatever order they arrive in."""
+        self.later_sums[shard] = sums
+        while self.n_summed in self.later_sums:
+            following = self.later_sums.pop(self.n_summed)
+            if following is not None:
+                self.sums = following if self.sums is None else self.sums.plus(following)
+            self.n_summed += 1
 
 
 class _Task(NamedTuple):
@@ -216,12 +229,14 @@ class FitScheduler:
 
         def take(subsampled: tuple[Any, float]) -> None:
             coreset, seconds = subsampled
-            sharded.coresets[shard.shard] = ray.put(coreset)
+            sharded.add_sums(shard.shard, coreset.sums)
+            sharded.coresets[shard.shard] = ray.put(coreset._replace(sums=None))
             sharded.n_patches += len(coreset.vectors)
             sharded.subsample_seconds += seconds
             self._end_shard(sharded, plan)
 
         if held_out.all():
+            sharded.add_sums(shard.shard, None)
             self._end_shard(sharded, plan)
             return
         rows = np.flatnonzero(~held_out)
@@ -264,7 +279,7 @@ class FitScheduler:
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)
         )
-        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets, outcome.job.size)
+        task = self._remote(fit_to_shards).remote(options, size, held_out, coresets, outcome.job.size, sharded.sums)
         self._watch(task, _Task(fit, take, None, 0))
 
     def _remote(self, function: Callable[..., Any]) -> Any:

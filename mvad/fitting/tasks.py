@@ -20,6 +20,7 @@ from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import worker_device
 from mvad.search.coreset import ShardCoreset
+from mvad.search.whitening import PatchSums
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -157,15 +158,18 @@ def fit_to_shards(
     held_out: Sequence[ray.ObjectRef],
     coresets: Sequence[ray.ObjectRef],
     input_size: ImageSize | None,
+    sums: PatchSums | None = None,
 ) -> tuple[State, HeldOut | None, Rows]:
     """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
 
-    ``held_out`` and ``coresets`` refer to arrays in the shards' order. Returned is also which shard each vector is of.
+    ``held_out`` and ``coresets`` refer to arrays in the shards' order; ``sums`` are those of all shards together, if
+    the coresets do not hold them. Returned is also which shard each vector is of.
     """
     started = time.perf_counter()
     detector, device = find_method(options.method).from_options(options), worker_device()
     assert isinstance(detector, Shardable)
-    detector.fit_shards(ray.get(list(coresets)), size, device)
+    first, *others = ray.get(list(coresets))
+    detector.fit_shards([first if sums is None else first._replace(sums=sums), *others], size, device)
     state = detector.state._replace(seconds=time.perf_counter() - started)
     if not held_out:
         return state, None, detector.owners
