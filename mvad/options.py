@@ -25,7 +25,7 @@ from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
 from mvad.data.image_size import ImageSize, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
-from mvad.detectors import METHODS, find_method
+from mvad.detectors import METHODS, Detector, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD
 from mvad.features.recipes import ANOMALY_DINO, DEFAULTS, DETECTOR_OPTIONS, IMAGE_SIZE, has_recipe
@@ -153,8 +153,17 @@ def _bytes(help: str, default: str) -> Any:
 
 
 def _by_recipe(name: str, default: Any) -> str:
-    """How ``--help`` shows the default of an option that depends on the backbone: see `features.recipes`."""
-    return f"{default}; {ANOMALY_DINO[name]} for DINOv2 and DINOv3"
+    """How ``--help`` shows the default of an option that depends on the backbone: see `features.recipes`.
+
+    ``default`` is that of most methods; those whose own is what the recipes say are named.
+    """
+    advised = ANOMALY_DINO[name]
+    alike = [method.method for method in METHODS.values() if _defaults_of(method).get(name) == advised]
+    return f"{default}; {advised} for {', '.join([*alike, 'DINOv2'])} and DINOv3"
+
+
+def _defaults_of(method: type[Detector]) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(method.Params)}
 
 
 def _commas(help: str, example: str) -> Any:
@@ -447,10 +456,10 @@ class DetectorOptions(*dict.fromkeys(_options_of(method.Params) for method in ME
     """The parameters of all detectors; each reads its own."""
 
 
-def recipe_defaults() -> dict[str, Any]:
-    """The values, by name, of the options that recipes set, where there is no recipe."""
-    of_methods = {field.name: field.default for method in METHODS.values() for field in fields(method.Params)}
-    return DEFAULTS | {name: of_methods[name] for name in DETECTOR_OPTIONS if name in of_methods}
+def recipe_defaults(method: str) -> dict[str, Any]:
+    """The values, by name, of the options that recipes set, where there is no recipe: the method's own."""
+    own = _defaults_of(find_method(method))
+    return DEFAULTS | {name: own[name] for name in DETECTOR_OPTIONS if name in own}
 
 
 @group()

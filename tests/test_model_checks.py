@@ -17,6 +17,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import MAX_SIDE
 from mvad.detectors import METHODS, TrainedDetector
 from mvad.detectors.networks import PatchVAE
+from mvad.detectors.patchcore import LATER_SETTINGS
 from mvad.errors import ModelError
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
 from mvad.model_store import (
@@ -343,7 +344,7 @@ def test_a_wrong_setting_is_one_sentence(place, method, value):
 def test_settings_that_are_missing_or_unknown(place, method):
     folder = place(method)
     original = json.loads((folder / "model.json").read_text())
-    for name in original["settings"].keys() - {"max_vectors"}:  # unknown to earlier versions
+    for name in original["settings"].keys() - LATER_SETTINGS:
         seal(
             folder,
             {**original, "settings": {key: original["settings"][key] for key in original["settings"] if key != name}},

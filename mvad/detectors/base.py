@@ -9,20 +9,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict
 from pydantic.dataclasses import dataclass
+from typer import Option
 
 from mvad.detectors.state import ArraySpec, State, check_arrays, check_finite, check_settings
 from mvad.features.backbone_spec import NO_BACKBONE, BackboneSpec
+from mvad.search.aggregation import check_aggregate
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from typing_extensions import Self
+
+
+Aggregate = Annotated[
+    str,
+    AfterValidator(check_aggregate),
+    Option(
+        help="Image score: the largest patch score (max), or the mean of the top share of them, not re-weighted (such "
+        "as top-1%).",
+        metavar="max|top-P%",
+    ),
+]
 
 
 class Scores(NamedTuple):
@@ -144,11 +157,20 @@ class Detector(ABC):
         """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
         return self.bounded(features).image
 
-    def bounded(self, features: Tensor, at_least: float = -np.inf) -> Scores:
+    def top_count(self, n_patches: int) -> int | None:
+        """How many of the largest patch scores of an image with so many patches have the mean that is its score.
+
+        None if the image score is no such mean: then it is decided by the patch with the largest score.
+        """
+        return None
+
+    def bounded(self, features: Tensor, at_least: float = -np.inf, n_patches: int | None = None) -> Scores:
         """Score features as `score` does, but with a grid of upper bounds, none above the largest score of its image.
 
-        Of an image of which no patch can score ``at_least``, the score may be -inf. Here the grid is exact; methods for
-        which bounds are cheaper override this method and `settle`.
+        The patch scores that decide the image score, see `top_count`, are exact, and no bound is above all of them. If
+        the features are a part of an image, ``n_patches`` is the number of its patches. Of an image of which no patch
+        that decides can score ``at_least``, neither needs to be exact, and the score may be -inf. Here the grid is
+        exact; methods for which bounds are cheaper override this method and `settle`.
         """
         return self.score(features)
 
@@ -158,14 +180,6 @@ class Detector(ABC):
         All are of one image: features (height, width, channels), the others (height, width).
         """
         return bounds
-
-    def whole_score(self, grid: NDArray[np.float32], farthest: float) -> float:
-        """The score of an image that was scored window by window.
-
-        ``grid`` are the bounds of `bounded` of all its patches, (rows, columns), and ``farthest`` is the score of the
-        window that holds the highest of them, which is that of the image if a single patch decides.
-        """
-        return farthest
 
     def patch_scores(self, features: Tensor, needed: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Exact scores of some patches of one image, (n,), as `score` gives them; of methods that have a grid.

@@ -8,19 +8,19 @@ Algorithms for computing the sample variance, The American Statistician 1983).
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
-from mvad.detectors.base import Detector, Extendable, Scores, Shardable
+from mvad.detectors.base import Aggregate, Detector, Extendable, Scores, Shardable
 from mvad.detectors.state import ArraySpec, State
+from mvad.search.aggregation import top_count, top_mean
 
 if TYPE_CHECKING:
     import torch
@@ -29,25 +29,6 @@ if TYPE_CHECKING:
 
 PATCHES_PER_CHUNK = 4096  # whose float64 copies are in memory together
 ROUNDING = 1e-26  # of squares, relative to them: variance below it is that of rounded means
-
-
-def parse_aggregate(text: str | None) -> float | None:
-    """The share of an image's patches whose mean is its score: of ``top-1%`` 0.01; None of ``max`` and None.
-
-    ValueError if it is neither.
-    """
-    if text in (None, "max"):
-        return None
-    match = re.fullmatch(r"top-(\d+(?:\.\d+)?)%", str(text))
-    share = float(match[1]) / 100 if match else 0.0
-    if not 0 < share <= 1:
-        raise ValueError("give max, or top-P% with a percentage P above 0, up to 100")
-    return share
-
-
-def _check_aggregate(text: str | None) -> str | None:
-    parse_aggregate(text)
-    return text
 
 
 class Moments(NamedTuple):
@@ -104,7 +85,6 @@ class Subspace(Extendable, Shardable, Detector):
     method: ClassVar[str] = "subspace"
     feature: ClassVar[str] = "patches"
     one_core: ClassVar[bool] = True
-    default_aggregate: ClassVar[str] = "top-1%"
 
     @dataclass(frozen=True, kw_only=True)
     class Params(Detector.Params):
@@ -113,15 +93,7 @@ class Subspace(Extendable, Shardable, Detector):
         variance: Annotated[
             float, Field(gt=0, lt=1), Option(help="Share of the variance of good patches that the subspace holds.")
         ] = 0.99
-        aggregate: Annotated[
-            str | None,
-            AfterValidator(_check_aggregate),
-            Option(
-                help="Image score of the patch scores: max, or top-P%: the mean of so many of them, the highest.",
-                metavar="max|top-P%",
-                show_default="that of the method",
-            ),
-        ] = None
+        aggregate: Aggregate = "top-1%"
 
     params: Params
     origins: FoldStates | None = None
@@ -218,10 +190,12 @@ class Subspace(Extendable, Shardable, Detector):
 
     def score(self, features: Tensor) -> Scores:
         grid = np.stack([self._residuals(patches) for patches in features.flatten(1, 2)])
-        return Scores(np.array([self._image_score(one) for one in grid]), grid.reshape(features.shape[:-1]))
+        count = self.top_count(grid.shape[1])
+        image = grid.max(axis=1) if count is None else np.array([top_mean(one, count) for one in grid], np.float32)
+        return Scores(image, grid.reshape(features.shape[:-1]))
 
-    def whole_score(self, grid: NDArray[np.float32], farthest: float) -> float:
-        return float(self._image_score(grid.ravel()))
+    def top_count(self, n_patches: int) -> int | None:
+        return top_count(self.params.aggregate, n_patches)
 
     def _residuals(self, patches: Tensor) -> NDArray[np.float32]:
         """Squared distances of (n, c) patches to the subspace: (n,) float32.
@@ -238,12 +212,6 @@ class Subspace(Extendable, Shardable, Detector):
             inside = (rows @ components.T).square_().sum(dim=1)
             parts.append((rows.square_().sum(dim=1) - inside).clamp_min_(0))
         return torch.cat(parts).float().cpu().numpy()
-
-    def _image_score(self, patch_scores: NDArray[np.float32]) -> np.float32:
-        """The mean of the highest share of (n,) patch scores, at least of one."""
-        share = parse_aggregate(self.params.aggregate or self.default_aggregate)
-        count = 1 if share is None else max(1, round(share * len(patch_scores)))
-        return np.float32(np.sort(patch_scores)[-count:].mean(dtype=np.float64))
 
 
 class FoldStates(NamedTuple):

@@ -74,7 +74,7 @@ def with_recipe(options: Chosen, say: Callable[[str], None]) -> Chosen:
     if advised:
         texts = ", ".join(f"{name.replace('_', '-')} {_shown(value)}" for name, value in advised.items())
         say(f"{spec.name}: {texts}, the recipe of AnomalyDINO, where not given otherwise")
-    defaults = {name: value for name, value in recipe_defaults().items() if name in free}
+    defaults = {name: value for name, value in recipe_defaults(options.method).items() if name in free}
     return replace(options, **defaults | advised)
 
 

@@ -14,6 +14,7 @@ from mvad.data.image_size import Window
 from mvad.detectors import Detector
 from mvad.features.extractor import FeatureExtractor, grid_of, grid_part
 from mvad.runtime.threads import Threads
+from mvad.search.aggregation import largest, top_mean
 
 
 class WindowScores(NamedTuple):
@@ -42,9 +43,10 @@ def score_windows(
 ) -> dict[int, ImageScore]:
     """Score a (height, width, 3) image with several detectors, by number.
 
-    The score of the image is `Detector.whole_score`. ``thresholds`` are those that maps are compared with; -inf makes
-    all patch scores exact. If bounds leave it open where a map is above its threshold, the windows concerned go through
-    the network once more.
+    The score of the image is that of the window that holds its farthest patch, or the mean of the largest patch scores
+    of all windows (`Detector.top_count`). ``thresholds`` are those that maps are compared with; -inf makes all patch
+    scores exact. If bounds leave it open where a map is above its threshold, the windows concerned go through the
+    network once more.
     """
     windows = extract.size.windows
     outcomes = threads.map(
@@ -53,15 +55,21 @@ def score_windows(
     scores = {}
     for number, detector in detectors.items():
         parts = [part for outcome in outcomes for part in outcome[number]]
-        farthest = max((part for part in parts if part.image_score > -math.inf), key=lambda part: part.grid.max())
-        grid = np.empty(grid_of(extract.size, farthest.stride), np.float32)
+        grid = np.empty(grid_of(extract.size, parts[0].stride), np.float32)
         for part in parts:
             grid[part.rows, part.columns] = part.grid
+        count = detector.top_count(grid.size)
+        score = _score_of_farthest(parts) if count is None else float(top_mean(grid, count))
         needed = needed_patches(grid, extract.size, thresholds[number])
         if needed.any() and thresholds[number] > -math.inf:
             grid = settle_windows(image, extract, detector, grid, needed, threads)
-        scores[number] = ImageScore(detector.whole_score(grid, farthest.image_score), grid)
+        scores[number] = ImageScore(score, grid)
     return scores
+
+
+def _score_of_farthest(parts: Sequence[WindowScores]) -> float:
+    scored = (part for part in parts if part.image_score > -math.inf)
+    return max(scored, key=lambda part: part.grid.max()).image_score
 
 
 def sample_windows(
@@ -97,21 +105,27 @@ def _bounds(
     thresholds: Mapping[int, float],
     windows: Sequence[Window],
 ) -> dict[int, list[WindowScores]]:
-    """Scores of some windows, one after the other, by number of the detector."""
+    """Scores of some windows, one after the other, by number of the detector.
+
+    The patch scores that decide the score of these windows together are exact: a bound is left only where it is below
+    all of those that decide so far.
+    """
     scores: dict[int, list[WindowScores]] = {number: [] for number in detectors}
-    highest = dict.fromkeys(detectors, -math.inf)
+    deciding = {number: np.empty(0, np.float32) for number in detectors}
     for parts in extract.parts(image, windows):
         for number, detector in detectors.items():
             part = parts[detector.feature]
             features = part.features[None].contiguous()
+            n_patches = math.prod(grid_of(extract.size, part.stride))
+            count, known = detector.top_count(n_patches) or 1, deciding[number]
+            at_least = float(known.min()) if len(known) == count else -math.inf
             is_exact = thresholds[number] == -math.inf
-            found = detector.score(features) if is_exact else detector.bounded(features, highest[number])
+            found = detector.score(features) if is_exact else detector.bounded(features, at_least, n_patches)
             assert found.grid is not None  # of methods that use windows
             scores[number].append(
                 WindowScores(part.rows, part.columns, found.grid[0], float(found.image[0]), part.stride)
             )
-            if found.image[0] > -math.inf:
-                highest[number] = max(highest[number], float(found.grid.max()))
+            deciding[number] = largest(np.concatenate([known, found.grid[found.grid >= at_least]]), count)
     return scores
 
 

@@ -1,11 +1,14 @@
 """Greedy k-centre coresets: PatchCore (arXiv 2106.08265), section 3.2 and algorithm 1."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mvad.search.whitening import PatchSums
 
 CANDIDATES = 128
 ROWS_PER_CHUNK = 16_384
@@ -16,22 +19,26 @@ class ShardCoreset(NamedTuple):
 
     vectors: NDArray[np.float32]  # (m, d): the patches chosen
     radius: float  # largest distance of a patch of the shard to the nearest of them, in the projected space
+    sums: PatchSums | None = None  # over all patches of the shard, to whiten by
 
 
-def random_projection(features: Tensor, dimensions: int, seed: int) -> Tensor:
+def random_projection(
+    features: Tensor, dimensions: int, seed: int, transform: Callable[[Tensor], Tensor] = lambda rows: rows
+) -> Tensor:
     """Project features at random to fewer dimensions; distances are kept on average (Johnson-Lindenstrauss).
 
     From (n, d) to (n, dimensions) float32; if ``dimensions`` is 0, or not less than d, features are returned unchanged.
+    ``transform`` is applied to rows before they are projected; it does not change their shape.
     """
     width = features.shape[1]
     if not 0 < dimensions < width:
-        return features
+        return transform(features)
     matrix = np.random.default_rng(seed).standard_normal((width, dimensions)) / np.sqrt(dimensions)
     projection = torch.from_numpy(matrix.astype(np.float32)).to(features.device)
     projected = features.new_empty((len(features), dimensions))
     # In chunks: for a single product of all rows, the library would pack a copy of the features.
     for rows, out in zip(features.split(ROWS_PER_CHUNK), projected.split(ROWS_PER_CHUNK), strict=True):
-        torch.matmul(rows, projection, out=out)
+        torch.matmul(transform(rows), projection, out=out)
     return projected
 
 

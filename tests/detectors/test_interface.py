@@ -83,6 +83,14 @@ def test_every_parameter_is_an_option_with_help(method):
         ("patchcore", {"reweight": -1}),
         ("subspace", {"variance": 1.0}),
         ("subspace", {"aggregate": "top-0%"}),
+        ("patchcore", {"aggregate": "top-1"}),
+        ("patchcore", {"aggregate": "top-0%"}),
+        ("patchcore", {"aggregate": "top-101%"}),
+        ("patchcore", {"aggregate": "mean"}),
+        ("patchcore", {"distance": "manhattan"}),
+        ("patchcore", {"whitening": -0.1}),
+        ("patchcore", {"whitening": 1e-9}),
+        ("patchcore", {"whitening": float("inf")}),
         ("knn", {"neighbours": 0}),
         ("vit-knn", {"top_features": -1}),
         ("vae", {"epochs": 0}),
@@ -97,6 +105,7 @@ def test_a_wrong_parameter_is_refused(name, parameters):
 
 def test_parameters_are_read_from_the_options_and_others_ignored():
     values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3}
+    values |= {"aggregate": "top-2%", "distance": "cosine", "whitening": 0.5}
     options = SimpleNamespace(**values, neighbours=4, top_features=5, seed=6)
     assert PatchCore.from_options(options).settings == {
         **values,

@@ -6,7 +6,7 @@ import torch
 
 from helpers.detectors import through_disk
 from mvad.detectors import State, Subspace
-from mvad.detectors.subspace import moments_of, parse_aggregate, principal_components
+from mvad.detectors.subspace import moments_of, principal_components
 
 SHAPE = (4, 5, 12)
 
@@ -32,7 +32,7 @@ def reference(good, features, variance, share):
 
 
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99, 0.9999])
-@pytest.mark.parametrize(("aggregate", "share"), [(None, 0.01), ("max", 0.0), ("top-10%", 0.1), ("top-100%", 1.0)])
+@pytest.mark.parametrize(("aggregate", "share"), [("top-1%", 0.01), ("max", 0.0), ("top-10%", 0.1), ("top-100%", 1.0)])
 def test_scores_are_those_of_a_singular_value_decomposition(variance, aggregate, share):
     good, others = images(9), images(4, seed=1)
     expected, grid, rank = reference(good, others, variance, share)
@@ -99,14 +99,14 @@ def test_each_image_is_scored_by_itself():
     np.testing.assert_array_equal(detector.image_scores(others), together.image)
     everywhere = np.ones(SHAPE[:2], bool)
     np.testing.assert_array_equal(detector.settle(others[2], together.grid[2], everywhere), together.grid[2])
-    assert detector.whole_score(together.grid[2], 0.0) == together.image[2]
+    assert detector.top_count(200) == 2
 
 
 def test_extending_gives_the_fit_to_all_images():
     good, others = images(12), torch.from_numpy(images(3, seed=1))
     detector = through_disk(Subspace().fit(torch.from_numpy(good[:5]))).extend(torch.from_numpy(good[5:]))
     at_once = Subspace().fit(torch.from_numpy(good))
-    assert detector.settings == at_once.settings == {"variance": 0.99, "aggregate": None, "seed": 0, "count": 240}
+    assert detector.settings == at_once.settings == {"variance": 0.99, "aggregate": "top-1%", "seed": 0, "count": 240}
     np.testing.assert_allclose(detector.score(others).grid, at_once.score(others).grid, rtol=1e-6)
 
 
@@ -147,16 +147,3 @@ def test_a_damaged_state_is_refused(change, message):
     damaged = State(state.settings | change.get("settings", {}), state.arrays | change.get("arrays", {}))
     with pytest.raises(ValueError, match=message):
         Subspace.check_state(damaged)
-
-
-def test_how_patch_scores_become_an_image_score():
-    assert [parse_aggregate(text) for text in (None, "max", "top-1%", "top-0.5%", "top-100%")] == [
-        None,
-        None,
-        0.01,
-        0.005,
-        1.0,
-    ]
-    for text in ("mean", "top-0%", "top-101%", "top1%", "top--1%", ""):
-        with pytest.raises(ValueError, match="give max, or top-P%"):
-            parse_aggregate(text)

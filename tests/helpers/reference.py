@@ -60,3 +60,38 @@ def image_score(patches, bank, b):
         total = sum(np.exp(distances[worst, other]) for other in around)
         score = (1 - np.exp(distances[worst, nearest[worst]]) / total) * score
     return score, patch_scores
+
+
+def patch_space(train, distance, regularisation):
+    """What brings (n, c) patches into the space in which they are compared: whitened, of length 1 for the cosine."""
+    train = np.asarray(train, np.float64)
+    mean, matrix = np.zeros(train.shape[1]), np.eye(train.shape[1])
+    if regularisation:
+        mean = train.mean(axis=0)
+        covariance = sum(np.outer(patch - mean, patch - mean) for patch in train) / len(train)
+        values, vectors = np.linalg.eigh(covariance + regularisation * np.trace(covariance) / len(mean) * matrix)
+        matrix = vectors @ np.diag(values**-0.5) @ vectors.T
+
+    def bring(patches):
+        patches = (np.asarray(patches, np.float64) - mean) @ matrix
+        lengths = np.linalg.norm(patches, axis=-1, keepdims=True)
+        return patches / np.where(lengths > 0, lengths, 1) if distance == "cosine" else patches
+
+    return bring
+
+
+def space_score(patches, bank, distance, b, share=None):
+    """Image score and patch scores in such a space: the mean of a share of them, or the largest, re-weighted."""
+
+    def between(one, other):
+        return 1 - one @ other if distance == "cosine" else np.linalg.norm(one - other)
+
+    distances = np.array([[between(patch, centre) for centre in bank] for patch in patches])
+    patch_scores = distances.min(axis=1)
+    if share is not None:
+        return np.sort(patch_scores)[::-1][: max(1, round(share * len(patches)))].mean(), patch_scores
+    worst = patch_scores.argmax()
+    nearest = distances[worst].argmin()
+    around = np.argsort([between(other, bank[nearest]) for other in bank], kind="stable")[:b]
+    weights = np.exp(distances[worst])
+    return (1 - weights[nearest] / weights[around].sum()) * patch_scores[worst], patch_scores

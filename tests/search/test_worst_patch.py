@@ -87,6 +87,63 @@ def test_bounds_are_upper_ones_and_none_is_above_the_farthest(at_least):
     assert (found.bounds.amax(dim=1) < at_least)[found.distance.isneginf()].all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 90),  # vectors in the bank
+    st.integers(1, 3),  # images
+    st.integers(1, 60),  # patches per image
+    st.sampled_from([1, 2, 3, 10, 70]),  # of which there may be fewer patches
+)
+def test_the_largest_distances_are_those_of_searching_every_patch(kind, seed, vectors, images, patches, k):
+    random = np.random.default_rng(seed)
+    bank, rows = (torch.from_numpy(part) for part in example(kind, random, vectors, images, patches, 20))
+    search = ExactSearch(MemoryBank(bank.numpy()), n_axes=3)
+    exact = torch.stack([search.nearest(image)[0] for image in rows])
+    found = worst_patches(search, rows, k=k)
+    expected = exact.sort(dim=1, descending=True).values[:, :k]
+    assert found.largest.shape == (images, k)
+    assert (found.largest[:, : expected.shape[1]] == expected).all()
+    assert found.largest[:, expected.shape[1] :].isneginf().all()
+    # The largest of the bounds are these distances too, and the others are bounds.
+    assert (found.bounds.sort(dim=1, descending=True).values[:, :k] == expected).all()
+    assert (found.bounds >= exact * (1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("k", [3, 40])
+def test_distances_below_what_is_asked_for_are_not_settled(k):
+    random = np.random.default_rng(3)
+    bank = random.standard_normal((800, 20)).astype(np.float32)
+    images = torch.from_numpy(random.standard_normal((5, 300, 20)).astype(np.float32))
+    search = ExactSearch(MemoryBank(bank))
+    exact = torch.stack([search.nearest(image)[0] for image in images]).sort(dim=1, descending=True).values[:, :k]
+    at_least = float(exact.median())
+    found = worst_patches(search, images, at_least, k)
+    reached = exact >= at_least
+    assert reached.any()
+    assert not reached.all()
+    assert (found.largest[reached] == exact[reached]).all()
+    assert (found.largest[~reached] < at_least).all()
+
+
+def test_few_patches_are_searched_for_the_largest_distances():
+    searched = []
+
+    class CountingSearch(ExactSearch):
+        def nearest(self, rows, *bounds):
+            searched.append(len(rows))
+            return super().nearest(rows, *bounds)
+
+    random = np.random.default_rng(0)
+    points = random.standard_normal((3000, 4)) @ random.standard_normal((4, 40))
+    points = points.astype(np.float32)
+    bank = MemoryBank(points[greedy_coreset(torch.from_numpy(points), 1000)[0]])
+    images = random.standard_normal((6, 500, 4)) @ random.standard_normal((4, 40))
+    worst_patches(CountingSearch(bank), torch.from_numpy(images.astype(np.float32)), k=10)
+    assert 60 <= sum(searched) < 0.1 * 6 * 500
+
+
 def test_of_equally_far_patches_the_first_is_named():
     bank = np.zeros((3, 5), np.float32)
     images = torch.ones(2, 40, 5)
