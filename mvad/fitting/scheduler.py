@@ -263,13 +263,13 @@ class FitScheduler:
         held_groups = fit.groups[is_held_out]
         calibrates = ~np.isin(held_groups, fit.groups[~is_held_out])
 
-        def take(fitted: tuple[State, NDArray[np.float32] | None, NDArray[np.int64]]) -> None:
+        def take(fitted: tuple[State, HeldOut | None, NDArray[np.int64]]) -> None:
             fit.state, found, owners = fitted
             if plan.left_out and fit.n_groups >= MIN_CALIBRATION_GROUPS:
                 fit.shards = np.array(sorted(sharded.coresets))
                 fit.owners = fit.shards[owners]
             if found is not None:
-                fit.calibrate(found[calibrates], held_groups[calibrates], options.seed)
+                fit.calibrate(found.columns[calibrates], held_groups[calibrates], options.seed)
 
         held_out, coresets = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.coresets)

@@ -178,12 +178,10 @@ def fit_to_shards(
     held_out: Sequence[ray.ObjectRef],
     coresets: Sequence[ray.ObjectRef],
     input_size: ImageSize | None,
-) -> tuple[State, Features | None, Rows]:
+) -> tuple[State, HeldOut | None, Rows]:
     """Fit a method, which keeps ``size`` vectors, to the coresets of all shards, and score the held-out features.
 
-    Returned are the state, `HeldOut.columns`, and which shard each vector is of.
-
-    ``held_out`` and ``coresets`` refer to arrays in the shards' order.
+    ``held_out`` and ``coresets`` refer to arrays in the shards' order. Returned is also which shard each vector is of.
     """
     started = time.perf_counter()
     detector, device = find_method(options.method).from_options(options), worker_device()
@@ -193,7 +191,8 @@ def fit_to_shards(
     if not held_out:
         return state, None, detector.owners
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
-    return state, np.concatenate([one.columns for one in found]), detector.owners
+    scores, peaks, patches = split_columns(np.concatenate([one.columns for one in found]))
+    return state, HeldOut(scores, peaks, patches=patches), detector.owners
 
 
 def _detector(method: str, state: State) -> Detector:
