@@ -696,7 +696,7 @@ class MixedOptions(ScoreOptions):
             help="With --category auto, the product is unknown if more of the image than this share is unlike good "
             "images of every category."
         ),
-    ] = 0.6
+    ] = 0.8
 
     @property
     def is_mixed(self) -> bool:

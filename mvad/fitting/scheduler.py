@@ -342,7 +342,7 @@ class FitScheduler:
                 limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
                 outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"
             if fitted.held_out is not None:
-                fit.hold_out(np.flatnonzero(is_held_out)[calibrates], fitted.held_out[calibrates])
+                fit.hold_out(np.flatnonzero(is_held_out)[calibrates], fitted.held_out.columns[calibrates])
 
         held_out, summaries = (
             [references[shard] for shard in sorted(references)] for references in (sharded.held_out, sharded.summaries)

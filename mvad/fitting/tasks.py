@@ -179,7 +179,7 @@ class FittedShards(NamedTuple):
     """A detector fitted to shards; what it gives held-out images; and the rest of what it knows, see `Shardable`."""
 
     state: State
-    held_out: Features | None  # `HeldOut.columns`
+    held_out: HeldOut | None
     origins: Any
     shortfall: str | None
 
@@ -204,7 +204,8 @@ def fit_to_shards(
     if not held_out:
         return FittedShards(state, None, detector.origins, detector.shortfall)
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
-    held = np.concatenate([one.columns for one in found])
+    scores, peaks, patches = split_columns(np.concatenate([one.columns for one in found]))
+    held = HeldOut(scores, peaks, patches=patches)
     return FittedShards(state, held, detector.origins, detector.shortfall)
 
 

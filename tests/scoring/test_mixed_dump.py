@@ -69,7 +69,7 @@ def test_good_and_defective_images_go_home(scored):
     assert len(own) > 12
     assert {name: row["category"] for name, row in own.items()} == {name: name.split("-")[0] for name in own}
     assert all(row["nearest_category"] == row["category"] for row in own.values())
-    assert all(0.3 < row["margin"] <= 1 and 0 <= row["strange_share"] < 0.6 for row in own.values())
+    assert all(0.3 < row["margin"] <= 1 and 0 <= row["strange_share"] < 0.8 for row in own.values())
     assert all(row["status"] == "ok" and row["score"] > 0 and row["is_anomaly"] is not None for row in own.values())
 
 
@@ -78,7 +78,7 @@ def test_an_image_of_another_kind_is_an_unknown_product_and_not_defective(scored
     assert {row["category"] for row in rows} == {UNKNOWN_PRODUCT}
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["is_anomaly"] for row in rows} == {row["score"] for row in rows} == {None}
-    assert all(row["strange_share"] > 0.6 and row["nearest_category"] in MODELS for row in rows)
+    assert all(row["strange_share"] > 0.8 and row["nearest_category"] in MODELS for row in rows)
 
 
 def test_a_file_that_cannot_be_read_has_an_error_and_fails_no_category(scored):
@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_has_an_error_and_fails_no_category(scored):
 def test_the_summary_counts_unknown_products_apart(scored):
     out, result = scored
     summary = {row["category"]: row for row in result.summary}
-    assert list(summary) == [*MODELS, UNKNOWN_PRODUCT, "mean"]
+    assert list(summary) == [*sorted([*MODELS, UNKNOWN_PRODUCT]), "mean"]
     rows = rows_of(out).values()
     for category in MODELS:
         assert summary[category]["n_scored"] == sum(row["category"] == category for row in rows)
@@ -100,7 +100,6 @@ def test_the_summary_counts_unknown_products_apart(scored):
     n_unknown = sum(row["category"] == UNKNOWN_PRODUCT and row["status"] == "ok" for row in rows)
     assert (unknown["n_scored"], unknown["n_error"], unknown["n_flagged"]) == (n_unknown, 1, 0)
     assert unknown["threshold"] is None
-    assert "unknown" not in json.dumps(list(json.loads((out / "run.json").read_text())["identity"]["models"]))
 
 
 def test_other_commands_read_the_results(scored, tmp_path):
