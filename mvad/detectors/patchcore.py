@@ -257,7 +257,9 @@ class PatchCore(Extendable, Shardable, Detector):
         grid = self.space.scores(worst.bounds.cpu().numpy()).reshape(features.shape[:-1])
         if count is not None:
             is_known = np.isfinite(worst.largest[:, -1].cpu().numpy())
-            image = [top_mean(scores, count) if known else -np.inf for scores, known in zip(grid, is_known, strict=True)]
+            image = [
+                top_mean(scores, count) if known else -np.inf for scores, known in zip(grid, is_known, strict=True)
+            ]
             return Scores(np.array(image, np.float32), grid)
         distances = worst.distance.cpu().numpy()
         (found,) = np.nonzero(np.isfinite(distances))

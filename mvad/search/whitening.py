@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,12 +29,12 @@ MIN_VARIANCE = 1e-12  # relative to the mean square: features that vary less are
 class PatchSums(NamedTuple):
     """Sums over some patches, from which their mean and covariance follow; those of two sets add up."""
 
-    count: int
+    n_patches: int
     total: NDArray[np.float64]  # (d,)
     products: NDArray[np.float64]  # (d, d): sum of the outer products of each patch with itself
 
     def plus(self, other: PatchSums) -> PatchSums:
-        return PatchSums(self.count + other.count, self.total + other.total, self.products + other.products)
+        return PatchSums(self.n_patches + other.n_patches, self.total + other.total, self.products + other.products)
 
 
 def patch_sums(patches: Tensor) -> PatchSums:

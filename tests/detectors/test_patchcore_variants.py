@@ -1,4 +1,4 @@
-"""PatchCore with other image scores, other distances, and whitened features: against plain NumPy, alone and together."""
+"""PatchCore with other image scores, other distances and whitened features, against plain NumPy: alone and together."""
 
 import itertools
 

@@ -8,11 +8,12 @@ import ray
 import torch
 
 import mvad
+from helpers import reference
 from helpers.tiles import EMBEDDED
 from mvad import results
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
-from mvad.detectors import PatchCore
+from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
@@ -115,6 +116,33 @@ def test_shards_may_come_in_any_order(features, options, ray_local, tmp_path):
         np.testing.assert_array_equal(read_calibration(outcome.model), calibration)
         assert outcome.model.settings == state.settings
         assert outcome.model.record["training_sha256"] == digest([f"{image:03}" for image in range(60)])
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_a_whitened_bank_of_shards_is_the_same_in_any_order(features, distance, ray_local, tmp_path):
+    options = FitOptions(
+        coreset_ratio=0.05, projection=0, aggregate="top-10%", distance=distance, whitening=0.02, folds=2
+    )
+    shards = Shards(60, 16, 20, 0.1, np.arange(16, 33))  # of the second shard all images calibrate
+    outcomes = [
+        schedule(features, shards, options, tmp_path / str(order[0]), order) for order in ([0, 1, 2, 3], [3, 2, 1, 0])
+    ]
+    fitted = np.setdiff1d(np.arange(60), shards.held_out)
+    patches = features[fitted].reshape(-1, 6).astype(np.float64)
+    first, other = (read_arrays(outcome.model) for outcome in outcomes)
+    for name in ("bank", "whitening_mean", "whitening_matrix"):
+        np.testing.assert_array_equal(first[name], other[name])
+    np.testing.assert_array_equal(*(read_calibration(outcome.model) for outcome in outcomes))
+    np.testing.assert_allclose(first["whitening_mean"], patches.mean(axis=0), rtol=1e-5)
+    covariance = np.cov(patches.T, bias=True)
+    regularised = covariance + 0.02 * np.trace(covariance) / 6 * np.eye(6)
+    matrix = first["whitening_matrix"]
+    np.testing.assert_allclose(matrix @ regularised @ matrix, np.eye(6), atol=1e-6)
+    bring = reference.patch_space(patches, distance, 0.02)
+    found = PatchCore.from_state(State(outcomes[0].model.settings, first))
+    image = features[20].reshape(-1, 6)
+    expected, _ = reference.space_score(bring(image), first["bank"].astype(np.float64), distance, 9, 0.1)
+    assert found.score(torch.from_numpy(features[20:21])).image[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_held_out_images_are_not_fitted_to_and_bad_ones_do_not_count(features, ray_local, tmp_path):

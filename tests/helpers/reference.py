@@ -63,7 +63,7 @@ def image_score(patches, bank, b):
 
 
 def patch_space(train, distance, regularisation):
-    """What brings (n, c) patches into the space in which they are compared: whitened, and of length 1 for the cosine."""
+    """What brings (n, c) patches into the space where they are compared: whitened, and of length 1 for the cosine."""
     train = np.asarray(train, np.float64)
     mean, matrix = np.zeros(train.shape[1]), np.eye(train.shape[1])
     if regularisation:

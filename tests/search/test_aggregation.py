@@ -20,7 +20,9 @@ def test_how_many_patches_decide(aggregate, n_patches, count):
     assert top_count(check_aggregate(aggregate), n_patches) == count
 
 
-@pytest.mark.parametrize("text", ["", "mean", "top", "top-%", "top-1", "top-0%", "top-100.1%", "top--1%", "TOP-1%", " max"])
+@pytest.mark.parametrize(
+    "text", ["", "mean", "top", "top-%", "top-1", "top-0%", "top-100.1%", "top--1%", "TOP-1%", " max"]
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="give max, or a share of the patches such as top-1%"):
         check_aggregate(text)

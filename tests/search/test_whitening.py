@@ -19,7 +19,7 @@ def test_sums_are_those_of_numpy(count, width):
     patches = patches_like(0, count, width)
     rows = patches.numpy().astype(np.float64)
     sums = patch_sums(patches)
-    assert sums.count == count
+    assert sums.n_patches == count
     np.testing.assert_allclose(sums.total, rows.sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(sums.products, rows.T @ rows, rtol=1e-6)
 
@@ -77,7 +77,7 @@ def test_sums_of_parts_add_up_in_their_order():
     found = [Whitening.learn(sums, 0.1, "cpu") for sums in (parts, [whole])]
     np.testing.assert_array_equal(found[0].mean, found[1].mean)
     np.testing.assert_array_equal(found[0].matrix, found[1].matrix)
-    assert whole.count == 900
+    assert whole.n_patches == 900
 
 
 @pytest.mark.parametrize("value", [0.0, 3.3, 1e20, 1e-30])
