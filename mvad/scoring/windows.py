@@ -44,8 +44,9 @@ def score_windows(
     """Score a (height, width, 3) image with several detectors, by number.
 
     The score of the image is that of the window that holds its farthest patch, or the mean of the largest patch scores
-    of all windows (`Detector.top_count`). ``thresholds`` are those that maps are compared with; -inf makes all patch scores exact. If bounds leave it open where a map is above its threshold, the
-    windows concerned go through the network once more.
+    of all windows (`Detector.top_count`). ``thresholds`` are those that maps are compared with; -inf makes all patch
+    scores exact. If bounds leave it open where a map is above its threshold, the windows concerned go through the
+    network once more.
     """
     windows = extract.size.windows
     outcomes = threads.map(
