@@ -151,9 +151,10 @@ def left_out_reference(model, sheets):
     return np.array(scores), np.array(peaks)
 
 
-def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_local, tmp_path, monkeypatch):
+@pytest.mark.parametrize("aggregate", ["max", "top-2%"])
+def test_a_bank_of_shards_is_calibrated_by_leaving_each_image_out(sheets, ray_local, tmp_path, monkeypatch, aggregate):
     monkeypatch.setattr("mvad.fitting.fit.max_images", lambda *_: 2)
-    result = mvad.fit(str(sheets), str(tmp_path / "models"), **OPTIONS)
+    result = mvad.fit(str(sheets), str(tmp_path / "models"), aggregate=aggregate, **OPTIONS)
     assert result.exit_code == 0
     model = find_models(to_uri(tmp_path / "models"))["sheet"]
     scores, peaks = left_out_reference(model, sheets)
