@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mvad.anomaly_maps.localise import needed_patches
 from mvad.data.image_size import Window
 from mvad.detectors import Detector
-from mvad.features.extractor import FeatureExtractor, grid_of, grid_part
+from mvad.features.extractor import FeatureExtractor, Part, grid_of, grid_part
 from mvad.runtime.threads import Threads
 from mvad.search.aggregation import largest, top_mean
 
+Value = TypeVar("Value", bound=np.generic)
+Place = tuple[slice, slice]  # rows and columns of the grid of an image's patches
 
-class WindowScores(NamedTuple):
-    """Scores of the patches that one window answers for."""
 
-    rows: slice  # in the grid of the image's patches
-    columns: slice
-    grid: NDArray[np.float32]  # exact, or upper bounds
-    image_score: float  # of an image of which these were all patches; -inf if another window's score is higher
+class ChunkScores(NamedTuple):
+    """Scores of the patches that the windows of one chunk answer for."""
+
+    places: list[Place]  # of each window
+    scores: NDArray[np.float32]  # (patches,), window by window: exact, or upper bounds
+    image_score: float  # of an image of which these were all patches; -inf if another chunk's score is higher
     stride: int
 
 
@@ -54,12 +58,12 @@ def score_windows(
     )
     scores = {}
     for number, detector in detectors.items():
-        parts = [part for outcome in outcomes for part in outcome[number]]
-        grid = np.empty(grid_of(extract.size, parts[0].stride), np.float32)
-        for part in parts:
-            grid[part.rows, part.columns] = part.grid
+        chunks = [chunk for outcome in outcomes for chunk in outcome[number]]
+        grid = np.empty(grid_of(extract.size, chunks[0].stride), np.float32)
+        for chunk in chunks:
+            _put(grid, chunk.places, chunk.scores)
         count = detector.top_count(grid.size)
-        score = _score_of_farthest(parts) if count is None else float(top_mean(grid, count))
+        score = _score_of_farthest(chunks) if count is None else float(top_mean(grid, count))
         needed = needed_patches(grid, extract.size, thresholds[number])
         if needed.any() and thresholds[number] > -math.inf:
             grid = settle_windows(image, extract, detector, grid, needed, threads)
@@ -67,9 +71,29 @@ def score_windows(
     return scores
 
 
-def _score_of_farthest(parts: Sequence[WindowScores]) -> float:
-    scored = (part for part in parts if part.image_score > -math.inf)
-    return max(scored, key=lambda part: part.grid.max()).image_score
+def _score_of_farthest(chunks: Sequence[ChunkScores]) -> float:
+    scored = (chunk for chunk in chunks if chunk.image_score > -math.inf)
+    return max(scored, key=lambda chunk: chunk.scores.max()).image_score
+
+
+def _join(windows: Sequence[Mapping[str, Part]], kind: str) -> tuple[Tensor, list[Place]]:
+    """The patches that some windows answer for, (patches, 1, channels), and where they are."""
+    parts = [parts[kind] for parts in windows]
+    return torch.cat([part.features.flatten(0, 1) for part in parts])[:, None], [part[:2] for part in parts]
+
+
+def _take(grid: NDArray[Value], places: Sequence[Place]) -> NDArray[Value]:
+    """Values at some places of a grid, one after the other: (patches, 1)."""
+    return np.concatenate([grid[place].ravel() for place in places])[:, None]
+
+
+def _put(grid: NDArray[np.float32], places: Sequence[Place], values: NDArray[np.float32]) -> None:
+    """Put values, in the order of `_take`, into a grid."""
+    values, start = values.ravel(), 0
+    for place in places:
+        part = grid[place]
+        part[...] = values[start : start + part.size].reshape(part.shape)
+        start += part.size
 
 
 def sample_windows(
@@ -88,11 +112,12 @@ def sample_windows(
     grids = {name: np.zeros(needed.shape, np.float32) for name in detectors}
 
     def score(share: Sequence[Window]) -> None:
-        for parts in extract.parts(image, share):
+        for chunk in extract.chunks_of_parts(image, share):
             for name, detector in detectors.items():
-                part = parts[detector.feature]
-                place = part.rows, part.columns
-                grids[name][place][needed[place]] = detector.patch_scores(part.features.contiguous(), needed[place])
+                features, places = _join(chunk, detector.feature)
+                scores, wanted = _take(grids[name], places), _take(needed, places)
+                scores[wanted] = detector.patch_scores(features, wanted)
+                _put(grids[name], places, scores)
 
     threads.map(score, threads.shares(windows, extract.chunk))
     return {name: grid[needed] for name, grid in grids.items()}
@@ -104,27 +129,26 @@ def _bounds(
     detectors: Mapping[int, Detector],
     thresholds: Mapping[int, float],
     windows: Sequence[Window],
-) -> dict[int, list[WindowScores]]:
-    """Scores of some windows, one after the other, by number of the detector.
+) -> dict[int, list[ChunkScores]]:
+    """Scores of some windows, chunk by chunk, by number of the detector.
 
     The patch scores that decide the score of these windows together are exact: a bound is left only where it is below
     all of those that decide so far.
     """
-    scores: dict[int, list[WindowScores]] = {number: [] for number in detectors}
+    scores: dict[int, list[ChunkScores]] = {number: [] for number in detectors}
     deciding = {number: np.empty(0, np.float32) for number in detectors}
-    for parts in extract.parts(image, windows):
+    for chunk in extract.chunks_of_parts(image, windows):
         for number, detector in detectors.items():
-            part = parts[detector.feature]
-            features = part.features[None].contiguous()
-            n_patches = math.prod(grid_of(extract.size, part.stride))
+            features, places = _join(chunk, detector.feature)
+            stride = chunk[0][detector.feature].stride
+            n_patches = math.prod(grid_of(extract.size, stride))
             count, known = detector.top_count(n_patches) or 1, deciding[number]
             at_least = float(known.min()) if len(known) == count else -math.inf
             is_exact = thresholds[number] == -math.inf
-            found = detector.score(features) if is_exact else detector.bounded(features, at_least, n_patches)
+            patches = features[None]
+            found = detector.score(patches) if is_exact else detector.bounded(patches, at_least, n_patches)
             assert found.grid is not None  # of methods that use windows
-            scores[number].append(
-                WindowScores(part.rows, part.columns, found.grid[0], float(found.image[0]), part.stride)
-            )
+            scores[number].append(ChunkScores(places, found.grid.ravel(), float(found.image[0]), stride))
             deciding[number] = largest(np.concatenate([known, found.grid[found.grid >= at_least]]), count)
     return scores
 
@@ -145,10 +169,9 @@ def settle_windows(
     windows = [window for window in extract.size.windows if needed[grid_part(window, stride)].any()]
 
     def settle(share: Sequence[Window]) -> None:
-        for parts in extract.parts(image, share):
-            part = parts[detector.feature]
-            place = part.rows, part.columns
-            grid[place] = detector.settle(part.features.contiguous(), grid[place], needed[place])
+        for chunk in extract.chunks_of_parts(image, share):
+            features, places = _join(chunk, detector.feature)
+            _put(grid, places, detector.settle(features, _take(grid, places), _take(needed, places)))
 
     threads.map(settle, threads.shares(windows, extract.chunk))
     return grid

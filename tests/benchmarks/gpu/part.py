@@ -19,7 +19,7 @@ from mvad.process import kill_children
 
 NO_GPU = "gpu: PyTorch sees no CUDA device on this machine; this part is skipped."
 # Eight minutes together; a stage that takes longer keeps the rows it has.
-TIME_LIMITS_S = dict(zip(GPU_STAGES, (110, 150, 55, 15, 35, 25, 60, 30), strict=True))
+TIME_LIMITS_S = dict(zip(GPU_STAGES, (105, 130, 50, 15, 35, 20, 110, 15), strict=True))
 LOG_LENGTH = 3000  # characters at the end of the log of a stage that failed
 TESTS = Path(__file__).parents[2]
 

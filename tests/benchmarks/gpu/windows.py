@@ -114,7 +114,7 @@ def _seconds(scorer: Scorer, uris: list[str], threshold: float) -> dict[str, Any
 
 
 def _difference(ours: Scorer, reference: Scorer, uri: str) -> float:
-    """The largest relative difference of an image's score, and of any of its patches."""
+    """The largest difference of an image's score, and of any of its patches, as a share of the largest of them."""
     found, expected = ours.score(uri, -math.inf), reference.score(uri, -math.inf)
-    patches = np.abs(found.grid - expected.grid) / expected.grid
-    return max(abs(found.score - expected.score) / expected.score, float(patches.max()))
+    patches = np.abs(found.grid - expected.grid).max() / expected.grid.max()
+    return max(abs(found.score - expected.score) / expected.score, float(patches))
