@@ -23,7 +23,7 @@ from mvad.features.kinds import PATCHES
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, find_models, read_arrays, read_map_peaks
 from mvad.runtime.session import ray_session
-from mvad.runtime.threads import Threads
+from mvad.runtime.threads import Threads, compute_device
 from mvad.scoring.windows import ImageScore, score_windows
 from mvad.storage import to_uri
 
@@ -42,7 +42,7 @@ class Scorer(NamedTuple):
     detector: Detector
 
     @classmethod
-    def load(cls, model: ModelInfo, network: Network, device: str) -> Scorer:
+    def load(cls, model: ModelInfo, network: Network, device: str | torch.device) -> Scorer:
         extract = prepare([PATCHES], network, model.size, gpus=True).load(device)
         state = State(model.settings, read_arrays(model))
         return cls(model, extract, find_method(model.method).from_state(state, device))
@@ -65,7 +65,7 @@ def windows(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     peaks = read_map_peaks(model)
     assert peaks is not None
     uris = [uri for split in SCORED for uri in _paint(folder / split, split, N_SCORED)]
-    on_gpu = Scorer.load(model, network, "cuda")
+    on_gpu = Scorer.load(model, network, compute_device())
     on_gpu.score(uris[0], float(peaks.max()))  # a warm-up
     torch.cuda.reset_peak_memory_stats()
     row = _seconds(on_gpu, uris, float(peaks.max()))
