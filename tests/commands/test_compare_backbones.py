@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mvad.commands.compare import _by_network, _method_runs
+from mvad.commands.compare import _by_features
+from mvad.comparison.variants import method_runs
 from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
@@ -20,7 +21,7 @@ def grouped(monkeypatch):
 
     def group(**values):
         options = build(CompareOptions, {"quiet": True, **values})
-        groups, reasons = _by_network(_method_runs(options), options, Reporter(quiet=True))
+        groups, reasons = _by_features(method_runs(options, {}), {}, Reporter(quiet=True))
         return {network.spec: {run.options.method: run.options for run in runs} for network, runs in groups}, reasons
 
     return group

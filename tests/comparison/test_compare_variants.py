@@ -66,7 +66,7 @@ def test_variants_and_methods_have_their_rows(compared):
     assert sorted(path.name for path in (out / "runs").iterdir()) == ["dense", "knn", "larger", "plain"]
     assert json.loads((out / "compare.json").read_text()) == result.summary
     sides = {
-        name: json.loads((out / f"runs/{name}/run.json").read_text())["categories"]["weave"]["size"]["height"]
+        name: json.loads((out / f"runs/{name}/run.json").read_text())["categories"]["weave"]["size"]["crop"][0]
         for name in ("plain", "larger")
     }
     assert sides == {"plain": 64, "larger": 96}
