@@ -18,7 +18,6 @@ CANDIDATES: dict[str, Sequence[Sequence[Changes]]] = {
         ({"neighbourhood": 1}, {"neighbourhood": 3}),
         ({"aggregate": "max"}, {"aggregate": "top-1%"}),
         ({"distance": "euclidean"}, {"distance": "cosine"}),
-        ({"whitening": 0.0}, {"whitening": 0.1}),
         ({"augmentations": "brightness"}, {"augmentations": "rotation"}),
         ({"coreset_ratio": 0.01}, {"coreset_ratio": 0.02}, {"coreset_ratio": 0.1}),
     ),
