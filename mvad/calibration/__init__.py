@@ -24,7 +24,7 @@ from mvad.calibration.conformal import (
     threshold,
 )
 from mvad.calibration.drift import Drift, measure_drift
-from mvad.calibration.suspects import find_suspects, suspects_warning, suspects_with_duplicates
+from mvad.calibration.suspects import find_suspects, suspect_rows, suspects_warning, suspects_with_duplicates
 from mvad.calibration.wording import (
     calibration_caveat,
     calibration_unit,

@@ -77,6 +77,14 @@ def suspects_with_duplicates(
     return suspects, np.where(np.isnan(own), of_group, own)
 
 
+def suspect_rows(image_ids: NDArray[Any], scores: NDArray[Any], *, dropped: bool) -> list[dict[str, Any]]:
+    """Suspects as a model's record has them, from their ids and scores, (k,) each."""
+    return [
+        {"image_id": name, "score": round(float(score), 6), "dropped": dropped}
+        for name, score in zip(image_ids.tolist(), scores, strict=True)
+    ]
+
+
 def suspects_warning(
     category: str, suspects: Sequence[Mapping[str, Any]], n_examined: int | None = None, n_images: int | None = None
 ) -> str | None:

@@ -1,10 +1,10 @@
 import time
 
 from mvad import fitting, pipeline, storage, tuning
-from mvad.console import Reporter, plural
-from mvad.data.manifest import read_manifest, require_training_images
+from mvad.commands.fit import fitted_result, plan_fit
+from mvad.console import Reporter
 from mvad.options import Data, Models, TuneOptions, takes
-from mvad.results.result import Result, exit_code
+from mvad.results.result import Result
 
 
 @takes(TuneOptions)
@@ -27,12 +27,7 @@ def tune(data: Data, models: Models, options: TuneOptions) -> Result:
     0
     """
     report, folder = Reporter(options.quiet), storage.to_uri(models)
-    manifest = read_manifest(data, options, to_learn=True)
-    train = require_training_images(manifest)
-    options = fitting.with_recipe(options, report.info)
-    network = fitting.load_network(options)
-    jobs = fitting.fit_jobs(manifest, network, folder, options)
-    storage.ensure_writable_folder(folder)
+    manifest, train, jobs = plan_fit(data, folder, options, report)
     report.image_count(manifest)
 
     started = time.monotonic()
@@ -40,10 +35,7 @@ def tune(data: Data, models: Models, options: TuneOptions) -> Result:
         jobs = tuning.tune_jobs(train, jobs, options.budget, report)
         tuned = time.monotonic()
         outcomes, jobs = tuning.fit_each(train, jobs, report, refit=options.new_run)
-    n_models = len(fitting.require_models(outcomes, train))
-    errors = manifest.errors + fitting.training_errors(outcomes, train)
-    report.errors(errors)
-    report.result(f"{plural(n_models, 'model')} in {storage.readable(folder)}")
-    code = exit_code(options, len(errors), len(train) + len(manifest.left_out))
-    seconds = {"tune": tuned - started, "fit": time.monotonic() - tuned}
-    return Result(code, summary=tuning.candidate_rows(folder), errors=errors, seconds=seconds)
+    result = fitted_result(outcomes, manifest, train, options, folder, report)
+    result.summary = tuning.candidate_rows(folder)
+    result.seconds = {"tune": tuned - started, "fit": time.monotonic() - tuned}
+    return result

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from mvad.search.patch_space import PatchSpace
     from mvad.search.whitening import PatchSums
 
-
 LATER_SETTINGS = ("max_vectors", "aggregate", "distance", "whitening")  # which models of earlier versions lack
-
-
 MEAN, MATRIX = "whitening_mean", "whitening_matrix"  # arrays of models that whiten
 WHITENING = {MEAN, MATRIX}
 MIN_WHITENING = 1e-6  # a smaller one would leave nothing but rounding of features that hardly vary

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, kfold, one_per_group, suspects_with_duplicates
+from mvad.calibration import fold_splits, kfold, one_per_group, suspect_rows, suspects_with_duplicates
 from mvad.console import Stage
 from mvad.data.sampling import evenly_spaced, pick
 from mvad.detectors import LeaveOneOut, Pretrained, State
@@ -19,14 +19,11 @@ from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import (
-    HELD_OUT_COLUMNS,
     FittedShards,
-    HeldOut,
     fit_detector,
     fit_to_shards,
     pretrain_detector,
     score_held_out,
-    split_columns,
     summarise_shard,
 )
 from mvad.memory import MemoryBudget
@@ -34,6 +31,7 @@ from mvad.model_store import FittedModel, save_model
 from mvad.options import as_json
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.versions import versions
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 from mvad.search.duplicates import group_near_duplicates
 
 MIN_CALIBRATION_GROUPS = 4  # of images, those that are no near duplicates of others
@@ -107,11 +105,8 @@ class CategoryFit:
         found, of_found = suspects_with_duplicates(scores, self.groups, reference)
         if not self.has_dropped:
             self.n_examined = int(np.isfinite(scores).sum())
-        ids = self.image_ids[found].tolist()
-        self.suspects = [one for one in self.suspects if one["dropped"]] + [
-            {"image_id": name, "score": round(float(score), 6), "dropped": False}
-            for name, score in zip(ids, of_found, strict=True)
-        ]
+        self.suspects = [one for one in self.suspects if one["dropped"]]
+        self.suspects += suspect_rows(self.image_ids[found], of_found, dropped=False)
         return found
 
     def drop(self, images: NDArray[np.int64]) -> None:
@@ -242,8 +237,8 @@ class FitScheduler:
         share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
         seconds = self._stage.totals.seconds(category.category) * share
         n_images = len(image_ids) - len(outcome.errors)
-        groups = category.groups_of(rows.reshape(n_images, -1)[:, 0] if n_images else rows)
-        usable = category.image_ids[rows.reshape(n_images, -1)[:, 0] if n_images else rows]
+        originals = rows.reshape(n_images, -1)[:, 0] if n_images else rows
+        groups, usable = category.groups_of(originals), category.image_ids[originals]
         return CategoryFit(outcome, rows, groups, n_images, usable, list(image_ids), seconds)
 
     def _start(

@@ -14,47 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.anomaly_maps.localise import map_peak
-from mvad.anomaly_maps.sampled import MAX_SAMPLED_PATCHES, sampled_patches
+from mvad.anomaly_maps.sampled import sampled_patches
 from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import worker_device
+from mvad.scoring.held_out import HeldOut, split_columns
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
-HELD_OUT_COLUMNS = 2 + MAX_SAMPLED_PATCHES
-
-
-class HeldOut(NamedTuple):
-    """What a detector gives images that it has not learnt from."""
-
-    scores: Features  # (n,)
-    map_peaks: Features | None  # (n,): largest values of their anomaly maps, of methods that localise
-    seconds: float = 0.0
-    patches: Features | None = None  # (n, patches): scores of the `sampled_patches`, of methods that localise
-
-    @property
-    def columns(self) -> Features:
-        """Scores, peaks and patches, NaN where there are none: (n, `HELD_OUT_COLUMNS`)."""
-        columns = np.full((len(self.scores), HELD_OUT_COLUMNS), np.nan, np.float32)
-        columns[:, 0] = self.scores
-        if self.map_peaks is not None:
-            columns[:, 1] = self.map_peaks
-        if self.patches is not None:
-            columns[:, 2 : 2 + self.patches.shape[1]] = self.patches
-        return columns
-
-
-def split_columns(columns: Features) -> tuple[Features, Features | None, Features | None]:
-    """Scores, peaks and patches of `HeldOut.columns`, (n, columns); None where images have none."""
-    scores, peaks, patches = columns[:, 0], columns[:, 1], columns[:, 2:]
-    patches = patches[:, ~np.isnan(patches).any(axis=0)]
-    return (
-        np.ascontiguousarray(scores),
-        None if np.isnan(peaks).any() else np.ascontiguousarray(peaks),
-        np.ascontiguousarray(patches) if patches.size else None,
-    )
 
 
 class Extension(NamedTuple):

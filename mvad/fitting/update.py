@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, one_per_group, suspects_with_duplicates
+from mvad.calibration import fold_splits, one_per_group, suspect_rows, suspects_with_duplicates
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
@@ -23,7 +23,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
-from mvad.fitting.tasks import HELD_OUT_COLUMNS, Extension, extend_detector, score_images, split_columns
+from mvad.fitting.tasks import Extension, extend_detector, score_images
 from mvad.metrics.image import image_metrics
 from mvad.model_store import (
     FittedModel,
@@ -38,6 +38,7 @@ from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, split_columns
 
 FEATURE_COPIES = 2  # of the images' features: as they arrive, and in the task that learns from them
 
@@ -230,10 +231,7 @@ def _suspects(
     groups = category.groups_of(new)
     reference = one_per_group(scores, groups, options.seed) if calibration is None else calibration
     found, of_found = suspects_with_duplicates(scores, groups, reference)
-    suspects = [
-        {"image_id": name, "score": round(float(score), 6), "dropped": options.drop_suspects}
-        for name, score in zip(category.image_ids[new[found]].tolist(), of_found, strict=True)
-    ]
+    suspects = suspect_rows(category.image_ids[new[found]], of_found, dropped=options.drop_suspects)
     return suspects, np.delete(new, found) if options.drop_suspects else new
 
 

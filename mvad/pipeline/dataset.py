@@ -155,9 +155,27 @@ def extract_features(
     those of one image's features, by the kinds to extract: `extractor.feature_shapes`, of images with windows thinned
     by ``step``; ``bit_depths`` are by category.
     """
+    decoded = decoded_images(images, size, options, pool, stage.totals, bit_depths, augmentation)
+    for batch in extracted(decoded, Extractor, shapes, network, size, options, pool, stage, step):
+        stage.advance(len(batch["row"]))
+        yield batch
+
+
+def extracted(
+    decoded: ray.data.Dataset,
+    extractor: type[Extractor],
+    shapes: Mapping[str, Sequence[int]],
+    network: Network,
+    size: ImageSize,
+    options: JobOptions,
+    pool: ActorPool,
+    stage: Stage,
+    step: int = 1,
+) -> Iterator[Batch]:
+    """Batches of what actors make of decoded images, in their order; parameters as for `extract_features`."""
     spec = ray.put(prepare(list(shapes), network, size, options.engine, pool.gpus))
-    dataset = decoded_images(images, size, options, pool, stage.totals, bit_depths, augmentation).map_batches(
-        Extractor,
+    dataset = decoded.map_batches(
+        extractor,
         batch_size=options.memory_budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
         fn_constructor_kwargs={
             "spec": spec,
@@ -173,6 +191,4 @@ def extract_features(
     dataset.set_name(f"mvad_{stage.name}")
     stage.actors += pool.actors
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-    for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
-        stage.advance(len(batch["row"]))
-        yield batch
+    yield from watch_nodes(batches, pool.actor_resources, stage.report.warn)

@@ -16,7 +16,7 @@ import ray
 from numpy.typing import NDArray
 
 from mvad.anomaly_maps.localise import map_peak
-from mvad.anomaly_maps.sampled import MAX_SAMPLED_PATCHES, sampled_patches
+from mvad.anomaly_maps.sampled import sampled_patches
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
@@ -28,6 +28,7 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
 from mvad.scoring.windows import sample_windows, score_windows, settle_windows
 
 
@@ -50,16 +51,15 @@ class LeftOutScorer:
 
     def __call__(self, batch: Batch) -> Batch:
         """Columns ``row`` and ``held_out``, NaN for images that cannot be used."""
-        scores = np.full((len(batch["row"]), 2 + MAX_SAMPLED_PATCHES), np.nan, np.float32)
+        scores = np.full((len(batch["row"]), HELD_OUT_COLUMNS), np.nan, np.float32)
         for number, (row, category, error) in enumerate(
             zip(batch["row"].tolist(), batch["category"], batch["error"], strict=True)
         ):
             if not error:
-                found = self._score(batch["pixels"][number], row, self.banks[category])
-                scores[number, : len(found)] = found
+                scores[number] = self._score(batch["pixels"][number], row, self.banks[category]).columns
         return {"row": batch["row"], "held_out": scores}
 
-    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> list[float]:
+    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> HeldOut:
         detector = find_method(bank.method).from_state(bank.state, self.extract.device)
         assert isinstance(detector, Shardable)
         others: Detector = detector.without(bank.origins, bank.left_out[row], self.extract.device)
@@ -70,7 +70,8 @@ class LeftOutScorer:
 
         needed = sampled_patches(self.extract.size, found.grid.shape)
         patches = sample_windows(pixels, self.extract, {"": others}, needed, self.threads)[""]
-        return [found.score, map_peak(settle, found.grid, self.extract.size), *patches.tolist()]
+        peak = map_peak(settle, found.grid, self.extract.size)
+        return HeldOut(np.array([found.score], np.float32), np.array([peak], np.float32), patches=patches[None])
 
 
 def score_left_out(
@@ -96,7 +97,7 @@ def score_left_out(
         **pool.arguments,
     )
     dataset.set_name("mvad_calibrate")
-    scores = np.full((len(images), 2 + MAX_SAMPLED_PATCHES), np.nan, np.float32)
+    scores = np.full((len(images), HELD_OUT_COLUMNS), np.nan, np.float32)
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
     for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
         scores[batch["row"]] = batch["held_out"]

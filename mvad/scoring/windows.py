@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from mvad.runtime.threads import Threads
 from mvad.search.aggregation import largest, top_mean
 
 Value = TypeVar("Value", bound=np.generic)
+Chunk = Sequence[Mapping[str, Part]]  # what each window of a chunk answers for, by kind of features
 Place = tuple[slice, slice]  # rows and columns of the grid of an image's patches
 
 
@@ -76,9 +77,9 @@ def _score_of_farthest(chunks: Sequence[ChunkScores]) -> float:
     return max(scored, key=lambda chunk: chunk.scores.max()).image_score
 
 
-def _join(windows: Sequence[Mapping[str, Part]], kind: str) -> tuple[Tensor, list[Place]]:
-    """The patches that some windows answer for, (patches, 1, channels), and where they are."""
-    parts = [parts[kind] for parts in windows]
+def _join(chunk: Chunk, kind: str) -> tuple[Tensor, list[Place]]:
+    """The patches that the windows of a chunk answer for, (patches, 1, channels), and where they are."""
+    parts = [parts[kind] for parts in chunk]
     return torch.cat([part.features.flatten(0, 1) for part in parts])[:, None], [part[:2] for part in parts]
 
 
@@ -107,19 +108,16 @@ def sample_windows(
 
     ``needed`` is (rows, columns). Only windows that answer for one of these patches go through the network.
     """
-    stride = extract.size.height // len(needed)
-    windows = [window for window in extract.size.windows if needed[grid_part(window, stride)].any()]
     grids = {name: np.zeros(needed.shape, np.float32) for name in detectors}
 
-    def score(share: Sequence[Window]) -> None:
-        for chunk in extract.chunks_of_parts(image, share):
-            for name, detector in detectors.items():
-                features, places = _join(chunk, detector.feature)
-                scores, wanted = _take(grids[name], places), _take(needed, places)
-                scores[wanted] = detector.patch_scores(features, wanted)
-                _put(grids[name], places, scores)
+    def score(chunk: Chunk) -> None:
+        for name, detector in detectors.items():
+            features, places = _join(chunk, detector.feature)
+            scores, wanted = _take(grids[name], places), _take(needed, places)
+            scores[wanted] = detector.patch_scores(features, wanted)
+            _put(grids[name], places, scores)
 
-    threads.map(score, threads.shares(windows, extract.chunk))
+    _visit(image, extract, needed, threads, score)
     return {name: grid[needed] for name, grid in grids.items()}
 
 
@@ -165,13 +163,29 @@ def settle_windows(
 
     Windows that answer for a patch that is needed go through the network once more.
     """
-    grid, stride = bounds.copy(), extract.size.height // len(bounds)
+    grid = bounds.copy()
+
+    def settle(chunk: Chunk) -> None:
+        features, places = _join(chunk, detector.feature)
+        _put(grid, places, detector.settle(features, _take(grid, places), _take(needed, places)))
+
+    _visit(image, extract, needed, threads, settle)
+    return grid
+
+
+def _visit(
+    image: NDArray[np.uint8],
+    extract: FeatureExtractor,
+    needed: NDArray[np.bool_],
+    threads: Threads,
+    work: Callable[[Chunk], None],
+) -> None:
+    """Do the work on each chunk of the windows that answer for a patch that is needed, (rows, columns)."""
+    stride = extract.size.height // len(needed)
     windows = [window for window in extract.size.windows if needed[grid_part(window, stride)].any()]
 
-    def settle(share: Sequence[Window]) -> None:
+    def visit(share: Sequence[Window]) -> None:
         for chunk in extract.chunks_of_parts(image, share):
-            features, places = _join(chunk, detector.feature)
-            _put(grid, places, detector.settle(features, _take(grid, places), _take(needed, places)))
+            work(chunk)
 
-    threads.map(settle, threads.shares(windows, extract.chunk))
-    return grid
+    threads.map(visit, threads.shares(windows, extract.chunk))

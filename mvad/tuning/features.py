@@ -22,15 +22,14 @@ from mvad.data.images import Batch, decode_batch, ignored_on_image, read_image, 
 from mvad.data.sampling import training_rows
 from mvad.detectors import find_method
 from mvad.errors import ImageError, one_line
-from mvad.features.extractor import feature_shapes, prepare
+from mvad.features.extractor import feature_shapes
 from mvad.features.weights import Network
 from mvad.options import FitOptions
 from mvad.pipeline.columns import FEATURES
-from mvad.pipeline.dataset import FEATURE_BLOCK_BYTES, Extractor, split_into_blocks
+from mvad.pipeline.dataset import Extractor, extracted, split_into_blocks
 from mvad.process import end_in_time
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.stage_totals import StageTotals
-from mvad.runtime.watchdog import watch_nodes
 from mvad.tuning.defects import Defect, add_defect
 from mvad.tuning.images import SCORED, TuningImages
 
@@ -101,23 +100,8 @@ def extract(
     )
     blocks = ray.data.from_arrow(split_into_blocks(table, size.n_pixels, pool))
     decoded = blocks.map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
-    dataset = decoded.map_batches(
-        TuningExtractor,
-        batch_size=options.memory_budget.after_weights(network.nbytes).batch_size(options.batch_size, shapes),
-        fn_constructor_kwargs={
-            "spec": ray.put(prepare([kind], network, size, options.engine, pool.gpus)),
-            "shapes": shapes,
-            "threads": pool.threads,
-            "totals": stage.totals,
-        },
-        **pool.arguments,
-    )
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.target_max_block_size = FEATURE_BLOCK_BYTES
     extraction = Extraction(size, grid, [], [])
-    stage.actors += pool.actors
-    batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-    for batch in watch_nodes(batches, pool.actor_resources, stage.report.warn):
+    for batch in extracted(decoded, TuningExtractor, shapes, network, size, options, pool, stage):
         for error in batch["error"][batch["error"] != ""]:
             raise ImageError(error)
         is_fit, features = batch["row"] < len(fit), batch[FEATURES + kind]

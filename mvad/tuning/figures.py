@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-N_BOOTSTRAPS = 1000
-LEVEL = 0.95  # of intervals
+from mvad.metrics.bootstrap import N_RESAMPLES, ResampledAuroc, interval
+
 MIN_GAIN = 0.005  # of the figure: less is not worth a change
 MAX_AUROC_LOSS = 0.002  # of the image AUROC, whatever is gained elsewhere
 
@@ -30,14 +30,13 @@ class Figures(NamedTuple):
     def interval(self, other: "Figures | None" = None) -> tuple[float, float]:
         """Where the figure, or its difference to another candidate's, lies in 95 % of the samples."""
         values = self.figure if other is None else self.figure - other.figure
-        low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+        return interval(values[1:]) or (np.nan, np.nan)
 
 
 def bootstrap_weights(n_images: int, seed: int) -> NDArray[np.float64]:
     """How often each held-out image is in each sample: once in the first, which is all of them; (1 + samples, n)."""
     random = np.random.default_rng(seed)
-    drawn = random.multinomial(n_images, np.full(n_images, 1 / n_images), N_BOOTSTRAPS)
+    drawn = random.multinomial(n_images, np.full(n_images, 1 / n_images), N_RESAMPLES)
     return np.concatenate([np.ones((1, n_images)), drawn])
 
 
@@ -64,12 +63,9 @@ def figures(
     aurocs, precisions = [], []
     for kind in np.unique(kinds[~is_good]):
         of_kind = kinds == kind
-        good, bad = evidence.scores[is_good], evidence.scores[of_kind]
-        wins = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
-        good_weights, bad_weights = of_images[:, is_good], of_images[:, of_kind]
-        pairs = good_weights.sum(axis=1) * bad_weights.sum(axis=1)
-        aurocs.append(_ratio((bad_weights @ wins * good_weights).sum(axis=1), pairs))
         rows = is_good | of_kind
+        with np.errstate(invalid="ignore"):  # not a number for samples without this kind
+            aurocs.append(ResampledAuroc(of_kind[rows].astype(np.int8), evidence.scores[rows])(of_images[:, rows]))
         precisions.append(_average_precision(evidence.good[rows], evidence.defective[rows], of_images[:, rows]))
     auroc, precision = (_mean(values) for values in (aurocs, precisions))
     figure = auroc if np.isnan(precision[0]) else (auroc + precision) / 2
