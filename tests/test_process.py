@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from helpers.tiles import ROOT
+from helpers.waits import has_ended, wait_until
 from mvad import process
 from mvad.process import Stopped, UnfailingStream, end_on_signals
 from mvad.version import VERSION
@@ -121,7 +122,7 @@ with process.end_on_signals():
     _, err = running.communicate(timeout=30)
     assert running.returncode == 143
     assert err == f"mvad: stopped by SIGTERM; {process.GO_ON}\n"
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: has_ended(child), "the end of the child")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

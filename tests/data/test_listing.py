@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import mvad
 from helpers.tiles import tree
+from helpers.waits import wait_until
 from mvad import results, storage
 from mvad.data import listing
 from mvad.data.layouts import plain
@@ -88,7 +89,7 @@ def test_portions_grow_and_tables_are_taken_while_the_consumer_is_busy():
 
 
 def test_the_number_of_pending_rows_is_limited():
-    asked = []
+    asked, threads = [], set(threading.enumerate())
 
     def endless():
         for number in itertools.count():
@@ -103,10 +104,7 @@ def test_the_number_of_pending_rows_is_limited():
         time.sleep(0.05)
         assert len(asked) <= before + 8  # the last portion, what is pending, and one more
     portions.close()
-    time.sleep(0.05)
-    before = len(asked)
-    time.sleep(0.05)
-    assert len(asked) == before  # the thread has ended
+    wait_until(lambda: threads.issuperset(threading.enumerate()), "the end of the thread")
 
 
 def test_an_error_of_the_listing_reaches_the_consumer():

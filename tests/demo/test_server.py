@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
+from helpers.waits import wait_until
 from mvad.calibration import DecisionRule
 from mvad.data.image_size import ImageSize
 from mvad.data.images import decode
+from mvad.demo import server
 from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import demo_app, display_image, map_layer
 from mvad.demo.category_models import CategoryModel
-from mvad.demo.connections import ConnectionLimits
+from mvad.demo.connections import ConnectionLimits, Connections
 from mvad.demo.hosts import AllowedHosts, host_name
 from mvad.demo.image_memory import ImageMemory, give_back_freed_memory, image_bytes, picture_bytes
 from mvad.demo.requests import SECURITY_HEADERS
@@ -61,10 +64,44 @@ def application(score=score_at_once, hosts=None, memory=None, queue=None, **argu
     return demo_app(MODELS, LIMITS, score, hosts, memory, queue, **arguments)
 
 
+MOVED, CLOSED = set(), set()  # ports of clients
+
+
+class ObservedConnections(Connections):
+    """Connections that tell when the server has begun with a request, or has closed a connection."""
+
+    def moved(self, connection):
+        super().moved(connection)
+        MOVED.add(connection.client[1])
+
+    def remove(self, connection):
+        super().remove(connection)
+        CLOSED.add(connection.client[1])
+
+
+def connect(port):
+    connection = socket.socket()
+    connection.settimeout(20)
+    connection.bind(("127.0.0.1", 0))
+    for ports in (MOVED, CLOSED):
+        ports.discard(connection.getsockname()[1])  # an earlier client may have had the same one
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def has_moved(connection):
+    return connection.getsockname()[1] in MOVED
+
+
+def was_closed(connection):
+    return connection.getsockname()[1] in CLOSED
+
+
 @contextmanager
 def served(limits=None, **arguments):
     """Serve the application; yields its port."""
     with (
+        patch.object(server, "Connections", ObservedConnections),
         closing(socket.create_server(("127.0.0.1", 0))) as listener,
         serving_app(application(**arguments), listener, limits or ConnectionLimits()),
     ):
@@ -91,14 +128,6 @@ def is_closed(connection):
         while connection.recv(1 << 16):
             pass
     return True
-
-
-def wait_for(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    pytest.fail("it did not happen within 10 s")
 
 
 # Other sites
@@ -188,7 +217,7 @@ REQUESTS = {
 @pytest.mark.parametrize("name", REQUESTS)
 def test_every_answer_of_the_server_has_security_headers(shared_port, name):
     status, request = REQUESTS[name]
-    with socket.create_connection(("127.0.0.1", shared_port), 5) as connection:
+    with connect(shared_port) as connection:
         connection.sendall(request)
         answer = b""
         while not answer.endswith(b"}"):
@@ -243,7 +272,7 @@ STALLS = {
 @pytest.mark.parametrize("drips", [False, True])
 @pytest.mark.parametrize("name", STALLS)
 def test_a_client_that_stalls_is_disconnected(impatient_port, name, drips):
-    with socket.create_connection(("127.0.0.1", impatient_port), 5) as connection:
+    with connect(impatient_port) as connection:
         connection.sendall(STALLS[name])
         if drips:  # the time limit is one of the whole request, and not of each byte
             stopped = threading.Event()
@@ -269,10 +298,10 @@ def test_a_client_that_stalls_is_disconnected(impatient_port, name, drips):
 
 def test_a_client_that_takes_no_answer_is_disconnected(impatient_port):
     count = 3000
-    with socket.create_connection(("127.0.0.1", impatient_port), 5) as connection:
+    with connect(impatient_port) as connection:
         with suppress(ConnectionError):  # the demo stops reading, and later closes the connection
             connection.sendall((b"GET /static/demo.js HTTP/1.1\r\nHost: localhost\r\n\r\n") * count)
-        threading.Event().wait(10 * SHORT_S)  # long enough for a busy machine to notice
+        wait_until(lambda: was_closed(connection))
         answers = b""
         with suppress(ConnectionError):
             while data := connection.recv(1 << 20):
@@ -282,12 +311,14 @@ def test_a_client_that_takes_no_answer_is_disconnected(impatient_port):
 
 @contextmanager
 def stalled(port, count, request):
-    """Connections that have sent half a request."""
+    """Connections that have sent half a request; where that has a header, the server has read it, one by one."""
     with ExitStack() as stack:
         connections = []
         for _ in range(count):
-            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)))
+            connections.append(stack.enter_context(connect(port)))
             connections[-1].sendall(request)
+            if b"\r\n\r\n" in request:
+                wait_until(lambda: has_moved(connections[-1]))
         yield connections
 
 
@@ -317,7 +348,7 @@ def test_connections_that_wait_for_scores_are_kept():
     queue = ImageQueue()
     with served(ConnectionLimits(per_client=2), score=score, queue=queue) as port, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(post, port) for _ in range(2)]
-        wait_for(lambda: queue.n_images == 2)
+        wait_until(lambda: queue.n_images == 2)
         refused = requests.get(f"http://127.0.0.1:{port}/", timeout=5)
         go_on.set()
         assert [answer.result().status_code for answer in answers] == [200, 200]
@@ -375,7 +406,7 @@ def test_the_queue_is_as_long_as_can_be_served_in_time(seconds):
 def test_a_full_queue_refuses_before_an_upload_is_read():
     queue = ImageQueue()
     queue.n_images = 1000
-    with served(queue=queue) as port, socket.create_connection(("127.0.0.1", port), 5) as connection:
+    with served(queue=queue) as port, connect(port) as connection:
         connection.sendall(UPLOAD)
         head = connection.recv(1 << 16)
         assert head.startswith(b"HTTP/1.1 503")
@@ -395,13 +426,13 @@ def test_no_work_is_done_for_clients_that_have_gone():
     queue = ImageQueue(places=1)
 
     with served(score=score, queue=queue) as port, stalled(port, 1, request) as (first,):
-        wait_for(lambda: len(scored) == 1)
+        wait_until(lambda: len(scored) == 1)
         with stalled(port, 3, request):
-            wait_for(lambda: queue.n_images == 4)
+            wait_until(lambda: queue.n_images == 4)
         threading.Event().wait(0.05)  # the server notices that they are closed
         go_on.set()
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        wait_for(lambda: queue.n_images == 0)
+        wait_until(lambda: queue.n_images == 0)
     assert len(scored) == 1
 
 

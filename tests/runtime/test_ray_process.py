@@ -5,11 +5,11 @@ import os
 import socket
 import stat
 import threading
-import time
 
 import pytest
 import ray
 
+from helpers.waits import has_ended, wait_until
 from mvad.errors import UsageError
 from mvad.runtime import ray_process
 from mvad.runtime.ray_process import RayProcess, private_token, start_error
@@ -199,8 +199,7 @@ def test_no_process_is_left(not_running, monkeypatch, tmp_path):
 
     def fail(**arguments):
         started.append(subprocess.Popen(command))
-        while not ray_process.psutil.Process(started[0].pid).children():
-            time.sleep(0.01)
+        wait_until(lambda: ray_process.psutil.Process(started[0].pid).children())
         raise RuntimeError("no")
 
     monkeypatch.setattr(ray, "init", fail)
@@ -212,7 +211,7 @@ def test_no_process_is_left(not_running, monkeypatch, tmp_path):
         below = ray_process.psutil.Process(started[0].pid).children()
         process.end()
         assert started[0].poll() is not None
-        assert not any(child.is_running() for child in below)
+        wait_until(lambda: all(map(has_ended, below)), "the end of its children")
         assert earlier.poll() is None
         assert other.poll() is None
     finally:
