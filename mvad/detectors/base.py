@@ -54,6 +54,8 @@ class Detector(ABC):
         Seed of everything that is random.
     copies
         Rows per training image in the features to fit to: the image, followed by its variants.
+    channels
+        Of each layer that the features are made of, needed by methods of which `tells_layers_apart` is true.
     **params
         Fields of `Params`, a class of the method's own. Each is an option on the command line; the docstring of the
         class is their title there.
@@ -78,9 +80,14 @@ class Detector(ABC):
 
     params: Params
 
-    def __init__(self, *, seed: int = 0, copies: int = 1, **params: Any) -> None:
-        self.seed, self.copies = seed, copies
+    def __init__(self, *, seed: int = 0, copies: int = 1, channels: Sequence[int] = (), **params: Any) -> None:
+        self.seed, self.copies, self.channels = seed, copies, tuple(channels)
         self.params = self.Params(**params)
+
+    @property
+    def tells_layers_apart(self) -> bool:
+        """Whether fitting needs the ``channels`` of layers."""
+        return False
 
     @classmethod
     def can_use(cls, backbone: BackboneSpec) -> bool:
@@ -118,7 +125,7 @@ class Detector(ABC):
     @classmethod
     def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
         """Build a fitted detector; the arrays of the state may be read-only and shared between processes."""
-        arguments = {"seed", "copies", *(field.name for field in fields(cls.Params))}
+        arguments = {"seed", "copies", "channels", *(field.name for field in fields(cls.Params))}
         detector = cls(**{name: value for name, value in state.settings.items() if name in arguments})
         detector.restore(state, device)
         return detector

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
     from mvad.search.coreset import ShardCoreset
     from mvad.search.exact_search import ExactSearch
+    from mvad.search.layer_banks import LayerSearch, LayerSpaces
     from mvad.search.memory_bank import MemoryBank
     from mvad.search.patch_space import PatchSpace
     from mvad.search.whitening import PatchSums
 
-LATER_SETTINGS = ("max_vectors", "aggregate", "distance", "whitening")  # which models of earlier versions lack
-MEAN, MATRIX = "whitening_mean", "whitening_matrix"  # arrays of models that whiten
-WHITENING = {MEAN, MATRIX}
+# Settings that models of earlier versions lack.
+LATER_SETTINGS = ("max_vectors", "banks", "aggregate", "distance", "whitening", "channels", "units")
+BANK, MEAN, MATRIX = "bank", "whitening_mean", "whitening_matrix"  # arrays; with a number if there are several banks
+LAYERS = "layers"
 MIN_WHITENING = 1e-6  # a smaller one would leave nothing but rounding of features that hardly vary
 
 
@@ -40,11 +43,22 @@ def _check_whitening(value: float) -> float:
     return value
 
 
+class LayerBank(NamedTuple):
+    """A memory bank of patches of one layer of the network, or of all layers joined."""
+
+    space: PatchSpace  # in which patches are compared
+    bank: MemoryBank
+    radius: float  # covering radius: the largest distance of a training patch to the bank, see `PatchCore.coverage`
+
+
 class PatchCore(Extendable, Shardable, Detector):
     """A memory bank of good patches; a patch is as abnormal as it is far from the bank.
 
+    With ``banks="layers"`` there is one for each layer, see `search.layer_banks`, and ``channels`` are needed.
+
     Its ``coverage`` is the covering radius of the bank in the projected space: the largest distance of a training patch
-    to it; an upper bound after `fit_shards`, or if that whitens, the distance of the patches that the shards kept.
+    to it; an upper bound after `fit_shards`, or if that whitens, the distance of the patches that the shards kept. Of
+    several banks, it is the score of a patch that is as far as the covering radius from each.
     """
 
     method: ClassVar[str] = "patchcore"
@@ -68,6 +82,13 @@ class PatchCore(Extendable, Shardable, Detector):
         reweight: Annotated[  # equation 7
             int, Field(ge=0), Option(help="Number of neighbours b that re-weight the image score; 0: no re-weighting.")
         ] = 9
+        banks: Annotated[
+            Literal["joint", "layers"],
+            Option(
+                help="One memory bank of all layers joined, or one for each of the layers, whose distances are "
+                "averaged; then image scores are not re-weighted."
+            ),
+        ] = "joint"
         aggregate: Aggregate = MAX
         distance: Annotated[
             Literal["euclidean", "cosine"], Option(help="How patches are compared; cosine: 1 - cosine similarity.")
@@ -84,93 +105,151 @@ class PatchCore(Extendable, Shardable, Detector):
 
     params: Params
     coverage: float = 0.0
-    _bank: MemoryBank | None = None
-    _space: PatchSpace | None = None
-    _search: ExactSearch | None = None
+    units: Sequence[float] = ()  # of the layers' distances, if each has a bank
+    _banks: Sequence[LayerBank] | None = None
+    _search: ExactSearch | LayerSearch | None = None
+
+    @property
+    def tells_layers_apart(self) -> bool:
+        return self.params.banks == LAYERS
 
     @classmethod
     def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
         defaults = {name: value for name, value in cls().settings.items() if name in LATER_SETTINGS}
-        super().check_state(state._replace(settings={**defaults, **state.settings}), shape)
-        width = state.arrays["bank"].shape[1]
-        if any(length != width for name in WHITENING & state.arrays.keys() for length in state.arrays[name].shape):
-            raise ValueError(f"bank has {width} features, and the whitening others")
+        state = state._replace(settings={**defaults, **state.settings})
+        _check_layers(state.settings, shape)
+        super().check_state(state, shape)
+        for suffix in _suffixes(state.settings["channels"]):
+            width = state.arrays[BANK + suffix].shape[1]
+            whitening = [state.arrays[name + suffix] for name in (MEAN, MATRIX) if name + suffix in state.arrays]
+            if any(length != width for array in whitening for length in array.shape):
+                raise ValueError(f"{BANK + suffix} has {width} features, and the whitening others")
 
     @classmethod
     def array_specs(cls, settings: dict[str, Any], shape: Sequence[int] | None) -> dict[str, ArraySpec]:
-        width = None if shape is None else shape[-1]
-        whitening = {MEAN: ArraySpec("float64", (width,)), MATRIX: ArraySpec("float64", (width, width))}
-        return {"bank": ArraySpec("float32", (None, width)), **(whitening if settings["whitening"] else {})}
+        widths = settings["channels"] or [None if shape is None else shape[-1]]
+        specs = {}
+        for suffix, width in zip(_suffixes(settings["channels"]), widths, strict=True):
+            specs[BANK + suffix] = ArraySpec("float32", (None, width))
+            if settings["whitening"]:
+                specs[MEAN + suffix] = ArraySpec("float64", (width,))
+                specs[MATRIX + suffix] = ArraySpec("float64", (width, width))
+        return specs
 
     def restore(self, state: State, device: str | torch.device) -> None:
+        from mvad.search.memory_bank import MemoryBank
         from mvad.search.patch_space import PatchSpace
         from mvad.search.whitening import Whitening
 
+        arrays, banks = state.arrays, []
+        for suffix in _suffixes(self.channels):
+            whitens = self.params.whitening > 0
+            whitening = Whitening(arrays[MEAN + suffix], arrays[MATRIX + suffix], device) if whitens else None
+            space = PatchSpace(self.params.distance, whitening)
+            banks.append(LayerBank(space, MemoryBank(arrays[BANK + suffix], device), 0.0))
+        self._fill(banks, state.settings.get("units", ()))
         self.coverage = state.settings["coverage"]
-        whitening = Whitening(state.arrays[MEAN], state.arrays[MATRIX], device) if self.params.whitening else None
-        self._space = PatchSpace(self.params.distance, whitening)
-        self._fill_bank(state.arrays["bank"], device)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.params), "seed": self.seed, "coverage": self.coverage}
+        own = {"channels": [*self.channels], "units": [*self.units], "seed": self.seed, "coverage": self.coverage}
+        return {**asdict(self.params), **own}
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """``bank``: the patches chosen, (m, channels) float32, in the order that greedy k-centre chose them.
 
         They are whitened and of length 1 if patches are compared so. With whitening also ``whitening_mean``,
-        (channels,), and ``whitening_matrix``, (channels, channels), float64.
+        (channels,), and ``whitening_matrix``, (channels, channels), float64. If there are several banks, all names end
+        with ``_1``, ``_2`` and so on.
         """
-        whitening = self.space.whitening
-        return {"bank": self.bank.vectors} | (
-            {} if whitening is None else {MEAN: whitening.mean, MATRIX: whitening.matrix}
-        )
+        arrays: dict[str, NDArray[Any]] = {}
+        for suffix, (space, bank, _) in zip(_suffixes(self.channels), self.layer_banks, strict=True):
+            arrays[BANK + suffix] = bank.vectors
+            if space.whitening is not None:
+                arrays |= {MEAN + suffix: space.whitening.mean, MATRIX + suffix: space.whitening.matrix}
+        return arrays
+
+    @property
+    def layer_banks(self) -> Sequence[LayerBank]:
+        """The memory banks: one, or one for each layer, shallow to deep."""
+        return self._require_fitted(self._banks)
 
     @property
     def bank(self) -> MemoryBank:
-        return self._require_fitted(self._bank)
+        """The memory bank of the layers joined."""
+        (joint,) = self.layer_banks
+        return joint.bank
 
     @property
-    def space(self) -> PatchSpace:
+    def space(self) -> PatchSpace | LayerSpaces:
         """The space of the bank, in which patches are compared."""
-        return self._require_fitted(self._space)
+        from mvad.search.layer_banks import LayerSpaces
+
+        spaces = [one.space for one in self.layer_banks]
+        return LayerSpaces(spaces, self.channels) if self.units else spaces[0]
 
     @property
-    def search(self) -> ExactSearch:
+    def search(self) -> ExactSearch | LayerSearch:
         """An exact search of the bank, prepared when it is first used."""
         if self._search is None:
             from mvad.search.exact_search import ExactSearch
+            from mvad.search.layer_banks import LayerSearch
 
-            self._search = ExactSearch(self.bank)
+            searches, spaces = zip(*((ExactSearch(one.bank), one.space) for one in self.layer_banks), strict=True)
+            self._search = LayerSearch(searches, spaces, self.units) if self.units else searches[0]
         return self._search
 
-    def _fill_bank(self, vectors: NDArray[np.float32], device: str | torch.device) -> None:
-        from mvad.search.memory_bank import MemoryBank
+    def _fill(self, banks: Sequence[LayerBank], units: Sequence[float] | None = None) -> None:
+        """Take over banks, and the units of their layers or new ones."""
+        from mvad.search.layer_banks import layer_unit
 
-        self._bank, self._search = MemoryBank(vectors, device), None
+        self._banks, self._search, self.units = banks, None, units or ()
+        if self.tells_layers_apart and units is None:
+            self.units = [layer_unit(one.bank, one.space) for one in banks]
+        bounds = [
+            space.scores(np.array(radius)) / unit for (space, _, radius), unit in zip(banks, self.units, strict=False)
+        ]
+        self.coverage = float(np.mean(bounds)) if self.units else banks[0].radius
+
+    def _by_layer(self, patches: Tensor) -> Iterator[Tensor]:
+        """The features of each layer, or all of them if there is one bank."""
+        if not self.tells_layers_apart:
+            yield patches
+            return
+        self.channels = self.channels or (patches.shape[1],)
+        for layer in patches.split([*self.channels], dim=1):
+            yield layer.contiguous()
 
     def fit(self, features: Tensor) -> Self:
         """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32."""
         from mvad.search.whitening import patch_sums
 
-        patches = features.flatten(0, 2)
-        self._learn_space([patch_sums(patches)] if self.params.whitening else [], patches.device)
-        self._fit_patches(patches, bank_size(self.params, len(patches)), self.space)
+        banks = []
+        for patches in self._by_layer(features.flatten(0, 2)):
+            space = self._learn_space(patch_sums(patches) if self.params.whitening else None, patches.device)
+            banks.append(self._choose_bank(patches, bank_size(self.params, len(patches)), space)[0])
+        self._fill(banks)
         return self
 
-    def _learn_space(self, sums: Sequence[PatchSums], device: str | torch.device) -> None:
+    def _learn_space(self, sums: PatchSums | None, device: str | torch.device) -> PatchSpace:
         from mvad.search.patch_space import PatchSpace
         from mvad.search.whitening import Whitening
 
-        whitening = Whitening.learn(sums, self.params.whitening, device) if self.params.whitening else None
-        self._space = PatchSpace(self.params.distance, whitening)
+        whitening = None if sums is None else Whitening.learn([sums], self.params.whitening, device)
+        return PatchSpace(self.params.distance, whitening)
 
-    def _fit_patches(self, patches: Tensor, size: int, space: PatchSpace) -> NDArray[np.int64]:
-        """Fill the bank with ``size`` of some patches, which are not in the space yet; which they are."""
-        indices, self.coverage = self._choose(patches, size, space)
-        self._fill_bank(space(_rows(patches, indices)).cpu().numpy(), patches.device)
-        return indices
+    def _choose_bank(
+        self, patches: Tensor, size: int, space: PatchSpace, *, is_brought: bool = False
+    ) -> tuple[LayerBank, NDArray[np.int64]]:
+        """A bank of ``size`` of some patches of a layer, and which they are; they may be in its space already."""
+        from mvad.search.memory_bank import MemoryBank
+        from mvad.search.patch_space import PatchSpace
+
+        bring = PatchSpace() if is_brought else space
+        indices, radius = self._choose(patches, size, bring)
+        vectors = bring(_rows(patches, indices)).cpu().numpy()
+        return LayerBank(space, MemoryBank(vectors, patches.device), radius), indices
 
     def _choose(self, patches: Tensor, size: int, space: PatchSpace) -> tuple[NDArray[np.int64], float]:
         """The indices of a coreset, and its covering radius."""
@@ -178,64 +257,88 @@ class PatchCore(Extendable, Shardable, Detector):
 
         return greedy_coreset(random_projection(patches, self.params.projection, self.seed, space), size)
 
-    def summarise(self, features: Tensor, share: float) -> ShardCoreset:
-        """Choose patches as `fit` does, but by their own Euclidean distance if they will be whitened."""
+    def summarise(self, features: Tensor, share: float) -> list[ShardCoreset]:
+        """Choose patches as `fit` does, for each bank, but by their own Euclidean distance if they will be whitened."""
         from mvad.search.coreset import ShardCoreset
         from mvad.search.patch_space import PatchSpace
         from mvad.search.whitening import patch_sums
 
-        patches, whitens = features.flatten(0, 2), self.params.whitening > 0
-        space = PatchSpace("euclidean" if whitens else self.params.distance)
-        indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))), space)
-        return ShardCoreset(_rows(patches, indices).cpu().numpy(), radius, patch_sums(patches) if whitens else None)
+        whitens = self.params.whitening > 0
+        space, coresets = PatchSpace("euclidean" if whitens else self.params.distance), []
+        for patches in self._by_layer(features.flatten(0, 2)):
+            indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))), space)
+            sums = patch_sums(patches) if whitens else None
+            coresets.append(ShardCoreset(_rows(patches, indices).cpu().numpy(), radius, sums))
+        return coresets
 
     def fit_shards(
         self,
-        shards: Iterable[ShardCoreset],
+        shards: Iterable[list[ShardCoreset]],
         n_patches: int,
         device: str | torch.device = "cpu",
         folds: NDArray[np.int64] | None = None,
     ) -> Self:
-        """Fill the bank from the union of the shards' coresets; ``origins`` are the shards of its vectors, (m,)."""
-        from mvad.runtime.tensors import as_tensor
+        """Fill each bank from the union of the shards' coresets.
 
-        vectors, radii, sums = [], [], None
-        for shard in shards:
-            vectors.append(shard.vectors)
-            radii.append(shard.radius)
-            if shard.sums is not None:
-                sums = shard.sums if sums is None else sums.plus(shard.sums)
-        union, size = np.concatenate(vectors), bank_size(self.params, n_patches)
-        self._learn_space([] if sums is None else [sums], device)
-        indices = self._fit_patches(as_tensor(union, device), size, self.space)
-        self.origins = np.repeat(np.arange(len(vectors)), [*map(len, vectors)])[indices]
-        if not self.params.whitening:  # else the shards' radii are of another space
-            self.coverage += max(radii)
-        if len(union) < size:
-            self.shortfall = f"the bank holds {len(union):,} patches, not {size:,}"
+        ``origins`` are the shards of its vectors, (m,), for each bank.
+        """
+        banks, self.origins = [], []
+        for coresets in zip(*shards, strict=True):
+            bank, origins = self._fit_union(coresets, bank_size(self.params, n_patches), device)
+            banks.append(bank)
+            self.origins.append(origins)
+        if self.tells_layers_apart:
+            self.channels = tuple(one.bank.vectors.shape[1] for one in banks)
+        self._fill(banks)
         return self
 
+    def _fit_union(
+        self, coresets: Sequence[ShardCoreset], size: int, device: str | torch.device
+    ) -> tuple[LayerBank, NDArray[np.int64]]:
+        """A bank of the coresets of one layer, and the number of the coreset that each vector comes from."""
+        from mvad.runtime.tensors import as_tensor
+        from mvad.search.whitening import PatchSums
+
+        sums = [one.sums for one in coresets if one.sums is not None]
+        space = self._learn_space(functools.reduce(PatchSums.plus, sums) if sums else None, device)
+        union = np.concatenate([one.vectors for one in coresets])
+        bank, indices = self._choose_bank(as_tensor(union, device), size, space)
+        if not sums:  # else the shards' radii are of another space
+            bank = bank._replace(radius=bank.radius + max(one.radius for one in coresets))
+        if len(union) < size:
+            self.shortfall = f"the bank holds {len(union):,} patches, not {size:,}"
+        return bank, np.repeat(np.arange(len(coresets)), [len(one.vectors) for one in coresets])[indices]
+
     def without(
-        self, origins: NDArray[np.int64], left_out: Collection[int], device: str | torch.device = "cpu"
+        self,
+        origins: Sequence[NDArray[np.int64]],
+        left_out: Collection[int],
+        device: str | torch.device = "cpu",
     ) -> PatchCore:
-        others = PatchCore(seed=self.seed, **asdict(self.params))
-        others._space = self.space
-        is_left_out = np.isin(origins, list(left_out))
-        others._fill_bank(np.ascontiguousarray(self.bank.vectors[~is_left_out]), device)
+        from mvad.search.memory_bank import MemoryBank
+
+        others = PatchCore(seed=self.seed, channels=self.channels, **asdict(self.params))
+        banks = []
+        for one, origin in zip(self.layer_banks, origins, strict=True):
+            kept = np.ascontiguousarray(one.bank.vectors[~np.isin(origin, list(left_out))])
+            banks.append(one._replace(bank=MemoryBank(kept, device)))
+        others._fill(banks, self.units)
         return others
 
     def extend(self, features: Tensor) -> Self:
         """Choose a new coreset from the bank and the patches of more images; it grows by `coreset_ratio` of those.
 
-        The whitening stays as it is.
+        The whitening stays as it is, and so do the units of layers.
         """
         import torch
 
-        from mvad.search.patch_space import PatchSpace
-
-        patches = self.space(features.flatten(0, 2))
-        size = min(len(self.bank) + bank_size(self.params, len(patches)), max(len(self.bank), self.params.max_vectors))
-        self._fit_patches(torch.cat([self.bank.tensor, patches]), size, PatchSpace())
+        banks = []
+        for one, layer in zip(self.layer_banks, self._by_layer(features.flatten(0, 2)), strict=True):
+            patches, n_before = one.space(layer), len(one.bank)
+            size = min(n_before + bank_size(self.params, len(patches)), max(n_before, self.params.max_vectors))
+            both = torch.cat([one.bank.tensor, patches])
+            banks.append(self._choose_bank(both, size, one.space, is_brought=True)[0])
+        self._fill(banks, self.units)
         return self
 
     def score(self, features: Tensor) -> Scores:
@@ -295,10 +398,13 @@ class PatchCore(Extendable, Shardable, Detector):
         to m, d the distance that scores are. It lowers the score where the bank is dense around m, which is the first
         of its own neighbours.
         """
-        # A bank of one vector says nothing about density.
-        if self.params.reweight < 2 or len(self.bank) < 2:
+        from mvad.search.layer_banks import LayerSearch
+
+        search = self.search
+        # A bank of one vector says nothing about density, and several banks have several densities.
+        if self.params.reweight < 2 or isinstance(search, LayerSearch) or len(self.bank) < 2:
             return scores
-        neighbours = self.search.bank_neighbours(nearest, self.params.reweight)
+        neighbours = search.bank_neighbours(nearest, self.params.reweight)
         worst = images[range(len(images)), patch].cpu().numpy()
         distances = np.linalg.norm(self.bank.vectors[neighbours] - worst[:, None], axis=2)
         to_neighbours = self.space.scores(distances).astype(np.float64)
@@ -310,6 +416,24 @@ def _rows(patches: Tensor, indices: NDArray[np.int64]) -> Tensor:
     import torch
 
     return patches[torch.from_numpy(indices).to(patches.device)]
+
+
+def _suffixes(channels: Sequence[int]) -> list[str]:
+    """The ends of the names of the arrays of each bank: one for each layer, or a single one."""
+    return [f"_{number}" for number in range(1, len(channels) + 1)] or [""]
+
+
+def _check_layers(settings: dict[str, Any], shape: Sequence[int] | None) -> None:
+    """Raise ValueError if the layers that settings from a file tell of are not those of such features."""
+    channels, units = settings["channels"], settings["units"]
+    if not isinstance(channels, list) or not all(type(count) is int and count > 0 for count in channels):
+        raise ValueError("the setting channels is not a list of positive whole numbers")
+    if not isinstance(units, list) or not all(type(unit) is float and 0 < unit < math.inf for unit in units):
+        raise ValueError("the setting units is not a list of positive numbers")
+    if len(units) != len(channels) or bool(channels) != (settings["banks"] == LAYERS):
+        raise ValueError(f"it has {len(channels)} layers, units of {len(units)}, and banks of {settings['banks']}")
+    if channels and shape is not None and sum(channels) != shape[-1]:
+        raise ValueError(f"its layers have {sum(channels)} channels together, and features have {shape[-1]}")
 
 
 def bank_size(options: Any, n_patches: int) -> int:

@@ -28,6 +28,7 @@ RESNET_LAYERS = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}  # by str
 STRIDES = (8, 16, 32)  # of the three feature levels of a convolutional network
 QUARTERS = (2, 3, 4)  # of a transformer's depth, where its three feature levels end
 PROBE_SIDE = 64
+PROBE_PATCHES = 4  # of a transformer, per side
 FOLDING_TOLERANCE = 1e-3  # as a share of the largest output
 
 
@@ -366,6 +367,16 @@ def _features(
     if POOLED in kinds and pooled is not None:
         features[POOLED] = pooled
     return features
+
+
+@functools.cache
+def layer_channels(spec: BackboneSpec) -> tuple[int, ...]:
+    """The channels of each layer that patch features are made of, shallow to deep, which lie side by side in them."""
+    side = PROBE_SIDE if spec.patch == 1 else PROBE_PATCHES * spec.patch
+    with torch.device("meta"), torch.inference_mode():
+        network = truncate_network(build_network(spec), spec, spec.patch_layers, pooled=False)
+        maps, _ = network.eval()(torch.empty(1, 3, side, side))
+    return tuple(level.shape[1] for level in maps)
 
 
 def network_shapes(kinds: Sequence[str], spec: BackboneSpec, height: int, width: int) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad.data.sampling import evenly_spaced
-from mvad.detectors.patchcore import bank_size
+from mvad.detectors.patchcore import LAYERS, bank_size
 from mvad.memory import MemoryBudget
 from mvad.options import MethodOptions
 
@@ -73,7 +73,9 @@ class Shards:
 
 
 def _max_patches(budget: MemoryBudget, width: int, options: MethodOptions, ratio: float) -> int:
-    return budget.max_patches(width, options.projection if 0 < options.projection < width else 0, ratio)
+    projected = options.projection if 0 < options.projection < width else width
+    copied = width if options.banks == LAYERS else 0  # patches of a layer are copied out of those of all
+    return budget.max_patches(width, projected + copied, ratio)
 
 
 def patch_step(shapes: Mapping[str, Sequence[int]], options: MethodOptions, budget: MemoryBudget) -> int:

@@ -17,6 +17,8 @@ from mvad.anomaly_maps.localise import map_peak
 from mvad.anomaly_maps.sampled import sampled_patches
 from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
+from mvad.features.backbones import layer_channels
+from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import worker_device
@@ -54,7 +56,7 @@ def fit_detector(
     if all_cores and not method.one_core:
         torch.set_num_threads(os.cpu_count() or 1)
         faiss.omp_set_num_threads(os.cpu_count() or 1)
-    detector = method.from_options(options, options.rows_per_image)
+    detector = _unfitted(options, options.rows_per_image)
     if prior is not None:
         assert isinstance(detector, Pretrained)
         detector.restore(prior, device)
@@ -128,7 +130,7 @@ def score_images(method: str, state: State, features: Features, rows: Rows) -> F
 def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> State:
     """Learn what a `Pretrained` method can learn from other categories: features of some good images of each."""
     started = time.perf_counter()
-    detector = find_method(options.method).from_options(options, options.rows_per_image)
+    detector = _unfitted(options, options.rows_per_image)
     assert isinstance(detector, Pretrained)
     detector.pretrain([as_tensor(sample, worker_device()) for sample in samples])
     return detector.state._replace(seconds=time.perf_counter() - started)
@@ -137,7 +139,7 @@ def pretrain_detector(options: MethodOptions, samples: Sequence[Features]) -> St
 def summarise_shard(options: MethodOptions, features: Features, rows: Rows, share: float) -> tuple[Any, float]:
     """What a method keeps of some rows of a shard's features: `Shardable.summarise`, and seconds."""
     started = time.perf_counter()
-    detector = find_method(options.method).from_options(options)
+    detector = _unfitted(options)
     assert isinstance(detector, Shardable)
     everything = len(rows) == len(features)
     summary = detector.summarise(as_tensor(features if everything else features[rows], worker_device()), share)
@@ -166,7 +168,7 @@ def fit_to_shards(
     ``held_out`` and ``summaries`` refer to what is in the shards' order; ``folds`` are for `Shardable.fit_shards`.
     """
     started = time.perf_counter()
-    detector, device = find_method(options.method).from_options(options), worker_device()
+    detector, device = _unfitted(options), worker_device()
     assert isinstance(detector, Shardable)
     detector.fit_shards(map(ray.get, summaries), n_patches, device, folds)
     state = detector.state._replace(seconds=time.perf_counter() - started)
@@ -176,6 +178,13 @@ def fit_to_shards(
     scores, peaks, patches = split_columns(np.concatenate([one.columns for one in found]))
     held = HeldOut(scores, peaks, patches=patches)
     return FittedShards(state, held, detector.origins, detector.shortfall)
+
+
+def _unfitted(options: MethodOptions, copies: int = 1) -> Detector:
+    detector = find_method(options.method).from_options(options, copies)
+    if detector.tells_layers_apart:
+        detector.channels = layer_channels(resolve_backbone(options))
+    return detector
 
 
 def _detector(method: str, state: State) -> Detector:

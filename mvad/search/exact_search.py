@@ -89,6 +89,11 @@ class ExactSearch:
         index.nprobe = NPROBE
         return index
 
+    @property
+    def n_axes(self) -> int:
+        """Number of principal axes."""
+        return len(self._axes)
+
     def project(self, rows: Tensor) -> Tensor:
         """Project rows onto the principal axes: (n, d) to (n, n_axes or fewer), on the bank's device."""
         return (rows @ self._axes.T).sub_(self._origin)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mvad.search.exact_search import TIE_TOLERANCE, ExactSearch
+from mvad.search.layer_banks import LayerSearch
 
 CLOSER_PATCHES = 64  # of each image, whose bounds are brought closer to their distances
 
@@ -24,12 +25,14 @@ class WorstPatch(NamedTuple):
 
     patch: Tensor  # (n,) int64: its index among the patches of the image
     distance: Tensor  # (n,) float32: its distance to the bank
-    nearest: Tensor  # (n,) int64: the index of its nearest vector in the bank
+    nearest: Tensor  # (n,) int64: the index of its nearest vector in the bank; (n, layers) of several banks
     bounds: Tensor  # (n, p) float32: upper bounds of the distances of all patches, none above the farthest's
     largest: Tensor  # (n, k) float32: the k largest distances, falling; -inf for those that are not known
 
 
-def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch.inf, k: int = 1) -> WorstPatch:
+def worst_patches(
+    search: ExactSearch | LayerSearch, patches: Tensor, at_least: float = -torch.inf, k: int = 1
+) -> WorstPatch:
     """Find the farthest patch of each image, the first one if several are equally far, and the k largest distances.
 
     ``patches``: (n, p, d) float32, on the bank's device. The result for an image does not depend on the other images.
@@ -39,7 +42,8 @@ def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch
     n_images, per_image, width = patches.shape
     rows = patches.reshape(-1, width)
     projections = search.project(rows)
-    bounds = search.distances(rows, search.approximate_nearest(projections)).view(n_images, per_image)
+    approximate = search.approximate_nearest(projections)
+    bounds = search.distances(rows, approximate).view(n_images, per_image)
     _lower_largest(bounds, search, rows, projections, at_least, max(CLOSER_PATCHES, 2 * k))
     # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which ones are.
     upper_bound = bounds * (1 + TIE_TOLERANCE)
@@ -47,7 +51,8 @@ def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch
     patch = torch.full((n_images,), per_image, device=rows.device)
     distance = torch.full((n_images,), -torch.inf, device=rows.device)
     largest = distance[:, None].repeat(1, k)
-    worst = WorstPatch(patch, distance, torch.zeros_like(patch), bounds.clone(), largest)
+    nearest = approximate.new_zeros((n_images, *approximate.shape[1:]))
+    worst = WorstPatch(patch, distance, nearest, bounds.clone(), largest)
     settled = torch.full_like(bounds, -torch.inf) if k > 1 else None
     patches_per_round = k
     while unsettled.any():
@@ -72,7 +77,7 @@ def worst_patches(search: ExactSearch, patches: Tensor, at_least: float = -torch
 
 
 def _lower_largest(
-    bounds: Tensor, search: ExactSearch, rows: Tensor, projections: Tensor, at_least: float, count: int
+    bounds: Tensor, search: ExactSearch | LayerSearch, rows: Tensor, projections: Tensor, at_least: float, count: int
 ) -> None:
     """Bring the largest bounds of each image, (n, p), closer to the distances, so that few patches are searched."""
     per_image = bounds.shape[1]

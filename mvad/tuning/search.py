@@ -11,7 +11,7 @@ import ray
 
 from mvad.console import Stage
 from mvad.data.image_size import ImageSize
-from mvad.detectors.patchcore import bank_size
+from mvad.detectors.patchcore import LAYERS, bank_size
 from mvad.errors import ImageError, UsageError
 from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
@@ -238,7 +238,8 @@ class CategorySearch:
     def _cost(self, options: FitOptions) -> Cost:
         *grid, _ = self._shape(options)
         n_patches = len(self.images) * options.rows_per_image * math.prod(grid)
-        return Cost(self._size(options).n_pixels, bank_size(options, n_patches))
+        n_banks = len(resolve_backbone(options).patch_layers) if options.banks == LAYERS else 1
+        return Cost(self._size(options).n_pixels, n_banks * bank_size(options, n_patches))
 
     def _network(self, options: FitOptions) -> Network:
         spec = resolve_backbone(options)

@@ -88,6 +88,7 @@ def test_every_parameter_is_an_option_with_help(method):
         ("patchcore", {"aggregate": "top-101%"}),
         ("patchcore", {"aggregate": "mean"}),
         ("patchcore", {"distance": "manhattan"}),
+        ("patchcore", {"banks": "two"}),
         ("patchcore", {"whitening": -0.1}),
         ("patchcore", {"whitening": 1e-9}),
         ("patchcore", {"whitening": float("inf")}),
@@ -105,10 +106,12 @@ def test_a_wrong_parameter_is_refused(name, parameters):
 
 def test_parameters_are_read_from_the_options_and_others_ignored():
     values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3}
-    values |= {"aggregate": "top-2%", "distance": "cosine", "whitening": 0.5}
+    values |= {"banks": "joint", "aggregate": "top-2%", "distance": "cosine", "whitening": 0.5}
     options = SimpleNamespace(**values, neighbours=4, top_features=5, seed=6)
     assert PatchCore.from_options(options).settings == {
         **values,
+        "channels": [],
+        "units": [],
         "seed": 6,
         "coverage": 0.0,
     }

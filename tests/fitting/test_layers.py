@@ -33,3 +33,19 @@ def test_a_model_scores_with_the_layers_that_it_was_fitted_with(tiles, tmp_path)
     mvad.run(str(tiles), str(tmp_path / "default"), actors=1, **OPTIONS)
     assert scores(tmp_path / "again") == scores(tmp_path / "run")
     assert scores(tmp_path / "default") != scores(tmp_path / "run")
+
+
+def test_a_bank_of_each_layer_knows_the_channels_of_the_network(tiles, tmp_path):
+    """Also fitted in shards, and with leave-one-out calibration of few images."""
+    chosen = {"layers": "4,8,16", "banks": "layers"}
+    mvad.run(str(tiles), str(tmp_path / "run"), actors=2, batch_size=3, **chosen, **OPTIONS)
+    (model,) = find_models(to_uri(tmp_path / "run/models")).values()
+    assert model.settings["channels"] == [24, 40, 112]
+    mvad.run(str(tiles), str(tmp_path / "again"), actors=1, batch_size=32, **chosen, **OPTIONS)
+    assert scores(tmp_path / "again") == scores(tmp_path / "run")
+    mvad.run(
+        str(tiles), str(tmp_path / "shards"), actors=1, memory_limit="48MiB", **chosen, **(OPTIONS | {"folds": 3})
+    )
+    (in_shards,) = find_models(to_uri(tmp_path / "shards/models")).values()
+    assert in_shards.settings["channels"] == [24, 40, 112]
+    assert in_shards.record["calibration"]["n"] > 0
