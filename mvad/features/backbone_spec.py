@@ -40,6 +40,11 @@ class BackboneSpec:
         return self.layers or self.stages[:2]
 
     @property
+    def grid_layer(self) -> int:
+        """The index of the patch layer on whose grid they are joined: the first of `stages`, or else the shallowest."""
+        return self.patch_layers.index(self.stages[0]) if self.stages[0] in self.patch_layers else 0
+
+    @property
     def cell(self) -> int:
         """Pixels that the sides of an input that is not square are multiples of."""
         return CELL if self.patch == 1 else self.patch

@@ -361,7 +361,7 @@ def _features(
         of_patches = [of_layer[layer] for layer in spec.patch_layers]
         if norm is not None:
             of_patches = [norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for level in of_patches]
-        features[PATCHES] = patch_features(of_patches, neighbourhood=spec.neighbourhood)
+        features[PATCHES] = patch_features(of_patches, spec.grid_layer, spec.neighbourhood)
     if STAGES in kinds:
         features[STAGES] = patch_features([of_layer[layer] for layer in spec.stages], reference=1)
     if POOLED in kinds and pooled is not None:

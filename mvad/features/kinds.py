@@ -2,7 +2,7 @@
 
 ``patches``
     Locally aware patch features of the layers that the backbone's spec chooses, by default the two shallower feature
-    levels, on the grid of the shallowest: (n, height, width, channels).
+    levels, on the grid of `BackboneSpec.grid_layer`: (n, height, width, channels).
 ``stages``
     The same of all three feature levels, averaged over 3x3, on the grid of the middle one.
 ``pooled``
