@@ -14,7 +14,13 @@ Changes = Mapping[str, Any]  # values of options, by name
 CANDIDATES: dict[str, Sequence[Sequence[Changes]]] = {
     "patchcore": (
         ({"image_size": 256}, {"image_size": 320}, {"image_size": 384}),
-        ({"layers": "8,16"}, {"layers": "8"}, {"layers": "16"}, {"layers": "4,8,16"}, {"layers": "8,16,32"}),
+        (
+            {"layers": "8,16"},
+            {"layers": "8"},
+            {"layers": "16"},
+            {"layers": "8,16,32", "banks": "layers"},
+            {"layers": "4,8,16,32", "banks": "layers"},
+        ),
         ({"neighbourhood": 1}, {"neighbourhood": 3}),
         ({"aggregate": "max"}, {"aggregate": "top-1%"}),
         ({"distance": "euclidean"}, {"distance": "cosine"}),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -79,10 +80,12 @@ def extract(
     pool: ActorPool,
     stage: Stage,
     bit_depths: Mapping[str, int],
+    deadline: float,
 ) -> Extraction:
     """Extract what a candidate's options need; ``bit_depths`` are by category.
 
-    ImageError if an image cannot be read any more, or shows no defect.
+    ImageError if an image cannot be read any more, or shows no defect; TimeoutError at the deadline (of
+    `time.monotonic`).
     """
     kind = find_method(options.method).feature
     shapes = feature_shapes([kind], network.spec, size)
@@ -102,6 +105,8 @@ def extract(
     decoded = blocks.map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
     extraction = Extraction(size, grid, [], [])
     for batch in extracted(decoded, TuningExtractor, shapes, network, size, options, pool, stage):
+        if time.monotonic() > deadline:
+            raise TimeoutError
         for error in batch["error"][batch["error"] != ""]:
             raise ImageError(error)
         is_fit, features = batch["row"] < len(fit), batch[FEATURES + kind]

@@ -120,9 +120,9 @@ class CategorySearch:
 
     def _search(self, deadline: float) -> None:
         choice, started = self.choice, time.monotonic()
-        first = self._start({}, choice.options)
+        first = self._start({}, choice.options, math.inf)
         self._extraction_seconds = time.monotonic() - started
-        (given,) = self._finish([first])
+        (given,) = self._finish([first], math.inf)
         choice.tried.append(given)
         current = given
         for step in CANDIDATES[choice.options.method]:
@@ -144,11 +144,14 @@ class CategorySearch:
                 continue
             self.stage.busy_with(f"{shown_name(self.choice.category)}: {in_words(together)}")
             if len(self._extractions) == MAX_EXTRACTIONS and extraction_key(options) not in self._extractions:
-                tried += self._finish(under_way)
+                tried += self._finish(under_way, deadline)
                 under_way.clear()
                 self._forget_all_but(current)
-            under_way.append(self._start(together, options))
-        return tried + self._finish(under_way)
+            try:
+                under_way.append(self._start(together, options, deadline))
+            except TimeoutError:
+                self.choice.not_tried.append(together)
+        return tried + self._finish(under_way, deadline)
 
     def _forget_all_but(self, current: Tried) -> None:
         key = extraction_key(current.options)
@@ -210,8 +213,11 @@ class CategorySearch:
             self._sizes[key] = replace(measured[self.job.category], ignore=self.job.ignore)
         return self._sizes[key]
 
-    def _start(self, changes: Changes, options: FitOptions) -> _Started:
-        """Extract the features of a candidate, unless there are some, and start its evaluation."""
+    def _start(self, changes: Changes, options: FitOptions, deadline: float) -> _Started:
+        """Extract the features of a candidate, unless there are some, and start its evaluation.
+
+        TimeoutError if the features are not there by the deadline.
+        """
         size, network, key = self._size(options), self._network(options), extraction_key(options)
         if key not in self._extractions:
             self._extractions[key] = extract(
@@ -224,6 +230,7 @@ class CategorySearch:
                 self._pool,
                 self.stage,
                 self.bit_depths,
+                deadline,
             )
         found = self._extractions[key]
         task: Any = ray.remote(evaluate).options(**self._pool.task_resources)
@@ -247,15 +254,27 @@ class CategorySearch:
             self._networks[spec] = Network.load(spec, options.weights)
         return self._networks[spec]
 
-    def _finish(self, under_way: Sequence[_Started]) -> list[Tried]:
+    def _finish(self, under_way: Sequence[_Started], deadline: float) -> list[Tried]:
+        """The candidates that are evaluated by the deadline; others are given up."""
         tried = []
-        for one in under_way:
-            found: Evaluation = ray.get(one.task)
+        for one, found in zip(under_way, results_by(deadline, [one.task for one in under_way]), strict=True):
+            if found is None:
+                self.choice.not_tried.append(one.changes)
+                continue
             measured = figures(found.evidence, self._tuned.held_out, self._tuned.kinds, self._weights)
             tried.append(Tried(one.changes, one.options, one.extraction.size, one.cost, measured, found.seconds))
             self.stage.expect(1)
             self.stage.advance(1)
         return tried
+
+
+def results_by(deadline: float, tasks: Sequence[ray.ObjectRef]) -> list[Evaluation | None]:
+    """The results of tasks that end by a deadline (of `time.monotonic`); the others are cancelled, and None."""
+    seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+    ended, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=seconds) if tasks else ([], [])
+    for task in late:
+        ray.cancel(task, force=True)
+    return [ray.get(task) if task in ended else None for task in tasks]
 
 
 def in_words(changes: Changes) -> str:

@@ -1,8 +1,12 @@
 """`mvad tune` from end to end, with two candidates and a few images."""
 
 import json
+import math
+import time
 
 import pytest
+import ray
+from ray.exceptions import TaskCancelledError, WorkerCrashedError
 
 import mvad
 from helpers.tiles import EMBEDDED
@@ -10,6 +14,7 @@ from mvad.errors import UsageError
 from mvad.model_store import find_models
 from mvad.storage import to_uri
 from mvad.tuning import candidates
+from mvad.tuning.search import results_by
 
 SMALL = {**EMBEDDED, "limit": 16, "image_size": 64, "actors": 1, "folds": 0, "categories": "weave"}
 
@@ -104,3 +109,18 @@ def test_only_methods_with_candidates_are_tuned():
 def test_a_budget_that_is_no_time_is_refused(budget):
     with pytest.raises(UsageError, match=f"--budget '{budget}' is not a time such as 90s, 10m or 1h"):
         mvad.tune("data", "models", budget=budget)
+
+
+def test_a_candidate_that_takes_too_long_is_given_up(ray_local):
+    @ray.remote
+    def after(seconds):
+        time.sleep(seconds)
+        return 7
+
+    quick, slow = after.remote(0), after.remote(600)
+    assert ray.get(quick) == 7
+    assert results_by(time.monotonic(), [quick, slow]) == [7, None]
+    with pytest.raises((TaskCancelledError, WorkerCrashedError)):
+        ray.get(slow, timeout=60)
+    assert results_by(math.inf, [quick]) == [7]
+    assert results_by(math.inf, []) == []
