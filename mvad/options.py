@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -23,7 +23,7 @@ from typer.models import OptionInfo
 
 from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
-from mvad.data.image_size import ImageSize, fitting_size, tiled_size
+from mvad.data.image_size import SMOOTHING, ImageSize, Smoothing, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, Detector, find_method
 from mvad.errors import UsageError
@@ -319,6 +319,10 @@ class BackboneOptions(NetworkOptions):
     scale: Annotated[
         float, Field(gt=0, le=4), Option(help="Resize images by this factor before they are cut into windows.")
     ] = 1.0
+    smoothing: Annotated[
+        Smoothing,
+        Option(help="Standard deviation of the Gaussian that smooths anomaly maps, in pixels of the input; 0: none."),
+    ] = SMOOTHING
     ignore: Annotated[
         str | None,
         Option(
@@ -366,6 +370,9 @@ class BackboneOptions(NetworkOptions):
 
         ``windows`` says whether the method can look through windows.
         """
+        return replace(self._input_size(height, width, cell, windows), smoothing=self.smoothing)
+
+    def _input_size(self, height: float, width: float, cell: int, windows: bool) -> ImageSize:
         if self.crop is not None:
             return ImageSize.square(self.side, self.crop)
         seen = math.sqrt(height * width) * self.scale

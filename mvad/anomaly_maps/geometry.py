@@ -9,12 +9,11 @@ from PIL import Image
 
 from mvad.data.image_size import ImageSize
 
-SIGMA = 4.0  # of the Gaussian in pixels, arXiv 2106.08265, section 3.3
 TRUNCATE = 4.0  # standard deviations at which the Gaussian ends
 
 
 def anomaly_map(patch_scores: NDArray[np.float32], size: ImageSize) -> NDArray[np.float32]:
-    """Upsample patch scores, (rows, columns) float32, bilinearly and smooth them with a Gaussian of `SIGMA` pixels.
+    """Upsample patch scores, (rows, columns) float32, bilinearly and smooth them with a Gaussian.
 
     The result is as large as the model's input: (height, width) float32.
     """
@@ -24,7 +23,8 @@ def anomaly_map(patch_scores: NDArray[np.float32], size: ImageSize) -> NDArray[n
 
     grid = torch.from_numpy(np.array(patch_scores, np.float32))[None, None]
     scaled = functional.interpolate(grid, (size.height, size.width), mode="bilinear", align_corners=False)
-    return gaussian_filter(scaled[0, 0].numpy(), SIGMA, truncate=TRUNCATE)
+    values = scaled[0, 0].numpy()
+    return gaussian_filter(values, size.smoothing, truncate=TRUNCATE) if size.smoothing else values
 
 
 class Box(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.anomaly_maps.geometry import SIGMA, TRUNCATE, Box, anomaly_map
+from mvad.anomaly_maps.geometry import TRUNCATE, Box, anomaly_map
 from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import ignored_pixels
 
@@ -25,7 +25,7 @@ TOLERANCE = np.float32(1e-6)  # above the rounding error of bounds, relative to 
 def reach(size: ImageSize, grid: tuple[int, ...]) -> int:
     """How many patches away the score of a patch still changes the map."""
     stride = max(1, min(size.height // grid[0], size.width // grid[1]))
-    return math.ceil(TRUNCATE * SIGMA / stride) + 1
+    return math.ceil(TRUNCATE * size.smoothing / stride) + 1
 
 
 def near(patches: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
@@ -131,7 +131,8 @@ def map_around(grid: NDArray[np.float32], size: ImageSize, box: Box) -> tuple[ND
         min(grid.shape[0], box.bottom + distance),
     )
     sides = outer.size[1] * height, outer.size[0] * width
-    values = anomaly_map(grid[outer.top : outer.bottom, outer.left : outer.right], ImageSize(resize=sides, crop=sides))
+    part = ImageSize(resize=sides, crop=sides, smoothing=size.smoothing)
+    values = anomaly_map(grid[outer.top : outer.bottom, outer.left : outer.right], part)
     top, left = (box.top - outer.top) * height, (box.left - outer.left) * width
     place = Box(box.left * width, box.top * height, box.right * width, box.bottom * height)
     return values[top : top + place.size[1], left : left + place.size[0]], place

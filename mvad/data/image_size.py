@@ -1,4 +1,4 @@
-"""The size of the model's input, and where on an image it lies: all of it, its centre, or overlapping windows."""
+"""The size of the model's input, where on an image it lies (all of it, its centre, windows), and maps of that size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field
 
 SQUARE_TOLERANCE = 0.05  # logarithm of the aspect ratio below which images count as squares
+SMOOTHING = 4.0  # pixels: arXiv 2106.08265, section 3.3
+MAX_SMOOTHING = 256
 CELL = 32  # pixels: sides of an input that is not square are multiples of it, the coarsest stride in use
 
 
@@ -21,6 +23,7 @@ def _pair(value: Any) -> Any:
 
 
 Length = Annotated[int, Field(strict=True, ge=1)]
+Smoothing = Annotated[float, Field(ge=0, le=MAX_SMOOTHING, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Sides = Annotated[tuple[Length, Length], BeforeValidator(_pair)]
 
@@ -51,6 +54,7 @@ class ImageSize:
     overlap: Share = 0.0  # of neighbouring windows, at least, as a share of their side
     cell: Length = CELL  # windows start at multiples of it, so that their patches lie on one grid
     ignore: str | None = None  # what of an image is not looked at: `images.ignoring`
+    smoothing: Smoothing = SMOOTHING  # standard deviation in pixels of the Gaussian that smooths maps; 0: none
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop", "window"):
