@@ -25,7 +25,7 @@ from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
 from mvad.data.image_size import SMOOTHING, ImageSize, Smoothing, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
-from mvad.detectors import METHODS, Detector, find_method
+from mvad.detectors import METHODS, Detector, Shardable, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD
 from mvad.features.recipes import ANOMALY_DINO, DEFAULTS, DETECTOR_OPTIONS, IMAGE_SIZE, has_recipe
@@ -517,15 +517,29 @@ class VariantOptions(AugmentationOptions):
 class FoldOptions(Group):
     """Decisions"""
 
-    folds: Annotated[
-        Natural,
-        Option(help="Calibrate by K folds of the good images, each scored by a model that never saw it; 0: none."),
-    ] = 5
+    calibration: Annotated[
+        Literal["loo", "folds", "none"],
+        Option(
+            help="Calibrate by the good images: loo scores each without its own patches in the memory bank (other "
+            "methods use folds), folds by a model that never saw it."
+        ),
+    ] = "loo"
+    folds: Annotated[Natural, Option(help="Number of folds of the good images; 0: no calibration.")] = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.folds == 1:
             raise UsageError("--folds 1 leaves nothing to learn from; give 2 or more, or 0 for no calibration.")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether models are calibrated."""
+        return self.folds > 0 and self.calibration != "none"
+
+    def leaves_out(self, method: type[Detector]) -> bool:
+        """Whether images calibrate by being left out of a bank of all of them."""
+        can = issubclass(method, Shardable) and method.leaves_out_rows
+        return self.calibrates and self.calibration == "loo" and can
 
 
 @group()
@@ -563,8 +577,8 @@ class FitOptions(MethodOptions, VariantOptions, NewRunOptions, SuspectOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.drop_suspects and not self.folds:
-            raise UsageError("--drop-suspects needs scores of images held out; give --folds of 2 or more.")
+        if self.drop_suspects and not self.calibrates:
+            raise UsageError("--drop-suspects needs scores that calibrate; leave out --calibration none and --folds 0.")
         if self.variant_count and self.rows_per_image == 1:
             raise UsageError("--variant-count needs --augmentations, which say how variants differ, or --shots.")
 

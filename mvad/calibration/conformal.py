@@ -1,13 +1,16 @@
 """Turn scores into decisions: k-fold splits, conformal p-values, thresholds and control of the false discovery rate.
 
-Calibration scores are scores of good images, each given by a model that never saw the image: the good images are split
-into folds, and each fold is scored by a model fitted on the others. A higher score is more abnormal. All guarantees
-hold for new good images that are exchangeable with the calibration images, and scored by the models that scored those.
-The final model is another one, fitted to all images, so with folds they hold nearly: it has seen more, scores new
-images a little lower, and gives fewer false alarms, and more missed defects. What holds for folds without any
-assumption about the method is twice the rate, nearly (cross-conformal prediction: Vovk, Annals of Mathematics and
-Artificial Intelligence 2015; the bound: Barber, Candes, Ramdas, Tibshirani, Predictive inference with the jackknife+,
-Annals of Statistics 2021, theorem 4), and that only if each new image is compared with the model of each fold.
+Calibration scores are scores of good images, each given by a model that never saw the image. Either the good images are
+split into folds, and each fold is scored by a model fitted on the others; or each image is scored by the final memory
+bank without the vectors that come from it. A higher score is more abnormal. All guarantees hold for new good images
+that are exchangeable with the calibration images, and scored by the models that scored those. The final model is
+another one, fitted to all images, so they hold nearly: it has seen more, scores new images a little lower, and gives
+fewer false alarms, and more missed defects. What holds for folds without any assumption about the method is twice the
+rate, nearly (cross-conformal prediction: Vovk, Annals of Mathematics and Artificial Intelligence 2015; the bound:
+Barber, Candes, Ramdas, Tibshirani, Predictive inference with the jackknife+, Annals of Statistics 2021, theorem 4), and
+that only if each new image is compared with the model of each fold. Leaving out of a bank is the jackknife, which has
+no such bound: it holds as far as one image more or less changes scores little. The bank also lacks what it would have
+chosen from the other images in the place of those vectors, which makes calibration scores higher, and alarms fewer.
 
 Images of one group, such as frames of one scene, are not exchangeable with those of another. A group is held out as a
 whole, and one of its images, drawn at random, gives its calibration score: `one_per_group`. The guarantees then hold

@@ -100,7 +100,8 @@ def calibration_caveat(
     scenes = f"{n_groups:,} scene{'' if n_groups == 1 else 's'}"
     frames = f"its {n_images:,} good images are frames of {scenes}"
     if scores is None or n < MIN_CALIBRATION_SCORES:
-        if not record.get("options", {}).get("folds"):
+        options = record.get("options", {})
+        if not options.get("folds") or options.get("calibration") == "none":
             return None  # as was asked for
         images = f"{n_images:,} good image{' is' if n_images == 1 else 's are'} too few to calibrate"
         few = images if n_groups == n_images else f"{frames} (frames of one scene count once), too few to calibrate"

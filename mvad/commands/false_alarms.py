@@ -40,8 +40,8 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     [0.1, 0.2]
     """
     report = Reporter(options.quiet)
-    if issubclass(find_method(options.method), Pretrained) or options.folds < 2:
-        raise UsageError("false-alarms is for methods that fit a category by itself, with --folds of 2 or more.")
+    if issubclass(find_method(options.method), Pretrained) or not options.calibrates:
+        raise UsageError("false-alarms is for methods that fit a category by itself, and calibrate.")
     manifest = read_manifest(data, options, to_learn=True)
     images = manifest.table.filter(pc.is_valid(manifest.table["label"]))
     if not pc.any(pc.equal(images["label"], 0)).as_py():

@@ -231,6 +231,7 @@ class Shardable(ABC):
     anything is, because memory limits the summaries.
     """
 
+    leaves_out_rows: ClassVar[bool] = False  # whether `fit` sets ``origins``, too, with rows in the place of shards
     origins: Any = None
     shortfall: str | None = None
 
@@ -256,7 +257,8 @@ class Shardable(ABC):
     def without(self, origins: Any, left_out: Collection[int], device: str | torch.device = "cpu") -> Any:
         """A detector like this one without what some shards of one fold gave, or all of that fold.
 
-        ``left_out`` are numbers of shards in the order in which `fit_shards` got them.
+        ``left_out`` are numbers of shards in the order in which `fit_shards` got them, or after `fit`, of a method of
+        which `leaves_out_rows` is true, numbers of rows. ValueError if nothing would be left.
         """
 
 

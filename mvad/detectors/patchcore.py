@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -63,6 +64,7 @@ class PatchCore(Extendable, Shardable, Detector):
 
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
+    leaves_out_rows: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True)
     class Params(Detector.Params):
@@ -222,13 +224,18 @@ class PatchCore(Extendable, Shardable, Detector):
             yield layer.contiguous()
 
     def fit(self, features: Tensor) -> Self:
-        """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32."""
+        """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32.
+
+        ``origins`` are the images of its vectors, (m,), for each bank.
+        """
         from mvad.search.whitening import patch_sums
 
-        banks = []
+        banks, self.origins = [], []
         for patches in self._by_layer(features.flatten(0, 2)):
             space = self._learn_space(patch_sums(patches) if self.params.whitening else None, patches.device)
-            banks.append(self._choose_bank(patches, bank_size(self.params, len(patches)), space)[0])
+            bank, indices = self._choose_bank(patches, bank_size(self.params, len(patches)), space)
+            banks.append(bank)
+            self.origins.append(indices // math.prod(features.shape[1:3]))
         self._fill(banks)
         return self
 
@@ -315,14 +322,13 @@ class PatchCore(Extendable, Shardable, Detector):
         left_out: Collection[int],
         device: str | torch.device = "cpu",
     ) -> PatchCore:
-        from mvad.search.memory_bank import MemoryBank
+        """A detector that shares the bank, but finds none of what was left out there."""
+        from mvad.search.layer_banks import LayerSearch
 
-        others = PatchCore(seed=self.seed, channels=self.channels, **asdict(self.params))
-        banks = []
-        for one, origin in zip(self.layer_banks, origins, strict=True):
-            kept = np.ascontiguousarray(one.bank.vectors[~np.isin(origin, list(left_out))])
-            banks.append(one._replace(bank=MemoryBank(kept, device)))
-        others._fill(banks, self.units)
+        others = copy.copy(self)
+        masks = [np.isin(origin, list(left_out)) for origin in origins]
+        search = self.search
+        others._search = search.without(masks) if isinstance(search, LayerSearch) else search.without(masks[0])
         return others
 
     def extend(self, features: Tensor) -> Self:
@@ -402,7 +408,7 @@ class PatchCore(Extendable, Shardable, Detector):
 
         search = self.search
         # A bank of one vector says nothing about density, and several banks have several densities.
-        if self.params.reweight < 2 or isinstance(search, LayerSearch) or len(self.bank) < 2:
+        if self.params.reweight < 2 or isinstance(search, LayerSearch) or search.n_vectors < 2:
             return scores
         neighbours = search.bank_neighbours(nearest, self.params.reweight)
         worst = images[range(len(images)), patch].cpu().numpy()

@@ -20,6 +20,7 @@ from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import (
     FittedShards,
+    fit_and_leave_out,
     fit_detector,
     fit_to_shards,
     pretrain_detector,
@@ -74,6 +75,10 @@ class CategoryFit:
         self.state = state
         if state.loo_scores is not None:
             self.calibration = state.loo_scores
+
+    def take_left_out(self, fitted: tuple[State, HeldOut]) -> None:
+        self.state, outcome = fitted
+        self.held_out, self.calibration_seconds = outcome.columns, outcome.seconds
 
     def take_fold(self, held_out: NDArray[np.int64], outcome: HeldOut) -> None:
         assert self.held_out is not None
@@ -244,18 +249,28 @@ class FitScheduler:
     def _start(
         self, fit: CategoryFit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None
     ) -> None:
-        """Start the fit to all images, and one to the other images of each fold; near duplicates share a fold."""
+        """Start the fit to all images, and what calibrates; near duplicates are held out together.
+
+        That is a part of the same task if images are left out of the bank, and else a fit to the others of each fold.
+        """
         job, all_cores = fit.outcome.job, not self._pool.gpus
         if job.options.drop_suspects:
             fit.features, fit.n_bytes, fit.prior = features, n_bytes, prior
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
+        calibrates = job.options.calibrates and fit.n_groups >= MIN_CALIBRATION_GROUPS
+        fit.held_out = None
+        if calibrates and job.options.leaves_out(job.method):
+            task = self._remote(fit_and_leave_out).remote(
+                job.options, features, fit.rows, fit.groups, job.size, all_cores=all_cores
+            )
+            self._watch(task, _Task(fit, fit.take_left_out, features, n_bytes))
+            return
         groups = fit.groups if fit.n_groups < fit.n_images else None
         fit_all = self._remote(fit_detector).remote(
             job.options, features, fit.rows, prior, groups=groups, all_cores=all_cores
         )
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
-        fit.held_out = None
-        if issubclass(job.method, LeaveOneOut) or not job.options.folds or fit.n_groups < MIN_CALIBRATION_GROUPS:
+        if issubclass(job.method, LeaveOneOut) or not calibrates:
             return
         rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
         fit.held_out = np.full((fit.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)

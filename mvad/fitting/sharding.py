@@ -57,11 +57,11 @@ class Shards:
         wanted = bank_size(options, n_images * patches) / (n_images * patches)
         share = min(1.0, OVERSAMPLING * wanted, max_patches / 3 / (n_images * patches))
         n_held_out = 0
-        if options.folds and not alone:
+        if options.calibrates and not alone:
             room = int(max_patches * CALIBRATION_FRACTION) // math.prod(shape[:-1])
             n_held_out = min(MAX_CALIBRATION_IMAGES, n_images // CALIBRATION_IMAGES_FRACTION, room)
         held_out = np.sort(evenly_spaced(n_images, n_held_out))
-        return cls(n_images, shard_images, patches, share, held_out, alone and options.folds > 0)
+        return cls(n_images, shard_images, patches, share, held_out, alone and options.calibrates)
 
     @property
     def count(self) -> int:

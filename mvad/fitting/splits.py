@@ -1,8 +1,8 @@
 """Fit to many random splits of good images, for measuring what thresholds achieve."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,13 @@ from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
-from mvad.fitting.tasks import score_held_out
+from mvad.fitting.tasks import fit_and_score, score_held_out
 from mvad.options import FalseAlarmOptions
 from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.pipeline.image_sizes import measure_sizes
 from mvad.runtime.resources import ActorPool, actor_pool
+from mvad.scoring.held_out import HeldOut
 
 
 class SplitScores(NamedTuple):
@@ -41,7 +42,7 @@ class SplitScores(NamedTuple):
 def score_splits(
     images: pa.Table, network: Network, options: FalseAlarmOptions, ignores: Mapping[str, str], report: Reporter
 ) -> list[SplitScores]:
-    """Fit to a part of the good images, calibrate by folds, and score the other images; once per split.
+    """Fit to a part of the good images, calibrate by them, and score the other images; once per split.
 
     ``images`` are rows of a manifest, sorted by category, with ``label`` 0 or 1; ``ignores`` is of `read_ignores`.
     """
@@ -78,19 +79,39 @@ def _of_category(
         raise UsageError(f"{category.category!r} has too few good images that differ from each other: {n_groups}.")
     calibration = np.empty((options.splits, n_groups - n_fresh), np.float32)
     others = np.empty((options.splits, n_fresh + len(defective)), np.float32)
-    task = ray.remote(score_held_out).options(**pool.task_resources)
-    tasks: list[tuple[ray.ObjectRef, NDArray[np.float32], int, NDArray[np.int64] | slice]] = []
+    held_out_task, left_out_task = (
+        ray.remote(function).options(**pool.task_resources) for function in (score_held_out, fit_and_score)
+    )
+    tasks: list[tuple[ray.ObjectRef, Callable[[Any], None]]] = []
+
+    def into(array: NDArray[np.float32], split: int, columns: NDArray[np.int64] | slice) -> Callable[[HeldOut], None]:
+        def take(found: HeldOut) -> None:
+            array[split, columns] = found.scores
+
+        return take
+
+    def both(split: int, calibrating: NDArray[np.int64]) -> Callable[[Any], None]:
+        def take(found: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+            calibration[split], others[split] = found[0][calibrating], found[1]
+
+        return take
+
     for split in range(options.splits):
         order = np.random.default_rng([options.seed, split]).permutation(n_groups)
         fresh, fitted = order[:n_fresh], np.sort(order[n_fresh:])
         drawn = one_per_group(good, groups, [options.seed, split])
-        rows = good[np.isin(groups, fitted)]
-        tasks.append(
-            (task.remote(options, features, rows, np.append(drawn[fresh], defective)), others, split, slice(None))
-        )
+        is_fitted = np.isin(groups, fitted)
+        rows, scored = good[is_fitted], np.append(drawn[fresh], defective)
+        if options.leaves_out(find_method(options.method)):
+            of_rows = np.unique(groups[is_fitted], return_inverse=True)[1].astype(np.int64)
+            calibrating = np.searchsorted(rows, drawn[fitted])
+            tasks.append((left_out_task.remote(options, features, rows, of_rows, scored), both(split, calibrating)))
+            continue
+        tasks.append((held_out_task.remote(options, features, rows, scored), into(others, split, slice(None))))
         for rest, fold in fold_splits(np.arange(len(fitted)), options.folds, options.seed):
             rows = good[np.isin(groups, fitted[rest])]
-            tasks.append((task.remote(options, features, rows, drawn[fitted[fold]]), calibration, split, fold))
-    for scores, array, split, columns in tasks:
-        array[split, columns] = ray.get(scores).scores
+            task = held_out_task.remote(options, features, rows, drawn[fitted[fold]])
+            tasks.append((task, into(calibration, split, fold)))
+    for reference, take in tasks:
+        take(ray.get(reference))
     return SplitScores(category.category, calibration, others[:, :n_fresh], others[:, n_fresh:])

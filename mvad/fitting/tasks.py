@@ -21,8 +21,8 @@ from mvad.features.backbones import layer_channels
 from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
-from mvad.runtime.threads import worker_device
-from mvad.scoring.held_out import HeldOut, split_columns
+from mvad.runtime.threads import Threads, worker_device
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -51,6 +51,18 @@ def fit_detector(
 
     Methods of `Detector.one_core` use one core even with ``all_cores``.
     """
+    return _fit(options, features, rows, prior, groups=groups, all_cores=all_cores)[1]
+
+
+def _fit(
+    options: MethodOptions,
+    features: Features,
+    rows: Rows,
+    prior: State | None = None,
+    *,
+    groups: Rows | None = None,
+    all_cores: bool = False,
+) -> tuple[Detector, State]:
     started = time.perf_counter()
     method, device = find_method(options.method), worker_device()
     if all_cores and not method.one_core:
@@ -64,7 +76,51 @@ def fit_detector(
         detector.groups = groups
     everything = np.array_equal(rows, np.arange(len(features)))
     detector.fit(as_tensor(features if everything else features[rows], device))
-    return detector.state._replace(seconds=time.perf_counter() - started)
+    return detector, detector.state._replace(seconds=time.perf_counter() - started)
+
+
+def fit_and_leave_out(
+    options: MethodOptions,
+    features: Features,
+    rows: Rows,
+    groups: Rows,
+    size: ImageSize | None = None,
+    *,
+    all_cores: bool = False,
+) -> tuple[State, HeldOut]:
+    """Fit a method of which `leaves_out_rows` is true, and score each image as if none of its group were there.
+
+    ``rows`` are those of each image of ``groups`` and its variants; without the ``size`` of the input no maps. Where
+    the others have no vector in the bank, another one is chosen from them.
+    """
+    detector, state = _fit(options, features, rows, all_cores=all_cores)
+    started = time.perf_counter()
+    assert isinstance(detector, Shardable)
+    of_image = rows.reshape(len(groups), -1)
+    images = as_tensor(features[of_image[:, 0]], worker_device())
+    row_groups = np.repeat(groups, of_image.shape[1])
+    columns = np.empty((len(groups), HELD_OUT_COLUMNS), np.float32)
+
+    def score(group: int) -> None:
+        try:
+            others: Detector = detector.without(detector.origins, np.flatnonzero(row_groups == group).tolist())
+        except ValueError:
+            others, _ = _fit(options, features, rows[row_groups != group])
+        members = np.flatnonzero(groups == group)
+        columns[members] = _held_out_scores(others, images[members], size).columns
+
+    detector.image_scores(images[:1])  # prepares what the threads share
+    Threads((os.cpu_count() or 1) if all_cores else 1).map(score, range(int(groups.max()) + 1))
+    scores, peaks, patches = split_columns(columns)
+    return state, HeldOut(scores, peaks, time.perf_counter() - started, patches)
+
+
+def fit_and_score(
+    options: MethodOptions, features: Features, rows: Rows, groups: Rows, others: Rows
+) -> tuple[Features, Features]:
+    """Scores of the images of a fit, each left out of it as by `fit_and_leave_out`, and of other images."""
+    state, held_out = fit_and_leave_out(options, features, rows, groups)
+    return held_out.scores, score_images(options.method, state, features, others)
 
 
 def score_held_out(

@@ -169,7 +169,7 @@ def _update(
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
     extended = extend.remote(model.method, state, features, new, reference, all_groups)
     folds = {}
-    if not issubclass(method, LeaveOneOut) and options.folds and groups.any():
+    if not issubclass(method, LeaveOneOut) and options.calibrates and groups.any():
         for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
             fold = extend.remote(model.method, state, features, new[others], new[held_out], size=model.size)
             folds[fold] = held_out

@@ -9,6 +9,8 @@ approximation never decides: it only gives an upper bound, and the vectors withi
 
 from __future__ import annotations
 
+import copy
+
 import faiss
 import numpy as np
 import torch
@@ -75,6 +77,8 @@ class ExactSearch:
         self._projections = torch.cat(chunks)
         self._squared_lengths = self._projections.square().sum(dim=1)  # of the projections
         self._max_squared_length = bank.squared_lengths.max()  # of the vectors
+        self.n_vectors, self._first = len(bank), 0  # that can be found, and the first of them
+        self._selector: faiss.IDSelector | None = None  # of those, if they are not all
         self._index = self._inverted_file() if (on_cpu if inverted_file is None else inverted_file) else None
 
     def _inverted_file(self) -> faiss.IndexIVFScalarQuantizer:
@@ -86,7 +90,6 @@ class ExactSearch:
         index = faiss.IndexIVFScalarQuantizer(centres, projections.shape[1], n_cells, half, faiss.METRIC_L2, False)
         index.is_trained = True  # because the centres are given
         index.add(projections)
-        index.nprobe = NPROBE
         return index
 
     @property
@@ -101,8 +104,8 @@ class ExactSearch:
     def approximate_nearest(self, projections: Tensor) -> Tensor:
         """Find a vector that is likely the nearest of each projected row: (n,) int64."""
         if self._index is not None:
-            nearest = torch.from_numpy(self._index.search(projections.numpy(), 1)[1][:, 0])
-            return nearest.clamp_min_(0)  # -1 if all visited cells are empty; any vector gives a bound
+            nearest = self._search_cells(projections, 1, NPROBE)[:, 0]
+            return nearest.masked_fill_(nearest < 0, self._first)  # if all visited cells are empty, any gives a bound
         return torch.cat([self._ranks(chunk).argmin(dim=1) for chunk in projections.split(self._queries_per_chunk)])
 
     def closer_bounds(self, rows: Tensor, projections: Tensor, bounds: Tensor) -> Tensor:
@@ -112,12 +115,32 @@ class ExactSearch:
         """
         if self._index is None or not len(rows):
             return bounds
-        parameters = faiss.SearchParametersIVF(nprobe=CLOSER_NPROBE)  # type: ignore[call-arg]
-        k = min(CLOSER_NEIGHBOURS, len(self.bank))
-        found = torch.from_numpy(self._index.search(projections.numpy(), k, params=parameters)[1])
-        nearest = torch.where(found < 0, found[:, :1], found).clamp_min_(0)
+        k = min(CLOSER_NEIGHBOURS, self.n_vectors)
+        found = self._search_cells(projections, k, CLOSER_NPROBE)
+        nearest = torch.where(found < 0, found[:, :1], found)
+        nearest.masked_fill_(nearest < 0, self._first)
         row_of = torch.arange(len(rows)).repeat_interleave(k)
         return torch.minimum(bounds, self.distances(rows, nearest.flatten(), row_of).view(-1, k).amin(dim=1))
+
+    def _search_cells(self, projections: Tensor, k: int, n_cells: int) -> Tensor:
+        """Indices of k vectors in the nearest cells for each projected row, nearest first, -1 if they are fewer."""
+        assert self._index is not None
+        parameters = faiss.SearchParametersIVF(nprobe=n_cells, sel=self._selector)  # type: ignore[call-arg]
+        return torch.from_numpy(self._index.search(projections.numpy(), k, params=parameters)[1])
+
+    def without(self, left_out: NDArray[np.bool_]) -> ExactSearch:
+        """A search of the same bank that finds none of some vectors, (m,), and shares all else with this one.
+
+        ValueError if no vector is left.
+        """
+        if left_out.all():
+            raise ValueError("no vector of the bank is left")
+        others, on_device = copy.copy(self), torch.from_numpy(left_out).to(self._squared_lengths.device)
+        others.n_vectors, others._first = int((~left_out).sum()), int(left_out.argmin())
+        others._squared_lengths = self._squared_lengths.masked_fill(on_device, torch.inf)  # ranks them last
+        if self._index is not None:
+            others._selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.flatnonzero(left_out)))
+        return others
 
     def _ranks(self, projections: Tensor) -> Tensor:
         """Squared distances in the axes to each vector of the bank, minus the row's own squared length: (n, m)."""
@@ -188,7 +211,7 @@ class ExactSearch:
 
         Each vector is the first of its own neighbours; k is capped at the size of the bank.
         """
-        k = min(k, len(self.bank))
+        k = min(k, self.n_vectors)
         rows, projections = self.bank.rows(indices), self._projections[indices]
         ranks = self._ranks(projections)
         approximate = ranks.topk(k, dim=1, largest=False).indices

@@ -58,26 +58,31 @@ class LayerSearch:
     """
 
     def __init__(self, searches: Sequence[ExactSearch], spaces: Sequence[PatchSpace], units: Sequence[float]) -> None:
-        self._searches, self._spaces, self._units = searches, spaces, units
+        self.searches, self._spaces, self._units = searches, spaces, units
         self._widths = [search.bank.vectors.shape[1] for search in searches]
         self._axes = [search.n_axes for search in searches]
 
+    def without(self, left_out: Sequence[NDArray[np.bool_]]) -> LayerSearch:
+        """The same with some vectors of each bank left out: `ExactSearch.without`."""
+        searches = [search.without(vectors) for search, vectors in zip(self.searches, left_out, strict=True)]
+        return LayerSearch(searches, self._spaces, self._units)
+
     def project(self, rows: Tensor) -> Tensor:
-        layers = zip(self._searches, rows.split(self._widths, dim=1), strict=True)
+        layers = zip(self.searches, rows.split(self._widths, dim=1), strict=True)
         return torch.cat([search.project(layer) for search, layer in layers], dim=1)
 
     def approximate_nearest(self, projections: Tensor) -> Tensor:
         """The indices of a vector of each bank: (n, layers) int64."""
-        layers = zip(self._searches, self._by_axes(projections), strict=True)
+        layers = zip(self.searches, self._by_axes(projections), strict=True)
         return torch.stack([search.approximate_nearest(layer) for search, layer in layers], dim=1)
 
     def distances(self, rows: Tensor, indices: Tensor) -> Tensor:
-        layers = zip(self._searches, self._by_width(rows), indices.unbind(1), strict=True)
+        layers = zip(self.searches, self._by_width(rows), indices.unbind(1), strict=True)
         return self._mean([search.distances(layer, vectors) for search, layer, vectors in layers])
 
     def closer_bounds(self, rows: Tensor, projections: Tensor, bounds: Tensor) -> Tensor:
         endless = torch.full_like(bounds, torch.inf)
-        layers = zip(self._searches, self._by_width(rows), self._by_axes(projections), strict=True)
+        layers = zip(self.searches, self._by_width(rows), self._by_axes(projections), strict=True)
         closer = [search.closer_bounds(layer, projected, endless) for search, layer, projected in layers]
         return torch.minimum(bounds, self._mean(closer))
 
@@ -89,7 +94,7 @@ class LayerSearch:
         ``upper_bounds`` of a mean say little about the layers, and are not used.
         """
         projections = self.project(rows) if projections is None else projections
-        layers = zip(self._searches, self._by_width(rows), self._by_axes(projections), strict=True)
+        layers = zip(self.searches, self._by_width(rows), self._by_axes(projections), strict=True)
         found = [search.nearest(layer, projected) for search, layer, projected in layers]
         distances, indices = zip(*found, strict=True)
         return self._mean(distances), torch.stack(indices, dim=1)

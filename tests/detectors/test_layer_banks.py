@@ -116,7 +116,7 @@ def test_shards_give_the_banks_of_all_patches(distance, whitening):
     merged = PatchCore(**options).fit_shards(iter(shards), 7 * 30)
     np.testing.assert_allclose(merged.score(test).grid, whole.score(test).grid, rtol=1e-5)
     without = merged.without(merged.origins, {2})
-    assert [len(one.bank) for one in without.layer_banks] == [180, 180, 180]
+    assert [search.n_vectors for search in without.search.searches] == [180, 180, 180]
     assert without.units == merged.units
     if not whitening:
         others = PatchCore(**options, channels=CHANNELS).fit(train[:6])
