@@ -55,7 +55,7 @@ from mvad.options import (
         (
             RunOptions,
             {"folds": 0, "drop_suspects": True},
-            "--drop-suspects needs scores of images held out; give --folds of 2 or more.",
+            "--drop-suspects needs scores that calibrate; leave out --calibration none and --folds 0.",
         ),
         (RunOptions, {"memory_limit": "much"}, "'much' is not a size in memory such as 2GiB or 1500MiB."),
         (

@@ -68,7 +68,7 @@ def fitted(folder, options, units, shards=None):
 
 
 def test_folds_keep_frames_of_a_scene_together(ray_local, tmp_path):
-    options = FitOptions(coreset_ratio=0.5, projection=0, folds=3, seed=4)
+    options = FitOptions(coreset_ratio=0.5, projection=0, calibration="folds", folds=3, seed=4)
     unit = category("patches", bad=[7])
     model, features = fitted(tmp_path, options, [unit]), torch.from_numpy(unit.features["patches"])
     assert (model.record["n_train"], model.record["n_groups"]) == (29, SCENES)
@@ -77,6 +77,20 @@ def test_folds_keep_frames_of_a_scene_together(ray_local, tmp_path):
         scores[held_out] = PatchCore.from_options(options).fit(features[others]).image_scores(features[held_out])
     assert scores.min() > 0.1  # a frame of the same scene in the bank would give 0.01
     np.testing.assert_allclose(read_calibration(model), one_per_group(scores, groups, 4), rtol=1e-5)
+
+
+def test_leaving_an_image_out_of_the_bank_leaves_out_its_scene(ray_local, tmp_path):
+    options = FitOptions(coreset_ratio=0.5, projection=0, seed=4)
+    unit = category("patches", bad=[7])
+    model, features = fitted(tmp_path, options, [unit]), unit.features["patches"]
+    assert (model.record["n_train"], model.record["n_groups"]) == (29, SCENES)
+    groups, bank = np.delete(SCENE_OF, 7), PatchCore.from_options(options).fit(torch.from_numpy(features))
+    scores = np.empty(29, np.float32)
+    for number, group in enumerate(groups):
+        others = bank.without(bank.origins, np.flatnonzero(groups == group).tolist())
+        scores[number] = others.image_scores(torch.from_numpy(features[number : number + 1]))[0]
+    assert scores.min() > 0.1
+    np.testing.assert_array_equal(read_calibration(model), one_per_group(scores, groups, 4))
 
 
 def test_leaving_one_out_leaves_out_its_scene(ray_local, tmp_path):

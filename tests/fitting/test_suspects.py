@@ -116,11 +116,12 @@ def test_of_shards_those_that_calibrate_are_looked_at(ray_local, tmp_path):
     np.testing.assert_array_equal(read_calibration(dropped), read_calibration(named)[kept])
 
 
-def test_without_folds_nothing_can_be_said(ray_local, tmp_path):
-    model = fitted(tmp_path, [category("patches")], folds=0, **OPTIONS)
+@pytest.mark.parametrize("uncalibrated", [{"folds": 0}, {"calibration": "none"}])
+def test_without_calibration_nothing_can_be_said(ray_local, tmp_path, uncalibrated):
+    model = fitted(tmp_path, [category("patches")], **uncalibrated, **OPTIONS)
     assert (names(model), model.record["suspects_examined"]) == ([], 0)
-    with pytest.raises(UsageError, match="--drop-suspects needs scores of images held out"):
-        FitOptions(folds=0, drop_suspects=True)
+    with pytest.raises(UsageError, match="--drop-suspects needs scores that calibrate"):
+        FitOptions(**uncalibrated, drop_suspects=True)
 
 
 def test_a_fit_that_drops_suspects_is_another_one():
