@@ -21,7 +21,7 @@ from mvad.features.backbones import layer_channels
 from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
-from mvad.runtime.threads import Threads, worker_device
+from mvad.runtime.threads import Threads, compute_device, worker_device
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 
 Features = NDArray[np.float32]
@@ -97,7 +97,7 @@ def fit_and_leave_out(
     started = time.perf_counter()
     assert isinstance(detector, Shardable)
     of_image = rows.reshape(len(groups), -1)
-    images = as_tensor(features[of_image[:, 0]], worker_device())
+    device = compute_device()
     row_groups = np.repeat(groups, of_image.shape[1])
     columns = np.empty((len(groups), HELD_OUT_COLUMNS), np.float32)
 
@@ -107,9 +107,9 @@ def fit_and_leave_out(
         except ValueError:
             others, _ = _fit(options, features, rows[row_groups != group])
         members = np.flatnonzero(groups == group)
-        columns[members] = _held_out_scores(others, images[members], size).columns
+        columns[members] = _held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
 
-    detector.image_scores(images[:1])  # prepares what the threads share
+    detector.image_scores(as_tensor(features[:1], device))  # prepares what the threads share
     Threads((os.cpu_count() or 1) if all_cores else 1).map(score, range(int(groups.max()) + 1))
     scores, peaks, patches = split_columns(columns)
     return state, HeldOut(scores, peaks, time.perf_counter() - started, patches)
