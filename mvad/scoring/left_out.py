@@ -48,6 +48,8 @@ class LeftOutScorer:
     def __init__(self, spec: ray.ObjectRef, banks: ray.ObjectRef, threads: int) -> None:
         self.extract, self.threads = ray.get(spec).load(worker_device()), Threads(threads)
         self.banks: Mapping[str, SharedBank] = ray.get(banks)
+        self.category = ""  # of the last image
+        self.detector: Detector | None = None
 
     def __call__(self, batch: Batch) -> Batch:
         """Columns ``row`` and ``held_out``, NaN for images that cannot be used."""
@@ -56,13 +58,16 @@ class LeftOutScorer:
             zip(batch["row"].tolist(), batch["category"], batch["error"], strict=True)
         ):
             if not error:
-                scores[number] = self._score(batch["pixels"][number], row, self.banks[category]).columns
+                scores[number] = self._score(batch["pixels"][number], row, category).columns
         return {"row": batch["row"], "held_out": scores}
 
-    def _score(self, pixels: NDArray[np.uint8], row: int, bank: SharedBank) -> HeldOut:
-        detector = find_method(bank.method).from_state(bank.state, self.extract.device)
-        assert isinstance(detector, Shardable)
-        others: Detector = detector.without(bank.origins, bank.left_out[row], self.extract.device)
+    def _score(self, pixels: NDArray[np.uint8], row: int, category: str) -> HeldOut:
+        bank = self.banks[category]
+        if self.detector is None or category != self.category:
+            self.category = category
+            self.detector = find_method(bank.method).from_state(bank.state, self.extract.device)
+        assert isinstance(self.detector, Shardable)
+        others: Detector = self.detector.without(bank.origins, bank.left_out[row], self.extract.device)
         found = score_windows(pixels, self.extract, {0: others}, {0: math.inf}, self.threads)[0]
 
         def settle(grid: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
