@@ -79,9 +79,8 @@ def _of_category(
         raise UsageError(f"{category.category!r} has too few good images that differ from each other: {n_groups}.")
     calibration = np.empty((options.splits, n_groups - n_fresh), np.float32)
     others = np.empty((options.splits, n_fresh + len(defective)), np.float32)
-    held_out_task, left_out_task = (
-        ray.remote(function).options(**pool.task_resources) for function in (score_held_out, fit_and_score)
-    )
+    held_out_task: Any = ray.remote(score_held_out).options(**pool.task_resources)
+    left_out_task: Any = ray.remote(fit_and_score).options(**pool.task_resources)
     tasks: list[tuple[ray.ObjectRef, Callable[[Any], None]]] = []
 
     def into(array: NDArray[np.float32], split: int, columns: NDArray[np.int64] | slice) -> Callable[[HeldOut], None]:
