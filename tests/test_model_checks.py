@@ -329,6 +329,8 @@ def test_a_wrong_setting_is_one_sentence(place, method, value):
     folder = place(method)
     original = json.loads((folder / "model.json").read_text())
     for name, sound in original["settings"].items():
+        if value == sound == []:
+            continue
         if isinstance(sound, float) and (value == float("inf") or (value == 1.5 and name != "coreset_ratio")):
             continue  # as good as any
         if (isinstance(sound, dict) and isinstance(value, dict)) or (

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 def test_scores_and_grids_of_all_methods(sample, tmp_path):
     options = {**golden.OPTIONS, "methods": ",".join(set(golden.METHODS) - {"vit-knn"})}
-    for name in ("folds", "maps"):
+    for name in ("calibration", "folds", "maps"):
         del options[name]
     mvad.compare(str(sample), str(tmp_path / "out"), backbone="efficientnet_lite0", actors=2, **options)
     for method in set(golden.METHODS) - {"vit-knn"}:

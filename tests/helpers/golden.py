@@ -25,7 +25,7 @@ from mvad.storage import to_uri
 
 FILE = Path(__file__).with_name("golden.npz")
 METHODS = ("patchcore", "knn", "vit-knn", "autoencoder", "feature-autoencoder", "vae", "vae-fewshot")
-OPTIONS = {"image_size": 96, "limit": 6, "folds": 2, "epochs": 2, "maps": "all", "quiet": True}
+OPTIONS = {"calibration": "folds", "image_size": 96, "limit": 6, "folds": 2, "epochs": 2, "maps": "all", "quiet": True}
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "onnxruntime", "faiss-cpu", "scikit-learn", "timm")
 COLUMNS = ("image_id", "score", "p_value", "threshold", "is_anomaly")
 ELSEWHERE = 1e-5  # relative
