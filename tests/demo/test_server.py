@@ -39,7 +39,7 @@ from mvad.errors import ImageError, UsageError
 from mvad.options import ServeOptions, build
 
 SHORT_S = 0.1
-SHORT = ConnectionLimits(header_s=SHORT_S, response_s=SHORT_S)
+SHORT = ConnectionLimits(header_s=5 * SHORT_S, response_s=SHORT_S)  # a header that is sent arrives in time
 LIMITS = LimitsAnswer(upload_bytes=8 << 20, files=16, pixels=9_000_000)
 MODELS = {
     "tile": CategoryModel(
