@@ -129,10 +129,10 @@ def test_the_method_of_the_docs_works(tiles, tmp_path):
     assert with_line != methods
     (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{with_line}")
     command = [sys.executable, "-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
-    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--folds", "0", "--quiet"]
+    options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--calibration", "none"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.run(
-        [*command, *options, "--shrinkage", "0.2"],
+        [*command, *options, "--engine", "torch", "--quiet", "--shrinkage", "0.2"],  # nothing is exported first
         cwd=tmp_path,
         env=environment,
         capture_output=True,
