@@ -4,7 +4,6 @@ These tests are slow and skipped by default: run them with MVAD_MULTINODE=1.
 """
 
 import os
-import time
 from collections import Counter
 
 import numpy as np
@@ -19,11 +18,13 @@ import mvad
 from helpers.faulty_store import FAULTS, FaultyStore
 from helpers.nodes import Nodes
 from helpers.tiles import EMBEDDED, paint
+from helpers.waits import wait_until
 from mvad import results, storage
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.skipif("MVAD_MULTINODE" not in os.environ, reason="takes minutes; set MVAD_MULTINODE=1")
 IMAGES_PER_CATEGORY = 160
+WAIT_S = 200
 DAY = "2026-11-23"
 SAME = ["image_id", "category", "score", "p_value", "threshold", "is_anomaly", "status", "error", "model_id"]
 
@@ -33,13 +34,6 @@ def rows(out, columns=SAME):
     table = results.read_scores(to_uri(out), columns)
     assert max(Counter(table["image_id"].to_pylist()).values()) == 1
     return table
-
-
-def wait_until(condition, message, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, message
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +67,7 @@ def test_a_run_on_gpus_of_two_nodes_one_of_which_is_replaced(nodes, tiles, ray_l
     options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--maps", "all", "--folds", "0"]
     job = nodes.submit("jobs/run.py", tiles, "--out", out, *options)
     for name in ("gpu-1", "gpu-2"):  # an actor on each
-        wait_until(lambda name=name: any("MapWorker" in line for line in nodes.processes(name)), "no actor")
+        wait_until(lambda name=name: any("MapWorker" in line for line in nodes.processes(name)), "an actor", WAIT_S)
     assert not (out / "_SUCCESS").exists()
     nodes.kill("gpu-2")
     nodes.add("gpu-3", "--num-cpus=1", "--num-gpus=1")  # as the autoscaler would
@@ -102,7 +96,7 @@ def test_a_nightly_run_continues_on_the_remaining_node(nodes, dump, nightly, tmp
         with pytest.raises(AuthenticationError):
             nodes.client(wrong)
     job = nodes.submit("jobs/nightly.py", "--dump", dump, "--models", models, "--out", out, *options)
-    wait_until(lambda: len(list(scores.glob("*/*.parquet"))) > 1, "no rows")
+    wait_until(lambda: len(list(scores.glob("*/*.parquet"))) > 1, "the first rows", WAIT_S)
     scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
     nodes.kill(scoring[-1])
     assert not (out / f"date={DAY}" / "_SUCCESS").exists()
@@ -136,7 +130,7 @@ def test_a_nightly_run_in_a_store_that_fails_with_a_node_that_is_killed(nodes, d
         folders = ["--dump", uri("dump"), "--models", uri("models"), "--out", uri("nightly")]
         job = nodes.submit("jobs/nightly.py", *folders, "--date", DAY, "--actors", "2", "--batch-size", "4")
         scores = storage.join(uri("nightly"), f"date={DAY}", "scores")
-        wait_until(lambda: len(storage.list_folder(scores)) > 1, "no rows")
+        wait_until(lambda: len(storage.list_folder(scores)) > 1, "the first rows", WAIT_S)
         scoring = [name for name in ("cpu-1", "cpu-2") if any("MapWorker" in line for line in nodes.processes(name))]
         nodes.kill(scoring[-1])
         status, log = nodes.outcome(job)

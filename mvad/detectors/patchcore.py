@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -209,10 +208,11 @@ class PatchCore(Extendable, Shardable, Detector):
         self._banks, self._search, self.units = banks, None, units or ()
         if self.tells_layers_apart and units is None:
             self.units = [layer_unit(one.bank, one.space) for one in banks]
-        bounds = [
-            space.scores(np.array(radius)) / unit for (space, _, radius), unit in zip(banks, self.units, strict=False)
-        ]
-        self.coverage = float(np.mean(bounds)) if self.units else banks[0].radius
+        if not self.units:
+            self.coverage = banks[0].radius
+            return
+        radii = [one.space.scores(np.array(one.radius)) for one in banks]
+        self.coverage = float(np.mean(np.divide(radii, self.units)))
 
     def _by_layer(self, patches: Tensor) -> Iterator[Tensor]:
         """The features of each layer, or all of them if there is one bank."""
@@ -232,18 +232,18 @@ class PatchCore(Extendable, Shardable, Detector):
 
         banks, self.origins = [], []
         for patches in self._by_layer(features.flatten(0, 2)):
-            space = self._learn_space(patch_sums(patches) if self.params.whitening else None, patches.device)
+            space = self._learn_space([patch_sums(patches)] if self.params.whitening else [], patches.device)
             bank, indices = self._choose_bank(patches, bank_size(self.params, len(patches)), space)
             banks.append(bank)
             self.origins.append(indices // math.prod(features.shape[1:3]))
         self._fill(banks)
         return self
 
-    def _learn_space(self, sums: PatchSums | None, device: str | torch.device) -> PatchSpace:
+    def _learn_space(self, sums: Sequence[PatchSums], device: str | torch.device) -> PatchSpace:
         from mvad.search.patch_space import PatchSpace
         from mvad.search.whitening import Whitening
 
-        whitening = None if sums is None else Whitening.learn([sums], self.params.whitening, device)
+        whitening = Whitening.learn(sums, self.params.whitening, device) if sums else None
         return PatchSpace(self.params.distance, whitening)
 
     def _choose_bank(
@@ -304,10 +304,9 @@ class PatchCore(Extendable, Shardable, Detector):
     ) -> tuple[LayerBank, NDArray[np.int64]]:
         """A bank of the coresets of one layer, and the number of the coreset that each vector comes from."""
         from mvad.runtime.tensors import as_tensor
-        from mvad.search.whitening import PatchSums
 
         sums = [one.sums for one in coresets if one.sums is not None]
-        space = self._learn_space(functools.reduce(PatchSums.plus, sums) if sums else None, device)
+        space = self._learn_space(sums, device)
         union = np.concatenate([one.vectors for one in coresets])
         bank, indices = self._choose_bank(as_tensor(union, device), size, space)
         if not sums:  # else the shards' radii are of another space

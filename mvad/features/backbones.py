@@ -373,15 +373,20 @@ def _features(
 def layer_channels(spec: BackboneSpec) -> tuple[int, ...]:
     """The channels of each layer that patch features are made of, shallow to deep, which lie side by side in them."""
     side = PROBE_SIDE if spec.patch == 1 else PROBE_PATCHES * spec.patch
-    with torch.device("meta"), torch.inference_mode():
-        network = truncate_network(build_network(spec), spec, spec.patch_layers, pooled=False)
-        maps, _ = network.eval()(torch.empty(1, 3, side, side))
+    maps, _ = _without_weights(spec, spec.patch_layers, False, side, side)
     return tuple(level.shape[1] for level in maps)
 
 
 def network_shapes(kinds: Sequence[str], spec: BackboneSpec, height: int, width: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of one image's features of each kind, without weights and without computing any."""
+    outputs = _without_weights(spec, _layers_of(kinds, spec), POOLED in kinds, height, width)
+    return {kind: tuple(values.shape[1:]) for kind, values in _features(kinds, spec, *outputs).items()}
+
+
+def _without_weights(
+    spec: BackboneSpec, layers: Sequence[Layer], pooled: bool, height: int, width: int
+) -> tuple[list[Tensor], Tensor | None]:
+    """Maps and pooled features of one image, of which only the shapes are known."""
     with torch.device("meta"), torch.inference_mode():
-        network = truncate_network(build_network(spec), spec, _layers_of(kinds, spec), pooled=POOLED in kinds)
-        features = _features(kinds, spec, *network.eval()(torch.empty(1, 3, height, width)))
-    return {kind: tuple(values.shape[1:]) for kind, values in features.items()}
+        network = truncate_network(build_network(spec), spec, layers, pooled)
+        return network.eval()(torch.empty(1, 3, height, width))

@@ -1,6 +1,6 @@
 """Fit to many random splits of good images, for measuring what thresholds achieve."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
-from mvad.fitting.tasks import fit_and_score, score_held_out
+from mvad.fitting.tasks import score_held_out, score_left_out
 from mvad.options import FalseAlarmOptions
 from mvad.pipeline.bit_depths import measure_bit_depths
 from mvad.pipeline.dataset import extract_features
 from mvad.pipeline.image_sizes import measure_sizes
 from mvad.runtime.resources import ActorPool, actor_pool
-from mvad.scoring.held_out import HeldOut
 
 
 class SplitScores(NamedTuple):
@@ -77,24 +76,11 @@ def _of_category(
     n_fresh = max(1, round(options.fresh * n_groups))
     if n_groups - n_fresh < MIN_CALIBRATION_SCORES:
         raise UsageError(f"{category.category!r} has too few good images that differ from each other: {n_groups}.")
-    calibration = np.empty((options.splits, n_groups - n_fresh), np.float32)
-    others = np.empty((options.splits, n_fresh + len(defective)), np.float32)
+    n_fitted = n_groups - n_fresh
+    found = np.empty((options.splits, n_fitted + n_fresh + len(defective)), np.float32)
     held_out_task: Any = ray.remote(score_held_out).options(**pool.task_resources)
-    left_out_task: Any = ray.remote(fit_and_score).options(**pool.task_resources)
-    tasks: list[tuple[ray.ObjectRef, Callable[[Any], None]]] = []
-
-    def into(array: NDArray[np.float32], split: int, columns: NDArray[np.int64] | slice) -> Callable[[HeldOut], None]:
-        def take(found: HeldOut) -> None:
-            array[split, columns] = found.scores
-
-        return take
-
-    def both(split: int, calibrating: NDArray[np.int64]) -> Callable[[Any], None]:
-        def take(found: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-            calibration[split], others[split] = found[0][calibrating], found[1]
-
-        return take
-
+    left_out_task: Any = ray.remote(score_left_out).options(**pool.task_resources)
+    tasks: list[tuple[ray.ObjectRef, int, NDArray[np.int64] | slice]] = []
     for split in range(options.splits):
         order = np.random.default_rng([options.seed, split]).permutation(n_groups)
         fresh, fitted = order[:n_fresh], np.sort(order[n_fresh:])
@@ -104,13 +90,14 @@ def _of_category(
         if options.leaves_out(find_method(options.method)):
             of_rows = np.unique(groups[is_fitted], return_inverse=True)[1].astype(np.int64)
             calibrating = np.searchsorted(rows, drawn[fitted])
-            tasks.append((left_out_task.remote(options, features, rows, of_rows, scored), both(split, calibrating)))
+            reference = left_out_task.remote(options, features, rows, of_rows, calibrating, scored)
+            tasks.append((reference, split, slice(None)))
             continue
-        tasks.append((held_out_task.remote(options, features, rows, scored), into(others, split, slice(None))))
-        for rest, fold in fold_splits(np.arange(len(fitted)), options.folds, options.seed):
+        tasks.append((held_out_task.remote(options, features, rows, scored), split, slice(n_fitted, None)))
+        for rest, fold in fold_splits(np.arange(n_fitted), options.folds, options.seed):
             rows = good[np.isin(groups, fitted[rest])]
-            task = held_out_task.remote(options, features, rows, drawn[fitted[fold]])
-            tasks.append((task, into(calibration, split, fold)))
-    for reference, take in tasks:
-        take(ray.get(reference))
+            tasks.append((held_out_task.remote(options, features, rows, drawn[fitted[fold]]), split, fold))
+    for reference, split, columns in tasks:
+        found[split, columns] = ray.get(reference).scores
+    calibration, others = found[:, :n_fitted], found[:, n_fitted:]
     return SplitScores(category.category, calibration, others[:, :n_fresh], others[:, n_fresh:])

@@ -22,7 +22,7 @@ from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import Threads, compute_device, worker_device
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -51,32 +51,23 @@ def fit_detector(
 
     Methods of `Detector.one_core` use one core even with ``all_cores``.
     """
-    return _fit(options, features, rows, prior, groups=groups, all_cores=all_cores)[1]
-
-
-def _fit(
-    options: MethodOptions,
-    features: Features,
-    rows: Rows,
-    prior: State | None = None,
-    *,
-    groups: Rows | None = None,
-    all_cores: bool = False,
-) -> tuple[Detector, State]:
-    started = time.perf_counter()
-    method, device = find_method(options.method), worker_device()
-    if all_cores and not method.one_core:
-        torch.set_num_threads(os.cpu_count() or 1)
-        faiss.omp_set_num_threads(os.cpu_count() or 1)
     detector = _unfitted(options, options.rows_per_image)
     if prior is not None:
         assert isinstance(detector, Pretrained)
-        detector.restore(prior, device)
+        detector.restore(prior, worker_device())
     if isinstance(detector, LeaveOneOut):
         detector.groups = groups
+    return _fit(detector, features, rows, all_cores)
+
+
+def _fit(detector: Detector, features: Features, rows: Rows, all_cores: bool = False) -> State:
+    started, device = time.perf_counter(), worker_device()
+    if all_cores and not detector.one_core:
+        torch.set_num_threads(os.cpu_count() or 1)
+        faiss.omp_set_num_threads(os.cpu_count() or 1)
     everything = np.array_equal(rows, np.arange(len(features)))
     detector.fit(as_tensor(features if everything else features[rows], device))
-    return detector, detector.state._replace(seconds=time.perf_counter() - started)
+    return detector.state._replace(seconds=time.perf_counter() - started)
 
 
 def fit_and_leave_out(
@@ -93,9 +84,10 @@ def fit_and_leave_out(
     ``rows`` are those of each image of ``groups`` and its variants; without the ``size`` of the input no maps. Where
     the others have no vector in the bank, another one is chosen from them.
     """
-    detector, state = _fit(options, features, rows, all_cores=all_cores)
-    started = time.perf_counter()
+    detector = _unfitted(options, options.rows_per_image)
     assert isinstance(detector, Shardable)
+    state = _fit(detector, features, rows, all_cores)
+    started = time.perf_counter()
     of_image = rows.reshape(len(groups), -1)
     device = compute_device()
     row_groups = np.repeat(groups, of_image.shape[1])
@@ -105,22 +97,26 @@ def fit_and_leave_out(
         try:
             others: Detector = detector.without(detector.origins, np.flatnonzero(row_groups == group).tolist())
         except ValueError:
-            others, _ = _fit(options, features, rows[row_groups != group])
+            others = _unfitted(options, options.rows_per_image)
+            _fit(others, features, rows[row_groups != group])
         members = np.flatnonzero(groups == group)
         columns[members] = _held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
 
     detector.image_scores(as_tensor(features[:1], device))  # prepares what the threads share
     Threads((os.cpu_count() or 1) if all_cores else 1).map(score, range(int(groups.max()) + 1))
-    scores, peaks, patches = split_columns(columns)
-    return state, HeldOut(scores, peaks, time.perf_counter() - started, patches)
+    return state, HeldOut.of(columns, time.perf_counter() - started)
 
 
-def fit_and_score(
-    options: MethodOptions, features: Features, rows: Rows, groups: Rows, others: Rows
-) -> tuple[Features, Features]:
-    """Scores of the images of a fit, each left out of it as by `fit_and_leave_out`, and of other images."""
+def score_left_out(
+    options: MethodOptions, features: Features, rows: Rows, groups: Rows, left_out: Rows, others: Rows
+) -> HeldOut:
+    """Scores of some of the images of a fit, each left out of it as by `fit_and_leave_out`, and of other images.
+
+    ``left_out`` are numbers of ``rows``, and ``others`` are rows.
+    """
     state, held_out = fit_and_leave_out(options, features, rows, groups)
-    return held_out.scores, score_images(options.method, state, features, others)
+    scores = held_out.scores[left_out], score_images(options.method, state, features, others)
+    return HeldOut(np.concatenate(scores), None)
 
 
 def score_held_out(
@@ -231,9 +227,8 @@ def fit_to_shards(
     if not held_out:
         return FittedShards(state, None, detector.origins, detector.shortfall)
     found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
-    scores, peaks, patches = split_columns(np.concatenate([one.columns for one in found]))
-    held = HeldOut(scores, peaks, patches=patches)
-    return FittedShards(state, held, detector.origins, detector.shortfall)
+    held_out_of_all = HeldOut.of(np.concatenate([one.columns for one in found]))
+    return FittedShards(state, held_out_of_all, detector.origins, detector.shortfall)
 
 
 def _unfitted(options: MethodOptions, copies: int = 1) -> Detector:

@@ -20,6 +20,12 @@ class HeldOut(NamedTuple):
     seconds: float = 0.0
     patches: Values | None = None  # (n, patches): scores of the `sampled_patches`, of methods that localise
 
+    @classmethod
+    def of(cls, columns: Values, seconds: float = 0.0) -> "HeldOut":
+        """From the `columns` of the same images."""
+        scores, peaks, patches = split_columns(columns)
+        return cls(scores, peaks, seconds, patches)
+
     @property
     def columns(self) -> Values:
         """Scores, peaks and patches, NaN where there are none: (n, `HELD_OUT_COLUMNS`)."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import reference
-from helpers.detectors import through_disk
+from helpers.detectors import check_bounds, through_disk
 from mvad.detectors import PatchCore
 from mvad.search.layer_banks import layer_unit
 from mvad.search.memory_bank import MemoryBank
@@ -73,15 +73,7 @@ def test_bounds_give_the_same_scores_whatever_the_batch(aggregate, share, distan
     detector = fitted(grids(0, count=12), aggregate=aggregate, distance=distance, whitening=whitening)
     test = grids(3, count=7)
     test[2, :2] = test[2, 3, 3]  # ties
-    together, bounded = detector.score(test), detector.bounded(test)
-    np.testing.assert_array_equal(bounded.image, together.image)
-    assert (bounded.grid >= together.grid * (1 - 1e-5)).all()
-    assert (bounded.grid.max(axis=(1, 2)) <= together.grid.max(axis=(1, 2)) * (1 + 1e-5)).all()
-    for number in range(len(test)):
-        for alone in (detector.score(test[number : number + 1]), detector.bounded(test[number : number + 1])):
-            np.testing.assert_array_equal(alone.image, together.image[number : number + 1])
-        settled = detector.settle(test[number], bounded.grid[number], np.ones((5, 6), bool))
-        np.testing.assert_array_equal(settled, together.grid[number])
+    check_bounds(detector, test)
 
 
 def test_few_patches_are_searched_exactly():

@@ -9,13 +9,13 @@ import pytest
 SECONDS = 30.0
 
 
-def wait_until(condition: Callable[[], bool], what: str = "it") -> None:
-    """Return as soon as the condition holds; the test fails if it does not within `SECONDS`."""
-    deadline = time.monotonic() + SECONDS
+def wait_until(condition: Callable[[], bool], what: str = "it", seconds: float = SECONDS) -> None:
+    """Return as soon as the condition holds; the test fails if it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {SECONDS:.0f} s")
-        time.sleep(0.01)
+            pytest.fail(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.05)
 
 
 def has_ended(process: psutil.Process) -> bool:
