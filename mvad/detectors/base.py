@@ -162,7 +162,7 @@ class Detector(ABC):
 
     def image_scores(self, features: Tensor) -> NDArray[np.float32]:
         """Compute the image scores that `score` gives, (n,) float32; faster in methods that can do without the grid."""
-        return self.bounded(features).image
+        return self.bounded(features, close_from=np.inf).image
 
     def top_count(self, n_patches: int) -> int | None:
         """How many of the largest patch scores of an image with so many patches have the mean that is its score.
@@ -171,13 +171,20 @@ class Detector(ABC):
         """
         return None
 
-    def bounded(self, features: Tensor, at_least: float = -np.inf, n_patches: int | None = None) -> Scores:
+    def bounded(
+        self,
+        features: Tensor,
+        at_least: float = -np.inf,
+        n_patches: int | None = None,
+        close_from: float = -np.inf,
+    ) -> Scores:
         """Score features as `score` does, but with a grid of upper bounds, none above the largest score of its image.
 
         The patch scores that decide the image score, see `top_count`, are exact, and no bound is above all of them. If
         the features are a part of an image, ``n_patches`` is the number of its patches. Of an image of which no patch
-        that decides can score ``at_least``, neither needs to be exact, and the score may be -inf. Here the grid is
-        exact; methods for which bounds are cheaper override this method and `settle`.
+        that decides can score ``at_least``, neither needs to be exact, and the score may be -inf. Bounds below
+        ``close_from`` may be far above the scores, which takes less time. Here the grid is exact; methods for which
+        bounds are cheaper override this method and `settle`.
         """
         return self.score(features)
 

@@ -363,12 +363,19 @@ class PatchCore(Extendable, Shardable, Detector):
     def top_count(self, n_patches: int) -> int | None:
         return top_count(self.params.aggregate, n_patches)
 
-    def bounded(self, features: Tensor, at_least: float = -np.inf, n_patches: int | None = None) -> Scores:
+    def bounded(
+        self,
+        features: Tensor,
+        at_least: float = -np.inf,
+        n_patches: int | None = None,
+        close_from: float = -np.inf,
+    ) -> Scores:
         from mvad.search.worst_patch import worst_patches
 
         images = self.space(features.flatten(1, 2))
         count = self.top_count(images.shape[1] if n_patches is None else n_patches)
-        worst = worst_patches(self.search, images, self.space.distance(at_least), count or 1)
+        distance = self.space.distance
+        worst = worst_patches(self.search, images, distance(at_least), count or 1, distance(close_from))
         grid = self.space.scores(worst.bounds.cpu().numpy()).reshape(features.shape[:-1])
         if count is not None:
             is_known = np.isfinite(worst.largest[:, -1].cpu().numpy())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import logging
 import warnings
 from abc import ABC, abstractmethod
@@ -91,19 +90,13 @@ class FeatureExtractor(ABC):
 
     def parts(self, image: NDArray[np.uint8], windows: Sequence[Window]) -> Iterator[dict[str, Part]]:
         """Yield by kind, for each of some windows of a (height, width, 3) image, the patches that it answers for."""
-        return itertools.chain.from_iterable(self.chunks_of_parts(image, windows))
-
-    def chunks_of_parts(self, image: NDArray[np.uint8], windows: Sequence[Window]) -> Iterator[list[dict[str, Part]]]:
-        """The same, of all windows together that go through the network at once."""
         height, width = self.size.network_input
         for start in range(0, len(windows), self.chunk):
             chunk = windows[start : start + self.chunk]
             pixels = [image[one.top : one.top + height, one.left : one.left + width] for one in chunk]
             features = self.whole(np.stack(pixels))
-            yield [
-                {kind: _part(window, values[number], height) for kind, values in features.items()}
-                for number, window in enumerate(chunk)
-            ]
+            for number, window in enumerate(chunk):
+                yield {kind: _part(window, values[number], height) for kind, values in features.items()}
 
     def _stitched(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Features of one image, put together from those of its windows: (rows, columns, channels) by kind."""

@@ -128,7 +128,7 @@ class Scorer:
         self, job: ScoringJob, detector: Detector, features: Tensor, images: Batch, good: NDArray[np.int64]
     ) -> list[Outcome]:
         keeps_all = job.map_threshold == -np.inf
-        scores = detector.score(features) if keeps_all else detector.bounded(features)
+        scores = detector.score(features) if keeps_all else detector.bounded(features, close_from=job.region_threshold)
         outcomes = []
         for number, (row, score) in enumerate(zip(good, scores.image, strict=True)):
             grid = None if scores.grid is None else scores.grid[number]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,16 +19,19 @@ from mvad.runtime.threads import Threads
 from mvad.search.aggregation import largest, top_mean
 
 Value = TypeVar("Value", bound=np.generic)
-Chunk = Sequence[Mapping[str, Part]]  # what each window of a chunk answers for, by kind of features
+Group = Sequence[Mapping[str, Part]]  # what each window of a group answers for, by kind of features
 Place = tuple[slice, slice]  # rows and columns of the grid of an image's patches
 
 
-class ChunkScores(NamedTuple):
-    """Scores of the patches that the windows of one chunk answer for."""
+FLOATS_PER_GROUP = 1 << 20  # of features of some windows, which are searched together: so banks stay in cache
+
+
+class GroupScores(NamedTuple):
+    """Scores of the patches that the windows of one group answer for."""
 
     places: list[Place]  # of each window
     scores: NDArray[np.float32]  # (patches,), window by window: exact, or upper bounds
-    image_score: float  # of an image of which these were all patches; -inf if another chunk's score is higher
+    image_score: float  # of an image of which these were all patches; -inf if another group's score is higher
     stride: int
 
 
@@ -59,12 +62,12 @@ def score_windows(
     )
     scores = {}
     for number, detector in detectors.items():
-        chunks = [chunk for outcome in outcomes for chunk in outcome[number]]
-        grid = np.empty(grid_of(extract.size, chunks[0].stride), np.float32)
-        for chunk in chunks:
-            _put(grid, chunk.places, chunk.scores)
+        groups = [group for outcome in outcomes for group in outcome[number]]
+        grid = np.empty(grid_of(extract.size, groups[0].stride), np.float32)
+        for group in groups:
+            _put(grid, group.places, group.scores)
         count = detector.top_count(grid.size)
-        score = _score_of_farthest(chunks) if count is None else float(top_mean(grid, count))
+        score = _score_of_farthest(groups) if count is None else float(top_mean(grid, count))
         needed = needed_patches(grid, extract.size, thresholds[number])
         if needed.any() and thresholds[number] > -math.inf:
             grid = settle_windows(image, extract, detector, grid, needed, threads)
@@ -72,14 +75,28 @@ def score_windows(
     return scores
 
 
-def _score_of_farthest(chunks: Sequence[ChunkScores]) -> float:
-    scored = (chunk for chunk in chunks if chunk.image_score > -math.inf)
-    return max(scored, key=lambda chunk: chunk.scores.max()).image_score
+def _score_of_farthest(groups: Sequence[GroupScores]) -> float:
+    scored = (group for group in groups if group.image_score > -math.inf)
+    return max(scored, key=lambda group: group.scores.max()).image_score
 
 
-def _join(chunk: Chunk, kind: str) -> tuple[Tensor, list[Place]]:
-    """The patches that the windows of a chunk answer for, (patches, 1, channels), and where they are."""
-    parts = [parts[kind] for parts in chunk]
+def _groups(parts: Iterator[Mapping[str, Part]], at_least: int) -> Iterator[Group]:
+    """Group what windows answer for: so many windows or more, of `FLOATS_PER_GROUP` features at least."""
+    group: list[Mapping[str, Part]] = []
+    floats = 0
+    for window in parts:
+        group.append(window)
+        floats += max(part.features.numel() for part in window.values())
+        if len(group) >= at_least and floats >= FLOATS_PER_GROUP:
+            yield group
+            group, floats = [], 0
+    if group:
+        yield group
+
+
+def _join(group: Group, kind: str) -> tuple[Tensor, list[Place]]:
+    """The patches that the windows of a group answer for, (patches, 1, channels), and where they are."""
+    parts = [parts[kind] for parts in group]
     return torch.cat([part.features.flatten(0, 1) for part in parts])[:, None], [part[:2] for part in parts]
 
 
@@ -110,9 +127,9 @@ def sample_windows(
     """
     grids = {name: np.zeros(needed.shape, np.float32) for name in detectors}
 
-    def score(chunk: Chunk) -> None:
+    def score(group: Group) -> None:
         for name, detector in detectors.items():
-            features, places = _join(chunk, detector.feature)
+            features, places = _join(group, detector.feature)
             scores, wanted = _take(grids[name], places), _take(needed, places)
             scores[wanted] = detector.patch_scores(features, wanted)
             _put(grids[name], places, scores)
@@ -127,26 +144,28 @@ def _bounds(
     detectors: Mapping[int, Detector],
     thresholds: Mapping[int, float],
     windows: Sequence[Window],
-) -> dict[int, list[ChunkScores]]:
-    """Scores of some windows, chunk by chunk, by number of the detector.
+) -> dict[int, list[GroupScores]]:
+    """Scores of some windows, group by group, by number of the detector.
 
     The patch scores that decide the score of these windows together are exact: a bound is left only where it is below
     all of those that decide so far.
     """
-    scores: dict[int, list[ChunkScores]] = {number: [] for number in detectors}
+    scores: dict[int, list[GroupScores]] = {number: [] for number in detectors}
     deciding = {number: np.empty(0, np.float32) for number in detectors}
-    for chunk in extract.chunks_of_parts(image, windows):
+    for group in _groups(extract.parts(image, windows), extract.chunk):
         for number, detector in detectors.items():
-            features, places = _join(chunk, detector.feature)
-            stride = chunk[0][detector.feature].stride
+            features, places = _join(group, detector.feature)
+            stride = group[0][detector.feature].stride
             n_patches = math.prod(grid_of(extract.size, stride))
             count, known = detector.top_count(n_patches) or 1, deciding[number]
             at_least = float(known.min()) if len(known) == count else -math.inf
-            is_exact = thresholds[number] == -math.inf
-            patches = features[None]
-            found = detector.score(patches) if is_exact else detector.bounded(patches, at_least, n_patches)
+            threshold, patches = thresholds[number], features[None]
+            if threshold == -math.inf:
+                found = detector.score(patches)
+            else:
+                found = detector.bounded(patches, at_least, n_patches, close_from=threshold)
             assert found.grid is not None  # of methods that use windows
-            scores[number].append(ChunkScores(places, found.grid.ravel(), float(found.image[0]), stride))
+            scores[number].append(GroupScores(places, found.grid.ravel(), float(found.image[0]), stride))
             deciding[number] = largest(np.concatenate([known, found.grid[found.grid >= at_least]]), count)
     return scores
 
@@ -165,8 +184,8 @@ def settle_windows(
     """
     grid = bounds.copy()
 
-    def settle(chunk: Chunk) -> None:
-        features, places = _join(chunk, detector.feature)
+    def settle(group: Group) -> None:
+        features, places = _join(group, detector.feature)
         _put(grid, places, detector.settle(features, _take(grid, places), _take(needed, places)))
 
     _visit(image, extract, needed, threads, settle)
@@ -178,14 +197,14 @@ def _visit(
     extract: FeatureExtractor,
     needed: NDArray[np.bool_],
     threads: Threads,
-    work: Callable[[Chunk], None],
+    work: Callable[[Group], None],
 ) -> None:
     """Do the work on each chunk of the windows that answer for a patch that is needed, (rows, columns)."""
     stride = extract.size.height // len(needed)
     windows = [window for window in extract.size.windows if needed[grid_part(window, stride)].any()]
 
     def visit(share: Sequence[Window]) -> None:
-        for chunk in extract.chunks_of_parts(image, share):
-            work(chunk)
+        for group in _groups(extract.parts(image, share), extract.chunk):
+            work(group)
 
     threads.map(visit, threads.shares(windows, extract.chunk))

@@ -22,8 +22,9 @@ from mvad.search.memory_bank import MemoryBank
 N_AXES = 48
 PCA_SAMPLE = 512  # the axes are computed from this many vectors of the bank
 IVF_CELLS_PER_SQRT_N = 2.0  # cells of the inverted file, per square root of the bank's size
-NPROBE = 2  # cells of the inverted file that a query visits
-CLOSER_NPROBE, CLOSER_NEIGHBOURS = 16, 8  # cells visited, and vectors compared in full, for a closer neighbour
+NPROBE = 1  # cells of the inverted file that a query visits
+QUICK_VECTORS = 64  # of one cell, that a query is compared with at first: in greedy order, they cover the cell
+CLOSER_NPROBE, CLOSER_NEIGHBOURS = 8, 4  # cells visited, and vectors compared in full, for a closer neighbour
 EXPANSION_ERROR = 1e-5  # above the error of an expanded squared distance, relative to the squared lengths
 TIE_TOLERANCE = 1e-6  # above the rounding error of a distance, relative to it
 PAIRS_PER_CHUNK = 1 << 22  # pairs of a query and a vector that are compared in the principal axes at a time
@@ -101,10 +102,11 @@ class ExactSearch:
         """Project rows onto the principal axes: (n, d) to (n, n_axes or fewer), on the bank's device."""
         return (rows @ self._axes.T).sub_(self._origin)
 
-    def approximate_nearest(self, projections: Tensor) -> Tensor:
-        """Find a vector that is likely the nearest of each projected row: (n,) int64."""
+    def approximate_nearest(self, projections: Tensor, *, quick: bool = False) -> Tensor:
+        """Find a vector that is likely the nearest of each projected row, or quickly one that is near: (n,) int64."""
         if self._index is not None:
-            nearest = self._search_cells(projections, 1, NPROBE)[:, 0]
+            found = self._search_cells(projections, 1, *((1, QUICK_VECTORS) if quick else (NPROBE,)))
+            nearest = found[:, 0]
             return nearest.masked_fill_(nearest < 0, self._first)  # if all visited cells are empty, any gives a bound
         return torch.cat([self._ranks(chunk).argmin(dim=1) for chunk in projections.split(self._queries_per_chunk)])
 
@@ -122,10 +124,17 @@ class ExactSearch:
         row_of = torch.arange(len(rows)).repeat_interleave(k)
         return torch.minimum(bounds, self.distances(rows, nearest.flatten(), row_of).view(-1, k).amin(dim=1))
 
-    def _search_cells(self, projections: Tensor, k: int, n_cells: int) -> Tensor:
-        """Indices of k vectors in the nearest cells for each projected row, nearest first, -1 if they are fewer."""
+    def _search_cells(self, projections: Tensor, k: int, n_cells: int, max_vectors: int = 0) -> Tensor:
+        """Indices of k vectors in the nearest cells for each projected row, nearest first, -1 if they are fewer.
+
+        A row is compared with at most ``max_vectors`` of the cells, the first ones; 0: with all.
+        """
         assert self._index is not None
-        parameters = faiss.SearchParametersIVF(nprobe=n_cells, sel=self._selector)  # type: ignore[call-arg]
+        parameters = faiss.SearchParametersIVF(
+            nprobe=n_cells,
+            max_codes=max_vectors,
+            sel=self._selector,  # type: ignore[call-arg]
+        )
         return torch.from_numpy(self._index.search(projections.numpy(), k, params=parameters)[1])
 
     def without(self, left_out: NDArray[np.bool_]) -> ExactSearch:

@@ -71,10 +71,10 @@ class LayerSearch:
         layers = zip(self.searches, rows.split(self._widths, dim=1), strict=True)
         return torch.cat([search.project(layer) for search, layer in layers], dim=1)
 
-    def approximate_nearest(self, projections: Tensor) -> Tensor:
+    def approximate_nearest(self, projections: Tensor, *, quick: bool = False) -> Tensor:
         """The indices of a vector of each bank: (n, layers) int64."""
         layers = zip(self.searches, self._by_axes(projections), strict=True)
-        return torch.stack([search.approximate_nearest(layer) for search, layer in layers], dim=1)
+        return torch.stack([search.approximate_nearest(layer, quick=quick) for search, layer in layers], dim=1)
 
     def distances(self, rows: Tensor, indices: Tensor) -> Tensor:
         layers = zip(self.searches, self._by_width(rows), indices.unbind(1), strict=True)

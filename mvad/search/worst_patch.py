@@ -17,7 +17,7 @@ from torch import Tensor
 from mvad.search.exact_search import TIE_TOLERANCE, ExactSearch
 from mvad.search.layer_banks import LayerSearch
 
-CLOSER_PATCHES = 64  # of each image, whose bounds are brought closer to their distances
+CLOSER_PATCHES = 96  # of each image, whose bounds are brought closer to their distances
 
 
 class WorstPatch(NamedTuple):
@@ -31,61 +31,109 @@ class WorstPatch(NamedTuple):
 
 
 def worst_patches(
-    search: ExactSearch | LayerSearch, patches: Tensor, at_least: float = -torch.inf, k: int = 1
+    search: ExactSearch | LayerSearch,
+    patches: Tensor,
+    at_least: float = -torch.inf,
+    k: int = 1,
+    close_from: float = -torch.inf,
 ) -> WorstPatch:
     """Find the farthest patch of each image, the first one if several are equally far, and the k largest distances.
 
     ``patches``: (n, p, d) float32, on the bank's device. The result for an image does not depend on the other images.
     An image of which no patch can be as far as ``at_least`` has the distance -inf, and bounds below it. Of the k
-    largest distances those are known that are at least so large. All others have bounds below the k-th largest.
+    largest distances those are known that are at least so large. All others have bounds below the k-th largest. Bounds
+    from ``close_from`` on are near the distances, others may be far from them.
     """
-    n_images, per_image, width = patches.shape
-    rows = patches.reshape(-1, width)
-    projections = search.project(rows)
-    approximate = search.approximate_nearest(projections)
-    bounds = search.distances(rows, approximate).view(n_images, per_image)
-    _lower_largest(bounds, search, rows, projections, at_least, max(CLOSER_PATCHES, 2 * k))
-    # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which ones are.
-    upper_bound = bounds * (1 + TIE_TOLERANCE)
-    unsettled = upper_bound >= at_least
-    patch = torch.full((n_images,), per_image, device=rows.device)
-    distance = torch.full((n_images,), -torch.inf, device=rows.device)
-    largest = distance[:, None].repeat(1, k)
-    nearest = approximate.new_zeros((n_images, *approximate.shape[1:]))
-    worst = WorstPatch(patch, distance, nearest, bounds.clone(), largest)
-    settled = torch.full_like(bounds, -torch.inf) if k > 1 else None
+    # Quickly found bounds rule most patches out where it is known what they are compared with.
+    quick = min(at_least, close_from) > -torch.inf
+    settling = _Settling(search, patches, at_least, k, quick=quick)
+    if quick:
+        settling.lower(settling.unsettled | (settling.worst.bounds >= close_from))
+    settling.lower_largest(max(CLOSER_PATCHES, 2 * k))
     patches_per_round = k
-    while unsettled.any():
-        top_k = min(patches_per_round, per_image)
-        candidates = torch.where(unsettled, upper_bound, -torch.inf).topk(top_k, dim=1).indices.flatten()
-        image_of = torch.arange(n_images, device=rows.device).repeat_interleave(top_k)
-        (still_open,) = torch.nonzero(unsettled[image_of, candidates], as_tuple=True)
-        image_of, candidates = image_of[still_open], candidates[still_open]
-        unsettled[image_of, candidates] = False
-        row_of = image_of * per_image + candidates
-        distances, nearest = search.nearest(rows[row_of], projections[row_of], bounds[image_of, candidates])
-        worst.bounds[image_of, candidates] = distances
-        _keep_better(worst, image_of, candidates, distances, nearest)
-        if settled is None:
-            largest[:, 0] = worst.distance
-        else:
-            settled[image_of, candidates] = distances
-            largest[:, :per_image] = settled.topk(min(k, per_image), dim=1).values
-        unsettled &= upper_bound >= largest[:, -1:]
+    while settling.unsettled.any():
+        settling.settle(patches_per_round)
         patches_per_round *= 2  # so that many nearly equal patches take few rounds
-    return worst
+    return settling.worst
 
 
-def _lower_largest(
-    bounds: Tensor, search: ExactSearch | LayerSearch, rows: Tensor, projections: Tensor, at_least: float, count: int
-) -> None:
-    """Bring the largest bounds of each image, (n, p), closer to the distances, so that few patches are searched."""
-    per_image = bounds.shape[1]
-    values, patches = bounds.topk(min(count, per_image), dim=1)
-    image_of, column = torch.nonzero(values >= at_least, as_tuple=True)
-    patch = patches[image_of, column]
-    row_of = image_of * per_image + patch
-    bounds[image_of, patch] = search.closer_bounds(rows[row_of], projections[row_of], values[image_of, column])
+class _Settling:
+    """What is known of the distances of the patches of each image, (n, p, d), to a bank.
+
+    ``unsettled``, (n, p), are the patches that may be farther than the k-th largest distance known.
+    """
+
+    def __init__(
+        self, search: ExactSearch | LayerSearch, patches: Tensor, at_least: float, k: int, *, quick: bool
+    ) -> None:
+        n_images, per_image, width = patches.shape
+        self.search, self.at_least, self.k = search, at_least, k
+        self.rows = patches.reshape(-1, width)
+        self.projections = search.project(self.rows)
+        approximate = search.approximate_nearest(self.projections, quick=quick)
+        bounds = search.distances(self.rows, approximate).view(n_images, per_image)
+        farthest = torch.full((n_images,), -torch.inf, device=self.rows.device)
+        self.worst = WorstPatch(
+            patch=torch.full((n_images,), per_image, device=self.rows.device),
+            distance=farthest,
+            nearest=approximate.new_zeros((n_images, *approximate.shape[1:])),
+            bounds=bounds,
+            largest=farthest[:, None].repeat(1, k),
+        )
+        self.distances = torch.full_like(bounds, -torch.inf)  # of the patches that are settled
+        self.unsettled = torch.ones_like(bounds, dtype=torch.bool)
+        self._rule_out()
+
+    def _rule_out(self) -> None:
+        # Near ties are all searched: otherwise rounding, which depends on the other images, would decide which are.
+        self.unsettled &= self._upper_bounds >= self.worst.largest[:, -1:].clamp_min(self.at_least)
+
+    @property
+    def _upper_bounds(self) -> Tensor:
+        return self.worst.bounds * (1 + TIE_TOLERANCE)
+
+    def _largest_unsettled(self, count: int) -> tuple[Tensor, Tensor]:
+        """The image and the number of those unsettled patches that have the largest bounds, of each image."""
+        count = min(count, self.unsettled.shape[1])
+        patches = torch.where(self.unsettled, self._upper_bounds, -torch.inf).topk(count, dim=1).indices
+        image_of, column = torch.nonzero(self.unsettled.gather(1, patches), as_tuple=True)
+        return image_of, patches[image_of, column]
+
+    def _rows_of(self, image_of: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        row_of = image_of * self.unsettled.shape[1] + patches
+        return self.rows[row_of], self.projections[row_of]
+
+    def lower(self, where: Tensor) -> None:
+        """Bring the bounds of some patches, (n, p), closer to the distances."""
+        image_of, patches = torch.nonzero(where, as_tuple=True)
+        if len(patches):
+            rows, projections = self._rows_of(image_of, patches)
+            bounds = self.search.distances(rows, self.search.approximate_nearest(projections))
+            self.worst.bounds[image_of, patches] = torch.minimum(self.worst.bounds[image_of, patches], bounds)
+            self._rule_out()
+
+    def lower_largest(self, count: int) -> None:
+        """Bring the largest bounds of each image, of patches that are unsettled, nearly to the distances."""
+        image_of, patches = self._largest_unsettled(count)
+        if len(patches):
+            bounds = self.worst.bounds[image_of, patches]
+            closer = self.search.closer_bounds(*self._rows_of(image_of, patches), bounds)
+            self.worst.bounds[image_of, patches] = closer
+            self._rule_out()
+
+    def settle(self, count: int) -> None:
+        """Search those unsettled patches of each image exactly that have the largest bounds."""
+        image_of, patches = self._largest_unsettled(count)
+        if not len(patches):
+            return
+        bounds = self.worst.bounds[image_of, patches]
+        distances, nearest = self.search.nearest(*self._rows_of(image_of, patches), bounds)
+        self.unsettled[image_of, patches] = False
+        self.worst.bounds[image_of, patches] = self.distances[image_of, patches] = distances
+        _keep_better(self.worst, image_of, patches, distances, nearest)
+        per_image = self.unsettled.shape[1]
+        self.worst.largest[:, :per_image] = self.distances.topk(min(self.k, per_image), dim=1).values
+        self._rule_out()
 
 
 def _keep_better(worst: WorstPatch, image_of: Tensor, patches: Tensor, distances: Tensor, nearest: Tensor) -> None:

@@ -128,11 +128,11 @@ def test_an_exception_of_one_model_stays_with_its_category(scorer, monkeypatch, 
     expected, original = scorer(), getattr(PatchCore, method)
     first = []
 
-    def fail(self, *arguments):
+    def fail(self, *arguments, **named):
         first.append(self)
         if self is first[0]:
             raise error
-        return original(self, *arguments)
+        return original(self, *arguments, **named)
 
     monkeypatch.setattr(PatchCore, method, fail)
     found = scorer()
@@ -144,8 +144,8 @@ def test_an_exception_of_one_model_stays_with_its_category(scorer, monkeypatch, 
 def test_a_score_that_is_not_finite_is_an_error(scorer, monkeypatch):
     original = PatchCore.bounded
 
-    def spoil(self, features):
-        scores = original(self, features)
+    def spoil(self, *arguments, **named):
+        scores = original(self, *arguments, **named)
         scores.image[0] = np.nan
         return scores
 

@@ -92,6 +92,44 @@ def test_bounds_are_upper_ones_and_none_is_above_the_farthest(at_least):
     assert (found.bounds.amax(dim=1) < at_least)[found.distance.isneginf()].all()
 
 
+@pytest.mark.parametrize("at_least", [-torch.inf, 3.0, 4.0, 1e6])
+@pytest.mark.parametrize("close_from", [0.0, 3.5, torch.inf])
+def test_bounds_are_close_where_that_is_asked_for_and_else_are_bounds(at_least, close_from):
+    random = np.random.default_rng(4)
+    bank = random.standard_normal((800, 20)).astype(np.float32)
+    images = torch.from_numpy(random.standard_normal((5, 300, 20)).astype(np.float32))
+    search = ExactSearch(MemoryBank(bank))
+    rows = images.flatten(0, 1)
+    exact = search.nearest(rows)[0].view(5, 300)
+    close = search.distances(rows, search.approximate_nearest(search.project(rows))).view(5, 300)
+    found = worst_patches(search, images, at_least, close_from=close_from)
+    assert (found.bounds >= exact * (1 - 1e-5)).all()
+    compared = found.bounds >= close_from
+    assert (found.bounds[compared] <= close[compared] * (1 + 1e-5)).all()
+    expected = worst_patches(search, images, at_least)
+    assert (found.distance == expected.distance).all()
+    assert (found.patch == expected.patch).all()
+
+
+def test_quick_bounds_leave_little_to_look_at_more_closely(monkeypatch):
+    random = np.random.default_rng(5)
+    mix = random.standard_normal((4, 40))
+    points = (random.standard_normal((4000, 4)) @ mix).astype(np.float32)
+    search = ExactSearch(MemoryBank(points[greedy_coreset(torch.from_numpy(points), 2000)[0]]))
+    images = torch.from_numpy(random.standard_normal((3, 500, 4)) @ mix).float()
+    typical = float(search.nearest(images.flatten(0, 1))[0].quantile(0.99))
+    looked_at = []
+
+    def counting(projections, *, quick=False):
+        looked_at.append((quick, len(projections)))
+        return ExactSearch.approximate_nearest(search, projections, quick=quick)
+
+    monkeypatch.setattr(search, "approximate_nearest", counting)
+    worst_patches(search, images, at_least=typical, close_from=2 * typical)
+    assert looked_at[0] == (True, 1500)
+    assert 0 < sum(count for _, count in looked_at[1:]) < 300
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(KINDS),
