@@ -8,7 +8,7 @@ the map.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import ignored_pixels
 
 MAX_WHOLE_PIXELS = 1 << 20  # of a map that is computed at once
+EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 PLACES_AT_FIRST = 16  # that are looked at for the peak of a large map
 TOLERANCE = np.float32(1e-6)  # above the rounding error of bounds, relative to them
 
@@ -37,7 +38,45 @@ def near(patches: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
 
 def needed_patches(bounds: NDArray[np.float32], size: ImageSize, threshold: float) -> NDArray[np.bool_]:
     """The patches whose exact scores decide where the map is above a threshold; ``bounds`` are upper ones."""
-    return near(bounds * (1 + TOLERANCE) > threshold, 2 * reach(size, bounds.shape))
+    above, bounds, ignored = np.zeros(bounds.shape, bool), bounds * (1 + TOLERANCE), ignored_pixels(size)
+    for place, values in parts_above(bounds, size, threshold):
+        exceeds = values * (1 + TOLERANCE) > threshold
+        if ignored is not None:
+            exceeds &= ~ignored[place.top : place.bottom, place.left : place.right]
+        rows, columns = np.nonzero(exceeds)
+        rows = _patch(place.top + rows, size.height, bounds.shape[0])
+        above[rows, _patch(place.left + columns, size.width, bounds.shape[1])] = True
+    return near(above, reach(size, bounds.shape))
+
+
+def parts_above(
+    grid: NDArray[np.float32], size: ImageSize, threshold: float
+) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+    """Parts of the map that together hold all that is above the threshold, none of which ends within a region.
+
+    A large map is not computed where it is low: each part is that of a box of patches.
+    """
+    if size.n_pixels <= MAX_WHOLE_PIXELS or not is_aligned(size, grid.shape):
+        if (grid > threshold).any():
+            yield Box(0, 0, size.width, size.height), anomaly_map(grid, size)
+        return
+    for box in _disjoint_boxes(near(grid > threshold, reach(size, grid.shape))):
+        values, place = map_around(grid, size, box)
+        yield place, values
+
+
+def _disjoint_boxes(patches: NDArray[np.bool_]) -> list[Box]:
+    """Boxes of patches that hold all that are marked; those that would touch each other are joined."""
+    from scipy.ndimage import find_objects, label
+
+    while True:
+        numbers, count = label(patches, EIGHT_NEIGHBOURS)
+        found = find_objects(numbers)
+        patches = np.zeros(patches.shape, bool)
+        for rows, columns in found:
+            patches[rows, columns] = True
+        if label(patches, EIGHT_NEIGHBOURS)[1] == count:
+            return [Box(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
 
 
 def map_peak(

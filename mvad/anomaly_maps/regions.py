@@ -1,19 +1,16 @@
 """Regions: the connected parts of an image where its anomaly map is above the pixel threshold."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.anomaly_maps import localise
-from mvad.anomaly_maps.geometry import Box, anomaly_map, on_image
-from mvad.anomaly_maps.localise import is_aligned, map_around, near, reach
+from mvad.anomaly_maps.geometry import Box, on_image
+from mvad.anomaly_maps.localise import EIGHT_NEIGHBOURS, parts_above
 from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import ignored_pixels
-
-EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
 class Region(NamedTuple):
@@ -58,7 +55,7 @@ def find_regions(
     scale = math.prod(length / resized for length, resized in zip((height, width), size.resize, strict=True))
     ignored = ignored_pixels(size)
     regions, n_above = [], 0
-    for place, values in _parts_above(grid, size, threshold):
+    for place, values in parts_above(grid, size, threshold):
         above = values > threshold
         if ignored is not None:
             above &= ~ignored[place.top : place.bottom, place.left : place.right]
@@ -75,33 +72,3 @@ def find_regions(
             regions.append(Region(on.left, on.top, *on.size, area, peak, mean))
     looked_at = size.n_pixels - (0 if ignored is None else int(ignored.sum()))
     return sorted(regions, key=lambda one: (-one.peak, one.y, one.x)), n_above / max(1, looked_at)
-
-
-def _parts_above(
-    grid: NDArray[np.float32], size: ImageSize, threshold: float
-) -> Iterator[tuple[Box, NDArray[np.float32]]]:
-    """Parts of the map that together hold all that is above the threshold, none of which ends within a region.
-
-    A large map is not computed where it is low: each part is that of a box of patches.
-    """
-    if size.n_pixels <= localise.MAX_WHOLE_PIXELS or not is_aligned(size, grid.shape):
-        if (grid > threshold).any():
-            yield Box(0, 0, size.width, size.height), anomaly_map(grid, size)
-        return
-    for box in _disjoint_boxes(near(grid > threshold, reach(size, grid.shape))):
-        values, place = map_around(grid, size, box)
-        yield place, values
-
-
-def _disjoint_boxes(patches: NDArray[np.bool_]) -> list[Box]:
-    """Boxes of patches that hold all that are marked; those that would touch each other are joined."""
-    from scipy.ndimage import find_objects, label
-
-    while True:
-        numbers, count = label(patches, EIGHT_NEIGHBOURS)
-        found = find_objects(numbers)
-        patches = np.zeros(patches.shape, bool)
-        for rows, columns in found:
-            patches[rows, columns] = True
-        if label(patches, EIGHT_NEIGHBOURS)[1] == count:
-            return [Box(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]

@@ -68,9 +68,10 @@ def score_windows(
             _put(grid, group.places, group.scores)
         count = detector.top_count(grid.size)
         score = _score_of_farthest(groups) if count is None else float(top_mean(grid, count))
-        needed = needed_patches(grid, extract.size, thresholds[number])
-        if needed.any() and thresholds[number] > -math.inf:
-            grid = settle_windows(image, extract, detector, grid, needed, threads)
+        if thresholds[number] > -math.inf:
+            needed = needed_patches(grid, extract.size, thresholds[number])
+            if needed.any():
+                grid = settle_windows(image, extract, detector, grid, needed, threads)
         scores[number] = ImageScore(score, grid)
     return scores
 

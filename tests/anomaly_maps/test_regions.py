@@ -96,7 +96,8 @@ def test_parts_of_a_large_map_give_the_regions_of_the_whole(seed, smoothing, mon
 def test_bounds_need_exact_scores_only_where_they_decide(seed, smoothing):
     """Regions from bounds that are exact where `needed_patches` says are those of the exact scores."""
     random = np.random.default_rng(seed)
-    exact = random.random((40, 60), np.float32) ** 500 * 3
+    blocks = random.random((8, 12), np.float32) ** 20 * 5
+    exact = np.kron(blocks, np.ones((5, 5), np.float32)) * random.uniform(0.7, 1, (40, 60)).astype(np.float32)
     bounds = exact * (1 + 0.3 * random.random(exact.shape, np.float32))
     size = replace(tiled_size(320, 480, 64, 0.125), smoothing=smoothing)
     needed = needed_patches(bounds, size, 1.6)
@@ -104,6 +105,15 @@ def test_bounds_need_exact_scores_only_where_they_decide(seed, smoothing):
     settled = np.where(needed, exact, bounds)
     assert find_regions(settled, size, 1.6, 480, 320) == find_regions(exact, size, 1.6, 480, 320)
     assert not needed_patches(bounds, size, 9.0).any()
+
+
+def test_no_exact_score_is_needed_where_smoothing_brings_a_high_patch_below_the_threshold():
+    bounds = np.ones((40, 60), np.float32)
+    bounds[20, 30] = 3
+    size = replace(tiled_size(320, 480, 64, 0.125), smoothing=4.0)
+    assert anomaly_map(bounds, size).max() < 2.5
+    assert not needed_patches(bounds, size, 2.5).any()
+    assert needed_patches(bounds, size, 1.5).any()
 
 
 @smoothings

@@ -20,12 +20,13 @@ from benchmarks import tables
 from benchmarks.case import Case
 from benchmarks.forward import compare_forward_passes
 from benchmarks.gpu.part import NO_GPU, measure_gpu
-from benchmarks.gpu.tables import show_gpu
+from benchmarks.gpu.tables import show_gpu, show_rows
 from benchmarks.growth import measure_growth
 from benchmarks.jobs import measure_jobs, measure_plan
 from benchmarks.options import BenchmarkOptions
 from benchmarks.peer import measure_peer
 from benchmarks.references import compare_coresets, compare_searches, compare_shards
+from benchmarks.windows import measure_windows
 from mvad.console import WIDTH
 from mvad.data.manifest import Manifest, read_manifest
 from mvad.data.synthetic import write_sample
@@ -68,13 +69,16 @@ def benchmark(options: BenchmarkOptions) -> dict[str, Any]:
         if "gpu" in options.part_names:
             _measure_gpu(manifest, category, options, folder / "gpu", report, console)
         with ray_session(None) if {*options.part_names} - {"gpu"} else nullcontext():
-            for name in options.backbone_names if {*options.part_names} - {"gpu", "growth"} else ():
+            for name in options.backbone_names if {*options.part_names} - {"gpu", "growth", "windows"} else ():
                 case = Case(manifest, category, describe(name), options, folder / name)
                 report["backbones"][name] = measurements = _measure(case)
                 tables.show(console, name, measurements)
             if "growth" in options.part_names:
                 report["growth"] = measure_growth(manifest, category, options, folder / "growth")
                 tables.show_growth(console, report["growth"])
+            if "windows" in options.part_names:
+                report["windows"] = measure_windows(folder / "windows")
+                show_rows(console, "windows", [report["windows"]], "images seen through windows, one thread")
     Path(options.out).write_text(json.dumps(report, indent=2))
     machine = ", ".join(f"{name}: {value}" for name, value in report["machine"].items())
     console.print(

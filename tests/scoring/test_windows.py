@@ -8,6 +8,7 @@ from mvad.data.image_size import tiled_size
 from mvad.detectors import PatchCore
 from mvad.features.extractor import FeatureExtractor
 from mvad.runtime.threads import Threads
+from mvad.scoring import windows
 from mvad.scoring.windows import score_windows
 
 SIZE = tiled_size(96, 160, side=32, overlap=0.25, cell=8)
@@ -45,7 +46,11 @@ def images():
         ("top-100%", "euclidean", 0.0, 1),
     ],
 )
-def test_the_score_is_that_of_all_patches(images, aggregate, distance, whitening, threads):
+@pytest.mark.parametrize("floats_per_group", [1, 4 * 64 * 48, 1 << 20])  # one window, a few, all
+def test_the_score_is_that_of_all_patches(
+    images, aggregate, distance, whitening, threads, floats_per_group, monkeypatch
+):
+    monkeypatch.setattr(windows, "FLOATS_PER_GROUP", floats_per_group)
     extract = PixelBlocks(["patches"], SIZE)
     detector = PatchCore(coreset_ratio=0.05, aggregate=aggregate, distance=distance, whitening=whitening)
     detector.fit(extract(images[:2])["patches"])

@@ -19,7 +19,7 @@ MODULES = {  # of the function with the stage's name
     "decoding": "benchmarks.gpu.decoding",
     "search": "benchmarks.gpu.bank",
     "coreset": "benchmarks.gpu.bank",
-    "windows": "benchmarks.gpu.windows",
+    "windows": "benchmarks.windows",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -96,14 +96,19 @@ COLUMNS: dict[str, dict[str, Cell]] = {
 }
 
 
+def show_rows(console: Console, stage: str, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print rows in the columns of a stage."""
+    columns = COLUMNS[stage]
+    table = new_table(*columns, title=f"\n{title}")
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    console.print(table)
+
+
 def show_gpu(console: Console, stage: str, measured: Mapping[str, Any]) -> None:
     """Print what one stage measured."""
-    columns = COLUMNS[stage]
-    table = new_table(*columns, title=f"\ngpu: {stage}, {measured['seconds']:.0f} s")
-    for row in measured["rows"]:
-        if "runs_on" not in row:
-            table.add_row(*(cell(row) for cell in columns.values()))
-    console.print(table)
+    rows = [row for row in measured["rows"] if "runs_on" not in row]
+    show_rows(console, stage, rows, f"gpu: {stage}, {measured['seconds']:.0f} s")
     for row in [{"error": measured["error"]}, *measured["rows"]]:
         if row.get("error") and "way" not in row:
             console.print(f"{stage} did not end well: {row['error']}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Images of many windows on a GPU: what the search adds to decoding and the network, and whether the CPU agrees."""
+"""Images of many windows: what the search adds to decoding and the network, and whether a GPU agrees with the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mvad.features.kinds import PATCHES
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, find_models, read_arrays, read_map_peaks
 from mvad.runtime.session import ray_session
-from mvad.runtime.threads import Threads, compute_device
+from mvad.runtime.threads import Threads, compute_device, use_one_thread
 from mvad.scoring.windows import ImageScore, score_windows
 from mvad.storage import to_uri
 
@@ -43,7 +43,7 @@ class Scorer(NamedTuple):
 
     @classmethod
     def load(cls, model: ModelInfo, network: Network, device: str | torch.device) -> Scorer:
-        extract = prepare([PATCHES], network, model.size, gpus=True).load(device)
+        extract = prepare([PATCHES], network, model.size, "auto", gpus=torch.cuda.is_available()).load(device)
         state = State(model.settings, read_arrays(model))
         return cls(model, extract, find_method(model.method).from_state(state, device))
 
@@ -53,34 +53,43 @@ class Scorer(NamedTuple):
 
 
 def windows(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row: seconds of a fit, and of each part of scoring an image; medians."""
-    folder = Path(task["folder"])
+    """The stage of the part gpu: one row."""
+    with ray_session(None):
+        yield measure_windows(Path(task["folder"]))
+
+
+def measure_windows(folder: Path) -> dict[str, Any]:
+    """Seconds of a fit, and of each part of scoring an image in one thread, medians; a session of Ray has begun."""
+    folder.mkdir(parents=True, exist_ok=True)
     network, weights = load_network(BACKBONE, folder)
     _paint(folder / "data" / CATEGORY / "train/good", "train/good", N_FITTED)
     started = time.perf_counter()
-    with ray_session(None):
-        mvad.fit(str(folder / "data"), str(folder / "models"), backbone=BACKBONE, weights=str(weights), quiet=True)
+    mvad.fit(str(folder / "data"), str(folder / "models"), backbone=BACKBONE, weights=str(weights), quiet=True)
     fit_seconds = time.perf_counter() - started
     (model,) = find_models(to_uri(str(folder / "models"))).values()
     peaks = read_map_peaks(model)
     assert peaks is not None
     uris = [uri for split in SCORED for uri in _paint(folder / split, split, N_SCORED)]
-    on_gpu = Scorer.load(model, network, compute_device())
-    on_gpu.score(uris[0], float(peaks.max()))  # a warm-up
-    torch.cuda.reset_peak_memory_stats()
-    row = _seconds(on_gpu, uris, float(peaks.max()))
-    row["peak_bytes"] = torch.cuda.max_memory_allocated()
-    on_cpu = Scorer.load(model, network, "cpu")
-    differences = [_difference(on_gpu, on_cpu, uri) for uri in (uris[0], uris[-1])]
-    bank = on_gpu.detector.arrays["bank"]
-    yield {
+    device = compute_device()
+    use_one_thread()
+    scorer = Scorer.load(model, network, device)
+    scorer.score(uris[0], float(peaks.max()))  # a warm-up
+    on_gpu = scorer.extract.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    row = _seconds(scorer, uris, float(peaks.max()))
+    if on_gpu:
+        row["peak_bytes"] = torch.cuda.max_memory_allocated()
+        on_cpu = Scorer.load(model, network, "cpu")
+        row["largest_difference"] = max(_difference(scorer, on_cpu, uri) for uri in (uris[0], uris[-1]))
+    bank = scorer.detector.arrays["bank"]
+    return {
         "backbone": BACKBONE,
         "image": str(model.size),
         "windows": len(model.size.windows),
         "bank": len(bank),
         "fit_seconds": fit_seconds,
         "ratio": (row["decode_seconds"] + row["score_seconds"]) / (row["decode_seconds"] + row["forward_seconds"]),
-        "largest_difference": max(differences),
         **row,
     }
 
@@ -102,15 +111,20 @@ def _seconds(scorer: Scorer, uris: list[str], threshold: float) -> dict[str, Any
         moments.append(time.perf_counter())
         for _ in scorer.extract.parts(pixels, scorer.model.size.windows):
             pass
-        torch.cuda.synchronize()
+        _wait_for_gpu()
         moments.append(time.perf_counter())
         score_windows(pixels, scorer.extract, {0: scorer.detector}, {0: threshold}, Threads(1))
-        torch.cuda.synchronize()
+        _wait_for_gpu()
         moments.append(time.perf_counter())
         first, second, third = np.diff(moments).tolist()
         parts.append((first, second, third))
     names = "decode_seconds", "forward_seconds", "score_seconds"
     return {name: statistics.median(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _difference(ours: Scorer, reference: Scorer, uri: str) -> float:
