@@ -516,21 +516,21 @@ def models_for(categories: Sequence[str], models: ModelSet) -> ModelSet:
     return replace(models, models=found, errors=errors, misspelt=misspelt).require_some()
 
 
-def feature_shape(model: ModelInfo) -> tuple[int, ...]:
-    """The shape of one image's features by a model's backbone; ModelError if it gives none."""
+def recorded_shape(model: ModelInfo) -> tuple[int, ...]:
+    """The shape of one image's features, as the model records it.
+
+    If an earlier mvad recorded none, it is that by the model's backbone; ModelError if the backbone gives none.
+    """
+    shape = model.record.get("feature_shape")
+    if shape is not None:
+        return tuple(shape)
     with _naming(model):
         return _feature_shape(find_method(model.method).feature, model.backbone, model.size)
 
 
-def recorded_shape(model: ModelInfo) -> tuple[int, ...]:
-    """The shape of one image's features as the model records it; if an earlier mvad recorded none, `feature_shape`."""
-    shape = model.record.get("feature_shape")
-    return feature_shape(model) if shape is None else tuple(shape)
-
-
 @functools.lru_cache
 def _feature_shape(kind: str, spec: BackboneSpec, size: ImageSize) -> tuple[int, ...]:
-    from mvad.features.extractor import feature_shapes
+    from mvad.features.specs import feature_shapes
 
     return feature_shapes([kind], spec, size)[kind]
 
@@ -548,7 +548,7 @@ def load_networks(
     errors: dict[str, ModelError] = {}
     for category, model in models.items():
         try:
-            feature_shape(model)
+            recorded_shape(model)
         except ModelError as error:
             errors[category] = error
     models = models.without(errors)

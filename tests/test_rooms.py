@@ -21,6 +21,15 @@ MAX_RECIPE_LINES = 40
 HEAVY = ("torch", "torchvision", "timm", "ray", "scipy", "sklearn", "faiss")
 LIGHT_MODULES = ("mvad.options", "mvad.cli", "mvad.console", "mvad.model_store", "mvad.results")
 LIGHT_FOLDERS = ("calibration", "data", "detectors", "storage")
+WITHOUT_NETWORKS = (  # that a driver imports, which need not import PyTorch: its actors do
+    "mvad.commands.score",
+    "mvad.features.specs",
+    "mvad.features.weights",
+    "mvad.pipeline.dataset",
+    "mvad.runtime.session",
+    "mvad.scoring.jobs",
+    "mvad.scoring.score",
+)
 NETWORKS = ("mvad.detectors.networks", "mvad.detectors.training")  # imported when a network is trained or used
 # Imports each module while none of the heavy ones can be imported, and prints those that fail, with the place.
 IMPORT_LIGHT = """
@@ -120,8 +129,16 @@ def test_light_modules_import_nothing_heavy():
     modules = [*LIGHT_MODULES]
     for folder in LIGHT_FOLDERS:
         modules += [module_name(file) for file in sorted((PACKAGE / folder).rglob("*.py"))]
-    modules = [module for module in modules if module not in NETWORKS]
-    arguments = json.dumps([modules, HEAVY, str(PACKAGE)])
+    check_imports([module for module in modules if module not in NETWORKS], HEAVY)
+
+
+def test_a_driver_that_scores_does_not_import_pytorch():
+    check_imports(WITHOUT_NETWORKS, ("torch", "torchvision", "timm", "faiss"))
+
+
+def check_imports(modules, heavy):
+    """Modules can be imported while the heavy ones cannot."""
+    arguments = json.dumps([modules, heavy, str(PACKAGE)])
     ended = subprocess.run(
         [sys.executable, "-c", IMPORT_LIGHT, arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -60,13 +60,13 @@ def measure_drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:
     Takes (m,) scores of a batch, of which NaN is ignored, and (n,) calibration scores. Returns None if there are fewer
     than 10 of either. ValueError if a calibration score is not finite.
     """
-    from scipy.stats import ks_2samp
-
     good = require_finite(calibration)
     batch = np.sort(np.asarray(scores, np.float64))
     batch = batch[~np.isnan(batch)]
     if min(len(batch), len(good)) < MIN_SCORES:
         return None
+    from scipy.stats import ks_2samp
+
     shift, drifted = _median_shift(batch, good)
     return Drift(
         n=len(batch),

@@ -26,7 +26,7 @@ def guarantee(rule: str, rate: float, n: int, unit: str = "image") -> str:
     conformal rule it gives the average over calibration sets, and the 5 % to 95 % quantiles for a given set, of
     Beta(n + 1 - k, k); see `threshold`. ValueError if the rule is unknown or the rate is outside (0, 1).
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr  # a tenth of the time that scipy.stats takes to import
 
     enough = min_images(rule, rate)
     images = f"{n:,} calibration {unit}{'' if n == 1 else 's'}"
@@ -36,7 +36,7 @@ def guarantee(rule: str, rate: float, n: int, unit: str = "image") -> str:
     if rule == "sigma":
         return (
             f"the sigma rule ignores the rate of {_percent(rate)} and guarantees none: mean + 3 standard deviations, "
-            f"estimated from {images}, flags {_percent(float(norm.sf(SIGMA_DEVIATIONS)))} of good images if scores are "
+            f"estimated from {images}, flags {_percent(float(ndtr(-SIGMA_DEVIATIONS)))} of good images if scores are "
             f"normally distributed, and up to {_percent(1 / (1 + SIGMA_DEVIATIONS**2))} if not"
         )
     if rule == "tolerance":
@@ -132,10 +132,10 @@ def drift_warning(category: str, drift: Drift) -> str:
 
 def _conformal_rates(rate: float, n: int) -> tuple[str, str]:
     """Return the false-alarm rate of a conformal threshold: the average, and the quantiles for a given set."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     k = rank(n, rate)
-    low, high = (float(quantile) for quantile in beta.ppf([0.05, 0.95], n + 1 - k, k))
+    low, high = (float(quantile) for quantile in betaincinv(n + 1 - k, k, [0.05, 0.95]))
     return _percent((n + 1 - k) / (n + 1)), f"{_percent(low).removesuffix(' %')} to {_percent(high)}"
 
 

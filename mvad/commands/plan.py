@@ -102,7 +102,7 @@ def measure(options: PlanOptions) -> Costs:
     import torch
 
     from mvad.features.backbones import describe
-    from mvad.features.extractor import prepare
+    from mvad.features.specs import prepare
     from mvad.features.weights import Network
     from mvad.runtime.threads import compute_device
 

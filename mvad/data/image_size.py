@@ -110,6 +110,17 @@ class ImageSize:
         return f"{self.width} x {self.height}"
 
 
+def grid_part(window: Window, stride: int) -> tuple[slice, slice]:
+    """Rows and columns that a window answers for, of an image's patches that lie ``stride`` pixels apart."""
+    rows, columns = (slice(part.start // stride, part.stop // stride) for part in (window.rows, window.columns))
+    return rows, columns
+
+
+def grid_of(size: ImageSize, stride: int) -> tuple[int, int]:
+    """Rows and columns of an image's patches that lie ``stride`` pixels apart."""
+    return size.height // stride, size.width // stride
+
+
 def fitting_size(side: int, aspect: float, cell: int = CELL) -> ImageSize:
     """The size of an input that shows whole images of an aspect ratio (width / height).
 

@@ -16,7 +16,7 @@ from mvad.data.image_size import ImageSize
 from mvad.demo.category_models import CategoryModels, ExtractorKey, detect_category
 from mvad.detectors import METHODS, Detector, State
 from mvad.errors import UsageError
-from mvad.features.extractor import ExtractorSpec
+from mvad.features.specs import ExtractorSpec
 from mvad.model_store import read_arrays
 
 MAX_LOADED_EXTRACTORS = 4

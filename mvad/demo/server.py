@@ -31,7 +31,7 @@ from mvad.demo.scorer import DemoScorer, Sample, SampleResult
 from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import load_networks
 from mvad.options import ServeOptions, takes

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -20,8 +19,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NEIGHBOURHOOD, NO_BACKBONE, PACKAGED, BackboneSpec, Layer
 from mvad.features.kinds import PATCHES, POOLED, STAGES
-
-Weights = dict[str, NDArray[Any]]
+from mvad.features.weights import Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNET_LAYERS = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}  # by stride in pixels

@@ -1,19 +1,14 @@
-"""Feature extractors: on PyTorch, or on CPUs on ONNX Runtime, in about half the time.
+"""Feature extractors: on PyTorch, or on CPUs on ONNX Runtime, in about half the time: see `specs`.
 
-The driver prepares a spec once, and every actor loads its extractor from it. With ONNX Runtime the spec is the graph of
-the network, weights included; actors then import neither torchvision nor timm, which saves them seconds at the start.
 Features of the two engines differ by rounding, about one part in a million.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,11 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.data.image_size import ImageSize, Window
+from mvad.data.image_size import ImageSize, Window, grid_of, grid_part
 from mvad.errors import UsageError
-from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.graph_cache import cached_graph
-from mvad.features.kinds import GRIDS, MAX_PIXELS_SIDE, PIXELS, network_kinds
+from mvad.features.kinds import PIXELS, network_kinds, small_side
 from mvad.runtime.tensors import as_tensor
 
 if TYPE_CHECKING:
@@ -44,12 +37,6 @@ class Part(NamedTuple):
     stride: int  # pixels from one patch to the next
 
 
-def grid_part(window: Window, stride: int) -> tuple[slice, slice]:
-    """Rows and columns that a window answers for, of an image's patches that lie ``stride`` pixels apart."""
-    rows, columns = (slice(part.start // stride, part.stop // stride) for part in (window.rows, window.columns))
-    return rows, columns
-
-
 def _part(window: Window, features: Tensor, height: int) -> Part:
     """What a window answers for, of its features (rows, columns, channels); its height is in pixels."""
     stride = height // len(features)
@@ -57,11 +44,6 @@ def _part(window: Window, features: Tensor, height: int) -> Part:
     top, left = window.top // stride, window.left // stride
     inner = features[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     return Part(rows, columns, inner, stride)
-
-
-def grid_of(size: ImageSize, stride: int) -> tuple[int, int]:
-    """Rows and columns of an image's patches that lie ``stride`` pixels apart."""
-    return size.height // stride, size.width // stride
 
 
 class FeatureExtractor(ABC):
@@ -138,11 +120,6 @@ def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     return images.permute(0, 2, 3, 1).contiguous()
 
 
-def small_side(height: int, width: int) -> int:
-    """Side of the square that `small_pixels` averages images to."""
-    return min(height, width, MAX_PIXELS_SIDE)
-
-
 class TorchExtractor(FeatureExtractor):
     """Runs on PyTorch; ``network`` takes pixels and returns one tensor per kind that needs it."""
 
@@ -176,72 +153,8 @@ class OnnxExtractor(FeatureExtractor):
         return [torch.from_numpy(values) for values in self._session.run(None, {self._input: pixels})]
 
 
-@dataclass(frozen=True)
-class TorchSpec:
-    """Spec of a `TorchExtractor`."""
-
-    kinds: tuple[str, ...]
-    network: Network
-    size: ImageSize
-
-    def load(self, device: str | torch.device = "cpu") -> TorchExtractor:
-        network = _feature_network(self.kinds, self.network) if network_kinds(self.kinds) else None
-        return TorchExtractor(self.kinds, network, self.size, device)
-
-
-@dataclass(frozen=True)
-class OnnxSpec:
-    """Spec of an `OnnxExtractor`: an ONNX graph with its weights, for one image, or window, of one size."""
-
-    kinds: tuple[str, ...]
-    graph: bytes
-    size: ImageSize
-
-    def load(self, device: str | torch.device = "cpu") -> OnnxExtractor:
-        return OnnxExtractor(self.kinds, self.graph, self.size)
-
-
-ExtractorSpec = TorchSpec | OnnxSpec  # what another process needs to `load` a feature extractor
-
-
-def prepare(
-    kinds: Sequence[str], network: Network, size: ImageSize, engine: str = "torch", gpus: bool = False
-) -> ExtractorSpec:
-    """Make the spec from which the actors of this cluster, with GPUs or not, load their extractors.
-
-    ``engine`` is the value of ``--engine``; raises UsageError if that is ``onnx`` and ONNX Runtime cannot be used.
-    """
-    if network_kinds(kinds) and resolve_engine(engine, gpus) == "onnx":
-        try:
-            return _onnx_spec(tuple(kinds), network, size)
-        except UsageError:
-            if engine == "onnx":
-                raise
-    return TorchSpec(tuple(kinds), network, size)
-
-
-def resolve_engine(engine: str, gpus: bool = False) -> str:
-    """Return ``torch`` or ``onnx`` for the value of ``--engine``; raises UsageError as `prepare` does."""
-    if engine == "torch" or (engine == "auto" and gpus):
-        return "torch"
-    if gpus:
-        raise UsageError("--engine onnx runs on CPUs only, and this cluster has GPUs; leave it out.")
-    missing = [name for name in ("onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing and engine == "onnx":
-        raise UsageError(f"--engine onnx needs {missing[0]}, which is not installed; install mvad again on all nodes.")
-    return "torch" if missing else "onnx"
-
-
-@functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
-def _onnx_spec(kinds: tuple[str, ...], network: Network, size: ImageSize) -> OnnxSpec:
-    # Which graph it is: all that `_feature_network` and `onnx_graph` are given.
-    sides = size.network_input
-    name = [network_kinds(kinds), asdict(network.spec), network.sha256, *sides]
-    graph = cached_graph(name, lambda: onnx_graph(_feature_network(kinds, network), *sides))
-    return OnnxSpec(kinds, graph, size)
-
-
-def _feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
+def feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
+    """The part of a network that computes features of some kinds."""
     # Imported here because torchvision and timm take seconds, which actors with ONNX Runtime save.
     from mvad.features.backbones import FeatureNetwork
 
@@ -267,21 +180,3 @@ def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one image's features of each kind, without weights and without computing any."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if PIXELS in kinds:
-        side = small_side(size.height, size.width)
-        shapes[PIXELS] = (side, side, 3)
-    if network_kinds(kinds):
-        from mvad.features.backbones import network_shapes
-
-        shapes |= network_shapes(network_kinds(kinds), spec, *size.network_input)
-    if size.window is None:
-        return shapes
-    if not set(GRIDS).issuperset(kinds):
-        raise UsageError("windows need a method that scores patches, such as patchcore; leave --tile-size out.")
-    strides = {kind: size.window[0] // shape[0] for kind, shape in shapes.items()}
-    return {kind: (*grid_of(size, strides[kind]), shape[-1]) for kind, shape in shapes.items()}

@@ -21,3 +21,8 @@ MAX_PIXELS_SIDE = 128
 def network_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
     """Return the kinds that a network computes, in the given order."""
     return tuple(kind for kind in kinds if kind != PIXELS)
+
+
+def small_side(height: int, width: int) -> int:
+    """Side of the square that `extractor.small_pixels` averages images to."""
+    return min(height, width, MAX_PIXELS_SIDE)

@@ -1,26 +1,66 @@
 """The weights of a backbone as plain arrays: packaged, downloaded on first use, or a local copy.
 
 The driver reads them once and sends them to every actor, so all actors run the same network regardless of what is in
-their own caches.
+their own caches. What weights a file holds is remembered, and the file is read only where the weights are needed: it
+takes seconds to import PyTorch, which is not needed for a network whose graph is known.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.numpy
-import torch
-import torchvision
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import EMBEDDED, NO_BACKBONE, PACKAGED, BackboneSpec
-from mvad.features.backbones import Weights, build_network, timm_name
+from mvad.features.cache import WEIGHTS, cached
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class StoredWeights(Mapping[str, NDArray[Any]]):
+    """The weights of a file, which is read when they are first needed; other processes get them as a dictionary.
+
+    Parameters
+    ----------
+    spec, path
+        As for `load_weights`.
+    sha256, nbytes
+        Their `fingerprint`, and their size. UsageError where they are needed if the file no longer holds these.
+    """
+
+    def __init__(self, spec: BackboneSpec, path: str | None, sha256: str, nbytes: int) -> None:
+        self.spec, self.path, self.sha256, self.nbytes = spec, path, sha256, nbytes
+
+    @functools.cached_property
+    def _loaded(self) -> Weights:
+        weights = load_weights(self.spec, self.path)
+        if fingerprint(weights) != self.sha256:
+            raise UsageError(f"the weights of {self.spec.name} have changed while they were in use; start again.")
+        return weights
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def __reduce__(self) -> tuple[type[dict[str, NDArray[Any]]], tuple[Weights]]:
+        return dict, (self._loaded,)
 
 
 @dataclass(frozen=True)
@@ -33,14 +73,41 @@ class Network:
 
     @classmethod
     def load(cls, spec: BackboneSpec, path: str | None) -> Network:
-        """Load the weights; parameters and errors as for `load_weights`."""
-        weights = load_weights(spec, path)
-        return cls(spec, weights, fingerprint(weights))
+        """Load the weights, or find out which they are; parameters and errors as for `load_weights`."""
+        loaded: list[Weights] = []
+
+        def load() -> tuple[str, int]:
+            loaded.append(load_weights(spec, path))
+            return fingerprint(loaded[0]), _size(loaded[0])
+
+        file = _file(spec, path)
+        if file is None:
+            sha256, nbytes = load()
+        else:
+            sha256, nbytes = json.loads(cached([asdict(spec), *file], WEIGHTS, lambda: json.dumps(load()).encode()))
+        return cls(spec, loaded[0] if loaded else StoredWeights(spec, path, sha256, nbytes), sha256)
 
     @property
     def nbytes(self) -> int:
         """Size of the weights in bytes."""
-        return sum(array.nbytes for array in self.weights.values())
+        return self.weights.nbytes if isinstance(self.weights, StoredWeights) else _size(self.weights)
+
+
+def _size(weights: Weights) -> int:
+    return sum(array.nbytes for array in weights.values())
+
+
+def _file(spec: BackboneSpec, path: str | None) -> tuple[str, int, int] | None:
+    """The file that weights will be read from, its size, and when it was changed; None if that is not known yet."""
+    try:
+        if path is None and spec.name in PACKAGED:
+            path = _packaged_file(spec.name)
+        if path is None or spec.name == NO_BACKBONE:
+            return None
+        status = os.stat(path)
+    except (OSError, UsageError):
+        return None  # the error comes when it is read
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
 def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
@@ -52,6 +119,10 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     """
     if spec.name == NO_BACKBONE:
         return {}
+    import torch
+
+    from mvad.features.backbones import build_network
+
     if path is not None:
         source, state = path, _read_weights(path)
     elif spec.name in PACKAGED:
@@ -92,7 +163,11 @@ def _read_weights(path: str) -> Weights:
         raise UsageError(f"no such weights file: {path}.")
     try:
         if path.endswith(".safetensors"):
+            import safetensors.numpy
+
             return dict(safetensors.numpy.load_file(path))
+        import torch
+
         state = torch.load(path, map_location="cpu", weights_only=True)
         return _arrays(state.get("state_dict", state))
     except Exception as error:  # torch and safetensors raise many types of exceptions on foreign files
@@ -110,6 +185,11 @@ def _arrays(state: Mapping[str, Tensor]) -> Weights:
 
 def _download(spec: BackboneSpec) -> tuple[str, Weights]:
     """Download the published weights; returns their name and the arrays."""
+    import torch
+    import torchvision
+
+    from mvad.features.backbones import timm_name
+
     name, url = timm_name(spec.name), None
     source, advice = f"timm's {name}", "give a copy with --weights PATH"
     if not spec.name.startswith("timm:"):

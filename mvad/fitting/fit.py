@@ -17,8 +17,8 @@ from mvad.data.images import ignored_share
 from mvad.data.sampling import evenly_spaced, training_rows
 from mvad.detectors import Pretrained, Shardable
 from mvad.errors import UsageError
-from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
+from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import group_by_category
 from mvad.fitting.fitted import identify, kept_models

@@ -18,8 +18,8 @@ from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import NEIGHBOURHOOD, BackboneSpec
 from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
 from mvad.features.recipes import recipe
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo
 from mvad.options import FitOptions, MethodOptions, recipe_defaults

@@ -14,8 +14,8 @@ from mvad.calibration import MIN_CALIBRATION_SCORES, fold_splits, one_per_group
 from mvad.console import Reporter
 from mvad.detectors import find_method
 from mvad.errors import UsageError
-from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
+from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.tasks import score_held_out, score_left_out

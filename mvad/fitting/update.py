@@ -18,7 +18,7 @@ from mvad.data.sampling import evenly_spaced
 from mvad.detectors import Extendable, LeaveOneOut, State, find_method
 from mvad.errors import ModelError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.extractor import feature_shapes
+from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest

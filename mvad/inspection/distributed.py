@@ -18,7 +18,7 @@ from mvad import storage
 from mvad.console import Stage
 from mvad.data.images import Batch
 from mvad.features.backbones import describe
-from mvad.features.extractor import feature_shapes, prepare
+from mvad.features.specs import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.inspection.measure import measure_batch, thumbnail_batch
 from mvad.options import InspectOptions
@@ -116,4 +116,4 @@ def make_thumbnails(
 def _files(images: pa.Table, rows: Sequence[int], options: InspectOptions, pool: ActorPool) -> ray.data.Dataset:
     row_numbers = pa.array(rows, pa.int64())
     table = images.select(["uri", "category"]).take(row_numbers).add_column(0, "row", row_numbers)
-    return ray.data.from_arrow(split_into_blocks(table, options.size.n_pixels, pool))
+    return ray.data.from_blocks(split_into_blocks(table, options.size.n_pixels, pool))

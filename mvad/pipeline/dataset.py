@@ -19,7 +19,7 @@ from mvad.console import Stage
 from mvad.data.augmentation import NO_FLIPS, Augmentation
 from mvad.data.image_size import ImageSize, Window
 from mvad.data.images import Batch
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
 from mvad.options import JobOptions
@@ -115,7 +115,7 @@ def decoded_images(
         totals=totals,
     )
     blocks = split_into_blocks(rows, size.n_pixels, pool)
-    return ray.data.from_arrow(blocks).map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
+    return ray.data.from_blocks(blocks).map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
 
 
 def split_into_blocks(images: pa.Table, n_pixels: int, pool: ActorPool) -> list[pa.Table]:

@@ -7,6 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -22,9 +23,10 @@ CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 50.0
 END_TIMEOUT_S = 10.0
 GIVE_UP_TIMEOUT_S = 2.0  # for the end of a start that is given up
-DEATH_TIMEOUT_S = 2.0  # of a killed process
+DEATH_TIMEOUT_S, DEATH_INTERVAL_S = 2.0, 0.01  # of a killed process, and between two looks at it
 MIN_ADDRESS_SPACE = 32 << 30  # bytes: Ray and PyTorch reserve many times what they use
 SHARED_MEMORY = "/dev/shm"
+UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's `Node` that start processes
 LOCAL = "local"  # Ray's name for a start on this machine, whatever cluster runs here
 
 
@@ -82,7 +84,8 @@ class RayProcess:
 
     def _run(self) -> None:
         try:
-            ray.init(**self._arguments)
+            with _only_what_jobs_need():
+                ray.init(**self._arguments)
             self._started.set_result(None)
         except BaseException as error:  # for the thread that waits for the result
             self._started.set_exception(error)
@@ -98,6 +101,27 @@ class RayProcess:
             with suppress(psutil.NoSuchProcess):
                 found |= set(process.children(recursive=True))
         return found
+
+
+@contextmanager
+def _only_what_jobs_need() -> Iterator[None]:
+    """While the context lasts, Ray starts on this machine without what only people and growing clusters need.
+
+    These are three processes of Python: the dashboard's server, the autoscaler, and the one that reads log files. They
+    take a second to start, and another to end. ``ray.init`` has no arguments for them; where Ray's own names have
+    changed, it starts them as usual.
+    """
+    from ray._private.node import Node
+
+    starts = [name for name in UNNEEDED if hasattr(Node, name)]
+    originals = {name: getattr(Node, name) for name in starts}
+    for name in starts:
+        setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Node, name, original)
 
 
 def start_error(address: str | None, error: Exception) -> UsageError:
@@ -217,7 +241,18 @@ def _kill(processes: set[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(list(processes), DEATH_TIMEOUT_S)
+    deadline = time.monotonic() + DEATH_TIMEOUT_S
+    while not all(map(_has_ended, processes)) and time.monotonic() < deadline:
+        time.sleep(DEATH_INTERVAL_S)
+    psutil.wait_procs(list(processes), timeout=0)  # so that none of those that are children here stays a zombie
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, although whoever is its parent now may not have taken note of that."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

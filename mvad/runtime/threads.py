@@ -1,13 +1,14 @@
-"""Where an actor or task computes: its device, and its threads."""
+"""Where an actor or task computes: its device, and its threads.
+
+PyTorch is imported where it is used: a driver need not import it.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import faiss
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mvad.process import end_in_time
@@ -20,6 +21,9 @@ Outcome = TypeVar("Outcome")
 
 def use_one_thread() -> None:
     """Compute in the current thread only: with more threads, sums are rounded differently."""
+    import faiss
+    import torch
+
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
 
@@ -30,6 +34,8 @@ def compute_device() -> str:
     On a GPU, convolutions are computed in float32. By default PyTorch rounds their inputs to the 10 bits of TF32, and
     then features differ from a CPU's by thousandths.
     """
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False

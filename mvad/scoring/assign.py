@@ -26,7 +26,7 @@ from mvad.data.images import Batch
 from mvad.detectors import Detector, State, find_method
 from mvad.errors import ModelError, UsageError, failure_reason
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.extractor import feature_shapes, prepare
+from mvad.features.specs import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, ModelSet, read_patch_sample
 from mvad.options import MixedOptions

@@ -21,7 +21,7 @@ from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
 from mvad.detectors import Detector, Shardable, State, find_method
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.options import JobOptions
 from mvad.pipeline.dataset import decoded_images

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mvad import storage
 from mvad.errors import ModelError
-from mvad.model_store import ModelInfo, feature_shape, map_arrays, read_arrays
+from mvad.model_store import ModelInfo, map_arrays, read_arrays, recorded_shape
 
 STORE_FRACTION = 0.4  # of a node's object store, for models; images need the rest
 SMALL_MODEL_BYTES = 4 << 20  # smaller models are read in parallel, larger ones one at a time, to save memory
@@ -32,7 +32,7 @@ class Broadcast:
         self._keys = storage.Keys()  # for actors that map files of object storage
         models = list(models)
         # Actors do without the libraries that know shapes.
-        self._shapes = {model.model_id: feature_shape(model) for model in models}
+        self._shapes = {model.model_id: recorded_shape(model) for model in models}
         free_bytes = STORE_FRACTION * min(_stores(), default=0.0)
         shared = []
         for model in sorted(models, key=lambda model: (model.record["bytes"], model.model_id)):

@@ -1,9 +1,12 @@
 """Score images with many models: decode and extract once per backbone, score, write."""
 
+from __future__ import annotations
+
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,19 +17,21 @@ from mvad.data.image_size import ImageSize
 from mvad.detectors import find_method
 from mvad.errors import ModelError
 from mvad.features.backbone_spec import BackboneSpec
-from mvad.features.extractor import feature_shapes, prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
-from mvad.model_store import ModelInfo
+from mvad.model_store import ModelInfo, recorded_shape
 from mvad.options import ScoreOptions
+from mvad.pipeline.columns import Batch
 from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
 from mvad.runtime.resources import actor_pool
 from mvad.runtime.watchdog import watch_nodes
-from mvad.scoring.assign import MixedDump
 from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
-from mvad.scoring.scorer_actor import Scorer
 from mvad.scoring.write import WriteScores
+
+if TYPE_CHECKING:
+    from mvad.scoring.assign import MixedDump
 
 
 def score_images(
@@ -96,6 +101,18 @@ def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], ru
     return len(orphans)
 
 
+class ScoringActor:
+    """A `scorer_actor.Scorer`, which only the actor imports: it needs PyTorch, and the driver does not."""
+
+    def __init__(self, **arguments: Any) -> None:
+        from mvad.scoring.scorer_actor import Scorer
+
+        self._score = Scorer(**arguments)
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        return self._score(batch)
+
+
 @dataclass
 class BackboneGroup:
     """Jobs that share a backbone and an image size.
@@ -113,7 +130,7 @@ class BackboneGroup:
     def __post_init__(self) -> None:
         self._bit_depths = {job.category: job.model.bit_depth for job in self.group.values()}
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
-        shapes = feature_shapes(self._kinds, self.network.spec, self.size)
+        shapes = {find_method(job.model.method).feature: recorded_shape(job.model) for job in self.group.values()}
         budget = self.options.memory_budget.after_weights(self.network.nbytes)
         self._cpu_batch_size = budget.batch_size(self.options.batch_size, shapes)
         self._specs: dict[bool, ray.ObjectRef] = {}
@@ -162,7 +179,9 @@ class BackboneGroup:
         }
         receipts = (
             decoded_images(images, self.size, self.options, pool, stage.totals, self._bit_depths)
-            .map_batches(Scorer, batch_size=self.batch_size(pool.gpus), fn_constructor_kwargs=scorer, **pool.arguments)
+            .map_batches(
+                ScoringActor, batch_size=self.batch_size(pool.gpus), fn_constructor_kwargs=scorer, **pool.arguments
+            )
             .map_batches(
                 WriteScores(self.jobs, ray.put(images), stage.totals),
                 batch_format="pyarrow",

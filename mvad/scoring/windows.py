@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.anomaly_maps.localise import needed_patches
-from mvad.data.image_size import Window
+from mvad.data.image_size import Window, grid_of, grid_part
 from mvad.detectors import Detector
-from mvad.features.extractor import FeatureExtractor, Part, grid_of, grid_part
+from mvad.features.extractor import FeatureExtractor, Part
 from mvad.runtime.threads import Threads
 from mvad.search.aggregation import largest, top_mean
 

@@ -23,7 +23,7 @@ from mvad.data.images import Batch, decode_batch, ignored_on_image, read_image, 
 from mvad.data.sampling import training_rows
 from mvad.detectors import find_method
 from mvad.errors import ImageError, one_line
-from mvad.features.extractor import feature_shapes
+from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.options import FitOptions
 from mvad.pipeline.columns import FEATURES
@@ -101,7 +101,7 @@ def extract(
         first_page=options.first_page,
         totals=stage.totals,
     )
-    blocks = ray.data.from_arrow(split_into_blocks(table, size.n_pixels, pool))
+    blocks = ray.data.from_blocks(split_into_blocks(table, size.n_pixels, pool))
     decoded = blocks.map_batches(storage.WithKeys(decode), batch_size=None, **pool.task_arguments)
     extraction = Extraction(size, grid, [], [])
     for batch in extracted(decoded, TuningExtractor, shapes, network, size, options, pool, stage):

@@ -13,8 +13,8 @@ from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.detectors.patchcore import LAYERS, bank_size
 from mvad.errors import ImageError, UsageError
-from mvad.features.extractor import feature_shapes
 from mvad.features.kinds import GRIDS
+from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting import FitJob, resolve_backbone
 from mvad.fitting.sharding import max_images

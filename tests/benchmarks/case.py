@@ -19,8 +19,8 @@ from mvad.data.images import load_image
 from mvad.data.manifest import Manifest
 from mvad.features.backbone_spec import EMBEDDED, BackboneSpec
 from mvad.features.backbones import build_network
-from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import prepare
 from mvad.features.weights import Network, load_weights
 from mvad.model_store import ModelInfo, find_models, read_arrays
 from mvad.results import read_scores

@@ -21,15 +21,9 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.detectors import METHODS, State
 from mvad.features.backbones import Backbone
-from mvad.features.extractor import (
-    ExtractorSpec,
-    FeatureExtractor,
-    OnnxExtractor,
-    TorchExtractor,
-    onnx_graph,
-    resolve_engine,
-)
+from mvad.features.extractor import FeatureExtractor, OnnxExtractor, TorchExtractor, onnx_graph
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import ExtractorSpec, resolve_engine
 from mvad.features.weights import Network
 
 IMAGES_PER_TASK = 8

@@ -17,8 +17,8 @@ from benchmarks.floor import ExtractorLoader, Workers, backbone_loader, spec_loa
 from benchmarks.peak import peak_memory
 from mvad.commands.plan import Costs, predict
 from mvad.detectors import State
-from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import prepare
 from mvad.model_store import read_arrays
 from mvad.results import read_run
 from mvad.storage import to_uri

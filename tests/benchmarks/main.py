@@ -32,7 +32,7 @@ from mvad.data.manifest import Manifest, read_manifest
 from mvad.data.synthetic import write_sample
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.features.extractor import resolve_engine
+from mvad.features.specs import resolve_engine
 from mvad.options import DataOptions
 from mvad.runtime.session import ray_session
 from mvad.runtime.versions import versions

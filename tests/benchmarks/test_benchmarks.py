@@ -18,7 +18,7 @@ from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore, State
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import find_models, read_arrays
 from mvad.search.coreset import greedy_coreset

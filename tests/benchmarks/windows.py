@@ -18,8 +18,9 @@ from benchmarks.gpu.tools import load_network
 from mvad.data.images import load_image
 from mvad.data.large_samples import paint_image
 from mvad.detectors import Detector, State, find_method
-from mvad.features.extractor import FeatureExtractor, prepare
+from mvad.features.extractor import FeatureExtractor
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, find_models, read_arrays, read_map_peaks
 from mvad.runtime.session import ray_session

@@ -16,7 +16,7 @@ from mvad.data.images import load_image
 from mvad.detectors import KNN, METHODS, VAE, Extendable, PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.options import FitOptions
 from mvad.results import read_scores

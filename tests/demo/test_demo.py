@@ -43,7 +43,7 @@ from mvad.demo.server import serving
 from mvad.demo.waiting import BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions

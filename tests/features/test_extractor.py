@@ -7,10 +7,10 @@ import torch
 
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.features import extractor
+from mvad.features import specs
 from mvad.features.backbones import build_network, describe
-from mvad.features.extractor import OnnxSpec, TorchSpec, feature_shapes, prepare, resolve_engine
 from mvad.features.kinds import KINDS
+from mvad.features.specs import OnnxSpec, TorchSpec, feature_shapes, prepare, resolve_engine
 from mvad.features.weights import Network
 
 SIZE = ImageSize.square(64)
@@ -109,7 +109,7 @@ def test_which_engine(monkeypatch):
 
 
 def test_a_network_that_cannot_be_exported(embedded, monkeypatch, tmp_path):
-    extractor._onnx_spec.cache_clear()
+    specs._onnx_spec.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **keywords: 1 / 0)
     with pytest.raises(UsageError, match=r"cannot run on ONNX Runtime \(division by zero\); add --engine torch"):

@@ -12,7 +12,7 @@ from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.backbones import build_network, describe, network_shapes, patch_features
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_checks import check_document
 

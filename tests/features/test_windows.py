@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mvad.data.image_size import ImageSize, tiled_size
+from mvad.data.image_size import ImageSize, grid_part, tiled_size
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
-from mvad.features.extractor import feature_shapes, grid_part, prepare
+from mvad.features.specs import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.pipeline.dataset import thinned
 

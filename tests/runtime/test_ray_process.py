@@ -4,8 +4,12 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 
+import psutil
 import pytest
 import ray
 
@@ -35,6 +39,27 @@ def listener():
     """Somebody who listens and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_only_what_jobs_need_is_started(ray_local):
+    programs = {argument for process in psutil.Process().children(recursive=True) for argument in words(process)}
+    assert any(program.endswith("/raylet") for program in programs)
+    unneeded = ("/dashboard/dashboard.py", "/monitor.py", "/log_monitor.py")
+    assert not [program for program in programs if program.endswith(unneeded)]
+
+
+def words(process):
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def test_processes_that_nobody_has_taken_note_of_have_ended(monkeypatch):
+    monkeypatch.setattr(ray_process, "DEATH_TIMEOUT_S", 1000.0)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
+    ray_process._kill({psutil.Process(ended.pid)})
+    assert not psutil.pid_exists(ended.pid)
 
 
 def reason(address):

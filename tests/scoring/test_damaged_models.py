@@ -15,7 +15,7 @@ from mvad.data.images import decode_batch
 from mvad.data.manifest import read_manifest
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import find_models
 from mvad.options import ScoreOptions

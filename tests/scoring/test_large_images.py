@@ -19,7 +19,7 @@ from mvad.data.images import decode_batch, load_image
 from mvad.data.sampling import variant_seeds
 from mvad.detectors import PatchCore, State, Subspace
 from mvad.errors import UsageError
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import find_models, read_arrays, read_calibration, read_map_peaks
 from mvad.storage import to_uri

@@ -21,7 +21,7 @@ from mvad.data.images import decode_batch
 from mvad.data.manifest import read_manifest
 from mvad.detectors import METHODS, ViTKNN
 from mvad.features.backbones import describe
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import FittedModel, find_models, save_model
 from mvad.options import ScoreOptions

@@ -16,7 +16,7 @@ import mvad
 from benchmarks.gpu.part import run_stage
 from benchmarks.gpu.tools import load_pixels
 from mvad.detectors import State, find_method
-from mvad.features.extractor import prepare
+from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, find_models, read_arrays
 from mvad.results import read_scores

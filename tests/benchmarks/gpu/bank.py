@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.gpu.tools import load_network, load_pixels, median_seconds
 from mvad.data.image_size import ImageSize
-from mvad.features.extractor import prepare
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import prepare
 from mvad.runtime.threads import compute_device
 from mvad.search.coreset import ROWS_PER_CHUNK, greedy_coreset, random_projection
 from mvad.search.exact_search import ExactSearch

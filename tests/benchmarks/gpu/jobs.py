@@ -14,8 +14,9 @@ from benchmarks.options import BenchmarkOptions
 from mvad.data.image_size import ImageSize
 from mvad.data.images import load_image
 from mvad.detectors import State, find_method
-from mvad.features.extractor import GPU_CHUNK, prepare
+from mvad.features.extractor import GPU_CHUNK
 from mvad.features.kinds import PATCHES
+from mvad.features.specs import prepare
 from mvad.model_store import find_models, read_arrays
 from mvad.pipeline.dataset import MIN_BLOCK_ROWS
 from mvad.results import read_run
