@@ -162,7 +162,7 @@ def _with_usable_backbone(run: MethodRun, variants: Variants, say: Callable[[str
     Your own weights, ``--layers``, ``--neighbourhood`` and ``--norm`` are for the backbone that you named. A variant
     that names one keeps it. What the recipe of the backbone advises is filled in.
     """
-    from mvad.features.backbones import describe
+    from mvad.features.known import describe
 
     options, variant, method = run.options, run.line.variant, find_method(run.options.method)
     named = options.backbone or Detector.default_backbone

@@ -101,7 +101,7 @@ def measure(options: PlanOptions) -> Costs:
     """Measure what an image costs on this machine: on its GPU if it has one, else on one core."""
     import torch
 
-    from mvad.features.backbones import describe
+    from mvad.features.known import describe
     from mvad.features.specs import prepare
     from mvad.features.weights import Network
     from mvad.runtime.threads import compute_device

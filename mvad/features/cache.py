@@ -15,7 +15,7 @@ from typing import Any
 
 from mvad import storage
 
-GRAPH, WEIGHTS = ".graph", ".weights"  # suffixes of files
+GRAPH, WEIGHTS, BACKBONE = ".graph", ".weights", ".backbone"  # suffixes of files
 MAX_FILES = 16  # with each suffix; those not used for longest go first
 PACKAGES = ("torch", "torchvision", "timm", "onnxscript")  # that the content is made with
 

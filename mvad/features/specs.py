@@ -17,6 +17,7 @@ from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.cache import GRAPH, cached
 from mvad.features.kinds import GRIDS, PIXELS, network_kinds, small_side
+from mvad.features.known import network_shapes
 from mvad.features.weights import Network
 
 if TYPE_CHECKING:
@@ -106,8 +107,6 @@ def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) ->
         side = small_side(size.height, size.width)
         shapes[PIXELS] = (side, side, 3)
     if network_kinds(kinds):
-        from mvad.features.backbones import network_shapes
-
         shapes |= network_shapes(network_kinds(kinds), spec, *size.network_input)
     if size.window is None:
         return shapes

@@ -98,12 +98,12 @@ def _size(weights: Weights) -> int:
 
 
 def _file(spec: BackboneSpec, path: str | None) -> tuple[str, int, int] | None:
-    """The file that weights will be read from, its size, and when it was changed; None if that is not known yet."""
+    """The file that weights will be read from, its size, and when it was changed; None if that cannot be told."""
     try:
         if path is None and spec.name in PACKAGED:
             path = _packaged_file(spec.name)
-        if path is None or spec.name == NO_BACKBONE:
-            return None
+        if path is None or spec.name == NO_BACKBONE or spec.name.startswith("timm:"):
+            return None  # of timm, anybody may register networks
         status = os.stat(path)
     except (OSError, UsageError):
         return None  # the error comes when it is read

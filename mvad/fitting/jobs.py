@@ -17,7 +17,7 @@ from mvad.data.manifest import Manifest, ignore_uris
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import NEIGHBOURHOOD, BackboneSpec
-from mvad.features.backbones import describe
+from mvad.features.known import describe
 from mvad.features.recipes import recipe
 from mvad.features.specs import prepare
 from mvad.features.weights import Network

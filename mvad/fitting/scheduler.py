@@ -253,7 +253,9 @@ class FitScheduler:
 
         That is a part of the same task if images are left out of the bank, and else a fit to the others of each fold.
         """
-        job, all_cores = fit.outcome.job, not self._pool.gpus
+        job = fit.outcome.job
+        # More threads than cores would wait for each other: fits that run side by side share the cores of a node.
+        share = 0.0 if self._pool.gpus else min(1.0, self._pool.nodes / len(self.outcomes))
         if job.options.drop_suspects:
             fit.features, fit.n_bytes, fit.prior = features, n_bytes, prior
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
@@ -261,14 +263,12 @@ class FitScheduler:
         fit.held_out = None
         if calibrates and job.options.leaves_out(job.method):
             task = self._remote(fit_and_leave_out).remote(
-                job.options, features, fit.rows, fit.groups, job.size, all_cores=all_cores
+                job.options, features, fit.rows, fit.groups, job.size, share=share
             )
             self._watch(task, _Task(fit, fit.take_left_out, features, n_bytes))
             return
         groups = fit.groups if fit.n_groups < fit.n_images else None
-        fit_all = self._remote(fit_detector).remote(
-            job.options, features, fit.rows, prior, groups=groups, all_cores=all_cores
-        )
+        fit_all = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, groups=groups, share=share)
         self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
         if issubclass(job.method, LeaveOneOut) or not calibrates:
             return

@@ -1,28 +1,33 @@
-"""What runs in Ray tasks: fitting a detector, scoring held-out images, extending, pretraining, shards."""
+"""What runs in Ray tasks: fitting a detector, scoring held-out images, extending, pretraining, shards.
+
+PyTorch is imported where it is used: the driver, which starts the tasks, need not import it.
+"""
+
+from __future__ import annotations
 
 import functools
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import faiss
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mvad.anomaly_maps.localise import map_peak
 from mvad.anomaly_maps.sampled import sampled_patches
 from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
-from mvad.features.backbones import layer_channels
+from mvad.features.known import layer_channels
 from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import Threads, compute_device, worker_device
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -43,13 +48,13 @@ def fit_detector(
     prior: State | None = None,
     *,
     groups: Rows | None = None,
-    all_cores: bool = False,
+    share: float = 0.0,
 ) -> State:
     """Fit a method to some rows of the features of good images; ``prior`` is what `pretrain_detector` learnt.
 
     ``groups`` are those of the images, for a `LeaveOneOut` method; None if each image is a group of its own.
 
-    Methods of `Detector.one_core` use one core even with ``all_cores``.
+    It uses this ``share`` of the machine's cores, or one of them; methods of `Detector.one_core` always use one.
     """
     detector = _unfitted(options, options.rows_per_image)
     if prior is not None:
@@ -57,17 +62,25 @@ def fit_detector(
         detector.restore(prior, worker_device())
     if isinstance(detector, LeaveOneOut):
         detector.groups = groups
-    return _fit(detector, features, rows, all_cores)
+    return _fit(detector, features, rows, share)
 
 
-def _fit(detector: Detector, features: Features, rows: Rows, all_cores: bool = False) -> State:
+def _fit(detector: Detector, features: Features, rows: Rows, share: float = 0.0) -> State:
     started, device = time.perf_counter(), worker_device()
-    if all_cores and not detector.one_core:
-        torch.set_num_threads(os.cpu_count() or 1)
-        faiss.omp_set_num_threads(os.cpu_count() or 1)
+    if not detector.one_core:
+        import faiss
+        import torch
+
+        torch.set_num_threads(_threads(share))
+        faiss.omp_set_num_threads(_threads(share))
     everything = np.array_equal(rows, np.arange(len(features)))
     detector.fit(as_tensor(features if everything else features[rows], device))
     return detector.state._replace(seconds=time.perf_counter() - started)
+
+
+def _threads(share: float) -> int:
+    """How many threads use a share of the machine's cores: one at least."""
+    return max(1, int((os.cpu_count() or 1) * share))
 
 
 def fit_and_leave_out(
@@ -77,7 +90,7 @@ def fit_and_leave_out(
     groups: Rows,
     size: ImageSize | None = None,
     *,
-    all_cores: bool = False,
+    share: float = 0.0,
 ) -> tuple[State, HeldOut]:
     """Fit a method of which `leaves_out_rows` is true, and score each image as if none of its group were there.
 
@@ -86,7 +99,7 @@ def fit_and_leave_out(
     """
     detector = _unfitted(options, options.rows_per_image)
     assert isinstance(detector, Shardable)
-    state = _fit(detector, features, rows, all_cores)
+    state = _fit(detector, features, rows, share)
     started = time.perf_counter()
     of_image = rows.reshape(len(groups), -1)
     device = compute_device()
@@ -103,7 +116,7 @@ def fit_and_leave_out(
         columns[members] = _held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
 
     detector.image_scores(as_tensor(features[:1], device))  # prepares what the threads share
-    Threads((os.cpu_count() or 1) if all_cores else 1).map(score, range(int(groups.max()) + 1))
+    Threads(_threads(share)).map(score, range(int(groups.max()) + 1))
     return state, HeldOut.of(columns, time.perf_counter() - started)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mvad import storage
 from mvad.console import Stage
 from mvad.data.images import Batch
-from mvad.features.backbones import describe
+from mvad.features.known import describe
 from mvad.features.specs import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.inspection.measure import measure_batch, thumbnail_batch

@@ -30,6 +30,7 @@ class ActorPool(NamedTuple):
     task_resources: dict[str, float]
     tasks: int = 1
     threads: int = 1
+    nodes: int = 1  # that have cores
 
     @property
     def gpus(self) -> bool:
@@ -60,16 +61,17 @@ def actor_pool(actors: int | None, n_images: int) -> ActorPool:
         if actors is not None and actors > gpus:
             raise UsageError(f"--actors {actors} is more than the {gpus} GPUs of the cluster; each actor needs one.")
         # Unless told otherwise, Ray Data reserves one CPU per actor: with no more CPUs than GPUs, nothing would decode.
-        count, threads = actors or gpus, 1
+        count, threads, n_nodes = actors or gpus, 1, 1
         actor_resources, task_resources = {"num_gpus": ACTOR_GPUS, "num_cpus": 0.0}, {"num_gpus": TASK_GPUS}
     else:
         nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        n_nodes = max(1, len(nodes))
         count = actors or max(1, sum(math.ceil(int(node) / MAX_THREADS_PER_ACTOR) for node in nodes))
         threads = min(MAX_THREADS_PER_ACTOR, max(1, int(cpus) // count))
         share = cpu_share(cpus / (count * threads), {*nodes} - {0.0})
         actor_resources, task_resources = {"num_cpus": round(threads * share, 3)}, {"num_cpus": share}
     count = min(count, max(1, n_images // MIN_IMAGES_PER_ACTOR))
-    return ActorPool(count, actor_resources, task_resources, max(1, int(cpus)), threads)
+    return ActorPool(count, actor_resources, task_resources, max(1, int(cpus)), threads, n_nodes)
 
 
 def cpu_share(cpus: float, nodes: Collection[float]) -> float:

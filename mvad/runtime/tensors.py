@@ -1,11 +1,15 @@
 """NumPy arrays as tensors."""
 
-import warnings
-from typing import Any
+from __future__ import annotations
 
-import torch
+import warnings
+from typing import TYPE_CHECKING, Any
+
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def as_tensor(array: NDArray[Any], device: str | torch.device = "cpu") -> Tensor:
@@ -13,6 +17,8 @@ def as_tensor(array: NDArray[Any], device: str | torch.device = "cpu") -> Tensor
 
     Nothing in mvad writes to such a tensor.
     """
+    import torch
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)

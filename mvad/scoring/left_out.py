@@ -29,7 +29,6 @@ from mvad.runtime.resources import ActorPool
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
-from mvad.scoring.windows import sample_windows, score_windows, settle_windows
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class LeftOutScorer:
         return {"row": batch["row"], "held_out": scores}
 
     def _score(self, pixels: NDArray[np.uint8], row: int, category: str) -> HeldOut:
+        from mvad.scoring.windows import sample_windows, score_windows, settle_windows  # of PyTorch, for actors alone
+
         bank = self.banks[category]
         if self.detector is None or category != self.category:
             self.category = category

@@ -60,11 +60,11 @@ def test_a_search_without_some_vectors_is_that_of_a_smaller_bank(inverted_file):
 
 
 @pytest.mark.parametrize("options", [{}, {"distance": "cosine"}, {"aggregate": "top-5%"}, {"reweight": 0}])
-@pytest.mark.parametrize("all_cores", [False, True])
-def test_scores_are_those_of_a_bank_without_the_image(features, options, all_cores):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_scores_are_those_of_a_bank_without_the_image(features, options, share):
     chosen = FitOptions(coreset_ratio=0.2, **options)
     groups = np.array([0, 1, 1, 2, 3, 4, 5, 6, 6, 6, 7, 8])
-    state, held_out = fit_and_leave_out(chosen, features, np.arange(N), groups, SIZE, all_cores=all_cores)
+    state, held_out = fit_and_leave_out(chosen, features, np.arange(N), groups, SIZE, share=share)
     np.testing.assert_array_equal(held_out.scores, left_out_one_by_one(chosen, features, groups))
     assert held_out.map_peaks.shape == (N,)
     assert len(held_out.patches) == N
