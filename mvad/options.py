@@ -23,7 +23,7 @@ from typer.models import OptionInfo
 
 from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
-from mvad.data.image_size import SMOOTHING, ImageSize, Smoothing, fitting_size, tiled_size
+from mvad.data.image_size import EXACT, SMOOTHING, Decoding, ImageSize, Smoothing, fitting_size, tiled_size
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, Detector, Shardable, find_method
 from mvad.errors import UsageError
@@ -323,6 +323,13 @@ class BackboneOptions(NetworkOptions):
         Smoothing,
         Option(help="Standard deviation of the Gaussian that smooths anomaly maps, in pixels of the input; 0: none."),
     ] = SMOOTHING
+    decode: Annotated[
+        Decoding,
+        Option(
+            help="fast decodes JPEG files of large images at a half, a quarter or an eighth of their size, at least "
+            "twice that of the model's input; part of the model, since scores differ a little."
+        ),
+    ] = EXACT
     ignore: Annotated[
         str | None,
         Option(
@@ -370,7 +377,7 @@ class BackboneOptions(NetworkOptions):
 
         ``windows`` says whether the method can look through windows.
         """
-        return replace(self._input_size(height, width, cell, windows), smoothing=self.smoothing)
+        return replace(self._input_size(height, width, cell, windows), smoothing=self.smoothing, decode=self.decode)
 
     def _input_size(self, height: float, width: float, cell: int, windows: bool) -> ImageSize:
         if self.crop is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -24,6 +24,9 @@ def _pair(value: Any) -> Any:
 
 Length = Annotated[int, Field(strict=True, ge=1)]
 Smoothing = Annotated[float, Field(ge=0, le=MAX_SMOOTHING, allow_inf_nan=False)]
+EXACT: Final = "exact"
+FAST: Final = "fast"
+Decoding = Literal["exact", "fast"]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Sides = Annotated[tuple[Length, Length], BeforeValidator(_pair)]
 
@@ -55,6 +58,7 @@ class ImageSize:
     cell: Length = CELL  # windows start at multiples of it, so that their patches lie on one grid
     ignore: str | None = None  # what of an image is not looked at: `images.ignoring`
     smoothing: Smoothing = SMOOTHING  # standard deviation in pixels of the Gaussian that smooths maps; 0: none
+    decode: Decoding = EXACT  # fast: JPEG files may be decoded at a half, a quarter or an eighth of their size
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop", "window"):

@@ -26,7 +26,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad.anomaly_maps.colours import Scale, draw_boxes, layer
 from mvad.anomaly_maps.geometry import anomaly_map
-from mvad.data.images import decode, resize_and_crop
+from mvad.data.image_size import FAST, ImageSize
+from mvad.data.images import decode, load_pixels, resize_and_crop
 from mvad.demo import answers
 from mvad.demo.category_models import CategoryModel, CategoryModels, rank_categories
 from mvad.demo.hosts import AllowedHosts
@@ -235,9 +236,15 @@ def demo_app(
     def decode_sample(data: bytes, category: str | None, pictures: bool) -> Prepared:
         compared = [model.model for name, model in models.items() if category in (None, name)]
         bit_depths = {model.bit_depth for model in compared}
-        image = decode(data, limits.pixels, bit_depth=bit_depths.pop() if len(bit_depths) == 1 else None)
-        sizes = {model.size for model in compared}
-        pixels = {size: resize_and_crop(image, size) for size in sizes}
+        bit_depth = bit_depths.pop() if len(bit_depths) == 1 else None
+        image = decode(data, limits.pixels, bit_depth=bit_depth)
+
+        def model_input(size: ImageSize) -> NDArray[np.uint8]:
+            if size.decode == FAST:
+                return load_pixels(data, size, limits.pixels, bit_depth=bit_depth)[0]
+            return resize_and_crop(image, size)
+
+        pixels = {size: model_input(size) for size in {model.size for model in compared}}
         picture = display_image(image) if pictures else None
         return Sample(pixels, category, pictures), image.width, image.height, picture
 

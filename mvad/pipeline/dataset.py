@@ -39,7 +39,7 @@ FEATURE_BLOCK_BYTES = 32 << 20  # features that travel to the driver together; i
 
 
 class Extractor:
-    """Actor that turns pixels into features of the kinds in ``shapes``; ``spec`` is an `extractor.ExtractorSpec`.
+    """Actor that turns pixels into features of the kinds in ``shapes``; ``spec`` is an `specs.ExtractorSpec`.
 
     Of images with windows, it keeps every ``step``-th patch in both directions.
     """
@@ -152,7 +152,7 @@ def extract_features(
     """Extract features of images; batches for `by_category.group_by_category`, counted in the progress of a stage.
 
     Batches come in the images' order, so no more than one category or shard is incomplete at a time. ``shapes`` are
-    those of one image's features, by the kinds to extract: `extractor.feature_shapes`, of images with windows thinned
+    those of one image's features, by the kinds to extract: `specs.feature_shapes`, of images with windows thinned
     by ``step``; ``bit_depths`` are by category.
     """
     decoded = decoded_images(images, size, options, pool, stage.totals, bit_depths, augmentation)

@@ -35,7 +35,7 @@ MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly en
 class Scorer:
     """Actor that extracts the features of images once for all jobs of their category: one row per image and job.
 
-    ``spec`` refers to an `extractor.ExtractorSpec`, and ``jobs``, by number, are of one backbone and image size. Models
+    ``spec`` refers to an `specs.ExtractorSpec`, and ``jobs``, by number, are of one backbone and image size. Models
     that cannot be used, or fail, make error rows; what is lost with a node is an exception, for Ray to try again.
     """
 

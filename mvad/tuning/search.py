@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray
 
 from mvad.console import Stage
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import EXACT, ImageSize
 from mvad.detectors.patchcore import LAYERS, bank_size
 from mvad.errors import ImageError, UsageError
 from mvad.features.kinds import GRIDS
@@ -210,7 +210,8 @@ class CategorySearch:
         spec, key = resolve_backbone(options), extraction_key(options)
         if key not in self._sizes:
             measured = measure_sizes(self.images, options, spec, windows=self.job.method.feature in GRIDS)
-            self._sizes[key] = replace(measured[self.job.category], ignore=self.job.ignore)
+            # Images are decoded exactly, as those that get synthetic defects are.
+            self._sizes[key] = replace(measured[self.job.category], ignore=self.job.ignore, decode=EXACT)
         return self._sizes[key]
 
     def _start(self, changes: Changes, options: FitOptions, deadline: float) -> _Started:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from mvad import storage
 from mvad.data.augmentation import NO_FLIPS, Augmentation, allowed_flips, is_square
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import FAST, ImageSize
 from mvad.data.images.ignoring import blank
-from mvad.data.images.opening import decoding, open_image, upright_size
+from mvad.data.images.opening import decoding, open_image, reduce_jpeg, upright_size
 from mvad.data.images.samples import FULL_DEPTH, to_rgb
 from mvad.errors import ImageError, one_line
 
@@ -20,6 +20,7 @@ Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
 
 MAX_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
 MAX_METADATA_BYTES = 16 << 20
+FAST_FACTOR = 2  # sides of what fast decoding gives, at least, in sides of what it is resized to
 HEAD_BYTES = 1 << 18  # of a file, which nearly always tell how large its image is
 NO_BIT_DEPTHS: Mapping[str, int] = {}
 
@@ -30,8 +31,7 @@ def load_image(uri: str, size: ImageSize, max_pixels: int) -> tuple[NDArray[np.u
     Returns the pixels of `resize_and_crop`, and the width and height of the upright image before resizing. ImageError
     if the file cannot be read or decoded, or is larger than allowed; the message says which.
     """
-    image = read_image(uri, max_pixels)
-    return resize_and_crop(image, size), image.width, image.height
+    return load_pixels(read_file(uri, max_pixels), size, max_pixels)
 
 
 def read_image(uri: str, max_pixels: int, *, bit_depth: int = FULL_DEPTH, first_page: bool = False) -> Image.Image:
@@ -55,6 +55,29 @@ def measure_file(uri: str, max_pixels: int, *, first_page: bool = False) -> tupl
 def _measure(data: bytes, max_pixels: int, first_page: bool) -> tuple[int, int]:
     with decoding(data):
         return upright_size(open_image(data, max_pixels, first_page=first_page))
+
+
+def decode_resized(
+    data: bytes, size: ImageSize, max_pixels: int, *, bit_depth: int | None = FULL_DEPTH, first_page: bool = False
+) -> tuple[Image.Image, int, int]:
+    """Decode an image file as RGB pixels stretched to ``size.resize``, as ``size.decode`` says.
+
+    Also returns width and height of the upright image in the file. Other parameters and ImageError as for `decode`.
+    """
+    with decoding(data):
+        image = open_image(data, max_pixels, first_page=first_page)
+        width, height = upright_size(image)
+        if size.decode == FAST:
+            reduce_jpeg(image, *(FAST_FACTOR * side for side in reversed(size.resize)))
+        return _resize(to_rgb(image, data, max_pixels, bit_depth, first_page), size), width, height
+
+
+def load_pixels(
+    data: bytes, size: ImageSize, max_pixels: int, *, bit_depth: int | None = FULL_DEPTH
+) -> tuple[NDArray[np.uint8], int, int]:
+    """What a model sees of an image file, (height, width, 3) uint8, and the size of the image: `decode_resized`."""
+    image, width, height = decode_resized(data, size, max_pixels, bit_depth=bit_depth)
+    return np.asarray(crop_centre(image, size)), width, height
 
 
 def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
@@ -106,8 +129,8 @@ def decode_batch(
     @functools.lru_cache(maxsize=1)  # the variants of an image are next to each other
     def load(uri: str, bit_depth: int) -> tuple[Image.Image, int, int, int]:
         data = read_file(uri, max_pixels)
-        image = decode(data, max_pixels, bit_depth=bit_depth, first_page=first_page)
-        return _resize(image, size), image.width, image.height, len(data)
+        decoded = decode_resized(data, size, max_pixels, bit_depth=bit_depth, first_page=first_page)
+        return *decoded, len(data)
 
     @functools.lru_cache(maxsize=1)
     def flips_of(uri: str, bit_depth: int) -> str:
