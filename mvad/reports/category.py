@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from mvad import results
+from mvad.calibration import UNKNOWN_PRODUCT
 from mvad.data.image_size import ImageSize
 from mvad.data.images import ignored_share
 from mvad.html.charts import Chart, histogram, precision_recall, roc
 from mvad.results.stored_maps import one_threshold
 from mvad.results.verdicts import Outcome, outcomes, stored_calibration
 
-SHOWN_COLUMNS = ("image_id", "label", "defect", "score", "p_value", "is_anomaly", "verdict")
-COLUMNS = (*SHOWN_COLUMNS, "split", "threshold", "status", "error")
+SHOWN_COLUMNS = (
+    *("image_id", "label", "defect", "score", "p_value", "is_anomaly", "verdict"),
+    *("nearest_category", "strange_share"),
+)
+COLUMNS = (*SHOWN_COLUMNS, "category", "split", "threshold", "status", "error")
 WHAT_IF_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)  # false-alarm rates
 MAX_ERRORS = 30
 MAX_REASONS = 8
@@ -116,6 +120,7 @@ def read_category(
     labels, scores = labelled["label"].to_numpy(), labelled["score"].to_numpy()
     calibration, note = stored_calibration(source, name, facts, models)
     threshold = one_threshold(scored["threshold"])
+    unknown = rows.filter(pc.and_(pc.equal(rows["status"], "ok"), pc.equal(rows["category"], UNKNOWN_PRODUCT)))
     unlabelled = scored.filter(pc.is_null(scored["label"]))["score"].to_numpy()
     if calibration is None:
         calibration = np.empty(0, np.float32)
@@ -132,7 +137,7 @@ def read_category(
         what_if=outcomes(scored, rates, facts.get("n_calibration") or 0),
         outcomes=decided,
         defects=_defects(labelled),
-        galleries=_galleries(scored, set(labels.tolist()), max_images),
+        galleries=_galleries(scored, set(labels.tolist()), max_images) + _unknown_products(unknown, max_images),
         errors=failed.slice(0, MAX_ERRORS).select(["image_id", "split", "error"]).to_pylist(),
         n_errors=len(failed),
         reasons=Counter(failed["error"].to_pylist()).most_common(MAX_REASONS),
@@ -203,6 +208,15 @@ def _galleries(scored: pa.Table, labels: set[int], max_images: int) -> list[Gall
         words = GALLERIES[label, len(decided) > 0]
         galleries.append(_gallery(rows, *words, n_each, order))
     return galleries
+
+
+def _unknown_products(unknown: pa.Table, max_images: int) -> list[Gallery]:
+    """The images that fit no category, those that fit worst first."""
+    if not max_images or not len(unknown):
+        return []
+    worst = unknown.sort_by([("strange_share", "descending"), ("image_id", "ascending")]).slice(0, max_images)
+    lead = "They fit no category, and have no score. Those with the most parts that no category knows come first."
+    return [Gallery("Unknown products", lead, "None.", worst.select(SHOWN_COLUMNS).to_pylist(), len(unknown))]
 
 
 def _gallery(rows: pa.Table, title: str, lead: str, empty: str, max_rows: int, order: str = "descending") -> Gallery:

@@ -58,13 +58,15 @@ def _picture(
     row: dict[str, Any], size: ImageSize | None, scale: Scale | None, max_pixels: int, bit_depth: int
 ) -> Picture:
     """The picture of a score row; without ``size`` or ``scale`` it has no map."""
-    width, height = fit_within(row["width"], row["height"], MAX_SIDE, MIN_SIDE)
+    width, height = fit_within(row["width"] or MAX_SIDE, row["height"] or MAX_SIDE, MAX_SIDE, MIN_SIDE)
     image: Image.Image | None = None
     map_image: Image.Image | None = None
     peak, marked, problems = None, False, []
     try:
         image = read_image(row["uri"], max_pixels, bit_depth=bit_depth, first_page=True)
-        if image.size != (row["width"], row["height"]):
+        if row["width"] is None:  # it was not scored
+            width, height = fit_within(*image.size, MAX_SIDE, MIN_SIDE)
+        elif image.size != (row["width"], row["height"]):
             raise ImageError("its size has changed since it was scored")
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     except ImageError as error:

@@ -62,11 +62,12 @@ class Case:
             Path(link).name: int("/good/" not in source) for link, source in zip(self.once, self.test, strict=True)
         }
 
-    def fit(self, limit: int | None = None) -> None:
+    def fit(self, limit: int | None = None, calibration: str = "none") -> None:
         """Fit to the training images, to at most ``limit`` of them."""
         fit_models(
             self.folder / "data",
-            self.folder / "models",
+            self.folder / ("models" if calibration == "none" else f"{calibration}-models"),
+            calibration=calibration,
             backbone=self.spec.name,
             weights=str(self.weights),
             engine=self.options.engine,
@@ -106,8 +107,8 @@ class Case:
 
 
 def fit_models(data: Path, models: Path, **options: Any) -> None:
-    """Run ``mvad fit`` without calibration, replacing earlier models."""
-    mvad.fit(str(data), str(models), folds=0, new_run=True, quiet=True, **options)
+    """Run ``mvad fit``, unless told otherwise without calibration, replacing earlier models."""
+    mvad.fit(str(data), str(models), **{"calibration": "none", "new_run": True, "quiet": True, **options})
 
 
 def score_images(data: Path, models: Path, out: Path, **options: Any) -> None:

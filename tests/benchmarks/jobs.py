@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import Case, n_cpus, time_runs
+from benchmarks.case import Case, link_images, n_cpus, time_runs
 from benchmarks.floor import ExtractorLoader, Workers, backbone_loader, spec_loader
 from benchmarks.peak import peak_memory
 from mvad.commands.plan import Costs, predict
@@ -23,6 +24,7 @@ from mvad.model_store import read_arrays
 from mvad.results import read_run
 from mvad.storage import to_uri
 
+START_IMAGES, POLL_S = 10, 0.02
 MIN_LONG_RUN = 500  # images; in shorter runs, noise at the start hides the cost of the flow
 
 
@@ -32,6 +34,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
     case.fit(limit=16)
     with peak_memory() as fit_peak:
         fits = time_runs(case.fit, options.fit_repeats)
+    calibrated = time_runs(lambda: case.fit(calibration="loo"), options.fit_repeats)
     case.score("once")
     floor_loader = backbone_loader(case.network, case.size.width, options.engine)
     work_loader = spec_loader(prepare([PATCHES], case.network, case.size, options.engine))
@@ -59,6 +62,7 @@ def measure_jobs(case: Case) -> dict[str, Any]:
     measurements: dict[str, Any] = {
         "scored_images": n_long,
         "fit_seconds": fits,
+        "calibrated_fit_seconds": calibrated,
         "score_images_per_second": [n_long / seconds for seconds in long_s],
         "floor_images_per_second": [n_long / seconds for seconds in floor_s],
         "floor_from_its_start_images_per_second": [n_long / seconds for seconds in started_floor_s],
@@ -86,6 +90,28 @@ def measure_jobs(case: Case) -> dict[str, Any]:
             for ours, without_ray, floor in zip(flow, without_ray_s, floor_s, strict=True)
         )
     return measurements
+
+
+def measure_start(case: Case) -> dict[str, Any]:
+    """Seconds from the command ``mvad score`` of ten images, a process of its own, to its first rows and to its end."""
+    case.fit()
+    data, out = case.folder / "ten", case.folder / "ten-scores"
+    link_images(case.test[:START_IMAGES], data / case.category)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = ["score", str(data), "--models", str(case.folder / "models"), "--out", str(out), "--new-run", "--quiet"]
+    words += ["--weights", str(case.weights), "--engine", case.options.engine]
+    first_s, whole_s = [], []
+    for _ in range(1 + case.options.repeats):  # the first is a warm-up
+        shutil.rmtree(out, ignore_errors=True)
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-m", "mvad", *words], env=environment)
+        while process.poll() is None and not any(out.rglob("scores/**/*.parquet")):
+            time.sleep(POLL_S)
+        first_s.append(time.perf_counter() - started)
+        if process.wait():
+            raise RuntimeError(f"mvad {' '.join(words)} ended with {process.returncode}")
+        whole_s.append(time.perf_counter() - started)
+    return {"images": START_IMAGES, "first_result_seconds": first_s[1:], "seconds": whole_s[1:]}
 
 
 def _floor_seconds(loader: ExtractorLoader, case: Case) -> tuple[float, float]:

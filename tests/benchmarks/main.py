@@ -22,7 +22,7 @@ from benchmarks.forward import compare_forward_passes
 from benchmarks.gpu.part import NO_GPU, measure_gpu
 from benchmarks.gpu.tables import show_gpu, show_rows
 from benchmarks.growth import measure_growth
-from benchmarks.jobs import measure_jobs, measure_plan
+from benchmarks.jobs import measure_jobs, measure_plan, measure_start
 from benchmarks.options import BenchmarkOptions
 from benchmarks.peer import measure_peer
 from benchmarks.references import compare_coresets, compare_searches, compare_shards
@@ -121,6 +121,8 @@ def _measure(case: Case) -> dict[str, Any]:
         measurements |= measure_jobs(case)
     elif {"peer", "algorithms"} & {*parts}:
         case.fit()
+    if "start" in parts:
+        measurements["start"] = measure_start(case)
     if "plan" in parts and "jobs" in parts:
         measurements["plan"] = measure_plan(case, measurements)
     if "peer" in parts:

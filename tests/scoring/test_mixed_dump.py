@@ -102,6 +102,18 @@ def test_the_summary_counts_unknown_products_apart(scored):
     assert unknown["threshold"] is None
 
 
+def test_the_report_shows_unknown_products(scored, tmp_path):
+    mvad.report(str(scored[0]), to=str(tmp_path / "report.html"), quiet=True)
+    page = (tmp_path / "report.html").read_text()
+    _, _, gallery = page.partition("<h3>Unknown products")
+    gallery, _, _ = gallery.partition("</ul>")
+    unknown = [row for row in rows_of(scored[0]).values() if row["category"] == UNKNOWN_PRODUCT and not row["error"]]
+    assert gallery.count("<img") == gallery.count("of it is unlike") == len(unknown) > 10
+    assert all(f">{row['image_id']}<" in gallery for row in unknown)
+    first = max(unknown, key=lambda row: row["strange_share"])
+    assert f"{100 * first['strange_share']:.0f}" in gallery.partition("of it is unlike")[0]
+
+
 def test_other_commands_read_the_results(scored, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(scored[0], out)
