@@ -34,15 +34,12 @@ def show(console: Console, name: str, measurements: dict[str, Any]) -> None:
         if value is not None:
             console.print(f"{name}: {value:.4f}")
     if "first_result_seconds" in measurements:
-        console.print(
-            f"first result of a run, once Ray runs, after {statistics.median(measurements['first_result_seconds']):.1f} s"
-        )
+        first = statistics.median(measurements["first_result_seconds"])
+        console.print(f"first result of a run, once Ray runs, after {first:.1f} s")
     if "start" in measurements:
         first, whole = (statistics.median(measurements["start"][key]) for key in ("first_result_seconds", "seconds"))
-        n_images = measurements["start"]["images"]
-        console.print(
-            f"command that scores {n_images} images: first result after {first:.1f} s, ends after {whole:.1f} s"
-        )
+        command = f"command that scores {measurements['start']['images']} images"
+        console.print(f"{command}: first result after {first:.1f} s, ends after {whole:.1f} s")
     if "ray_overhead" in measurements:
         console.print(f"overhead of Ray in the flow: {measurements['ray_overhead']:.1%} of the floor")
     for row in measurements.get("plan", []):
@@ -71,9 +68,8 @@ def _job_rows(measurements: dict[str, Any]) -> list[list[str]]:
             rows.append(["fit", f"{ours:.1f} s", "-", "-"])
     if "calibrated_fit_seconds" in measurements:
         calibrated = statistics.median(measurements["calibrated_fit_seconds"])
-        rows.append(
-            ["fit with thresholds: without", f"{calibrated:.1f} s", f"{ours:.1f} s", f"{calibrated / ours:.2f}"]
-        )
+        ratio = f"{calibrated / ours:.2f} x its time"
+        rows.append(["fit with thresholds: without", f"{calibrated:.1f} s", f"{ours:.1f} s", ratio])
     if "score_images_per_second" not in measurements:
         return rows
     rate = statistics.median(measurements["score_images_per_second"])
