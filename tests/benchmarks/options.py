@@ -39,7 +39,7 @@ class BenchmarkOptions:
         Option(
             help="What to measure, comma separated: jobs (fitting and scoring, next to the floor), peer (anomalib, "
             "installed on first use), algorithms, forward (ways of running the network), plan (needs jobs), start (of "
-            "a command), growth, windows (of images of 12 megapixels), gpu (what a GPU does, in less than eight minutes)."
+            "a command), growth, windows (of images of 12 megapixels), gpu (what a GPU does, in eight minutes at most)."
         ),
     ] = "jobs,peer,algorithms,forward,plan"
     peer_fit: Annotated[bool, Option(help="Measure fitting with anomalib too, which may take long.")] = True
