@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs lock benchmark cluster-test faults screenshots clean
+.PHONY: demo test docs lock benchmark cluster-test large-test faults screenshots clean
 
 demo: .venv/installed
 	@rm -rf demo
@@ -29,6 +29,9 @@ benchmark: .venv/installed-dev
 
 cluster-test: .venv/installed-dev
 	@MVAD_MULTINODE=1 $(BIN)/python -m pytest tests/test_multinode.py
+
+large-test: .venv/installed-dev
+	@MVAD_HUGE=1 $(BIN)/python -m pytest tests/scoring/test_huge_image.py
 
 faults: .venv/installed-dev
 	@PYTHONPATH=tests $(BIN)/python tests/helpers/harness.py --kills 100 --signals 100 --shortages

@@ -41,9 +41,9 @@ def sheets(tmp_path_factory):
 
 def test_memory_does_not_grow_with_the_image(sheets, ray_local, tmp_path):
     with peak_memory() as peak:
-        options = {"memory_limit": MEMORY_LIMIT, "max_pixels": SIDE**2, "quiet": True}
+        options = {"memory_limit": MEMORY_LIMIT, "max_pixels": SIDE**2}
         mvad.fit(str(sheets), str(tmp_path / "models"), **EMBEDDED, **options, calibration="none")
-        mvad.score(str(sheets), str(tmp_path / "models"), str(tmp_path / "out"), **options, maps="all")
+        mvad.score(str(sheets), str(tmp_path / "models"), str(tmp_path / "out"), **options, maps="all", quiet=True)
     (row,) = results.read_scores(to_uri(tmp_path / "out"), ["error", "patch_scores", "patch_grid"]).to_pylist()
     assert row["error"] is None
     grid = np.reshape(row["patch_scores"], row["patch_grid"])
