@@ -94,7 +94,6 @@ def measure_jobs(case: Case) -> dict[str, Any]:
 
 def measure_start(case: Case) -> dict[str, Any]:
     """Seconds from the command ``mvad score`` of ten images, a process of its own, to its first rows and to its end."""
-    case.fit()
     data, out = case.folder / "ten", case.folder / "ten-scores"
     link_images(case.test[:START_IMAGES], data / case.category)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

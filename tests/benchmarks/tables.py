@@ -36,10 +36,6 @@ def show(console: Console, name: str, measurements: dict[str, Any]) -> None:
     if "first_result_seconds" in measurements:
         first = statistics.median(measurements["first_result_seconds"])
         console.print(f"first result of a run, once Ray runs, after {first:.1f} s")
-    if "start" in measurements:
-        first, whole = (statistics.median(measurements["start"][key]) for key in ("first_result_seconds", "seconds"))
-        command = f"command that scores {measurements['start']['images']} images"
-        console.print(f"{command}: first result after {first:.1f} s, ends after {whole:.1f} s")
     if "ray_overhead" in measurements:
         console.print(f"overhead of Ray in the flow: {measurements['ray_overhead']:.1%} of the floor")
     for row in measurements.get("plan", []):
@@ -106,6 +102,13 @@ def _show_shards(console: Console, rows: Sequence[dict[str, Any]]) -> None:
         cells = [f"{row['vectors']:,}", f"{row['radius']:.3f}", f"{row['bound']:.3f}", auroc]
         table.add_row("exact" if row["shards"] == 1 else f"merged from {row['shards']} shards", *cells)
     console.print(table)
+
+
+def show_start(console: Console, name: str, start: dict[str, Any]) -> None:
+    """Print how long a command takes to start."""
+    first, whole = (statistics.median(start[key]) for key in ("first_result_seconds", "seconds"))
+    command = f"{name}: a command that scores {start['images']} images"
+    console.print(f"{command} has its first result after {first:.1f} s, and ends after {whole:.1f} s")
 
 
 def show_growth(console: Console, rows: Sequence[dict[str, Any]]) -> None:
