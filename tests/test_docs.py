@@ -32,3 +32,12 @@ def heading_anchor(heading):
 def test_readme_links_every_page():
     readme = (ROOT / "README.md").read_text()
     assert all(f"(docs/{page.name})" in readme for page in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_a_table_ends_with_an_empty_line_and_has_as_many_cells_in_each_row(page):
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
+        rows = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        assert len(set(rows)) == 1, table.splitlines()[0]
+    assert not re.search(r"^\|.*\n(?=[^|\n])", text, flags=re.M)
