@@ -22,7 +22,8 @@ from mvad.search.memory_bank import MemoryBank
 N_AXES = 48
 PCA_SAMPLE = 512  # the axes are computed from this many vectors of the bank
 IVF_CELLS_PER_SQRT_N = 2.0  # cells of the inverted file, per square root of the bank's size
-NPROBE = 1  # cells of the inverted file that a query visits
+NPROBE = 1  # cells of the inverted file that a query visits for a bound
+NPROBE_TO_SEARCH = 2  # and before an exact search, where a closer bound leaves fewer vectors to compare
 QUICK_VECTORS = 64  # of one cell, that a query is compared with at first: in greedy order, they cover the cell
 CLOSER_NPROBE, CLOSER_NEIGHBOURS = 8, 4  # cells visited, and vectors compared in full, for a closer neighbour
 EXPANSION_ERROR = 1e-5  # above the error of an expanded squared distance, relative to the squared lengths
@@ -104,9 +105,11 @@ class ExactSearch:
 
     def approximate_nearest(self, projections: Tensor, *, quick: bool = False) -> Tensor:
         """Find a vector that is likely the nearest of each projected row, or quickly one that is near: (n,) int64."""
+        return self._approximate(projections, *((1, QUICK_VECTORS) if quick else (NPROBE,)))
+
+    def _approximate(self, projections: Tensor, n_cells: int, max_vectors: int = 0) -> Tensor:
         if self._index is not None:
-            found = self._search_cells(projections, 1, *((1, QUICK_VECTORS) if quick else (NPROBE,)))
-            nearest = found[:, 0]
+            nearest = self._search_cells(projections, 1, n_cells, max_vectors)[:, 0]
             return nearest.masked_fill_(nearest < 0, self._first)  # if all visited cells are empty, any gives a bound
         return torch.cat([self._ranks(chunk).argmin(dim=1) for chunk in projections.split(self._queries_per_chunk)])
 
@@ -177,7 +180,7 @@ class ExactSearch:
         """
         projections = self.project(rows) if projections is None else projections
         if upper_bounds is None:
-            upper_bounds = self.distances(rows, self.approximate_nearest(projections))
+            upper_bounds = self.distances(rows, self._approximate(projections, NPROBE_TO_SEARCH))
         columns = (rows, projections, upper_bounds)
         chunks = [
             self._nearest(*chunk)
