@@ -99,6 +99,11 @@ class ExactSearch:
         """Number of principal axes."""
         return len(self._axes)
 
+    @property
+    def can_be_quick(self) -> bool:
+        """Whether a quick look (`approximate_nearest`) takes less time than a closer one: with an inverted file."""
+        return self._index is not None
+
     def project(self, rows: Tensor) -> Tensor:
         """Project rows onto the principal axes: (n, d) to (n, n_axes or fewer), on the bank's device."""
         return (rows @ self._axes.T).sub_(self._origin)

@@ -67,6 +67,10 @@ class LayerSearch:
         searches = [search.without(vectors) for search, vectors in zip(self.searches, left_out, strict=True)]
         return LayerSearch(searches, self._spaces, self._units)
 
+    @property
+    def can_be_quick(self) -> bool:
+        return all(search.can_be_quick for search in self.searches)
+
     def project(self, rows: Tensor) -> Tensor:
         layers = zip(self.searches, rows.split(self._widths, dim=1), strict=True)
         return torch.cat([search.project(layer) for search, layer in layers], dim=1)

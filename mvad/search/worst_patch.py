@@ -45,7 +45,7 @@ def worst_patches(
     from ``close_from`` on are near the distances, others may be far from them.
     """
     # Quickly found bounds rule most patches out where it is known what they are compared with.
-    quick = min(at_least, close_from) > -torch.inf
+    quick = search.can_be_quick and min(at_least, close_from) > -torch.inf
     settling = _Settling(search, patches, at_least, k, quick=quick)
     if quick:
         settling.lower(settling.unsettled | (settling.worst.bounds >= close_from))
