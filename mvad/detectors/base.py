@@ -238,7 +238,8 @@ class Shardable(ABC):
     anything is, because memory limits the summaries.
     """
 
-    leaves_out_rows: ClassVar[bool] = False  # whether `fit` sets ``origins``, too, with rows in the place of shards
+    # Whether `fit` and `extend` set ``origins``, too, with rows in the place of shards; what was there before has none.
+    leaves_out_rows: ClassVar[bool] = False
     origins: Any = None
     shortfall: str | None = None
 

@@ -333,16 +333,20 @@ class PatchCore(Extendable, Shardable, Detector):
     def extend(self, features: Tensor) -> Self:
         """Choose a new coreset from the bank and the patches of more images; it grows by `coreset_ratio` of those.
 
-        The whitening stays as it is, and so do the units of layers.
+        The whitening stays as it is, and so do the units of layers. ``origins`` are the images of the vectors, (m,),
+        for each bank; -1 of those that were there before.
         """
         import torch
 
-        banks = []
+        banks, self.origins = [], []
         for one, layer in zip(self.layer_banks, self._by_layer(features.flatten(0, 2)), strict=True):
             patches, n_before = one.space(layer), len(one.bank)
             size = min(n_before + bank_size(self.params, len(patches)), max(n_before, self.params.max_vectors))
             both = torch.cat([one.bank.tensor, patches])
-            banks.append(self._choose_bank(both, size, one.space, is_brought=True)[0])
+            bank, indices = self._choose_bank(both, size, one.space, is_brought=True)
+            banks.append(bank)
+            images = (indices - n_before) // math.prod(features.shape[1:3])
+            self.origins.append(np.where(indices < n_before, -1, images))
         self._fill(banks, self.units)
         return self
 

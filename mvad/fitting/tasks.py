@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -98,8 +98,31 @@ def fit_and_leave_out(
     the others have no vector in the bank, another one is chosen from them.
     """
     detector = _unfitted(options, options.rows_per_image)
-    assert isinstance(detector, Shardable)
     state = _fit(detector, features, rows, share)
+
+    def fit_without(others: Rows) -> Detector:
+        other = _unfitted(options, options.rows_per_image)
+        _fit(other, features, others)
+        return other
+
+    return state, _left_out_scores(detector, fit_without, features, rows, groups, size, share)
+
+
+def _left_out_scores(
+    detector: Detector,
+    fit_without: Callable[[Rows], Detector],
+    features: Features,
+    rows: Rows,
+    groups: Rows,
+    size: ImageSize | None,
+    share: float = 0.0,
+) -> HeldOut:
+    """Score each image as if none of its group were among those that a detector has just learnt from.
+
+    Rows are those of each image of ``groups`` and its variants. ``fit_without`` learns from other rows, where the
+    detector cannot do without some.
+    """
+    assert isinstance(detector, Shardable)
     started = time.perf_counter()
     of_image = rows.reshape(len(groups), -1)
     device = compute_device()
@@ -110,14 +133,13 @@ def fit_and_leave_out(
         try:
             others: Detector = detector.without(detector.origins, np.flatnonzero(row_groups == group).tolist())
         except ValueError:
-            others = _unfitted(options, options.rows_per_image)
-            _fit(others, features, rows[row_groups != group])
+            others = fit_without(rows[row_groups != group])
         members = np.flatnonzero(groups == group)
         columns[members] = _held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
 
     detector.image_scores(as_tensor(features[:1], device))  # prepares what the threads share
     Threads(_threads(share)).map(score, range(int(groups.max()) + 1))
-    return state, HeldOut.of(columns, time.perf_counter() - started)
+    return HeldOut.of(columns, time.perf_counter() - started)
 
 
 def score_left_out(
@@ -174,6 +196,34 @@ def extend_detector(
 
     ``groups`` are those of all its images, old and new, for a `LeaveOneOut` method.
     """
+    return _extend(method, state, features, rows, others, groups, size)[0]
+
+
+def extend_and_leave_out(
+    method: str, state: State, features: Features, rows: Rows, others: Rows, groups: Rows, size: ImageSize
+) -> tuple[Extension, HeldOut]:
+    """Extend a fitted detector, as `extend_detector` does, and score each new image as if its group were not there.
+
+    ``groups`` are those of the new images; others are scored without maps. For a method of which `leaves_out_rows` is
+    true.
+    """
+    extension, detector = _extend(method, state, features, rows, others)
+
+    def extend_without(kept: Rows) -> Detector:
+        return _extend(method, state, features, kept, others[:0])[1]
+
+    return extension, _left_out_scores(detector, extend_without, features, rows, groups, size)
+
+
+def _extend(
+    method: str,
+    state: State,
+    features: Features,
+    rows: Rows,
+    others: Rows,
+    groups: Rows | None = None,
+    size: ImageSize | None = None,
+) -> tuple[Extension, Detector]:
     started = time.perf_counter()
     detector, device = _detector(method, state), worker_device()
     assert isinstance(detector, Extendable)
@@ -184,7 +234,7 @@ def extend_detector(
     detector.extend(as_tensor(features[rows], device))
     after = _held_out_scores(detector, images, size) if len(others) else HeldOut(np.empty(0, np.float32), None)
     state = detector.state._replace(seconds=time.perf_counter() - started)
-    return Extension(state, after, before)
+    return Extension(state, after, before), detector
 
 
 def score_images(method: str, state: State, features: Features, rows: Rows) -> Features:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures, group_by_category
 from mvad.fitting.fitted import content_digest
 from mvad.fitting.jobs import digest, groups_of_record
-from mvad.fitting.tasks import Extension, extend_detector, score_images
+from mvad.fitting.tasks import Extension, extend_and_leave_out, extend_detector, score_images
 from mvad.metrics.image import image_metrics
 from mvad.model_store import (
     FittedModel,
@@ -38,7 +38,7 @@ from mvad.options import UpdateOptions
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, split_columns
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 
 FEATURE_COPIES = 2  # of the images' features: as they arrive, and in the task that learns from them
 
@@ -167,25 +167,31 @@ def _update(
     groups = category.groups_of(new)  # near duplicates of old images are not known
     old_groups = np.array(model.record.get("groups", range(model.record["n_train"])), np.int64)
     all_groups = np.concatenate([old_groups, groups + old_groups.max() + 1])
-    extended = extend.remote(model.method, state, features, new, reference, all_groups)
-    folds = {}
-    if not issubclass(method, LeaveOneOut) and options.calibrates and groups.any():
-        for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
-            fold = extend.remote(model.method, state, features, new[others], new[held_out], size=model.size)
-            folds[fold] = held_out
-    outcome: Extension = ray.get(extended)
+    scores = np.empty((0, HELD_OUT_COLUMNS), np.float32)  # of new images that are left out or held out
+    if options.leaves_out(method):
+        leave_out = ray.remote(extend_and_leave_out).options(**pool.task_resources)
+        task = leave_out.remote(model.method, state, features, new, reference, groups, model.size)
+        found: tuple[Extension, HeldOut] = ray.get(task)
+        outcome, scores = found[0], found[1].columns
+    else:
+        extended = extend.remote(model.method, state, features, new, reference, all_groups)
+        folds = {}
+        if not issubclass(method, LeaveOneOut) and options.calibrates and groups.any():
+            for others, held_out in fold_splits(groups, max(2, options.folds), options.seed):
+                fold = extend.remote(model.method, state, features, new[others], new[held_out], size=model.size)
+                folds[fold] = held_out
+            scores = np.empty((len(new), HELD_OUT_COLUMNS), np.float32)
+        outcome = ray.get(extended)
+        for fold, held_out in folds.items():
+            scores[held_out] = ray.get(fold).held_out.columns
     calibration, peaks, patches = outcome.state.loo_scores, None, None
     if calibration is None:
-        scores = np.empty((len(new) if folds else 0, HELD_OUT_COLUMNS), np.float32)
-        for fold, held_out in folds.items():
-            found: Extension = ray.get(fold)
-            scores[held_out] = found.held_out.columns
         calibration, peaks, patches = split_columns(one_per_group(scores, groups[: len(scores)], options.seed))
         if old is not None:
             calibration = np.concatenate([old, calibration])
             # Peaks of a part of the images would not promise what those of all do.
-            peaks = _joined(old_peaks, peaks, folds)
-            patches = _joined(old_patches, patches, folds)
+            peaks = _joined(old_peaks, peaks, scores)
+            patches = _joined(old_patches, patches, scores)
     record = {
         **model.record,
         "n_train": model.record["n_train"] + len(new),
@@ -236,10 +242,10 @@ def _suspects(
 
 
 def _joined(
-    old: NDArray[np.float32] | None, new: NDArray[np.float32] | None, scored: Collection[object]
+    old: NDArray[np.float32] | None, new: NDArray[np.float32] | None, scored: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
     """Values of old images and of new ones, if any were scored; None if some have none."""
-    if old is None or not scored:
+    if old is None or not len(scored):
         return old
     return None if new is None else np.concatenate([old, new])
 

@@ -6,7 +6,7 @@ import torch
 
 from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore, State
-from mvad.fitting.tasks import fit_and_leave_out
+from mvad.fitting.tasks import extend_and_leave_out, extend_detector, fit_and_leave_out
 from mvad.options import FitOptions
 from mvad.search.exact_search import ExactSearch
 from mvad.search.memory_bank import MemoryBank
@@ -51,6 +51,7 @@ def test_a_search_without_some_vectors_is_that_of_a_smaller_bank(inverted_file):
         np.testing.assert_array_equal(neighbours, kept[others])
         approximate = without.approximate_nearest(without.project(rows))
         assert not left_out[approximate].any()
+        assert not left_out[without.approximate_nearest(without.project(rows), quick=True)].any()
         bounds = without.distances(rows, approximate)
         assert (without.closer_bounds(rows, without.project(rows), bounds) >= expected * (1 - 1e-6)).all()
     (unchanged, _), (again, _) = search.nearest(rows), ExactSearch(MemoryBank(vectors)).nearest(rows)
@@ -93,3 +94,35 @@ def test_an_image_that_fills_the_bank_is_scored_by_another_one(features):
     others = PatchCore.from_options(options).fit(torch.from_numpy(np.delete(features, 3, axis=0)))
     assert held_out.scores[3] == others.score(torch.from_numpy(features[3:4])).image[0]
     assert np.isfinite(held_out.scores).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "cosine", "whitening": 0.1}, {"aggregate": "top-5%"}])
+def test_new_images_of_an_update_are_scored_as_by_a_bank_without_them(features, options):
+    chosen = FitOptions(coreset_ratio=0.3, **options)
+    before = PatchCore.from_options(chosen).fit(torch.from_numpy(features[:6])).state
+    new, groups = np.array([7, 8, 9, 11]), np.array([0, 1, 1, 2])
+    extension, left_out = extend_and_leave_out("patchcore", before, features, new, np.array([10]), groups, SIZE)
+    extended = PatchCore.from_state(before).extend(torch.from_numpy(features[new]))
+    np.testing.assert_array_equal(extension.state.arrays["bank"], extended.arrays["bank"])
+    (origins,) = extended.origins
+    assert {*origins.tolist()} == {-1, 0, 1, 2, 3}
+    for number, group in enumerate(groups):
+        kept = ~np.isin(origins, np.flatnonzero(groups == group))
+        arrays = {**extended.arrays, "bank": np.ascontiguousarray(extended.arrays["bank"][kept])}
+        others = PatchCore.from_state(State(extended.settings, arrays))
+        assert left_out.scores[number] == others.score(torch.from_numpy(features[new[number]][None])).image[0]
+    assert left_out.map_peaks.shape == (4,)
+    plain = extend_detector("patchcore", before, features, new, np.array([10]))
+    np.testing.assert_array_equal(extension.held_out.scores, plain.held_out.scores)
+    np.testing.assert_array_equal(extension.scores_before, plain.scores_before)
+
+
+def test_a_new_image_that_fills_the_bank_is_scored_by_another_extension(features):
+    options = FitOptions(max_vectors=4, projection=0, reweight=0)
+    before = PatchCore.from_options(options).fit(torch.from_numpy(features[:6])).state
+    features[7] *= 100
+    new = np.array([7, 8, 9])
+    extension, left_out = extend_and_leave_out("patchcore", before, features, new, new[:0], np.arange(3), SIZE)
+    assert (np.abs(extension.state.arrays["bank"]).max(axis=1) > 20).sum() >= 3
+    assert np.isfinite(left_out.scores).all()
+    assert left_out.scores[0] > 20
