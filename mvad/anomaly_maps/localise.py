@@ -38,12 +38,9 @@ def near(patches: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
 
 def needed_patches(bounds: NDArray[np.float32], size: ImageSize, threshold: float) -> NDArray[np.bool_]:
     """The patches whose exact scores decide where the map is above a threshold; ``bounds`` are upper ones."""
-    above, bounds, ignored = np.zeros(bounds.shape, bool), bounds * (1 + TOLERANCE), ignored_pixels(size)
+    above, bounds = np.zeros(bounds.shape, bool), bounds * (1 + TOLERANCE)
     for place, values in parts_above(bounds, size, threshold):
-        exceeds = values * (1 + TOLERANCE) > threshold
-        if ignored is not None:
-            exceeds &= ~ignored[place.top : place.bottom, place.left : place.right]
-        rows, columns = np.nonzero(exceeds)
+        rows, columns = np.nonzero(values * (1 + TOLERANCE) > threshold)
         rows = _patch(place.top + rows, size.height, bounds.shape[0])
         above[rows, _patch(place.left + columns, size.width, bounds.shape[1])] = True
     return near(above, reach(size, bounds.shape))
@@ -54,8 +51,17 @@ def parts_above(
 ) -> Iterator[tuple[Box, NDArray[np.float32]]]:
     """Parts of the map that together hold all that is above the threshold, none of which ends within a region.
 
-    A large map is not computed where it is low: each part is that of a box of patches.
+    They are -inf where the image is ignored. A large map is not computed where it is low: each part is that of a box
+    of patches.
     """
+    ignored = ignored_pixels(size)
+    for place, values in _parts(grid, size, threshold):
+        if ignored is not None:
+            values[ignored[place.top : place.bottom, place.left : place.right]] = -np.inf
+        yield place, values
+
+
+def _parts(grid: NDArray[np.float32], size: ImageSize, threshold: float) -> Iterator[tuple[Box, NDArray[np.float32]]]:
     if size.n_pixels <= MAX_WHOLE_PIXELS or not is_aligned(size, grid.shape):
         if (grid > threshold).any():
             yield Box(0, 0, size.width, size.height), anomaly_map(grid, size)

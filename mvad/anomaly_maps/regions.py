@@ -56,10 +56,7 @@ def find_regions(
     ignored = ignored_pixels(size)
     regions, n_above = [], 0
     for place, values in parts_above(grid, size, threshold):
-        above = values > threshold
-        if ignored is not None:
-            above &= ~ignored[place.top : place.bottom, place.left : place.right]
-        numbers, _ = label(above, EIGHT_NEIGHBOURS)
+        numbers, _ = label(values > threshold, EIGHT_NEIGHBOURS)
         for number, (rows, columns) in enumerate(find_objects(numbers), start=1):
             inside = values[rows, columns][numbers[rows, columns] == number]
             n_above += len(inside)

@@ -67,7 +67,7 @@ def fit_detector(
 
 def _fit(detector: Detector, features: Features, rows: Rows, share: float = 0.0) -> State:
     started, device = time.perf_counter(), worker_device()
-    if not detector.one_core:
+    if share and not detector.one_core:
         import faiss
         import torch
 
