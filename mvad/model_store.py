@@ -404,29 +404,20 @@ def ensure_outside_models(out: str, folder: str) -> None:
 
 
 def stored_model(folder: str, method: str, category: str) -> ModelInfo | None:
-    """The model of a method and category below the URI ``folder``; None if its ``model.json`` is missing or damaged.
+    """The model of a method and category below the URI ``folder``, or None; ModelError if ``model.json`` is damaged.
 
-    Its arrays may be damaged: see `is_whole`.
+    Its arrays may be damaged: see `ensure_whole`.
     """
     uri = storage.join(folder, method, storage.folder_name(category))
-    if not storage.exists(storage.join(uri, "model.json")):
-        return None
-    try:
-        return read_model(uri)
-    except UsageError:
-        return None
+    return read_model(uri) if storage.exists(storage.join(uri, "model.json")) else None
 
 
-def is_whole(model: ModelInfo) -> bool:
-    """Whether a model's arrays are those that it was saved with; all of them are read."""
-    try:
-        map_arrays(model)  # checks their hashes
-        read_calibration(model)
-        read_map_peaks(model)
-        read_patch_sample(model)
-    except UsageError:
-        return False
-    return True
+def ensure_whole(model: ModelInfo) -> None:
+    """Make sure that a model's arrays are those that it was saved with; all of them are read. Else ModelError."""
+    map_arrays(model)  # checks their hashes
+    read_calibration(model)
+    read_map_peaks(model)
+    read_patch_sample(model)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mvad.features.kinds import GRIDS
 from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import group_by_category
-from mvad.fitting.fitted import identify, kept_models
+from mvad.fitting.fitted import Kept, identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.scheduler import CategoryFit, FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
@@ -47,7 +47,9 @@ def fit_models(
     The outcomes are in the order of the jobs. For ``train`` and ``keep_going`` see `_fit`.
     """
     jobs = identify(jobs, train)
-    kept = {} if refit else kept_models(jobs)
+    kept, damaged = Kept({}, {}) if refit else kept_models(jobs)
+    for number, error in damaged.items():
+        report.warn(f"{shown_name(jobs[number].title)} is fitted again: {error}")
     left = [job for number, job in enumerate(jobs) if number not in kept]
     if kept:
         report.info(f"{len(kept):,} of {plural(len(jobs), 'model')} fitted already, of the same images and options")

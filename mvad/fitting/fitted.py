@@ -1,19 +1,20 @@
 """Models that an earlier, interrupted fit has left: those of the same options and images are kept."""
 
-import itertools
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.detectors import Pretrained
-from mvad.errors import UsageError
+from mvad.errors import ModelError, UsageError
 from mvad.fitting.jobs import FitJob, digest
-from mvad.model_store import ModelInfo, is_whole, stored_model
+from mvad.model_store import ModelInfo, ensure_whole, stored_model
 from mvad.options import fit_identity
 
 CONTENT = ("image_id", "file_size", "file_mtime")  # what tells images apart without reading them
@@ -41,17 +42,21 @@ def identify(jobs: Iterable[FitJob], train: pa.Table) -> list[FitJob]:
     return identified
 
 
-def kept_models(jobs: Sequence[FitJob]) -> dict[int, ModelInfo]:
-    """The models that identified jobs have already, by number of the job.
+class Kept(NamedTuple):
+    """Of identified jobs, by number: models that they have already, and what is wrong with others that are there."""
+
+    models: dict[int, ModelInfo]
+    errors: dict[int, ModelError]
+
+
+def kept_models(jobs: Sequence[FitJob]) -> Kept:
+    """The whole models of the same options and images that identified jobs have already.
 
     Methods that learn from other categories first need the images of all: they are fitted to all of them or none.
     """
-    same = {
-        number: model
-        for number, model in enumerate(storage.parallel_map(_stored, jobs))
-        if model is not None and model.record.get("fit_id") == jobs[number].fit_id
-    }
-    kept = dict(itertools.compress(same.items(), storage.parallel_map(is_whole, same.values())))
+    found = {number: one for number, one in enumerate(storage.parallel_map(_whole, jobs)) if one is not None}
+    errors = {number: one for number, one in found.items() if isinstance(one, ModelError)}
+    kept = {number: one for number, one in found.items() if isinstance(one, ModelInfo)}
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, job in enumerate(jobs):
         if issubclass(job.method, Pretrained):
@@ -59,18 +64,27 @@ def kept_models(jobs: Sequence[FitJob]) -> dict[int, ModelInfo]:
     for group in numbers.values():
         if not kept.keys() >= {*group}:
             kept = {number: model for number, model in kept.items() if number not in group}
-    return kept
+    return Kept(kept, errors)
 
 
 def ensure_no_other_models(jobs: Sequence[FitJob], train: pa.Table) -> None:
-    """Make sure that no job has a model of other options or images already; else UsageError."""
-    for job, model in zip(identify(jobs, train), storage.parallel_map(_stored, jobs), strict=True):
-        if model is not None and model.record.get("fit_id") != job.fit_id and is_whole(model):
+    """Make sure that no job has a whole model of other options or images; else UsageError."""
+    jobs = identify(jobs, train)
+    for job, model in zip(jobs, storage.parallel_map(functools.partial(_whole, same=False), jobs), strict=True):
+        if isinstance(model, ModelInfo):
             raise UsageError(
                 f"{storage.readable(job.models)} has a {job.options.method} model of {job.category!r} already, of "
                 "other images or options; add --new-run to replace it."
             )
 
 
-def _stored(job: FitJob) -> ModelInfo | None:
-    return stored_model(job.models, job.options.method, job.category)
+def _whole(job: FitJob, same: bool = True) -> ModelInfo | ModelError | None:
+    """The whole model of a job's place, if it is one of the same fit, or of another; or what is wrong with it."""
+    try:
+        model = stored_model(job.models, job.options.method, job.category)
+        if model is None or (model.record.get("fit_id") == job.fit_id) != same:
+            return None
+        ensure_whole(model)
+    except ModelError as error:
+        return error
+    return model

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.console import Reporter
-from mvad.errors import UsageError
+from mvad.errors import ModelError, UsageError
 from mvad.fitting import FitJob, FitOutcome, fit_models, load_network, resolve_backbone
 from mvad.fitting.fitted import identify
 from mvad.fitting.jobs import digest
@@ -45,7 +45,7 @@ def tune_jobs(train: pa.Table, jobs: Sequence[FitJob], budget: float, report: Re
     ids = {job.category: _tuning_id(job) for job in identify(jobs, train)}
     is_kept = {job.category: _is_kept(earlier.get(job.category), ids[job.category], budget) for job in jobs}
     for job in jobs if not new else ():
-        if not is_kept[job.category] and stored_model(folder, job.options.method, job.category) is not None:
+        if not is_kept[job.category] and _has_model(job):
             raise UsageError(
                 f"{storage.readable(folder)} has a {job.options.method} model of {job.category!r} already, that was "
                 "not tuned like this; add --new-run to replace it."
@@ -65,6 +65,13 @@ def tune_jobs(train: pa.Table, jobs: Sequence[FitJob], budget: float, report: Re
                 write_record(folder, entries)
     print_record({job.category: entries[job.category] for job in jobs}, report)
     return [_with_choice(job, entries[job.category]) for job in jobs]
+
+
+def _has_model(job: FitJob) -> bool:
+    try:
+        return stored_model(job.models, job.options.method, job.category) is not None
+    except ModelError:  # damaged: nothing is lost by replacing it
+        return False
 
 
 def _earlier(jobs: Sequence[FitJob]) -> dict[str, Entry]:

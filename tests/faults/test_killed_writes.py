@@ -167,3 +167,19 @@ def test_a_fit_that_is_killed_goes_on(tiles, ray_local, tmp_path):
     for category in ("alpha", "beta"):
         ids = [read_model(to_uri(folder / "patchcore" / category)).model_id for folder in (models, expected)]
         assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("damage", ["bank.npy", "model.json"])
+def test_a_damaged_model_is_fitted_again_and_the_reason_is_said(base_run, tiles, ray_local, tmp_path, capsys, damage):
+    models = tmp_path / "models"
+    shutil.copytree(base_run[0] / "models", models)
+    expected = read_model(to_uri(models / "patchcore/alpha")).model_id
+    (file,) = (models / "patchcore/alpha").rglob(damage)
+    file.write_bytes(file.read_bytes()[:-3])
+    fitted = mvad.fit(str(tiles), str(models), **{**EMBEDDED, "image_size": 64})
+    warnings = capsys.readouterr().err
+    assert fitted.exit_code == 0
+    assert 'warning: "alpha: patchcore" is fitted again: the model ' in warnings
+    assert f"{models}/patchcore/alpha cannot be used: {damage} is damaged" in warnings
+    assert "beta" not in warnings
+    assert read_model(to_uri(models / "patchcore/alpha")).model_id == expected
