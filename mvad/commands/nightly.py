@@ -54,7 +54,13 @@ def nightly(
     Reporter(options.quiet).result(f"night of {day.isoformat()}{reason}")
     target = _night(folder, day)
     return scoring.score_missing(
-        dump, models, target, options, expected=options.expected_categories, print_table=print_night
+        dump,
+        models,
+        target,
+        options,
+        night=day,
+        expected=options.expected_categories,
+        print_table=print_night,
     )
 
 

@@ -1,3 +1,4 @@
+import datetime
 import functools
 import itertools
 from collections.abc import Callable, Collection
@@ -40,13 +41,14 @@ def score_missing(
     out: str,
     options: MixedOptions,
     *,
+    night: datetime.date | None = None,
     expected: Callable[[Collection[str]], Collection[str]] | None = None,
     print_table: PrintTable = print_summary,
 ) -> Result:
     """Score the images of DATA that have no current row in OUT.
 
-    ``expected``, if it is a night's, says which of the categories that have a model must have images: exit code 4 if
-    one has none, or has drifted. ``print_table`` prints the summary.
+    If they are those of a ``night``, ``expected`` says which of the categories that have a model must have images: exit
+    code 4 if one has none, or has drifted. ``print_table`` prints the summary.
     """
     report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
     ensure_outside_models(target, folder)
@@ -62,6 +64,7 @@ def score_missing(
         report.warn(warning)
     begin = Run.of_mixed_dump if options.is_mixed else Run.of_models
     run = begin(target, images, category_models, options)  # a new run, or one that was interrupted
+    run.night = night
     if expected is not None:
         run.drift_fails, run.expected = True, expected(fitted)
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from mvad.options import DECISION, MixedOptions, RunOptions, ScoreOptions, as_js
 from mvad.results import store
 from mvad.results.printed import PrintTable, print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
+from mvad.results.schema import RowOrigin
 from mvad.results.summary import evaluate
 from mvad.results.verdicts import rule_facts
 from mvad.runtime.versions import versions
@@ -66,6 +67,7 @@ class Run:
         self.n_rows = 0  # that must be there in the end
         self.drift_fails = False  # whether a category that has drifted is not a run well done
         self.expected: Collection[str] = ()  # categories without an image are missing
+        self.night: date | None = None  # that the rows are of
         self.is_mixed = False  # whether images are assigned to categories, so that not all with a model have some
         self.missing_categories: list[str] = []
         self.failed_categories: list[str] = []
@@ -148,6 +150,11 @@ class Run:
     def forget(self, image_ids: pa.Array) -> None:
         """Remove the rows of some images, as far as there are any from earlier runs."""
         self._drop(self._rows.filter(pc.is_in(self._rows["image_id"], image_ids)))
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What the rows that this run writes say of it."""
+        return RowOrigin(self.run_id, self.night)
 
     def record(self) -> None:
         """Write ``run.json``: the run has begun, and is not done any more if it was."""
@@ -289,7 +296,7 @@ class Run:
 
     def write_unscored(self, images: pa.Table, reasons: Mapping[str, str]) -> None:
         """Write rows for images that are not scored: an error for those whose image id has a reason."""
-        store.write_unscored_rows(self.folder, images, reasons, self.run_id)
+        store.write_unscored_rows(self.folder, images, reasons, self.origin)
         self.n_rows += len(images)
 
     def left_out(self, images: Manifest | Listing) -> pa.Table:

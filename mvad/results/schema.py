@@ -12,8 +12,9 @@
 Columns are added at the end, never changed.
 """
 
+import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -60,6 +61,10 @@ SCORES = pa.schema(
         pa.field("margin", pa.float64()),  # by how much strange_share is larger for the second best category
         pa.field("strange_share", pa.float64()),  # patches that are unlike good ones of the nearest category
         pa.field("nearest_category", pa.string()),  # that of the row, unless the product is unknown
+        pa.field("night", pa.date32()),  # of `mvad nightly`, else null
+        pa.field("scored_at", pa.timestamp("us", "UTC")),  # when the row was written
+        pa.field("method", pa.string()),  # null where no model was used
+        pa.field("backbone", pa.string()),
     ]
 )
 SUMMARY = pa.schema(
@@ -102,9 +107,22 @@ SUMMARY = pa.schema(
 )
 
 
-def score_table(images: pa.Table, run_id: str, columns: Mapping[str, Any]) -> pa.Table:
+class RowOrigin(NamedTuple):
+    """What score rows say of the run that writes them."""
+
+    run_id: str
+    night: datetime.date | None = None
+
+
+def constant(value: Any, count: int, type_: pa.DataType) -> pa.Array:
+    """A column that holds one value ``count`` times."""
+    return pa.repeat(pa.scalar(value, type_), count)
+
+
+def score_table(images: pa.Table, origin: RowOrigin, columns: Mapping[str, Any]) -> pa.Table:
     """Rows of the score table: the manifest's columns of images, then ``columns``, null where there is none."""
     count = len(images)
+    facts = {**origin._asdict(), "scored_at": datetime.datetime.now(datetime.timezone.utc)}
     values = {name: images[name] for name in SCORES.names if name in images.column_names}
-    values |= {"run_id": pa.array([run_id] * count, pa.string()), **columns}
+    values |= {name: constant(fact, count, SCORES.field(name).type) for name, fact in facts.items()} | dict(columns)
     return pa.table({field.name: values.get(field.name, pa.nulls(count, field.type)) for field in SCORES}, SCORES)

@@ -22,7 +22,7 @@ from mvad import storage
 from mvad.data.manifest import repeated_ids
 from mvad.errors import ImageError, ResultsError, UsageError, one_line
 from mvad.results.result import EXIT_DONE
-from mvad.results.schema import SCORES, SUMMARY, score_table
+from mvad.results.schema import SCORES, SUMMARY, RowOrigin, score_table
 
 # pyarrow.dataset and pyarrow.parquet import pandas, which takes half a second: here where they are used.
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def write_part(out: str, rows: pa.Table) -> None:
     storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
 
 
-def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], run_id: str) -> None:
+def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], origin: RowOrigin) -> None:
     """Write score rows for images that are not scored: an error for those whose image id has a reason."""
     for category in pc.unique(images["category"]).to_pylist():
         rows = images.filter(pc.equal(images["category"], category))
@@ -186,7 +186,7 @@ def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], 
             part = rows.slice(start, MAX_ROWS_PER_FILE)
             errors = pa.array([reasons.get(name) for name in part["image_id"].to_pylist()], pa.string())
             status = pc.if_else(pc.is_valid(errors), "error", "ok")
-            write_part(out, score_table(part, run_id, {"status": status, "error": errors}))
+            write_part(out, score_table(part, origin, {"status": status, "error": errors}))
 
 
 def to_parquet(table: pa.Table) -> pa.Buffer:

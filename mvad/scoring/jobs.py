@@ -14,6 +14,7 @@ from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
 from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results import verdicts
 from mvad.results.run_record import Run
+from mvad.results.schema import RowOrigin
 
 NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
 MODEL_UNUSABLE = "the model cannot be used"  # prefix of the error of an image whose model is damaged
@@ -27,9 +28,13 @@ class ScoringJob:
     model: ModelInfo
     rule: DecisionRule
     out: str  # URI of the folder that score rows go to
-    run_id: str
+    origin: RowOrigin
     map_threshold: float  # images that score above this keep their patch scores
     max_regions: int = 20
+
+    @property
+    def run_id(self) -> str:
+        return self.origin.run_id
 
     @property
     def pixel_threshold(self) -> float | None:
@@ -68,7 +73,7 @@ def scoring_jobs(
             continue
         run.add_model(model, rule)
         map_threshold = _map_threshold(options.maps, rule)
-        jobs.append(ScoringJob(model, rule, run.folder, run.run_id, map_threshold, options.max_regions))
+        jobs.append(ScoringJob(model, rule, run.folder, run.origin, map_threshold, options.max_regions))
     for category, error in unusable.items():
         if not jobs:
             raise error

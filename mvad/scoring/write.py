@@ -10,7 +10,7 @@ import ray
 
 from mvad import storage
 from mvad.process import end_in_time
-from mvad.results.schema import score_table
+from mvad.results.schema import constant, score_table
 from mvad.results.store import write_part
 from mvad.results.verdicts import decide
 from mvad.runtime.stage_totals import StageTotals
@@ -48,5 +48,7 @@ def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:
     """The score rows of images: their rows of the manifest, and columns of `columns.SCORED` by one job's model."""
     columns = {name: scored[name] for name in COPIED}
     columns["status"] = pc.if_else(pc.is_valid(scored["error"]), "error", "ok")
-    columns["model_id"] = pa.array([job.model.model_id] * len(scored), pa.string())
-    return score_table(images, job.run_id, columns | decide(scored["score"].combine_chunks(), job.rule))
+    model = job.model
+    facts = {"model_id": model.model_id, "method": model.method, "backbone": model.backbone.name}
+    columns |= {name: constant(fact, len(scored), pa.string()) for name, fact in facts.items()}
+    return score_table(images, job.origin, columns | decide(scored["score"].combine_chunks(), job.rule))

@@ -120,7 +120,7 @@ def refuse(*_):
 
 def stored(out):
     """Rows and documents of results as text, without what differs from run to run."""
-    rows = results.read_scores(to_uri(out)).drop_columns(["run_id"]).to_pylist()
+    rows = results.read_scores(to_uri(out)).drop_columns(["run_id", "scored_at"]).to_pylist()
     run = json.loads((out / "run.json").read_text())
     facts = {
         name: {key: fact for key, fact in row.items() if key not in PASSING} for name, row in run["categories"].items()

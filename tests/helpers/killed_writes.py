@@ -37,7 +37,9 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     }
     tables = [path for path in (folder, *folder.rglob("*")) if (path / "scores").is_dir()]
     rows = {
-        str(path.relative_to(folder)): results.read_scores(to_uri(path)).drop_columns(["run_id"]).to_pylist()
+        str(path.relative_to(folder)): results.read_scores(to_uri(path))
+        .drop_columns(["run_id", "scored_at"])
+        .to_pylist()
         for path in tables
     }
     done = sorted(str(path.relative_to(folder)) for path in folder.rglob("_SUCCESS"))

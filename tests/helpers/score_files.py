@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from mvad import results
-from mvad.results.schema import SCORES, score_table
+from mvad.results.schema import SCORES, RowOrigin, score_table
 from mvad.results.store import write_part
 from mvad.storage import join, to_uri
 
@@ -20,7 +20,7 @@ def write_rows(out, category, rows, without=()):
     names = {name for row in rows for name in row} - {"image_id", "uri", "category", "split"}
     columns = {name: pa.array([row.get(name) for row in rows], SCORES.field(name).type) for name in names}
     images = pa.table({name: [row[name] for row in rows] for name in ("image_id", "uri", "category", "split")})
-    table = score_table(images, "run-1", columns)
+    table = score_table(images, RowOrigin("run-1"), columns)
     write_part(to_uri(out), table.drop_columns(list(without)))
 
 

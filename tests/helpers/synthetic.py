@@ -8,9 +8,11 @@ from helpers.tiles import paint
 from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.data.manifest import SCHEMA
+from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_store import ModelInfo
 from mvad.options import RunOptions, as_json
 from mvad.pipeline.columns import SCORED
+from mvad.results.schema import RowOrigin
 from mvad.results.store import write_part
 from mvad.results.summary import evaluate
 from mvad.results.verdicts import rule_facts
@@ -19,6 +21,7 @@ from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.write import score_rows
 from mvad.storage import to_uri
 
+BACKBONE = BackboneSpec("efficientnet_lite0", (), (), ())
 SIZE = {"resize": 64, "crop": 64}
 
 
@@ -52,10 +55,10 @@ def write_category(out, name, rows, *, calibration=None, threshold=None, size=No
         "regions": [row.get("regions") for row in rows],
         "anomalous_area": [row.get("anomalous_area") for row in rows],
     }
-    model = ModelInfo("0" * 64, "patchcore", name, {}, None, "", None, {}, {}, "")
+    model = ModelInfo("0" * 64, "patchcore", name, {}, BACKBONE, "", None, {}, {}, "")
     if rule is None:
         rule = DecisionRule("0" * 64, scores, "conformal" if threshold is not None else None, threshold, "nothing much")
-    job = ScoringJob(model, rule, to_uri(out), "run-1", 0.0)
+    job = ScoringJob(model, rule, to_uri(out), RowOrigin("run-1"), 0.0)
     write_part(job.out, score_rows(pa.table(images, SCHEMA), pa.table(scored, SCORED), job))
     return {
         "method": "patchcore",

@@ -13,7 +13,7 @@ from mvad import results
 from mvad.calibration import DecisionRule
 from mvad.errors import UsageError
 from mvad.results import store
-from mvad.results.schema import SCORES, SUMMARY, score_table
+from mvad.results.schema import SCORES, SUMMARY, RowOrigin, score_table
 from mvad.results.store import drop_duplicates, drop_rows
 from mvad.results.verdicts import decide, decide_together
 from mvad.storage import to_uri
@@ -39,7 +39,7 @@ def write(out, names, scores, category="cap", rule=None):
         ),
         **decide(scores, rule or DecisionRule()),
     }
-    store.write_part(to_uri(out), score_table(images(names, category), "run", columns))
+    store.write_part(to_uri(out), score_table(images(names, category), RowOrigin("run"), columns))
 
 
 def rows_of(out):
@@ -201,7 +201,7 @@ def test_a_full_disk_spoils_no_file(tmp_path, monkeypatch):
 
 def test_a_table_of_scores_has_every_column(tmp_path):
     manifest = images(["a", "b"]).append_column("ignored", pa.array([1, 2]))
-    table = score_table(manifest, "run", {"status": pa.array(["ok", "ok"])})
+    table = score_table(manifest, RowOrigin("run"), {"status": pa.array(["ok", "ok"])})
     assert table.schema.equals(SCORES)
     assert table["image_id"].to_pylist() == ["a", "b"]
     assert table["run_id"].to_pylist() == ["run", "run"]
@@ -212,8 +212,10 @@ def test_regions_come_back_as_they_were_written_and_are_null_in_older_files(tmp_
     box = {"x": 3, "y": 5, "width": 7, "height": 2, "area": 11, "peak": 2.5, "mean": 1.5}
     columns = {"status": pa.array(["ok"] * 3), "regions": pa.array([[box], [], None], SCORES.field("regions").type)}
     columns["anomalous_area"] = pa.array([0.25, 0, None], pa.float64())
-    store.write_part(to_uri(tmp_path), score_table(images(["a", "b", "c"]), "run", columns))
-    older = score_table(images(["d"]), "run", {"status": pa.array(["ok"])}).drop_columns(["regions", "anomalous_area"])
+    store.write_part(to_uri(tmp_path), score_table(images(["a", "b", "c"]), RowOrigin("run"), columns))
+    older = score_table(images(["d"]), RowOrigin("run"), {"status": pa.array(["ok"])}).drop_columns(
+        ["regions", "anomalous_area"]
+    )
     store.write_part(to_uri(tmp_path), older)
     names = ["image_id", "regions", "anomalous_area"]
     expected = {"image_id": ["a", "b", "c", "d"], "regions": [[box], [], None, None]}
@@ -229,14 +231,14 @@ def test_images_that_cannot_be_scored_get_their_reason(tmp_path, monkeypatch):
     names = [f"{number}.png" for number in range(5)]
     table = pa.concat_tables([images(names), images(["lid.png"], "lid")])
     reasons = {name: f"because of {name}" for name in [*names, "lid.png"]}
-    store.write_unscored_rows(to_uri(tmp_path), table, reasons, "run")
+    store.write_unscored_rows(to_uri(tmp_path), table, reasons, RowOrigin("run"))
     rows = rows_of(tmp_path)
     assert {name: row["error"] for name, row in rows.items()} == reasons
     assert {row["status"] for row in rows.values()} == {"error"}
     assert {row["category"] for name, row in rows.items() if name != "lid.png"} == {"cap"}
     assert all(row["score"] is row["is_anomaly"] is row["threshold"] is None for row in rows.values())
     assert len(files_of(tmp_path)) == 4  # 2 + 2 + 1 images of cap, one of lid
-    store.write_unscored_rows(to_uri(tmp_path), table.slice(0, 0), {}, "run")
+    store.write_unscored_rows(to_uri(tmp_path), table.slice(0, 0), {}, RowOrigin("run"))
     assert len(files_of(tmp_path)) == 4
 
 

@@ -20,12 +20,15 @@ from mvad.features.weights import Network
 from mvad.model_store import find_models
 from mvad.options import ScoreOptions
 from mvad.results.result import EXIT_TOO_MANY_ERRORS
+from mvad.results.schema import RowOrigin
 from mvad.runtime.stage_totals import StageTotals
 from mvad.scoring import model_sharing
 from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
 from mvad.storage import to_uri
+
+ORIGIN = RowOrigin("r")
 
 OPTIONS = {"actors": 1, "quiet": True, "settle": 0}
 
@@ -94,7 +97,7 @@ def scorer(base_run, tiles):
 
     def score(folder=base_run[0] / "models"):
         models = find_models(to_uri(folder))
-        jobs = {n: ScoringJob(models[name], DecisionRule("m"), "", "r", np.inf) for n, name in enumerate(models)}
+        jobs = {n: ScoringJob(models[name], DecisionRule("m"), "", ORIGIN, np.inf) for n, name in enumerate(models)}
         broadcast = Broadcast(models.values())
         rows = Scorer(spec, jobs, broadcast, 1, StageTotals("score"))(batch).to_pylist()
         return {

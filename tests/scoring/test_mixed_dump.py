@@ -59,7 +59,7 @@ def scored(models, dump, tmp_path_factory):
 
 def rows_of(out):
     """The rows of results, by image id, without what differs between runs."""
-    names = [name for name in SCORES.names if name != "run_id"]
+    names = [name for name in SCORES.names if name not in ("run_id", "scored_at")]
     return {row["image_id"]: row for row in read_scores(to_uri(out), names).to_pylist()}
 
 

@@ -26,12 +26,15 @@ from mvad.features.weights import Network
 from mvad.model_store import FittedModel, find_models, save_model
 from mvad.options import ScoreOptions
 from mvad.pipeline.columns import SCORED
+from mvad.results.schema import RowOrigin
 from mvad.runtime.stage_totals import StageTotals
 from mvad.scoring.jobs import ScoringJob
 from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.scorer_actor import Scorer
 from mvad.scoring.write import WriteScores
 from mvad.storage import to_uri
+
+ORIGIN = RowOrigin("r")
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 VIT = "timm:vit_tiny_patch16_224"
@@ -71,7 +74,7 @@ def scoring(request, compared, vit, tiles, tmp_path_factory):
     def actor(maps):
         out = to_uri(tmp_path_factory.mktemp("written"))
         threshold = -math.inf if maps else math.inf
-        jobs = [ScoringJob(models[name], DecisionRule("m"), out, "r", threshold) for name in ("alpha", "beta")]
+        jobs = [ScoringJob(models[name], DecisionRule("m"), out, ORIGIN, threshold) for name in ("alpha", "beta")]
         return Scorer(spec, dict(enumerate(jobs)), broadcast, 1, totals), jobs
 
     @functools.cache

@@ -1,0 +1,145 @@
+"""Score rows of one run or of many nights, queried with DuckDB where they lie."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from mvad import storage
+from mvad.errors import UsageError, one_line
+from mvad.results.schema import SCORES
+from mvad.results.store import PART_NAME
+
+NIGHT = re.compile(r"date=(\d{4}-\d\d-\d\d)")  # name of a night's folder
+KEY = re.compile(r"/scores/category=([^/]*)/")  # a folder of older results, whose files do not say the category
+MEMORY_LIMIT = "1GB"  # of a query; what is larger goes to temporary files
+NOT_FOR_DUCKDB = re.compile(rf"[*?\[]|{KEY.pattern}")  # paths that it takes for patterns; older results
+VIEW = "rows"
+WITH_FILE = SCORES.append(pa.field("file", pa.string()))
+
+
+@dataclass(frozen=True)
+class NightRows:
+    """The score rows of the nights from ``since`` to ``until`` below a folder (a URI), or of one run in it.
+
+    Rows are those of the files that were there when the object was made. Queries may run in several threads.
+
+    Attributes
+    ----------
+    files
+        Files of score rows by folder of results, both URIs, sorted.
+    dates
+        The date of each of these folders; None of a run that is no night.
+    """
+
+    root: str
+    files: Mapping[str, Sequence[storage.FileEntry]]
+    dates: Mapping[str, datetime.date | None]
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # a connection answers one at a time
+
+    @classmethod
+    def open(cls, root: str, since: datetime.date | None = None, until: datetime.date | None = None) -> NightRows:
+        """List the files; UsageError if there are no results."""
+        dates: dict[str, datetime.date | None] = dict(list_nights(root, since, until))
+        if not dates and not list_nights(root):
+            dates = {root: None}
+        files = dict(zip(dates, storage.parallel_map(_parts, dates), strict=True))
+        if not any(files.values()):
+            between = "" if since is until is None else f" from {since or 'the first night'} to {until or 'the last'}"
+            raise UsageError(
+                f"no results in {storage.readable(root)}{between}; make some with mvad nightly, mvad run or mvad score."
+            )
+        return cls(root, files, dates)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """What a SELECT over the table ``rows`` gives: score rows, with ``folder``, the URI of their results.
+
+        ``night`` is also known of rows that do not say it themselves. UsageError if a file is damaged, or the SQL is
+        not right; no other file can be read or written by it.
+        """
+        try:
+            with self._lock:
+                return self._connection.sql(sql, params=parameters).to_arrow_table()
+        except duckdb.Error as error:
+            raise UsageError(f"the rows in {storage.readable(self.root)} cannot be read: {one_line(error)}") from error
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(
+            ":memory:", config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False}
+        )
+        places = [
+            (storage.resolve(entry.uri)[1], folder, date)
+            for folder, date in self.dates.items()
+            for entry in self.files[folder]
+        ]
+        paths, folders, dates = map(list, zip(*places, strict=True))
+        columns = {"file": pa.array(paths), "folder": pa.array(folders), "date": pa.array(dates, pa.date32())}
+        connection.register("places", pa.table(columns))
+        connection.register("no_rows", WITH_FILE.empty_table())
+        uris = [entry.uri for files in self.files.values() for entry in files]
+        if all(map(storage.is_local, uris)) and not any(map(NOT_FOR_DUCKDB.search, paths)):
+            connection.execute("SET VARIABLE paths = $paths", {"paths": paths})
+            connection.execute("SET allowed_paths = $paths", {"paths": paths})
+            stored = (
+                "read_parquet(getvariable('paths'), union_by_name = true, hive_partitioning = false, filename = 'file')"
+            )
+        else:
+            connection.register("stored", _dataset(uris))
+            stored = "stored"
+        names = ", ".join(name for name in SCORES.names if name != "night")
+        connection.execute(
+            f"CREATE TEMP VIEW {VIEW} AS SELECT {names}, coalesce(night, date) AS night, folder FROM "
+            f"(SELECT * FROM no_rows UNION ALL BY NAME SELECT * FROM {stored}) JOIN places USING (file)"
+        )
+        for setting in ("TimeZone = 'UTC'", "enable_external_access = false", "lock_configuration = true"):
+            connection.execute(f"SET {setting}")
+        return connection
+
+
+def _dataset(uris: Sequence[str]) -> pads.Dataset:
+    """Files of score rows that DuckDB cannot read itself, such as those in object storage; ``file`` is their path."""
+    fragments = []
+    for uri in uris:
+        filesystem, path = storage.resolve(uri)
+        known, key = pads.field("file") == path, KEY.search(path)
+        if key:
+            known &= pads.field("category") == unquote(key[1])
+        fragments.append(pads.ParquetFileFormat().make_fragment(path, filesystem, known))
+    return pads.FileSystemDataset(fragments, WITH_FILE, pads.ParquetFileFormat(), filesystem)
+
+
+def list_nights(
+    root: str, since: datetime.date | None = None, until: datetime.date | None = None
+) -> dict[str, datetime.date]:
+    """The folders (URIs) of nights below the folder ``root`` (a URI), from the first to the last, with their dates."""
+    nights = {}
+    for name in storage.list_folder(root):
+        match = NIGHT.fullmatch(name)
+        try:
+            date = datetime.date.fromisoformat(match[1]) if match else None
+        except ValueError:  # no day of the calendar
+            continue
+        if date is not None and (since is None or since <= date) and (until is None or date <= until):
+            nights[storage.join(root, name)] = date
+    return nights
+
+
+def _parts(folder: str) -> list[storage.FileEntry]:
+    """The files of score rows of one folder of results."""
+    scores = storage.join(folder, "scores")
+    if not storage.exists(scores):
+        return []
+    entries = [entry for page in storage.list_pages(scores) for entry in page]
+    parts = [entry for entry in entries if PART_NAME.fullmatch(entry.uri.rpartition("/")[2])]
+    return sorted(parts, key=lambda entry: entry.uri)
