@@ -1012,6 +1012,10 @@ class PlanOptions(NetworkOptions, OutputOptions):
 class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions, OutputOptions):
     """Server"""
 
+    results: Annotated[
+        str | None,
+        Option(help="Results of nights, or of one run, for the pages Nights and Review.", show_default="no such pages"),
+    ] = None
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 serves every network, without a password.")] = (
         "127.0.0.1"
     )

@@ -120,3 +120,4 @@ class CategoriesAnswer(_Answer):
 
     categories: list[CategoryAnswer]
     limits: LimitsAnswer
+    has_nights: bool = False  # whether there are the pages Nights and Review, too

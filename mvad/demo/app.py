@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, Form, UploadFile
+from fastapi import APIRouter, FastAPI, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,7 +35,7 @@ from mvad.demo.image_memory import MAX_SIDE_PIXELS, ImageMemory, image_bytes, pi
 from mvad.demo.requests import MULTIPART, GuardedApp, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.waiting import ImageQueue
-from mvad.errors import ImageError, one_line
+from mvad.errors import ImageError, UsageError, one_line
 from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.version import VERSION
 
@@ -65,8 +65,9 @@ def demo_app(
     memory: ImageMemory,
     queue: ImageQueue,
     max_upload_s: float = MAX_UPLOAD_S,
+    pages: APIRouter | None = None,
 ) -> GuardedApp:
-    """Build the application; ``score`` scores a sample or raises `BusyError`.
+    """Build the application; ``score`` scores a sample or raises `BusyError`, and ``pages`` are more routes.
 
     Images wait in ``queue``; those that are decoded, and their pictures, share ``memory``. An upload may take
     ``max_upload_s`` seconds.
@@ -108,7 +109,15 @@ def demo_app(
 
     @app.exception_handler(RequestValidationError)
     async def refuse_form(request: Request, error: RequestValidationError) -> Response:
-        return await refuse(request, form_error(request, error.errors()[0]))
+        first = error.errors()[0]
+        if request.url.path.endswith("/score"):
+            return await refuse(request, form_error(request, first))
+        place = ".".join(plain(str(part)) for part in first["loc"][1:])
+        return await refuse(request, HTTPException(422, f"{place or 'the request'}: {first['msg']}."))
+
+    @app.exception_handler(UsageError)
+    async def name_damage(request: Request, error: UsageError) -> Response:
+        return JSONResponse({"error": one_line(error)}, 500)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
@@ -143,6 +152,7 @@ def demo_app(
                 for category, model in models.items()
             ],
             limits=limits,
+            has_nights=pages is not None,
         )
 
     @app.post(
@@ -248,6 +258,8 @@ def demo_app(
         picture = display_image(image) if pictures else None
         return Sample(pixels, category, pictures), image.width, image.height, picture
 
+    if pages is not None:
+        app.include_router(pages)
     return GuardedApp(app, hosts, limits.upload_bytes, max_upload_s)
 
 

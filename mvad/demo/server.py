@@ -35,6 +35,8 @@ from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import load_networks
 from mvad.options import ServeOptions, takes
+from mvad.review.folder import NightsFolder
+from mvad.review.pages import review_routes
 from mvad.runtime.session import ray_session
 from mvad.runtime.threads import worker_device
 
@@ -53,6 +55,9 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
     """
     report = Reporter(options.quiet)
     category_models, usable = read_category_models(folder, options)
+    nights = NightsFolder(storage.to_uri(options.results)) if options.results else None
+    if nights is not None:
+        nights.nights()  # else UsageError, before anything is started
     with closing(_bind(options.host, options.port)) as listener:
         port = listener.getsockname()[1]
         usable, networks = load_networks(usable, options.weights)
@@ -67,16 +72,20 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
         with (
             ray_session(options.address, say=report.info),
             _scoring_processes(models, networks, options) as processes,
-            serving_app(_application(models, processes, options), listener, _connection_limits(options)),
+            serving_app(_application(models, processes, options, nights), listener, _connection_limits(options)),
         ):
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # a browser can open these
             yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def _application(models: CategoryModels, processes: Sequence[BatchFunction], options: ServeOptions) -> ASGIApp:
+def _application(
+    models: CategoryModels, processes: Sequence[BatchFunction], options: ServeOptions, nights: NightsFolder | None
+) -> ASGIApp:
     limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
     hosts = AllowedHosts(options.host, options.allow_host or ())
-    return demo_app(models, limits, Batches(processes).score, hosts, ImageMemory(options.image_memory), ImageQueue())
+    memory = ImageMemory(options.image_memory)
+    pages = None if nights is None else review_routes(nights, memory, options.max_pixels)
+    return demo_app(models, limits, Batches(processes).score, hosts, memory, ImageQueue(), pages=pages)
 
 
 def _connection_limits(options: ServeOptions) -> ConnectionLimits:

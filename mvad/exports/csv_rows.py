@@ -34,6 +34,14 @@ def region_table(category: str, rows: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
+def defused(table: pa.Table) -> pa.Table:
+    """The table, with an apostrophe in front of each text that a spreadsheet would take for a formula."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            table = table.set_column(number, field, _escaped(table.column(number)))
+    return table
+
+
 def _escaped(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.replace_substring_regex(names, FORMULA, r"'\1")
 

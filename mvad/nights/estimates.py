@@ -216,16 +216,24 @@ def evaluate_labels(nights: NightRows, labels: pa.Table) -> Evaluation:
     for row in nights.query(COUNTS).to_pylist():
         strata[row["category"], _week(row["night"])][row["flagged"]].n_images += row["n"]
     judged = {(row["folder"], row["image_id"]): row for row in current_labels(labels).to_pylist()}
+    # Whoever labels an image again does not change how it was drawn first.
+    random = {
+        (row["folder"], row["image_id"])
+        for row in labels.select(["folder", "image_id", "drawn"]).to_pylist()
+        if row["drawn"] == "random"
+    }
     ids = sorted({image_id for _, image_id in judged})
     for row in nights.query(LABELLED, {"ids": ids}).to_pylist() if ids else ():
-        label = judged.get((nights.name_of(row["folder"]), row["image_id"]))
+        key = nights.name_of(row["folder"]), row["image_id"]
+        label = judged.get(key)
         if label is None:
             continue
         stratum = strata[row["category"], _week(row["night"])][row["flagged"]]
         if label["judgement"] == "unsure":
             stratum.n_unsure += 1
         else:
-            stratum.labelled.append({**row, "judgement": label["judgement"], "drawn": label["drawn"]})
+            drawn = "random" if key in random else label["drawn"]
+            stratum.labelled.append({**row, "judgement": label["judgement"], "drawn": drawn})
     return Evaluation(dict(strata), {row["category"]: row["threshold"] for row in nights.query(THRESHOLDS).to_pylist()})
 
 

@@ -83,9 +83,9 @@ class NightRows:
             ":memory:", config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False}
         )
         places = [
-            (storage.resolve(entry.uri)[1], folder, date)
-            for folder, date in self.dates.items()
-            for entry in self.files[folder]
+            (storage.resolve(entry.uri)[1], folder, self.dates[folder])
+            for folder, entries in self.files.items()
+            for entry in entries
         ]
         paths, folders, dates = map(list, zip(*places, strict=True))
         columns = {"file": pa.array(paths), "folder": pa.array(folders), "date": pa.array(dates, pa.date32())}

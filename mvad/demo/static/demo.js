@@ -15,6 +15,7 @@ async function start() {
     const content = await response.json();
     models = new Map(content.categories.map((model) => [model.category, model]));
     limits = content.limits;
+    byId("pages").hidden = !content.has_nights;
   } catch {
     byId("problem").textContent = "The server does not respond; reload this page when it is running.";
     return;

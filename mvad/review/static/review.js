@@ -1,0 +1,258 @@
+import { ask, byId, element, fillCategories, keepInAddress, number, percent } from "./pages.js";
+
+const PAGE = 50;
+const AROUND = 512; // pixels that the view of own pixels shows at least
+let images = [];
+let position = 0;
+let total = 0;
+let generation = 0; // of the question, so that a late answer to an earlier one is dropped
+const done = []; // images that were labelled here, the last one at the end
+const kinds = new Set();
+
+const filters = () => ({
+  since: byId("since").value, until: byId("until").value, category: byId("category").value, search: byId("search").value,
+});
+const asked = () => {
+  const [drawn, among] = byId("order").value.split(" ");
+  return { ...filters(), drawn, among };
+};
+
+function problem(error) {
+  byId("problem").textContent = error ? error.message : "";
+}
+
+async function load() {
+  const mine = ++generation;
+  problem(null);
+  keepInAddress({ ...filters(), order: byId("order").value });
+  try {
+    const content = await ask("api/queue", { ...asked(), limit: PAGE });
+    if (mine !== generation) {
+      return;
+    }
+    images = content.images;
+    total = content.n_images;
+    position = 0;
+    done.splice(0);
+    problem(content.problems.length ? new Error(content.problems.join("; ")) : null);
+  } catch (error) {
+    images = [];
+    total = 0;
+    problem(error);
+  }
+  show();
+  evaluate();
+}
+
+async function more() {
+  const mine = generation;
+  const known = new Set(images.map((image) => `${image.folder}\n${image.image_id}`));
+  const skipped = images.filter((image) => !image.label).length;
+  const content = await ask("api/queue", { ...asked(), limit: PAGE, offset: skipped });
+  if (mine === generation) {
+    images.push(...content.images.filter((image) => !known.has(`${image.folder}\n${image.image_id}`)));
+  }
+}
+
+const place = (image) => new URLSearchParams({ folder: image.folder, image_id: image.image_id });
+
+function ownPixels(image) {
+  const [first] = image.regions ?? [];
+  const box = first ?? { x: (image.width - AROUND) / 2, y: (image.height - AROUND) / 2, width: AROUND, height: AROUND };
+  const side = Math.max(AROUND, box.width, box.height);
+  const query = place(image);
+  query.set("left", Math.max(0, Math.round(box.x + box.width / 2 - side / 2)));
+  query.set("top", Math.max(0, Math.round(box.y + box.height / 2 - side / 2)));
+  query.set("width", side);
+  query.set("height", side);
+  return query;
+}
+
+function draw(image) {
+  const isZoomed = byId("zoom").getAttribute("aria-pressed") === "true";
+  const isBare = byId("hide").getAttribute("aria-pressed") === "true";
+  const picture = byId("picture");
+  const map = byId("map");
+  byId("viewer").classList.toggle("own-pixels", isZoomed);
+  picture.alt = `the image ${image.image_id}`;
+  picture.src = `api/picture?${isZoomed ? ownPixels(image) : place(image)}`;
+  map.hidden = true;
+  map.removeAttribute("src");
+  if (!isZoomed && !isBare) {
+    map.src = `api/map?${place(image)}`;
+  }
+}
+
+function show() {
+  const image = images[position];
+  byId("current").hidden = !image;
+  const labelled = images.filter((one) => one.label).length;
+  byId("state").textContent = total
+    ? `${total.toLocaleString("en")} images await a label with these filters; ${labelled} labelled now.`
+    : "No image awaits a label with these filters.";
+  if (!image) {
+    return;
+  }
+  byId("image-title").textContent = image.image_id;
+  const facts = [
+    ["Category", image.category],
+    ["Night", image.night ?? "-"],
+    ["Verdict", image.verdict ?? "-"],
+    ["Score", `${number(image.score)} (threshold ${number(image.threshold)})`],
+    ["p-value", number(image.p_value, 4)],
+    ["Regions", image.regions ? `${image.regions.length}, ${percent(image.anomalous_area)} of the image` : "-"],
+    ["Label", image.label?.judgement ? [image.label.judgement, image.label.defect].filter(Boolean).join(": ") : "none yet"],
+  ];
+  byId("facts").replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
+  for (const button of document.querySelectorAll("[data-judgement]")) {
+    button.setAttribute("aria-pressed", String(image.label?.judgement === button.dataset.judgement));
+  }
+  byId("undo").disabled = !done.length;
+  draw(image);
+}
+
+async function move(step) {
+  const target = position + step;
+  if (target < 0) {
+    return;
+  }
+  if (target >= images.length && images.length < total) {
+    await more().catch(problem);
+  }
+  if (target < images.length) {
+    position = target;
+  }
+  show();
+}
+
+function reviewer() {
+  const name = byId("reviewer").value.trim();
+  if (!name) {
+    byId("reviewer").focus();
+    throw new Error("Say who you are first: labels carry their reviewer's name.");
+  }
+  localStorage.setItem("reviewer", name);
+  return name;
+}
+
+async function send(image, judgement, defect) {
+  const { drawn } = asked();
+  const label = { folder: image.folder, image_id: image.image_id, judgement, drawn, defect: defect || null };
+  await ask("api/labels", {}, { reviewer: reviewer(), labels: [label] });
+  image.label = judgement ? { judgement, defect } : null;
+}
+
+async function judge(judgement) {
+  const image = images[position];
+  if (!image) {
+    return;
+  }
+  const defect = judgement === "defect" ? byId("defect").value.trim() : "";
+  try {
+    await send(image, judgement, defect);
+  } catch (error) {
+    problem(error);
+    return;
+  }
+  problem(null);
+  if (defect && !kinds.has(defect)) {
+    kinds.add(defect);
+    byId("kinds").append(new Option(defect));
+  }
+  done.push(image);
+  if (images[position] === image) {
+    await move(1);
+  }
+  show();
+  evaluate();
+}
+
+async function undo() {
+  const image = done.pop();
+  if (!image) {
+    return;
+  }
+  try {
+    await send(image, null, "");
+  } catch (error) {
+    done.push(image);
+    problem(error);
+    return;
+  }
+  position = images.indexOf(image);
+  show();
+  evaluate();
+}
+
+function toggle(button) {
+  button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+  if (images[position]) {
+    draw(images[position]);
+  }
+}
+
+const interval = (row, name) =>
+  row[name] === null ? "-" : `${percent(row[name])} (${percent(row[`${name}_low`])} to ${percent(row[`${name}_high`])})`;
+
+async function evaluate() {
+  const mine = generation;
+  try {
+    const { since, until } = filters();
+    const content = await ask("api/evaluation", { since, until });
+    if (mine !== generation) {
+      return;
+    }
+    const rows = content.rows.filter((row) => row.n_labelled || row.week === null).map((row) => {
+      const made = element("tr");
+      made.append(element("th", row.category, { scope: "row", class: "name" }), element("td", row.week ?? "all"));
+      const texts = [number(row.n_images), number(row.n_flagged), number(row.n_labelled), interval(row, "precision"), interval(row, "recall")];
+      made.append(...texts.map((text) => element("td", text, { class: "number" })));
+      return made;
+    });
+    byId("evaluation").tBodies[0].replaceChildren(...rows);
+  } catch (error) {
+    problem(error);
+  }
+}
+
+const ACTIONS = {
+  g: () => judge("good"), d: () => judge("defect"), u: () => judge("unsure"), z: undo,
+  ArrowLeft: () => move(-1), ArrowRight: () => move(1), o: () => toggle(byId("zoom")), m: () => toggle(byId("hide")),
+};
+
+addEventListener("keydown", (event) => {
+  const isTyping = event.target.matches("input, select, textarea");
+  const action = ACTIONS[event.key];
+  if (action && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    action();
+  }
+});
+for (const button of document.querySelectorAll("[data-judgement]")) {
+  button.addEventListener("click", () => judge(button.dataset.judgement));
+}
+byId("undo").addEventListener("click", undo);
+byId("previous").addEventListener("click", () => move(-1));
+byId("next").addEventListener("click", () => move(1));
+byId("zoom").addEventListener("click", () => toggle(byId("zoom")));
+byId("hide").addEventListener("click", () => toggle(byId("hide")));
+byId("map").addEventListener("load", () => {
+  byId("map").hidden = false;
+});
+byId("picture").addEventListener("error", () => problem(new Error("This image cannot be shown: it has gone, or it cannot be read.")));
+for (const id of ["order", "since", "until", "category", "search"]) {
+  byId(id).addEventListener("change", load);
+}
+byId("reviewer").value = localStorage.getItem("reviewer") ?? "";
+
+const given = new URLSearchParams(location.search);
+for (const name of ["since", "until", "search", "order"]) {
+  if (given.get(name)) {
+    byId(name).value = given.get(name);
+  }
+}
+if (given.get("category")) {
+  byId("category").add(new Option(given.get("category"), given.get("category"), true, true));
+}
+ask("api/nights").then((content) => fillCategories(byId("category"), content.categories)).catch(problem);
+load();
