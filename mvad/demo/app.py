@@ -31,11 +31,11 @@ from mvad.data.images import decode, load_pixels, resize_and_crop
 from mvad.demo import answers
 from mvad.demo.category_models import CategoryModel, CategoryModels, rank_categories
 from mvad.demo.hosts import AllowedHosts
-from mvad.demo.image_memory import MAX_SIDE_PIXELS, ImageMemory, image_bytes, picture_bytes
 from mvad.demo.requests import MULTIPART, GuardedApp, UploadRoute, form_error, plain
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.waiting import ImageQueue
 from mvad.errors import ImageError, UsageError, one_line
+from mvad.html.image_memory import MAX_SIDE_PIXELS, ImageMemory, image_bytes, picture_bytes
 from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.version import VERSION
 

@@ -26,13 +26,13 @@ from mvad.demo.app import demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey, read_category_models
 from mvad.demo.connections import Connection, ConnectionLimits, Connections, TrackedApp
 from mvad.demo.hosts import AllowedHosts, is_loopback
-from mvad.demo.image_memory import ImageMemory, give_back_freed_memory
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
 from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
+from mvad.html.image_memory import ImageMemory, give_back_freed_memory
 from mvad.model_store import load_networks
 from mvad.options import ServeOptions, takes
 from mvad.review.folder import NightsFolder

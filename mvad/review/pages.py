@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mvad.data.images import FULL_DEPTH
-from mvad.demo.image_memory import ImageMemory
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.exports.csv_rows import defused
+from mvad.html.image_memory import ImageMemory
 from mvad.nights.estimates import evaluate_labels
 from mvad.nights.labels import Drawn, Judged, Judgement, append_labels
 from mvad.nights.queues import Among, find_image, review_queue

@@ -8,8 +8,8 @@ from PIL import Image
 
 from mvad.anomaly_maps.colours import draw_boxes, layer
 from mvad.data.images import read_image
-from mvad.demo.image_memory import MAX_BYTES, ImageMemory, picture_bytes
 from mvad.errors import ImageError
+from mvad.html.image_memory import MAX_BYTES, ImageMemory, picture_bytes
 from mvad.html.thumbnails import encode, fit_within
 from mvad.nights.rows import NightRows
 from mvad.results.stored_maps import stored_map

@@ -36,7 +36,6 @@ from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import ASSETS, MAX_SIDE_PIXELS, STATIC, demo_app, map_layer
 from mvad.demo.category_models import CategoryModel, detect_category, read_category_models
 from mvad.demo.hosts import AllowedHosts, is_loopback
-from mvad.demo.image_memory import ImageMemory
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import DemoScorer, Sample
 from mvad.demo.server import serving
@@ -45,6 +44,7 @@ from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
+from mvad.html.image_memory import ImageMemory
 from mvad.html.thumbnails import fit_within
 from mvad.options import ServeOptions
 

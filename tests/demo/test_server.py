@@ -30,12 +30,12 @@ from mvad.demo.app import demo_app, display_image, map_layer
 from mvad.demo.category_models import CategoryModel
 from mvad.demo.connections import ConnectionLimits, Connections
 from mvad.demo.hosts import AllowedHosts, host_name
-from mvad.demo.image_memory import ImageMemory, give_back_freed_memory, image_bytes, picture_bytes
 from mvad.demo.requests import SECURITY_HEADERS
 from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.server import serving_app
 from mvad.demo.waiting import Batches, BusyError, ImageQueue
 from mvad.errors import ImageError, UsageError
+from mvad.html.image_memory import ImageMemory, give_back_freed_memory, image_bytes, picture_bytes
 from mvad.options import ServeOptions, build
 
 SHORT_S = 0.1

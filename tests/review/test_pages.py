@@ -18,9 +18,9 @@ from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import demo_app
 from mvad.demo.connections import ConnectionLimits
 from mvad.demo.hosts import AllowedHosts
-from mvad.demo.image_memory import ImageMemory
 from mvad.demo.server import serving_app
 from mvad.demo.waiting import ImageQueue
+from mvad.html.image_memory import ImageMemory
 from mvad.nights.labels import read_labels
 from mvad.review.folder import NightsFolder
 from mvad.review.pages import ASSETS, STATIC, review_routes
