@@ -1,4 +1,7 @@
-"""Self-contained HTML pages: names are escaped, and a policy forbids to load or run anything but the page's style."""
+"""Self-contained HTML pages: names are escaped, and a policy forbids to load or run anything but the page's own.
+
+What that is, its style and perhaps one script, the policy knows by hashes.
+"""
 
 import base64
 import hashlib
@@ -18,16 +21,31 @@ def environment(package: str, filters: Mapping[str, Callable[[Any], str]]) -> En
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("mvad.html")])
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = {"count": "{:,}".format, "size": readable_size, **filters}
+    env.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     env.filters |= {"name": visible, **{name: _unless_missing(show) for name, show in numbers.items()}}
     return env
 
 
-def render(env: Environment, template: str, style: str, **content: Any) -> str:
+def render(env: Environment, template: str, style: str, script: str | None = None, **content: Any) -> str:
     """Render a page; ``style`` is the name of its style sheet, which follows that of all pages."""
+    styles = _source(env, "base.css") + _source(env, style)
+    code = None if script is None else _source(env, script)
+    return env.get_template(template).render(
+        style=styles,
+        style_hash=_digest(styles),
+        script=code,
+        script_hash=None if code is None else _digest(code),
+        **content,
+    )
+
+
+def _source(env: Environment, name: str) -> Markup:
     assert env.loader is not None
-    text = "".join(env.loader.get_source(env, name)[0] for name in ("base.css", style))
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return env.get_template(template).render(style=Markup(text), style_hash=digest, **content)
+    return Markup(env.loader.get_source(env, name)[0])
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _unless_missing(show: Callable[[Any], str]) -> Callable[[Any], str]:

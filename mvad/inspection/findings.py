@@ -1,7 +1,8 @@
 """What to know of a folder before a model is fitted to it, in one sentence each."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from mvad.console import plural
 from mvad.data.manifest import Manifest
 from mvad.inspection.outliers import MIN_MAD, log_sharpness
 from mvad.inspection.table import SUBSETS, by_category, subsets
+from mvad.storage.text import shown_name
 
 MIN_TRAINING_IMAGES = 20  # fewer deserve a note
 MAX_MEDIAN_Z = 1.5  # of test images; raised for small samples. Beyond, lighting or focus has changed
@@ -24,6 +26,8 @@ NOUNS = {
     "defect": "defective image",
     "unlabelled": "unlabelled image",
 }
+MAX_NAMED = 3  # categories that share a finding
+NUMBER = re.compile(r"(?<![\w.,;'\"])\d[\d,]*(?:\.\d+)?(?!\w)")
 WHY_NOT_REPEATED = {
     "train": "calibration will overestimate the model",
     "unlabelled": "scores and rates count the same thing more than once",
@@ -36,11 +40,54 @@ class Finding(NamedTuple):
     level: str  # warning: it spoils a model or its evaluation; note: it is good to know
     category: str  # "" if it concerns several
     text: str
+    example: str = ""  # the part of ``text`` that names an image of the category
+
+
+class SharedFinding(NamedTuple):
+    """One sentence, and the findings that say it of their categories, except for numbers and examples."""
+
+    level: str
+    text: str
+    findings: list[Finding]
+
+    @property
+    def named(self) -> str:
+        """The categories: all, or the first few and a count; empty if the finding names none."""
+        names = [shown_name(finding.category) for finding in self.findings if finding.category]
+        if len(names) <= MAX_NAMED + 1:  # the count would be no shorter than the name
+            return ", ".join(names)
+        return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED:,} more categories"
+
+    def __str__(self) -> str:
+        return f"{self.named}: {self.text}" if self.named else self.text
+
+
+def shared(findings: Iterable[Finding]) -> list[SharedFinding]:
+    """Findings that say the same of several categories as one, in their order; numbers that differ become ranges."""
+    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        sentence = NUMBER.sub("0", finding.text.replace(finding.example, "", 1)) if finding.category else finding.text
+        groups[finding.level, sentence].append(finding)
+    return [SharedFinding(level, _common_text(members), members) for (level, _), members in groups.items()]
+
+
+def _common_text(findings: list[Finding]) -> str:
+    texts = [finding.text for finding in findings]
+    if len(set(texts)) == 1:
+        return texts[0]
+    texts = [finding.text.replace(finding.example, "", 1) for finding in findings]
+    ranges = iter([_number_range(numbers) for numbers in zip(*map(NUMBER.findall, texts), strict=True)])
+    return NUMBER.sub(lambda _: next(ranges), texts[0])
+
+
+def _number_range(numbers: Iterable[str]) -> str:
+    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]}-{ordered[-1]}"
 
 
 def find_all(manifest: Manifest, images: pa.Table) -> list[Finding]:
     """All findings, warnings first."""
-    findings = [Finding(level, "", text) for level, text in _across_categories(manifest, images)]
+    findings = [Finding(level, "", *statement) for level, *statement in _across_categories(manifest, images)]
     has_training = "train" in images["split"].to_pylist()
     for category, _, rows in by_category(images):
         statements = [*_missing(rows, has_training)]
@@ -48,11 +95,11 @@ def find_all(manifest: Manifest, images: pa.Table) -> list[Finding]:
         if len(readable):
             for check in (_duplicates, _outliers, _files, _lighting):
                 statements += check(readable, subsets(readable))
-        findings += [Finding(level, category, text) for level, text in statements]
+        findings += [Finding(level, category, *statement) for level, *statement in statements]
     return sorted(findings, key=lambda finding: finding.level != "warning")
 
 
-Statements = Iterator[tuple[str, str]]  # level and text of each finding
+Statements = Iterator[tuple[str, ...]]  # level and text of each finding, and perhaps its example
 
 
 def _across_categories(manifest: Manifest, images: pa.Table) -> Statements:
@@ -135,9 +182,10 @@ def _outliers(images: pa.Table, subset: NDArray[np.object_]) -> Statements:
         rows = rows.filter(pc.is_valid(rows["outlier"]))
         if len(rows):
             example = f"{rows['image_id'][0].as_py()!r} ({rows['outlier'][0].as_py()})"
-            outliers = f"is an outlier: {example}" if len(rows) == 1 else f"are outliers, such as {example}"
+            example = f": {example}" if len(rows) == 1 else f", such as {example}"
+            outliers = f"is an outlier{example}" if len(rows) == 1 else f"are outliers{example}"
             advice = "; check before fitting" if name == "train" else ""
-            yield level, f"{plural(len(rows), NOUNS[name])} {outliers}{advice}."
+            yield level, f"{plural(len(rows), NOUNS[name])} {outliers}{advice}.", example
 
 
 def _files(images: pa.Table, subset: NDArray[np.object_]) -> Statements:

@@ -17,7 +17,7 @@ from mvad import html
 from mvad.data.sampling import evenly_spaced
 from mvad.html.charts import Chart, Series, histogram, scatter, series_of
 from mvad.html.thumbnails import data_uri
-from mvad.inspection.findings import Finding
+from mvad.inspection.findings import Finding, shared
 from mvad.inspection.table import COUNTS, SUBSETS, Z_SCORES, by_category, category_rows, subsets
 from mvad.options import InspectOptions
 
@@ -169,7 +169,7 @@ def render_page(
         "inspect.css",
         facts=facts,
         summary=summary,
-        findings=findings,
+        findings=shared(findings),
         sections=sections(images),
         pictures={row: data_uri(data, "image/jpeg") for row, data in pictures.items()},
         errors=failed.slice(0, MAX_ERRORS).to_pylist(),

@@ -21,14 +21,13 @@ from mvad import results, storage
 from mvad.console import MAX_SHOWN_ERRORS, Reporter, plural
 from mvad.data.manifest import Manifest
 from mvad.errors import UsageError
-from mvad.inspection.findings import Finding, find_all
+from mvad.inspection.findings import Finding, find_all, shared
 from mvad.inspection.page import render_page
 from mvad.inspection.table import COUNTS, IMAGES, category_rows
 from mvad.options import InspectOptions, as_json
 from mvad.results.result import EXIT_TOO_MANY_ERRORS, MAX_LISTED_ERRORS, Result, exit_code
 from mvad.results.store import to_parquet
 from mvad.runtime.versions import versions
-from mvad.storage.text import shown_name
 
 SUFFIXES = (".html", ".parquet", ".json")
 MAX_NOTES = 12
@@ -65,14 +64,13 @@ def print_inspection(inspection: Inspection, manifest: Manifest, options: Inspec
         cells.append([row["category"], *counts, row["size"], ", ".join(row["formats"]) or "-"])
     reporter.table(["category"], [*(COUNTS[name][1] for name in columns), "pixels", "format"], cells)
     n_notes = 0
-    for level, category, text in inspection.findings:  # warnings come first
-        sentence = f"{shown_name(category)}: {text}" if category else text
-        if level == "warning":
-            reporter.warn(sentence)
+    for finding in shared(inspection.findings):  # warnings come first
+        if finding.level == "warning":
+            reporter.warn(str(finding))
             continue
         n_notes += 1
         if n_notes <= MAX_NOTES:
-            reporter.result(f"note: {sentence}")
+            reporter.result(f"note: {finding}")
     if n_notes > MAX_NOTES:
         reporter.result(f"and {plural(n_notes - MAX_NOTES, 'more note')}; --out FILE.html lists them all")
     for row in inspection.errors[:MAX_SHOWN_ERRORS]:

@@ -16,6 +16,8 @@ from mvad.calibration import UNKNOWN_PRODUCT
 from mvad.data.image_size import ImageSize
 from mvad.data.images import ignored_share
 from mvad.html.charts import Chart, histogram, precision_recall, roc
+from mvad.reports.flagged import Flagged, read_flagged
+from mvad.reports.thresholds import Stops, stops
 from mvad.results.stored_maps import one_threshold
 from mvad.results.verdicts import Outcome, outcomes, stored_calibration
 
@@ -74,6 +76,8 @@ class Category:
     scores: Chart | None
     curves: dict[str, Chart]
     what_if: list[Outcome]  # what other false-alarm rates would flag; empty without calibration
+    stops: Stops | None  # what other thresholds would flag; None if nothing was scored
+    flagged: Flagged
     outcomes: dict[str, int]  # images found, missed, falsely flagged, rightly passed; empty without labels or threshold
     defects: list[dict[str, Any]]  # one row per defect type
     galleries: list[Gallery]
@@ -135,6 +139,8 @@ def read_category(
         scores=histogram({**groups, "calibration": calibration}, threshold) if len(scored) else None,
         curves=_curves(labels, scores, decided),
         what_if=outcomes(scored, rates, facts.get("n_calibration") or 0),
+        stops=stops(scored["score"].to_numpy(), pc.fill_null(scored["label"], -1).to_numpy(), threshold),
+        flagged=read_flagged(source, name),
         outcomes=decided,
         defects=_defects(labelled),
         galleries=_galleries(scored, set(labels.tolist()), max_images) + _unknown_products(unknown, max_images),

@@ -17,9 +17,12 @@ from mvad.html.charts import bar
 from mvad.html.thumbnails import webp_uri
 from mvad.options import ReportOptions
 from mvad.reports.category import Category, read_category
+from mvad.reports.flagged import Flagged, as_data, merge, plain_rows
 from mvad.reports.pictures import QUALITY, category_pictures
+from mvad.reports.thresholds import command
 
 MAX_IMAGES, MAX_CATEGORIES = 800, 40  # on a single page, which then has about 8 MB
+MAX_DETAIL_BYTES = 3_000_000  # of all pictures on a page that show an image's own pixels
 COLUMNS = (  # of the summary table: key, title, filter that shows the value
     ("method", "Method", "name"),
     ("n_train", "Training images", "count"),
@@ -85,9 +88,14 @@ class Overview:
 
     @property
     def total(self) -> dict[str, int]:
-        """Images scored, flagged and unreadable, over all categories on the page."""
-        names = ("n_scored", "n_flagged", "n_error")
+        """Images scored, flagged, uncertain and unreadable, over all categories on the page."""
+        names = ("n_scored", "n_flagged", "n_uncertain", "n_error")
         return {name: sum(category.summary.get(name) or 0 for category in self.categories) for name in names}
+
+    @functools.cached_property
+    def flagged(self) -> Flagged:
+        """The flagged and uncertain images of all categories, the most anomalous first."""
+        return merge([category.flagged for category in self.categories])
 
     @property
     def has_threshold(self) -> bool:
@@ -151,7 +159,7 @@ class Pages(NamedTuple):
 def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -> Pages:
     """Write the report on the results in ``source`` to ``target``, and its other pages next to it (URIs)."""
     env = _environment()
-    render = functools.partial(html.render, env, style="report.css", overview=overview)
+    render = functools.partial(html.render, env, style="report.css", script="report.js", overview=overview)
     file = storage.readable(target).rpartition("/")[2]
     stem = file.removesuffix(".html")
     split = overview.n_pictures > MAX_IMAGES or len(overview.categories) > MAX_CATEGORIES
@@ -161,9 +169,10 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
         {"image_id": name, "category": name, "split": "test", "error": str(error)}
         for name, error in overview.damaged.items()
     ]
+    max_detail_bytes = MAX_DETAIL_BYTES // (1 if split else max(1, len(overview.categories)))
     n_bytes = 0
     for number, category in enumerate(overview.categories, start=1):
-        pictures = category_pictures(source, category, max_pixels)
+        pictures = category_pictures(source, category, max_pixels, max_detail_bytes)
         errors += [
             {"image_id": picture.image_id, "category": category.name, "split": "test", "error": picture.problem}
             for picture in pictures.values()
@@ -177,6 +186,7 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
             "pictures": pictures,
             "anchor": anchor,
             "legend": colours,
+            "command": command(overview.results, category.name),
         }
         section = Markup(env.get_template("section.html").render(content))
         if split:
@@ -188,7 +198,8 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
         else:
             sections.append(section)
             links.append(f"#{anchor}")
-    page = render("page.html", sections=sections, links=links).encode()
+    listed = {"flagged_rows": plain_rows(overview.flagged), "flagged_data": as_data(overview.flagged)}
+    page = render("page.html", sections=sections, links=links, **listed).encode()
     storage.write(target, page)
     return Pages(1 + split * len(overview.categories), n_bytes + len(page), errors)
 

@@ -17,12 +17,13 @@ import mvad
 from helpers.browser import visit
 from helpers.tiles import paint
 from helpers.wide_samples import png16
+from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.layouts import left_out_row, left_out_table
 from mvad.data.manifest import SCHEMA, Manifest
 from mvad.errors import UsageError
 from mvad.html import charts
-from mvad.inspection import embedding, findings, outliers, page, table
+from mvad.inspection import Inspection, embedding, findings, outliers, page, print_inspection, table
 from mvad.inspection.distributed import DIMENSIONS
 from mvad.inspection.measure import measure, measure_batch, sharpness, thumbnail
 from mvad.options import InspectOptions
@@ -298,6 +299,52 @@ def test_findings_of_light_format_and_absence():
     assert any("1 training image is an outlier: '000' (blurred)" in text for text in texts)
     assert any("3 files are left out" in text for text in texts)
     assert not findings_of(rows(image_id=[f"{number}" for number in range(train)], label=[0] * train))
+
+
+def test_the_same_finding_of_many_categories_is_one_line_that_names_some_of_them(capsys):
+    """Numbers that differ become ranges, examples are left out, and warnings come before notes."""
+    tables = [
+        rows(
+            image_id=[f"{category}/{number}" for number in range(n_train)],
+            category=[category] * n_train,
+            label=[0] * n_train,
+            format=["PNG", "JPEG"] * (n_train // 2),
+            outlier=["blurred", "dark"] + [None] * (n_train - 2),
+        )
+        for n_train, category in enumerate("stuvwxyz", start=4)
+        if n_train % 2 == 0
+    ]
+    tables.append(rows(category=["12 a: b"], label=[0], image_id=["12 a: b/0"]))
+    images = pa.concat_tables(tables)
+    found = findings_of(images)
+    assert [str(one) for one in findings.shared(found)] == [
+        "s, u, w, y: 2 training images are outliers; check before fitting.",
+        "s, u, w, y: there are only 4-10 training images; see --shots.",
+        '"12 a: b": there is only 1 training image; see --shots.',
+    ]
+    more = [finding._replace(category=f"part {number}") for finding in found[:1] for number in range(14)]
+    (finding,) = findings.shared([found[0], *more])
+    assert str(finding).startswith(
+        "s, part 0, part 1 and 12 more categories: 2 training images are outliers, such as 's/0' ("
+    )
+    assert [one.category for one in finding.findings][-1] == "part 13"  # nothing is lost
+
+    manifest = Manifest("file:///x", images.select(SCHEMA.names), left_out_table([]))
+    print_inspection(Inspection(0, [], images=images, findings=found), manifest, InspectOptions(), Reporter())
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == ["warning: s, u, w, y: 2 training images are outliers; check before fitting."]
+    assert len([line for line in printed.out.splitlines() if line.startswith("note: ")]) == 2
+
+
+def test_numbers_in_names_and_formats_are_no_ranges():
+    said = [
+        findings.Finding("note", "c", f"{count:,} images{example}, are PNG I;16, but {count / 2:.2f} of it", example)
+        for count, example in ((7, ", such as 'a 7'"), (1200, ", such as 'b'"))
+    ]
+    (finding,) = findings.shared(said)
+    assert finding.text == "7-1,200 images, are PNG I;16, but 3.50-600.00 of it"
+    other = findings.Finding("note", "", "2 files are left out"), findings.Finding("note", "", "3 files are left out")
+    assert [str(one) for one in findings.shared(other)] == ["2 files are left out", "3 files are left out"]
 
 
 def ticks(chart):
