@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from rich import progress
@@ -72,7 +72,7 @@ class _Name:
 
 
 class Reporter:
-    """Progress to standard error, results to standard output; nothing but warnings if ``quiet``.
+    """Progress to standard error, results to ``out`` (standard output); nothing but warnings if ``quiet``.
 
     Attributes
     ----------
@@ -83,11 +83,13 @@ class Reporter:
         ``tasks_retried`` (how often decode and write tasks were started again).
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, out: TextIO | None = None) -> None:
         self.quiet = quiet
         self.stages: dict[str, dict[str, Any]] = {}
         self._err = Console(stderr=True, soft_wrap=True, **AS_IT_IS)
-        self._out = Console(width=WIDTH if not sys.stdout.isatty() else None, **AS_IT_IS)
+        is_terminal = None if out is None else False  # rich may take it for one because of FORCE_COLOR
+        width = WIDTH if out or not sys.stdout.isatty() else None
+        self._out = Console(file=out, width=width, force_terminal=is_terminal, **AS_IT_IS)
 
     def info(self, text: str) -> None:
         """Print a line of progress."""

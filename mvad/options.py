@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from typer import Argument, Option
 from typer.models import OptionInfo
 
+from mvad import storage
 from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
 from mvad.data.image_size import EXACT, SMOOTHING, Decoding, ImageSize, Smoothing, fitting_size, tiled_size
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
 
 # Titles that are not named here are those of one command, and come first, or of a detector's parameters.
 PANEL_ORDER = {"Images": 1, "Decisions": 2, "Backbone": 3, "Augmentation": 5, "Few-shot": 5, "Cluster": 6, "Output": 7}
+PANEL_ORDER |= {"Alarms": 6}
 PANEL_ORDER |= {str(method.Params.__doc__): 4 for method in METHODS.values()}
 
 Options = TypeVar("Options")
@@ -54,6 +56,11 @@ def split_commas(value: Any) -> Any:
     if words and not any(parts):
         raise ValueError("the list is empty; separate names by commas")
     return [part for part in parts if part] or None
+
+
+def as_list(value: Any) -> Any:
+    """Let one string be a list of it; an empty list is None."""
+    return [value] if isinstance(value, str) else list(value or ()) or None
 
 
 TUNABLE = ("patchcore",)  # methods with candidates in `tuning.candidates`
@@ -125,6 +132,7 @@ LAYOUT_HELP = (
     "How DATA is laid out; mvtec includes BTAD, MPDD, and folders of good and defective images; plain has no labels."
 )
 Names = Annotated[list[str] | None, BeforeValidator(split_commas)]
+Repeated = Annotated[list[str] | None, BeforeValidator(as_list)]
 HostNames = Annotated[Names, AfterValidator(_check_hosts)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -745,7 +753,31 @@ class MixedOptions(ScoreOptions):
 
 
 @group()
-class NightlyOptions(MixedOptions):
+class AlarmOptions(Group):
+    """Alarms"""
+
+    notify: Annotated[
+        Repeated,
+        Option(help="Send the verdicts to this URL, as JSON by HTTP POST; may be repeated.", show_default="nobody"),
+    ] = None
+    notify_insecure: Annotated[
+        bool, Option("--notify-insecure", help="Let --notify send by http:// to other machines, without encryption.")
+    ] = False
+    email: Annotated[
+        Repeated,
+        Option(
+            help="Send the table to this address, through the server in MVAD_SMTP_HOST; may be repeated.",
+            show_default="nobody",
+        ),
+    ] = None
+    prometheus: Annotated[
+        str | None,
+        Option(help="Write gauges to this .prom file, for the textfile collector of node_exporter.", metavar="FILE"),
+    ] = None
+
+
+@group()
+class NightlyOptions(MixedOptions, AlarmOptions):
     """Images"""
 
     layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "plain"  # a stray folder called test changes nothing
@@ -1039,8 +1071,11 @@ def option_names(kind: type[Group]) -> set[str]:
 
 
 def as_json(options: Any) -> dict[str, Any]:
-    """The options as plain values for ``run.json``."""
-    return asdict(options)
+    """The options as plain values for ``run.json``; URLs to notify are without what may be secret in them."""
+    values = asdict(options)
+    if values.get("notify"):
+        values["notify"] = [storage.readable(url) for url in values["notify"]]
+    return values
 
 
 # Options that change no score, and those that say where to find what is compared by its content.

@@ -4,6 +4,7 @@ from typing import Annotated
 from typer import Option
 
 from mvad import storage
+from mvad.alarms import Alarms
 from mvad.commands import score as scoring
 from mvad.console import Reporter
 from mvad.errors import UsageError
@@ -37,7 +38,7 @@ def nightly(
     Raises
     ------
     UsageError
-        As for `score`; or ``date`` is not a date.
+        As for `score`; or ``date`` is not a date, or nobody can be told as the alarms ask.
 
     Examples
     --------
@@ -51,17 +52,23 @@ def nightly(
     except ValueError:
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
     day, reason = (day, "") if day else choose_date(folder, dump, datetime.datetime.now().astimezone())
-    Reporter(options.quiet).result(f"night of {day.isoformat()}{reason}")
-    target = _night(folder, day)
-    return scoring.score_missing(
-        dump,
-        models,
-        target,
-        options,
-        night=day,
-        expected=options.expected_categories,
-        print_table=print_night,
-    )
+    report, target = Reporter(options.quiet), _night(folder, day)
+    alarms = Alarms(options, day, target, report)
+    report.result(f"night of {day.isoformat()}{reason}")
+    expected = options.expected_categories
+    with alarms.on_failure():
+        result = scoring.score_missing(
+            dump,
+            models,
+            target,
+            options,
+            night=day,
+            expected=expected,
+            print_table=print_night,
+            begun=alarms.begun,
+        )
+    alarms.send(result)
+    return result
 
 
 def choose_date(out: str, dump: str, now: datetime.datetime) -> tuple[datetime.date, str]:

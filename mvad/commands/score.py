@@ -44,11 +44,12 @@ def score_missing(
     night: datetime.date | None = None,
     expected: Callable[[Collection[str]], Collection[str]] | None = None,
     print_table: PrintTable = print_summary,
+    begun: Callable[[Run], None] | None = None,
 ) -> Result:
     """Score the images of DATA that have no current row in OUT.
 
     If they are those of a ``night``, ``expected`` says which of the categories that have a model must have images: exit
-    code 4 if one has none, or has drifted. ``print_table`` prints the summary.
+    code 4 if one has none, or has drifted. ``print_table`` prints the summary, and ``begun`` gets the run once it is recorded.
     """
     report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
     ensure_outside_models(target, folder)
@@ -73,6 +74,8 @@ def score_missing(
     if first is None and run.is_done and not len(run.left_out(images)):
         return run.nothing_to_do(report, print_table)
     run.record()
+    if begun is not None:
+        begun(run)
     jobs = scoring.scoring_jobs(category_models.values(), run, options, category_models.errors)
     if first is not None:
         prepare = functools.partial(scoring.prepare_networks, category_models.values(), networks, options)

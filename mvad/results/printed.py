@@ -8,17 +8,23 @@ from mvad.console import Reporter, number, plural
 from mvad.results.summary import N_MOST_ANOMALOUS
 from mvad.storage.text import shown_name
 
+NO_IMAGES = "NO IMAGES"  # state of a category that was expected
+STATES = ("OK", "LOOK", "DRIFT", "NO VERDICT", "NOT SCORED", NO_IMAGES)  # of a category, the most urgent last
 MAX_LINES = 20  # categories that have a line of their own below the table
 
 Row = Mapping[str, Any]
-# Prints the rows of a summary, with what ``run.json`` says of the categories, and the URI of the results.
-PrintTable = Callable[[Reporter, Sequence[Row], Mapping[str, Row], str], None]
+# Prints the rows of a summary, with what ``run.json`` says of the categories, the URI of the results, and categories
+# that were expected and have no image.
+PrintTable = Callable[[Reporter, Sequence[Row], Mapping[str, Row], str, Sequence[str]], None]
 
 
-def print_summary(report: Reporter, rows: Sequence[Row], categories: Mapping[str, Row], out: str) -> None:
+def print_summary(
+    report: Reporter, rows: Sequence[Row], categories: Mapping[str, Row], out: str, missing: Sequence[str] = ()
+) -> None:
     """Print the verdicts of a run in OUT (a URI): on labelled images how many are right, else which images to look at.
 
     ``rows`` are those of the summary, the last one of all categories; ``categories`` is what ``run.json`` says of them.
+    Nothing is ``missing`` but in a night.
     """
     *rows, total = rows
     labelled = [row for row in rows if row["n_good"] or row["n_defect"]]
@@ -103,7 +109,19 @@ def _drift(row: Row) -> str:
 
 
 def print_most_anomalous(report: Reporter, rows: Sequence[Row], categories: Mapping[str, Row], out: str) -> None:
-    """Print the most anomalous images of all categories, and how to see them.
+    """Print the most anomalous images of all categories, and how to see them."""
+    cells = [
+        [image["image_id"], f"{image['score']:.4g}", number(image["p_value"], 4), image["verdict"] or "-"]
+        for image in most_anomalous(rows, categories)
+    ]
+    if not cells:
+        return
+    report.table(["most anomalous"], ["score", "p-value", "verdict"], cells)
+    report.result(f"to see them: mvad report {storage.readable(out)}")
+
+
+def most_anomalous(rows: Sequence[Row], categories: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """The most anomalous images of all categories: image_id, category, score, p_value, threshold, verdict.
 
     Scores of categories differ in scale. So p-values are compared first, then how far scores exceed the threshold.
     """
@@ -112,15 +130,9 @@ def print_most_anomalous(report: Reporter, rows: Sequence[Row], categories: Mapp
         threshold = row["threshold"] or 1.0
         for image in categories.get(row["category"], {}).get("most_anomalous", ()):
             p_value = 1.0 if image["p_value"] is None else image["p_value"]
-            images.append((p_value, -image["score"] / threshold, image["image_id"], image))
-    if not images:
-        return
-    cells = [
-        [image["image_id"], f"{image['score']:.4g}", number(image["p_value"], 4), image["verdict"] or "-"]
-        for *_, image in sorted(images, key=lambda entry: entry[:3])[:N_MOST_ANOMALOUS]
-    ]
-    report.table(["most anomalous"], ["score", "p-value", "verdict"], cells)
-    report.result(f"to see them: mvad report {storage.readable(out)}")
+            whole = {**image, "category": row["category"], "threshold": row["threshold"]}
+            images.append((p_value, -image["score"] / threshold, image["image_id"], whole))
+    return [image for *_, image in sorted(images, key=lambda entry: entry[:3])[:N_MOST_ANOMALOUS]]
 
 
 def print_night(
@@ -138,7 +150,7 @@ def print_night(
         note = row["note"] or "" if not row["n_scored"] else ""
         cells.append([row["category"], state(row), images, *_decisions(row, with_band), note])
     blank = ["-"] * (len(_decision_titles(with_band)))
-    cells += [[category, "NO IMAGES", "0", *blank, ""] for category in missing]
+    cells += [[category, NO_IMAGES, "0", *blank, ""] for category in missing]
     report.table(["category", "state"], ["images", *_decision_titles(with_band)], cells, ["note"])
     print_most_anomalous(report, rows, categories, out)
 

@@ -286,7 +286,7 @@ class Run:
         self.mark_done()  # in case that run was ended just before
         report.result(f"Nothing to do: {storage.readable(self.out)} already has a row for every image.")
         result = Result(summary=store.read_summary(self.out), errors=store.read_errors(self.out))
-        print_table(report, result.summary, self.categories, self.out)
+        print_table(report, result.summary, self.categories, self.out, self._earlier.get("missing_categories", ()))
         return result
 
     def add_seconds(self, category: str, seconds: float) -> None:
@@ -374,7 +374,7 @@ class Run:
 
     def show(self, result: Result, report: Reporter, print_table: PrintTable = print_summary) -> Result:
         """Print the result, and return it."""
-        print_table(report, result.summary, self.categories, self.out)
+        print_table(report, result.summary, self.categories, self.out, self.missing_categories)
         for text in self._warnings():
             report.warn(text)
         report.errors(result.errors)

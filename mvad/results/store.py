@@ -34,10 +34,11 @@ PART_NAME = re.compile(r"part-.*\.parquet")  # of files of score rows; others ar
 MAX_FILE_BYTES = 1 << 34
 STATUS = ["image_id", "split", "status", "model_id", "file_size", "file_mtime"]  # what decides whether a row is current
 DECIDING = "deciding"  # status of a run while `mvad evaluate` decides on its images again
+NOTIFIED = "notified.json"  # who has been told of a night
 REPLACEMENT = "new-run"  # folder in OUT of a run that takes the place of the others once it is whole
 REPLACING = "replacing"  # file in that folder: the others have been removed
 OWN_NAMES = (
-    *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models", REPLACEMENT),
+    *("_SUCCESS", "run.json", "summary.json", "summary.parquet", "scores", "models", REPLACEMENT, NOTIFIED),
     *("compare.json", "compare.parquet", "runs"),  # of a comparison
     *("report.html", "report", "maps", "regions"),  # made from the others
 )
