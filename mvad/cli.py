@@ -28,6 +28,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to standard output, and all else to standard error.")
 ]
 EXIT_USAGE = 2
+AS_TYPED = ("N", "URL", "ADDRESS")  # metavars of options that typer reads itself: numbers, and what may be repeated
 
 app = typer.Typer(
     help="Learn what good products look like, score new images, get a table. On a laptop or a Ray cluster.",
@@ -93,7 +94,7 @@ def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
     if literals:
         choices = list(get_args(literals[0]))
         info.metavar, info.autocompletion = "|".join(choices), lambda: choices
-    if info.metavar and info.metavar != "N":  # choices, sizes and lists
+    if info.metavar and info.metavar not in AS_TYPED:  # choices, sizes and lists
         hint = str | None
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default and str(default)
     return parameter.replace(annotation=Annotated[hint, info], default=default)

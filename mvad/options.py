@@ -758,7 +758,11 @@ class AlarmOptions(Group):
 
     notify: Annotated[
         Repeated,
-        Option(help="Send the verdicts to this URL, as JSON by HTTP POST; may be repeated.", show_default="nobody"),
+        Option(
+            help="Send the verdicts to this URL, as JSON by HTTP POST; may be repeated.",
+            metavar="URL",
+            show_default="nobody",
+        ),
     ] = None
     notify_insecure: Annotated[
         bool, Option("--notify-insecure", help="Let --notify send by http:// to other machines, without encryption.")
@@ -767,6 +771,7 @@ class AlarmOptions(Group):
         Repeated,
         Option(
             help="Send the table to this address, through the server in MVAD_SMTP_HOST; may be repeated.",
+            metavar="ADDRESS",
             show_default="nobody",
         ),
     ] = None

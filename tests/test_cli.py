@@ -60,6 +60,7 @@ def wrong_uses(data, tmp_path):
     mixed = tmp_path / "mixed"
     (mixed / "models").mkdir(parents=True)
     lite = ("--backbone", "efficientnet_lite0")
+    night = ("nightly", "--dump", data, "--models", empty, "--out", out)
     return [
         ("run", tmp_path / "nowhere", "--out", out, "no such folder"),
         ("run", empty, "--out", out, "no images under"),
@@ -92,6 +93,7 @@ def wrong_uses(data, tmp_path):
         ("models", empty, "no models in"),
         ("update", data, "--models", empty, "no models in"),
         ("nightly", "--dump", data, "--models", empty, "--out", out, "--date", "monday", "is not a date"),
+        (*night, "--notify", "https://a.org", "--notify", "http://b.org/?key=1", "--notify http://b.org/ sends the"),
         ("compare", data, "--out", out, "--shots", "few", "--shots 'few' is not a whole number"),
         ("compare", tmp_path / "nowhere", "--out", out, "no such folder"),
         ("false-alarms", data, "--rates", "2", "--rates '2' must be below 1"),

@@ -12,6 +12,7 @@ from mvad.options import (
     DataOptions,
     FalseAlarmOptions,
     FitOptions,
+    NightlyOptions,
     OutputOptions,
     RunOptions,
     ScoreOptions,
@@ -217,3 +218,11 @@ def test_options_become_plain_values():
     values = as_json(RunOptions(categories="a,b"))
     assert values["categories"] == ["a", "b"]
     assert build(RunOptions, values) == RunOptions(categories="a,b")
+
+
+def test_urls_become_plain_values_without_their_secrets():
+    options = NightlyOptions(notify="https://me:pass@example.org:8443/hook?key=abc#x")
+    assert options.notify == ["https://me:pass@example.org:8443/hook?key=abc#x"]
+    assert as_json(options)["notify"] == ["https://example.org:8443/hook"]
+    assert as_json(NightlyOptions(notify=[]))["notify"] is None
+    assert panels(NightlyOptions)["Alarms"] == ["notify", "notify_insecure", "email", "prometheus"]

@@ -70,7 +70,7 @@ class Alarms:
             return
         night = Night(
             date=self._date,
-            run_id=content["run_id"],
+            run_id=content.get("run_id", ""),
             exit_code=result.exit_code,
             out=self._out,
             rows=result.summary[:-1],

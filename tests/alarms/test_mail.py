@@ -40,6 +40,7 @@ def trust(authority, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # aiosmtpd means STARTTLS
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 def test_the_table_arrives_encrypted_with_a_login(environment, port, security, tmp_path, monkeypatch):
     messages = []

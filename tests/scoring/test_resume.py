@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -170,8 +171,9 @@ def test_a_category_without_images_is_missed(begun, no_ray, capsys):
         assert (out / "_SUCCESS").exists() == (code == EXIT_DONE)
         missing = {None: ["beta"], "alpha,gamma": ["gamma"]}.get(expect, [])
         assert run["missing_categories"] == missing
-        said = capsys.readouterr().err
-        assert all(f"{name}: no images" in said for name in missing)
+        printed = capsys.readouterr()
+        assert all(f"{name}: no images" in printed.err for name in missing)
+        assert re.findall(r"^(\w+) +NO IMAGES +0 ", printed.out, flags=re.M) == missing
 
 
 def test_files_that_are_being_written_are_left_for_the_next_run(tmp_path, monkeypatch):
