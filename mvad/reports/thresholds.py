@@ -67,10 +67,13 @@ def stops(scores: NDArray[np.float32], labels: NDArray[np.int8], threshold: floa
         present = int(np.searchsorted(numbers, present))
         values[present] = threshold
     groups = (exact, exact[labels == 1], exact[labels == 0])
-    counts = [len(group) - np.searchsorted(np.sort(group), values, side="right") for group in groups]
+    flagged, found, false_alarms = (
+        len(group) - np.searchsorted(np.sort(group), values, side="right") for group in groups
+    )
     n_images, n_defective, n_good = map(len, groups)
     complete = len(numbers) == len(distinct) + 1
-    return Stops(values, edges[numbers], *counts, present, n_images, n_defective, n_good, complete)
+    counts = {"n_images": n_images, "n_defective": n_defective, "n_good": n_good}
+    return Stops(values, edges[numbers], flagged, found, false_alarms, present, complete=complete, **counts)
 
 
 def _numbers(count: int, present: int | None) -> NDArray[np.int64]:
