@@ -22,6 +22,7 @@ from mvad.reports.pictures import QUALITY, category_pictures
 from mvad.reports.thresholds import command
 
 MAX_IMAGES, MAX_CATEGORIES = 800, 40  # on a single page, which then has about 8 MB
+MAX_SECTION_BYTES = 12_000_000  # of all categories on a single page; with the list of flagged images, below 15 MB
 MAX_DETAIL_BYTES = 3_000_000  # of all pictures on a page that show an image's own pixels
 COLUMNS = (  # of the summary table: key, title, filter that shows the value
     ("method", "Method", "name"),
@@ -163,8 +164,7 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
     file = storage.readable(target).rpartition("/")[2]
     stem = file.removesuffix(".html")
     split = overview.n_pictures > MAX_IMAGES or len(overview.categories) > MAX_CATEGORIES
-    sections: list[Markup] = []
-    links: list[str] = []
+    waiting: list[tuple[Category, Markup]] = []  # sections that are not on a page yet
     errors = [
         {"image_id": name, "category": name, "split": "test", "error": str(error)}
         for name, error in overview.damaged.items()
@@ -188,20 +188,26 @@ def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -
             "legend": colours,
             "command": command(overview.results, category.name),
         }
-        section = Markup(env.get_template("section.html").render(content))
-        if split:
-            name = f"{storage.folder_name(category.name)}.html"
-            page = render("category.html", category=category, section=section, back=quote(f"../{file}")).encode()
-            storage.write(storage.join(storage.sibling(target, stem), name), page)
+        waiting.append((category, Markup(env.get_template("section.html").render(content))))
+        split = split or sum(len(section) for _, section in waiting) > MAX_SECTION_BYTES
+        while split and waiting:
+            written, section = waiting.pop(0)
+            page = render("category.html", category=written, section=section, back=quote(f"../{file}")).encode()
+            storage.write(storage.join(storage.sibling(target, stem), _file_name(written)), page)
             n_bytes += len(page)
-            links.append(f"{quote(stem)}/{quote(name)}")
-        else:
-            sections.append(section)
-            links.append(f"#{anchor}")
-    listed = {"flagged_rows": plain_rows(overview.flagged), "flagged_data": as_data(overview.flagged)}
-    page = render("page.html", sections=sections, links=links, **listed).encode()
+    if split:
+        links = [f"{quote(stem)}/{quote(_file_name(category))}" for category in overview.categories]
+    else:
+        links = [f"#category-{number}" for number in range(1, len(overview.categories) + 1)]
+    sections = [section for _, section in waiting]
+    rows, data = plain_rows(overview.flagged), as_data(overview.flagged)
+    page = render("page.html", sections=sections, links=links, flagged_rows=rows, flagged_data=data).encode()
     storage.write(target, page)
     return Pages(1 + split * len(overview.categories), n_bytes + len(page), errors)
+
+
+def _file_name(category: Category) -> str:
+    return f"{storage.folder_name(category.name)}.html"
 
 
 def _environment() -> Environment:

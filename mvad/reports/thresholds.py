@@ -70,8 +70,10 @@ def stops(scores: NDArray[np.float32], labels: NDArray[np.int8], threshold: floa
     flagged, found, false_alarms = (
         len(group) - np.searchsorted(np.sort(group), values, side="right") for group in groups
     )
+    n_images, n_defective, n_good = map(len, groups)
     complete = len(numbers) == len(distinct) + 1
-    return Stops(values, edges[numbers], flagged, found, false_alarms, present, *map(len, groups), complete)
+    counts = {"n_images": n_images, "n_defective": n_defective, "n_good": n_good}
+    return Stops(values, edges[numbers], flagged, found, false_alarms, present, complete=complete, **counts)
 
 
 def _numbers(count: int, present: int | None) -> NDArray[np.int64]:

@@ -72,6 +72,8 @@ def test_the_list_is_sorted_filtered_searched_and_paged(browser, report):
         shown, where = page.locator(".flagged .shown"), page.locator(".pager > span")
         assert shown.inner_text() == "120 of 120 images"
         assert where.first.inner_text() == "Page 1 of 3"
+        table = page.locator(".flagged .scroll")
+        assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
         assert listed(page)[:2] == ["<!-- <script>", LONG]  # 5.4 times and 5.3 times their threshold
         assert page.locator("[aria-sort]").get_attribute("aria-sort") == "descending"
 
