@@ -49,7 +49,8 @@ def score_missing(
     """Score the images of DATA that have no current row in OUT.
 
     If they are those of a ``night``, ``expected`` says which of the categories that have a model must have images: exit
-    code 4 if one has none, or has drifted. ``print_table`` prints the summary, and ``begun`` gets the run once it is recorded.
+    code 4 if one has none, or has drifted. ``print_table`` prints the summary; ``begun`` gets the run once it is
+    recorded.
     """
     report, target, folder = Reporter(options.quiet), storage.to_uri(out), storage.to_uri(models)
     ensure_outside_models(target, folder)
