@@ -1,6 +1,7 @@
 """mvad: distributed visual anomaly detection on Ray.
 
 Each command of the command line is a function of the same name here: ``mvad.run``, ``mvad.fit``, ``mvad.score``, ...
+Only ``mvad results`` is ``mvad.export_results``, for ``mvad.results`` is a package.
 Options are keywords, or an object such as ``mvad.options.ScoreOptions``.
 """
 

@@ -29,6 +29,7 @@ Json = Annotated[
 ]
 EXIT_USAGE = 2
 AS_TYPED = ("N", "URL", "ADDRESS")  # metavars of options that typer reads itself: numbers, and what may be repeated
+WITHOUT_DOCUMENT = ("serve", "export_results")  # commands whose standard output is something else
 
 app = typer.Typer(
     help="Learn what good products look like, score new images, get a table. On a laptop or a Ray cluster.",
@@ -67,7 +68,7 @@ def _command(name: str) -> Callable[..., None]:
     parameters = inspect.signature(function).parameters.values()
     shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name not in names]
     shown += [_in_panel(parameter, panel[parameter.name]) for parameter in options]
-    if name != "serve":
+    if name not in WITHOUT_DOCUMENT:
         shown.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json))
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     first = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
@@ -110,7 +111,7 @@ def _plain(hint: Any) -> Any:
 
 
 for _name in COMMANDS:
-    app.command(_name.replace("_", "-"))(_command(_name))
+    app.command(COMMANDS[_name].split()[1])(_command(_name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

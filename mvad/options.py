@@ -1030,6 +1030,49 @@ class RegionsOptions(CategoryOptions, FileOptions, OutputOptions):
 
 
 @group()
+class ResultsOptions(OutputOptions):
+    """Rows"""
+
+    where: Annotated[
+        str | None, Option(help="Take the rows for which this SQL expression of columns is true.", metavar="SQL")
+    ] = None
+    since: Annotated[str | None, Option(help="Take the nights from this date on.", metavar="DATE")] = None
+    until: Annotated[str | None, Option(help="Take the nights up to this date.", metavar="DATE")] = None
+    order: Annotated[
+        str | None,
+        Option(help="Sort by these SQL expressions.", metavar="SQL", show_default="night, category, image_id"),
+    ] = None
+    limit: Annotated[Positive | None, Option(help="Take the first N rows.", metavar="N")] = None
+    columns: Annotated[
+        Names,
+        Option(
+            help="Write these columns, comma-separated; all: every column.",
+            metavar="A,B",
+            show_default="those for people",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["csv", "xlsx", "parquet", "json", "jsonl", "fiftyone", "label-studio"] | None,
+        Option(
+            help="fiftyone, label-studio: a JSON file for these programs, with verdicts and regions.",
+            show_default="as the suffix of --out, else csv",
+        ),
+    ] = None
+    out: Annotated[
+        str | None, Option(help="File to write; a path or a URI.", metavar="FILE", show_default="standard output")
+    ] = None
+
+
+@group()
+class CompactOptions(OutputOptions):
+    """Nights"""
+
+    before: Annotated[
+        str | None, Option(help="Take the nights before this date.", metavar="DATE", show_default="all nights")
+    ] = None
+
+
+@group()
 class PlanOptions(NetworkOptions, OutputOptions):
     """Plan"""
 

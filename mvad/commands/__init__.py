@@ -1,6 +1,7 @@
 """What each command does, one recipe per file.
 
-The name of a file is that of its function; `COMMANDS` is the one list of them, with an example for ``--help``.
+The name of a file is that of its function; `COMMANDS` is the one list of them, with an example for ``--help``, which
+begins with the name of the command.
 """
 
 COMMANDS = {
@@ -9,6 +10,8 @@ COMMANDS = {
     "tune": "mvad tune mvtec --models models --budget 10m",
     "score": "mvad score dump --models models --out results",
     "nightly": "mvad nightly --dump incoming --models models --out nights",
+    "export_results": "mvad results nights --where \"is_anomaly and category = 'bottle'\" --out rows.csv",
+    "compact": "mvad compact nights",
     "evaluate": "mvad evaluate results",
     "report": "mvad report results",
     "inspect": "mvad inspect mvtec --out inspect.html",

@@ -19,7 +19,7 @@ def csv_document(tables: Iterable[tuple[str, pa.Table]]) -> Iterator[bytes]:
     """
     yield (",".join(HEADER) + "\n").encode()
     for category, rows in tables:
-        yield _to_csv(region_table(category, rows))
+        yield to_csv(region_table(category, rows))
 
 
 def region_table(category: str, rows: pa.Table) -> pa.Table:
@@ -27,8 +27,8 @@ def region_table(category: str, rows: pa.Table) -> pa.Table:
     rows = rows.combine_chunks()
     parents, regions = pc.list_parent_indices(rows["regions"]), pc.list_flatten(rows["regions"])
     images = rows.take(parents)
-    columns = {"image_id": _escaped(images["image_id"])}
-    columns["category"] = _escaped(pa.array([category] * len(images), pa.string()))
+    columns = {"image_id": without_formulas(images["image_id"])}
+    columns["category"] = without_formulas(pa.array([category] * len(images), pa.string()))
     columns |= {name: pc.struct_field(regions, name) for name in OF_REGION}
     columns |= {name: images[name] for name in OF_IMAGE}
     return pa.table(columns)
@@ -38,15 +38,17 @@ def defused(table: pa.Table) -> pa.Table:
     """The table, with an apostrophe in front of each text that a spreadsheet would take for a formula."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            table = table.set_column(number, field, _escaped(table.column(number)))
+            table = table.set_column(number, field, without_formulas(table.column(number)))
     return table
 
 
-def _escaped(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def without_formulas(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return texts with an apostrophe in front of those that a spreadsheet would take for a formula."""
     return pc.replace_substring_regex(names, FORMULA, r"'\1")
 
 
-def _to_csv(table: pa.Table) -> bytes:
+def to_csv(table: pa.Table) -> bytes:
+    """Return the rows of a table as lines of CSV, UTF-8, without a header."""
     import pyarrow.csv as pacsv
 
     sink = pa.BufferOutputStream()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +19,7 @@ import pyarrow.dataset as pads
 
 from mvad import storage
 from mvad.errors import UsageError, one_line
+from mvad.results.joining import superseded
 from mvad.results.schema import SCORES
 from mvad.results.store import PART_NAME
 
@@ -25,6 +28,9 @@ KEY = re.compile(r"/scores/category=([^/]*)/")  # a folder of older results, who
 MEMORY_LIMIT = "1GB"  # of a query; what is larger goes to temporary files
 NOT_FOR_DUCKDB = re.compile(rf"[*?\[]|{KEY.pattern}")  # paths that it takes for patterns; older results
 VIEW = "rows"
+NO_ROWS = "no_rows"  # a table with the columns of `VIEW`, for checks of expressions
+ORDER = "night, category, image_id, folder"
+BATCH_ROWS = 4096  # that are held at once
 WITH_FILE = SCORES.append(pa.field("file", pa.string()))
 
 
@@ -71,11 +77,58 @@ class NightRows:
         ``night`` is also known of rows that do not say it themselves. UsageError if a file is damaged, or the SQL is
         not right; no other file can be read or written by it.
         """
+        with self._lock, self._naming_trouble():
+            return self._connection.sql(sql, params=parameters).to_arrow_table()
+
+    def select(
+        self, columns: Sequence[str], where: str | None = None, order: str | None = None, limit: int | None = None
+    ) -> pa.RecordBatchReader:
+        """Some columns of the rows for which the SQL expression ``where`` is true, `BATCH_ROWS` at a time.
+
+        ``order`` is what SQL writes after ORDER BY: by default by night, category and image. Rows that are sorted wait
+        in temporary files where they are many, so any number takes little memory. Until the reader has ended, other
+        queries wait. UsageError, which names the columns there are, if a column is unknown or an expression is not
+        right; and as for `query`, also while rows are read.
+        """
+        with self._lock:
+            known = self._connection.table(NO_ROWS)
+            for name in columns:
+                if name not in known.columns:
+                    raise UsageError(f"--columns {name!r} is unknown; {_named(known.columns)}.")
+            sql = f"SELECT {', '.join(columns)} FROM {VIEW}{self._condition(where)}"
+            if order is not None:
+                _check("order", order, lambda: known.order(order), known.columns)
+            sql += f" ORDER BY {order or ORDER}\n" + ("" if limit is None else f"LIMIT {limit:d}")
+            schema = known.select(*columns).to_arrow_table().schema
+        batches = self._batches(sql)
+        first = next(batches, None)  # what is wrong is said before anything is written
+        return pa.RecordBatchReader.from_batches(schema, batches if first is None else chain([first], batches))
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows there are for which the SQL expression ``where`` is true; UsageError as for `select`."""
+        with self._lock:
+            condition = self._condition(where)
+        return self.query(f"SELECT count(*) AS n FROM {VIEW}{condition}")["n"][0].as_py()
+
+    def _condition(self, where: str | None) -> str:
+        """The WHERE of an expression; UsageError if it is not one. A comment in it ends with its line."""
+        if where is None:
+            return ""
+        known = self._connection.table(NO_ROWS)
+        _check("where", where, lambda: known.filter(where), known.columns)
+        return f" WHERE ({where}\n)"
+
+    def _batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+        with self._lock, self._naming_trouble():
+            yield from self._connection.sql(sql).fetch_arrow_reader(BATCH_ROWS)
+
+    @contextmanager
+    def _naming_trouble(self) -> Iterator[None]:
         try:
-            with self._lock:
-                return self._connection.sql(sql, params=parameters).to_arrow_table()
-        except duckdb.Error as error:
-            raise UsageError(f"the rows in {storage.readable(self.root)} cannot be read: {one_line(error)}") from error
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            reason = one_line(str(error).partition("\nLINE")[0])
+            raise UsageError(f"the rows in {storage.readable(self.root)} cannot be read: {reason}") from error
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -90,7 +143,7 @@ class NightRows:
         paths, folders, dates = map(list, zip(*places, strict=True))
         columns = {"file": pa.array(paths), "folder": pa.array(folders), "date": pa.array(dates, pa.date32())}
         connection.register("places", pa.table(columns))
-        connection.register("no_rows", WITH_FILE.empty_table())
+        connection.register("stored_columns", WITH_FILE.empty_table())
         uris = [entry.uri for files in self.files.values() for entry in files]
         if all(map(storage.is_local, uris)) and not any(map(NOT_FOR_DUCKDB.search, paths)):
             connection.execute("SET VARIABLE paths = $paths", {"paths": paths})
@@ -104,11 +157,26 @@ class NightRows:
         names = ", ".join(name for name in SCORES.names if name != "night")
         connection.execute(
             f"CREATE TEMP VIEW {VIEW} AS SELECT {names}, coalesce(night, date) AS night, folder FROM "
-            f"(SELECT * FROM no_rows UNION ALL BY NAME SELECT * FROM {stored}) JOIN places USING (file)"
+            f"(SELECT * FROM stored_columns UNION ALL BY NAME SELECT * FROM {stored}) JOIN places USING (file)"
         )
+        columns_only = f"SELECT {names}, night, ''::VARCHAR AS folder FROM stored_columns"
+        connection.execute(f"CREATE TEMP TABLE {NO_ROWS} AS {columns_only}")
         for setting in ("TimeZone = 'UTC'", "enable_external_access = false", "lock_configuration = true"):
             connection.execute(f"SET {setting}")
         return connection
+
+
+def _check(option: str, text: str, use: Callable[[], Any], columns: Sequence[str]) -> None:
+    """UsageError if DuckDB does not take a text for an expression."""
+    try:
+        use()
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0].strip().rstrip(".!")
+        raise UsageError(f"--{option} {text!r} is not right ({reason}); {_named(columns)}.") from error
+
+
+def _named(columns: Sequence[str]) -> str:
+    return f"the columns are {', '.join(columns)}"
 
 
 def _dataset(uris: Sequence[str]) -> pads.Dataset:
@@ -144,6 +212,9 @@ def _parts(folder: str) -> list[storage.FileEntry]:
     scores = storage.join(folder, "scores")
     if not storage.exists(scores):
         return []
-    entries = [entry for page in storage.list_pages(scores) for entry in page]
-    parts = [entry for entry in entries if PART_NAME.fullmatch(entry.uri.rpartition("/")[2])]
+    entries = {entry.path: entry for entry in storage.list_files(scores)}
+    left = superseded(entries, lambda path: storage.read(entries[path].uri))
+    parts = [
+        entry for path, entry in entries.items() if PART_NAME.fullmatch(path.rpartition("/")[2]) and path not in left
+    ]
     return sorted(parts, key=lambda entry: entry.uri)

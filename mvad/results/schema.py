@@ -13,9 +13,11 @@ Columns are added at the end, never changed.
 """
 
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 REGIONS = pa.list_(  # of an image, largest peak first
@@ -126,3 +128,23 @@ def score_table(images: pa.Table, origin: RowOrigin, columns: Mapping[str, Any])
     values = {name: images[name] for name in SCORES.names if name in images.column_names}
     values |= {name: constant(fact, count, SCORES.field(name).type) for name, fact in facts.items()} | dict(columns)
     return pa.table({field.name: values.get(field.name, pa.nulls(count, field.type)) for field in SCORES}, SCORES)
+
+
+def plain_rows(rows: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
+    """Rows as JSON has them: dates as text, numbers with their fewest digits, those that are not finite as None."""
+    types = {field.name: field.type for field in rows.schema}
+    return [{name: _plain(value, types[name]) for name, value in row.items()} for row in rows.to_pylist()]
+
+
+def _plain(value: Any, type_: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_floating(type_):
+        if not math.isfinite(value):
+            return None
+        return float(str(np.float32(value))) if pa.types.is_float32(type_) else value
+    if pa.types.is_list(type_):
+        return [_plain(item, type_.value_type) for item in value]
+    if pa.types.is_struct(type_):
+        return {field.name: _plain(value[field.name], field.type) for field in type_}
+    return value.isoformat() if isinstance(value, datetime.date) else value

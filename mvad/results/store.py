@@ -21,12 +21,14 @@ import pyarrow.compute as pc
 from mvad import storage
 from mvad.data.manifest import repeated_ids
 from mvad.errors import ImageError, ResultsError, UsageError, one_line
+from mvad.results.joining import finish_joining, superseded
 from mvad.results.result import EXIT_DONE
 from mvad.results.schema import SCORES, SUMMARY, RowOrigin, score_table
 
 # pyarrow.dataset and pyarrow.parquet import pandas, which takes half a second: here where they are used.
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+    import pyarrow.fs as pafs
 
 MAX_ROWS_PER_FILE = 256
 ROWS_AT_ONCE = 16  # that are read together with their maps
@@ -172,11 +174,16 @@ def clear(out: str, *, keep: str | None = None) -> None:
 def write_part(out: str, rows: pa.Table) -> None:
     """Write score rows of one category, at least one row, as one file."""
     category = rows["category"][0].as_py()
+    folder = storage.join(out, "scores", storage.safe_name(category))
+    storage.write(storage.join(folder, part_name(rows)), to_parquet(rows))
+
+
+def part_name(rows: pa.Table) -> str:
+    """The name of the file that holds these score rows, made from their image ids."""
     # A line break in an id is escaped: it must not give the name of two ids.
     image_ids = [name.replace("\\", "\\\\").replace("\n", "\\n") for name in rows["image_id"].to_pylist()]
     digest = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:24]
-    folder = storage.join(out, "scores", storage.safe_name(category))
-    storage.write(storage.join(folder, f"part-{digest}.parquet"), to_parquet(rows))
+    return f"part-{digest}.parquet"
 
 
 def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], origin: RowOrigin) -> None:
@@ -190,12 +197,12 @@ def write_unscored_rows(out: str, images: pa.Table, reasons: Mapping[str, str], 
             write_part(out, score_table(part, origin, {"status": status, "error": errors}))
 
 
-def to_parquet(table: pa.Table) -> pa.Buffer:
+def to_parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:
     """A table as the content of a Parquet file."""
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
     return sink.getvalue()
 
 
@@ -210,7 +217,7 @@ def _dataset(out: str, category: str | None = None) -> pads.Dataset:
         uris = [storage.join(out, "scores", name) for name in names]
         folders = [storage.resolve(uri)[1] for uri in uris if storage.exists(uri)]
     keys = pads.partitioning(pa.schema([SCORES.field("category")]), flavor="hive")  # of older results
-    options = {"format": "parquet", "partitioning": keys, "partition_base_dir": base}
+    options = {"format": "parquet", "partitioning": keys, "partition_base_dir": base, "ignore_prefixes": ["."]}
     try:
         parts = [pads.dataset(folder, SCORES, filesystem=filesystem, **options) for folder in folders]
     except OSError as error:
@@ -218,8 +225,18 @@ def _dataset(out: str, category: str | None = None) -> pads.Dataset:
     if not parts and not storage.exists(storage.join(out, "scores")):
         raise _no_results(out)
     fragments = [fragment for part in parts for fragment in part.get_fragments()]
-    files = [fragment for fragment in fragments if PART_NAME.fullmatch(fragment.path.rpartition("/")[2])]
+    left = superseded({fragment.path for fragment in fragments}, lambda path: _content(filesystem, path))
+    files = [
+        fragment
+        for fragment in fragments
+        if PART_NAME.fullmatch(fragment.path.rpartition("/")[2]) and fragment.path not in left
+    ]
     return pads.FileSystemDataset(files, SCORES, pads.ParquetFileFormat(), filesystem)
+
+
+def _content(filesystem: pafs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
 
 
 def _no_results(out: str) -> UsageError:
@@ -461,11 +478,14 @@ def rewrite(uri: str, change: Callable[[pa.Table], pa.Table]) -> None:
 def drop_duplicates(out: str) -> pa.Table:
     """Remove what a run that was killed may have left in OUT (a URI): halves of files, and rows that are there twice.
 
+    So may `mvad compact`: see `joining`.
+
     Work that is done again writes the same files again, unless its rows were divided differently; then they are there
     twice, and equal. The row in the file whose name comes first stays. Returns `read_status` of the rows that stay,
     without ``file``.
     """
     storage.remove_unfinished(storage.join(out, "scores"))
+    finish_joining(storage.join(out, "scores"))
     status = read_status(out)
     repeated = status.filter(pc.is_in(status["image_id"], repeated_ids(status).combine_chunks()))
     first: dict[str, str] = {}

@@ -3,6 +3,7 @@
 
 from mvad.storage.files import (
     THREADS,
+    FileState,
     ensure_writable_folder,
     exists,
     file_state,
