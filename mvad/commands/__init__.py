@@ -9,6 +9,7 @@ COMMANDS = {
     "tune": "mvad tune mvtec --models models --budget 10m",
     "score": "mvad score dump --models models --out results",
     "nightly": "mvad nightly --dump incoming --models models --out nights",
+    "watch": "mvad watch incoming --models models --out nights",
     "evaluate": "mvad evaluate results",
     "report": "mvad report results",
     "inspect": "mvad inspect mvtec --out inspect.html",
