@@ -8,6 +8,10 @@ class UsageError(Exception):
     """Wrong arguments or unusable input: one sentence that says what, where, and what to do (exit code 2)."""
 
 
+class NoImagesError(UsageError):
+    """A folder in which there is no image yet, nor a file that may be one."""
+
+
 class ModelError(UsageError):
     """A model that cannot be used. It costs the images of its category, not those of others.
 

@@ -715,6 +715,12 @@ class ScoreOptions(ModelChoice, JobOptions, DecisionOptions, BatchOptions, Resum
     ] = 20
 
 
+def _listing_of(options: DataOptions, **changed: Any) -> DataOptions:
+    """The same options of listing images, but for all categories, and what is changed."""
+    listed = {field.name: getattr(options, field.name) for field in fields(DataOptions)}  # type: ignore[arg-type]
+    return build(DataOptions, listed | {"categories": None} | changed)
+
+
 @group()
 class MixedOptions(ScoreOptions):
     """Images"""
@@ -744,8 +750,7 @@ class MixedOptions(ScoreOptions):
         """How the images are listed: those of a mixed dump as of an unknown product, until they are assigned."""
         if not self.is_mixed:
             return self
-        listed = {field.name: getattr(self, field.name) for field in fields(DataOptions)}  # type: ignore[arg-type]
-        return build(DataOptions, listed | {"category": UNKNOWN_PRODUCT, "categories": None})
+        return _listing_of(self, category=UNKNOWN_PRODUCT)
 
     def candidates(self, modelled: Collection[str]) -> list[str]:
         """The categories that images of a mixed dump may be assigned to, of those that have a model."""
@@ -782,7 +787,7 @@ class AlarmOptions(Group):
 
 
 @group()
-class NightlyOptions(MixedOptions, AlarmOptions):
+class NightOptions(ScoreOptions):
     """Images"""
 
     layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "plain"  # a stray folder called test changes nothing
@@ -801,8 +806,36 @@ class NightlyOptions(MixedOptions, AlarmOptions):
             return []
         if self.expect not in (None, ["all"]):
             return list(self.expect)
-        chosen = [self.category] if self.category and not self.is_mixed else self.categories
+        chosen = self.categories if self.category in (None, AUTO) else [self.category]
         return sorted(modelled if chosen is None else {*chosen} & {*modelled})
+
+
+@group()
+class NightlyOptions(NightOptions, MixedOptions, AlarmOptions):
+    """Images"""
+
+
+@group()
+class WatchOptions(NightOptions):
+    """Images"""
+
+    interval: Annotated[
+        float, Field(gt=0, allow_inf_nan=False), Option(help="Seconds between two looks at the folder.")
+    ] = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.category == AUTO:
+            raise UsageError("mvad watch does not assign images to categories; use mvad nightly --category auto.")
+        if self.limit is not None:
+            raise UsageError("--limit picks some of all images, of which more are to come; leave it out.")
+        if self.new_run:
+            raise UsageError("--new-run replaces a night that is over; replace it with mvad nightly, or leave it out.")
+
+    @property
+    def listing(self) -> DataOptions:
+        """How the images are listed: of all categories, since those of ``categories`` may have no image yet."""
+        return _listing_of(self)
 
 
 @group()

@@ -12,6 +12,7 @@ COMMANDS = {
     "nightly": "mvad nightly --dump incoming --models models --out nights",
     "export_results": "mvad results nights --where \"is_anomaly and category = 'bottle'\" --out rows.csv",
     "compact": "mvad compact nights",
+    "watch": "mvad watch incoming --models models --out nights",
     "evaluate": "mvad evaluate results",
     "report": "mvad report results",
     "inspect": "mvad inspect mvtec --out inspect.html",

@@ -12,6 +12,7 @@ from mvad.options import Models, NightlyOptions, takes
 from mvad.results.printed import print_night
 from mvad.results.result import EXIT_DONE, Result
 from mvad.results.store import read_run
+from mvad.watching import night_folder
 
 RETRY_WITHIN = datetime.timedelta(hours=20)  # less than a day: the run of the next night is no retry
 
@@ -52,7 +53,7 @@ def nightly(
     except ValueError:
         raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
     day, reason = (day, "") if day else choose_date(folder, dump, datetime.datetime.now().astimezone())
-    report, target = Reporter(options.quiet), _night(folder, day)
+    report, target = Reporter(options.quiet), night_folder(folder, day)
     alarms = Alarms(options, day, target, report)
     report.result(f"night of {day.isoformat()}{reason}")
     expected = options.expected_categories
@@ -80,14 +81,10 @@ def choose_date(out: str, dump: str, now: datetime.datetime) -> tuple[datetime.d
     """
     for days in (1, 0, -1, -2):
         day = now.date() + datetime.timedelta(days)
-        begun = _begun(_night(out, day), storage.readable(storage.to_uri(dump)))
+        begun = _begun(night_folder(out, day), storage.readable(storage.to_uri(dump)))
         if begun is not None and now - begun < RETRY_WITHIN:
             return day, f" (begun at {begun.astimezone(now.tzinfo):%Y-%m-%d %H:%M} and not done)"
     return now.date(), f" (today in the time zone of this machine, {now:%Z})"
-
-
-def _night(out: str, day: datetime.date) -> str:
-    return storage.join(out, f"date={day.isoformat()}")
 
 
 def _begun(night: str, dump: str) -> datetime.datetime | None:

@@ -69,6 +69,7 @@ class Run:
         self.expected: Collection[str] = ()  # categories without an image are missing
         self.night: date | None = None  # that the rows are of
         self.is_mixed = False  # whether images are assigned to categories, so that not all with a model have some
+        self.keeps_coming = False  # whether images arrive while it lasts: not all categories with a model have some
         self.missing_categories: list[str] = []
         self.failed_categories: list[str] = []
         self._images = images
@@ -76,7 +77,7 @@ class Run:
         self._started = time.monotonic()
         self._rows = store.no_status()  # of earlier runs: `store.STATUS`
         self._earlier: dict[str, Any] = {}
-        self._set_aside: list[str] = []  # damaged files of earlier runs, a line for each
+        self.set_aside: list[str] = []  # damaged files of earlier runs, a line for each
         self._new_categories = set(images.categories)
         self._n_unsettled = 0
         self._published = out
@@ -108,7 +109,9 @@ class Run:
         return run
 
     @classmethod
-    def of_models(cls, out: str, images: Listing, models: Mapping[str, ModelInfo], options: ScoreOptions) -> Run:
+    def of_models(
+        cls, out: str, images: Manifest | Listing, models: Mapping[str, ModelInfo], options: ScoreOptions
+    ) -> Run:
         """A run that scores images, of which more may come later, with these models."""
         identity: dict[str, Any] = {name: getattr(options, name) for name in IDENTITY}
         identity["models"] = {name: model.model_id for name, model in sorted(models.items())}
@@ -124,7 +127,7 @@ class Run:
         return run
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
-        self._set_aside = store.set_aside_damaged(self.folder)
+        self.set_aside = store.set_aside_damaged(self.folder)
         self._earlier, self._rows = earlier, store.drop_duplicates(self.folder)
         facts = {name: earlier.get(name) for name in ("run_id", "status", "started", "seconds", "n_rows")}
         self._content["earlier_runs"] = [*earlier.get("earlier_runs", []), facts]
@@ -156,6 +159,20 @@ class Run:
         """What the rows that this run writes say of it."""
         return RowOrigin(self.run_id, self.night)
 
+    @property
+    def rows(self) -> pa.Table:
+        """Rows of earlier runs that are still there: `store.STATUS`."""
+        return self._rows
+
+    def recount(self) -> None:
+        """Take the rows that are there for those of earlier runs, whoever has written them; lost ones stay missed."""
+        self._rows = store.drop_duplicates(self.folder)
+        self.n_rows = max(self.n_rows, len(self._rows))
+
+    def relist(self, images: Manifest) -> None:
+        """Go on with a newer listing of the images."""
+        self._images = images
+
     def record(self) -> None:
         """Write ``run.json``: the run has begun, and is not done any more if it was."""
         store.write_run(self.folder, self._content)
@@ -167,7 +184,7 @@ class Run:
         if the file has changed since, unless ``--recheck`` is ``name``; or if it is of another model. Rows of images
         that are not listed any more stay. Files that are still being written are left for the next run.
         """
-        for line in self._set_aside:
+        for line in self.set_aside:
             report.warn(line)
         for portion in portions:
             if isinstance(self._images, Listing):
@@ -178,13 +195,16 @@ class Run:
                     report.info(f"{text} {storage.readable(self._images.root)}")
             n_listed = len(portion)
             if self._earlier:
-                portion = self._without_current_row(portion)
+                portion = self.without_current_row(portion)
                 report.info(f"{n_listed - len(portion):,} rows are there already, {len(portion):,} images are left")
             portion = self._settled(portion, report)
             if len(portion):
                 yield portion
 
-    def _without_current_row(self, portion: pa.Table) -> pa.Table:
+    def without_current_row(self, portion: pa.Table) -> pa.Table:
+        """The images that have no current row from earlier runs; rows that are not current are removed."""
+        if not self._earlier:
+            return portion
         rows = self._rows.take(pc.index_in(portion["image_id"], self._rows["image_id"].combine_chunks()))
         models = {name: facts.get("model_id") for name, facts in self.categories.items() if name in self._rules}
         wanted = pa.array([models.get(name) for name in portion["category"].to_pylist()], pa.string())
@@ -214,9 +234,14 @@ class Run:
         return portion.filter(is_settled)
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether an earlier run has begun, and has not ended or not well."""
+        return bool(self._earlier) and not self.is_done
+
+    @property
     def is_done(self) -> bool:
         """Whether an earlier run has ended well, so that nothing is left to do if nothing is missing."""
-        if self._set_aside:
+        if self.set_aside:
             return False
         return self._earlier.get("status") == "done" and self._code_now() == EXIT_DONE == self._earlier.get("exit_code")
 
@@ -324,8 +349,9 @@ class Run:
                 "OUT must be a place that all machines of the cluster share."
             )
         empty = self._new_categories - {*self._images.categories}  # folders that turned out to hold no images
-        if self.is_mixed:
+        if self.is_mixed or self.keeps_coming:
             empty = {*self.categories} - {name for name, _ in store.list_parts(self.folder)}
+        if self.is_mixed:
             self.categories[UNKNOWN_PRODUCT]["note"] = UNKNOWN_NOTE
         for name in empty:
             self.categories.pop(name, None)

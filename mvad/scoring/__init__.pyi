@@ -3,5 +3,8 @@ from .jobs import ScoringJob as ScoringJob
 from .jobs import decision_rule as decision_rule
 from .jobs import ignore_remarks as ignore_remarks
 from .jobs import scoring_jobs as scoring_jobs
+from .score import backbone_groups as backbone_groups
 from .score import prepare_networks as prepare_networks
 from .score import score_images as score_images
+from .score import write_images_without_model as write_images_without_model
+from .write import write_rows as write_rows

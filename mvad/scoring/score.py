@@ -24,7 +24,8 @@ from mvad.options import ScoreOptions
 from mvad.pipeline.columns import Batch
 from mvad.pipeline.dataset import decoded_images
 from mvad.results.run_record import Run
-from mvad.runtime.resources import actor_pool
+from mvad.runtime.resources import ActorPool, actor_pool
+from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring.jobs import MODEL_UNUSABLE, NO_MODEL, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
@@ -49,23 +50,15 @@ def score_images(
     without a job become error rows of their run, and so do those whose model is damaged or fails. Images of
     a mixed ``dump``, which has one run, are assigned to categories first.
     """
-    by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
-    for number, job in enumerate(jobs):
-        by_backbone[job.model.backbone, job.model.size][number] = job
-    groups = [BackboneGroup(jobs, group, networks[spec], size, options) for (spec, size), group in by_backbone.items()]
     by_run_id = {run.run_id: run for run in runs}
-    errors = {number: error for group in groups for number, error in group.errors.items()}
-    for number, error in errors.items():
-        report.warn(str(error))
-        by_run_id[jobs[number].run_id].add_failure(jobs[number].category, f"{MODEL_UNUSABLE}: {error.reason}")
-    usable_jobs = [job for number, job in enumerate(jobs) if number not in errors]
+    groups, usable_jobs = backbone_groups(jobs, runs, networks, options, report)
     noted_seconds: dict[int, float] = defaultdict(float)  # by number of the job
     with report.stage("score", 0, unit="images" if len(runs) == 1 else "scores") as stage:
         for images in portions:
             if dump is not None:
                 images = dump.assigned(images, runs[0], stage)
             for run in runs:
-                n_images = _write_images_without_model(images, usable_jobs, run)
+                n_images = write_images_without_model(images, usable_jobs, run)
                 stage.expect(len(images) - n_images)
             for group in groups:
                 n_actors_before = stage.actors
@@ -76,6 +69,26 @@ def score_images(
                     share = (seconds - noted_seconds[number]) / (stage.actors - n_actors_before)
                     by_run_id[jobs[number].run_id].add_seconds(jobs[number].category, share)
                     noted_seconds[number] = seconds
+
+
+def backbone_groups(
+    jobs: Sequence[ScoringJob],
+    runs: Sequence[Run],
+    networks: Mapping[BackboneSpec, Network],
+    options: ScoreOptions,
+    report: Reporter,
+) -> tuple[list[BackboneGroup], list[ScoringJob]]:
+    """The jobs by backbone and image size, and those whose models can be used as far as is known; runs note others."""
+    by_backbone: dict[tuple[BackboneSpec, ImageSize], dict[int, ScoringJob]] = defaultdict(dict)
+    for number, job in enumerate(jobs):
+        by_backbone[job.model.backbone, job.model.size][number] = job
+    groups = [BackboneGroup(jobs, group, networks[spec], size, options) for (spec, size), group in by_backbone.items()]
+    by_run_id = {run.run_id: run for run in runs}
+    errors = {number: error for group in groups for number, error in group.errors.items()}
+    for number, error in errors.items():
+        report.warn(str(error))
+        by_run_id[jobs[number].run_id].add_failure(jobs[number].category, f"{MODEL_UNUSABLE}: {error.reason}")
+    return groups, [job for number, job in enumerate(jobs) if number not in errors]
 
 
 def prepare_networks(
@@ -89,7 +102,7 @@ def prepare_networks(
         prepare(sorted(names), networks[spec], size, options.engine)
 
 
-def _write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], run: Run) -> int:
+def write_images_without_model(images: pa.Table, jobs: Sequence[ScoringJob], run: Run) -> int:
     """Write error rows for images of categories that a run has no model of; returns how many."""
     categories = pa.array([job.category for job in jobs if job.run_id == run.run_id], pa.string())
     orphans = images.filter(pc.invert(pc.is_in(images["category"], categories)))
@@ -128,7 +141,7 @@ class BackboneGroup:
     options: ScoreOptions
 
     def __post_init__(self) -> None:
-        self._bit_depths = {job.category: job.model.bit_depth for job in self.group.values()}
+        self.bit_depths = {job.category: job.model.bit_depth for job in self.group.values()}
         self._kinds = sorted({find_method(job.model.method).feature for job in self.group.values()})
         shapes = {find_method(job.model.method).feature: recorded_shape(job.model) for job in self.group.values()}
         budget = self.options.memory_budget.after_weights(self.network.nbytes)
@@ -154,7 +167,7 @@ class BackboneGroup:
         return {number: of_model[model_id] for number, model_id in ids.items() if model_id in of_model}
 
     @functools.cached_property
-    def _usable(self) -> dict[int, ScoringJob]:
+    def usable(self) -> dict[int, ScoringJob]:
         return {number: job for number, job in self.group.items() if number not in self.errors}
 
     def _spec(self, gpus: bool) -> ray.ObjectRef:
@@ -163,22 +176,30 @@ class BackboneGroup:
             self._specs[gpus] = ray.put(spec)
         return self._specs[gpus]
 
+    def images_of(self, images: pa.Table) -> pa.Table:
+        """The images that are of a category of these jobs."""
+        categories = pa.array(sorted({job.category for job in self.usable.values()}), pa.string())
+        return images.filter(pc.is_in(images["category"], categories))
+
+    def scorer_arguments(self, pool: ActorPool, totals: StageTotals) -> dict[str, Any]:
+        """What a `ScoringActor` of a pool needs."""
+        return {
+            "spec": self._spec(pool.gpus),
+            "jobs": self.usable,
+            "broadcast": self._broadcast,
+            "threads": pool.threads,
+            "totals": totals,
+        }
+
     def score(self, images: pa.Table, stage: Stage) -> Iterable[tuple[int, int]]:
         """Score the images that are of a category of these jobs; number of a job and rows, as they are written."""
-        categories = pa.array(sorted({job.category for job in self._usable.values()}), pa.string())
-        images = images.filter(pc.is_in(images["category"], categories))
+        images = self.images_of(images)
         if not len(images):
             return
         pool = actor_pool(self.options.actors, len(images))
-        scorer = {
-            "spec": self._spec(pool.gpus),
-            "jobs": self._usable,
-            "broadcast": self._broadcast,
-            "threads": pool.threads,
-            "totals": stage.totals,
-        }
+        scorer = self.scorer_arguments(pool, stage.totals)
         receipts = (
-            decoded_images(images, self.size, self.options, pool, stage.totals, self._bit_depths)
+            decoded_images(images, self.size, self.options, pool, stage.totals, self.bit_depths)
             .map_batches(
                 ScoringActor, batch_size=self.batch_size(pool.gpus), fn_constructor_kwargs=scorer, **pool.arguments
             )

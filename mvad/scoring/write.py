@@ -1,6 +1,6 @@
 """The task that decides on scored images and writes their rows; apart, because its workers need no PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,13 +35,21 @@ class WriteScores:
     def __call__(self, scored: pa.Table) -> pa.Table:
         end_in_time()
         self.totals.add_retries()
-        images = ray.get(self.images)
-        numbers, counts = np.unique(scored["job"].to_numpy(), return_counts=True)
-        for number in numbers:
-            job = self.jobs[number]
-            part = scored.filter(pc.equal(scored["job"], number))
-            write_part(job.out, score_rows(images.take(part["row"]), part, job))
-        return pa.table({"job": pa.array(numbers, pa.int32()), "rows": pa.array(counts, pa.int64())}, RECEIPT)
+        counts = {number: len(rows) for number, rows in write_rows(ray.get(self.images), scored, self.jobs)}
+        columns = {"job": pa.array([*counts], pa.int32()), "rows": pa.array([*counts.values()], pa.int64())}
+        return pa.table(columns, RECEIPT)
+
+
+def write_rows(images: pa.Table, scored: pa.Table, jobs: Sequence[ScoringJob]) -> Iterator[tuple[int, pa.Table]]:
+    """Write the score rows of scored images, one file per job, and yield them with the number of their job.
+
+    ``scored`` has the columns of `columns.SCORED`; its ``row`` points into ``images``.
+    """
+    for number in np.unique(scored["job"].to_numpy()).tolist():
+        part = scored.filter(pc.equal(scored["job"], number))
+        rows = score_rows(images.take(part["row"]), part, jobs[number])
+        write_part(jobs[number].out, rows)
+        yield number, rows
 
 
 def score_rows(images: pa.Table, scored: pa.Table, job: ScoringJob) -> pa.Table:

@@ -18,7 +18,7 @@ from mvad.data.layouts.contents import LEFT_OUT as LEFT_OUT
 from mvad.data.layouts.contents import Contents, left_out_row, left_out_table, name_of
 from mvad.data.layouts.files import IGNORE_NAME as IGNORE_NAME
 from mvad.data.layouts.files import SUFFIXES, Found, find_images
-from mvad.errors import UsageError
+from mvad.errors import NoImagesError, UsageError
 from mvad.storage import FileEntry, UnreadFolder
 
 LABELLED: dict[str, ModuleType] = {
@@ -93,7 +93,7 @@ def unread_rows(
 
 
 def no_images_error(root: str, left_out: pa.Table) -> UsageError:
-    """Return the error for a folder without images, or where all of them are ``left_out``."""
+    """Return the error for a folder where all images are ``left_out``, or without any: a NoImagesError."""
     folder = storage.readable(root)
     for row in left_out.slice(0, 1).to_pylist():
         if "/" not in row["image_id"]:
@@ -101,4 +101,4 @@ def no_images_error(root: str, left_out: pa.Table) -> UsageError:
                 f"the images lie directly in {folder}, so their category is unknown; add --category NAME."
             )
         return UsageError(f"no images under {folder}; of {row['image_id']!r}, {row['error']}.")
-    return UsageError(f"no images under {folder}; mvad looks for {', '.join(SUFFIXES)}.")
+    return NoImagesError(f"no images under {folder}; mvad looks for {', '.join(SUFFIXES)}.")
