@@ -50,11 +50,13 @@ def rows_of(folder):
     return {row["image_id"]: row for row in rows}
 
 
+PASSING = ("run_id", "uri", "scored_at", "night")
+
+
 def outcomes(rows):
     """Rows without what may differ between runs of two copies of a folder."""
     return {
-        name: {column: value for column, value in row.items() if column not in ("run_id", "uri")}
-        for name, row in rows.items()
+        name: {column: value for column, value in row.items() if column not in PASSING} for name, row in rows.items()
     }
 
 
