@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shutil
 import threading
 from contextlib import contextmanager
@@ -108,10 +109,16 @@ def watching(folder, models, clock=None, **options):
 
 
 def deliver(source, dump, *names):
-    """Copy images as they arrive: under their names, with their time."""
+    """Copy images as they arrive: under their names, with their time, each at once."""
     for name in names:
-        (dump / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, dump / name)
+        put(source / name, dump / name)
+
+
+def put(file, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}")  # hidden: no listing shows it
+    shutil.copy2(file, beside)
+    os.replace(beside, target)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +210,7 @@ def test_a_broken_file_is_an_error_row_until_it_is_mended(source, expected, mode
         assert tries == [broken, whole]
         deliver(source, watch.dump, broken)
         watch.wait(lambda: rows_of(watch.night).get(broken, {}).get("status") == "ok", "the row of the mended file")
-        shutil.copyfile(source / "beta/good/001.png", watch.dump / whole)
+        put(source / "beta/good/001.png", watch.dump / whole)
         score_before = expected[whole]["score"]
         watch.wait(lambda: rows_of(watch.night).get(whole, {}).get("score", score_before) != score_before, "a new row")
     assert tries == [broken, whole, broken, whole]
