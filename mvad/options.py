@@ -70,6 +70,23 @@ AUTO = "auto"  # value of --category
 ALL_CATEGORIES = "*"  # key of a threshold for the categories that have none of their own
 
 
+COSTS = {"missed": "missed", "false-alarm": "false_alarm"}  # kinds of mistakes, and their names in Python
+
+
+def parse_costs(value: Any) -> Any:
+    """Costs of mistakes from a text such as ``missed=100,false-alarm=1``; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in value.split(",")]
+    try:
+        costs = {COSTS[name.strip()]: float(number) for name, _, number in parts}
+    except (KeyError, ValueError):
+        costs = {}
+    if costs.keys() != {*COSTS.values()} or not all(0 <= cost < math.inf for cost in costs.values()):
+        raise ValueError(f"{value!r} does not give both costs, such as missed=100,false-alarm=1")
+    return costs
+
+
 def parse_thresholds(value: Any) -> Any:
     """Thresholds by category, from ``"0.7"``, which is for all, or ``"weave=0.7,bracket=0.9"``; None is None."""
     if value is None or isinstance(value, Mapping):
@@ -844,6 +861,15 @@ class EvaluateOptions(BatchOptions, OutputOptions):
 
     false_alarm_rate: Annotated[Share | None, Option(help=FALSE_ALARM_RATE.help, show_default="as before")] = None
     models: Annotated[str | None, MODELS] = None
+    cost: Annotated[
+        dict[str, float] | None,
+        BeforeValidator(parse_costs),
+        Option(
+            help="What mistakes cost: show which threshold would cost least, by what reviewers said of the images.",
+            metavar="missed=100,false-alarm=1",
+            show_default="no costs",
+        ),
+    ] = None
 
     @property
     def decides(self) -> bool:

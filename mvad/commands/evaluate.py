@@ -1,8 +1,9 @@
 from typing import Any
 
-from mvad import storage
+from mvad import nights, storage
 from mvad.console import Reporter
 from mvad.data.manifest import require_categories
+from mvad.errors import UsageError
 from mvad.options import DecisionOptions, EvaluateOptions, Results, build, takes
 from mvad.results.printed import print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result
@@ -19,6 +20,9 @@ def evaluate(out: Results, options: EvaluateOptions) -> Result:
     it was decided before. If it was interrupted while it decided, calling it again finishes that. A category of which a
     file of rows is damaged has a note that names the file, and the exit code is 3.
 
+    If OUT is a folder of nights, the result is what reviewers' labels tell of them instead: precision and recall by
+    category and week, estimated with intervals; with ``cost`` also the thresholds that would cost least.
+
     Raises
     ------
     UsageError
@@ -32,6 +36,10 @@ def evaluate(out: Results, options: EvaluateOptions) -> Result:
     False
     """
     report, target = Reporter(options.quiet), storage.to_uri(out)
+    if nights.list_nights(target) or options.cost is not None:
+        if options.decides:
+            raise UsageError("decide again on one night at a time: mvad evaluate NIGHTS/date=DATE.")
+        return Result(EXIT_DONE, nights.evaluate_nights(target, options.cost, report))
     content = read_finished_run(target, undecided=True)
     decides = options.decides or content["status"] == DECIDING
     if decides:
