@@ -2,10 +2,13 @@
 
 import re
 
+import duckdb
 import pytest
 
 from helpers.cli_page import cli_page
+from helpers.score_files import write_rows
 from helpers.tiles import ROOT
+from mvad.exports.label_studio import CONFIG
 
 PAGES = [ROOT / "README.md", ROOT / "cluster/README.md", *sorted(ROOT.glob("docs/*.md"))]
 
@@ -41,3 +44,36 @@ def test_a_table_ends_with_an_empty_line_and_has_as_many_cells_in_each_row(page)
         rows = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
         assert len(set(rows)) == 1, table.splitlines()[0]
     assert not re.search(r"^\|.*\n(?=[^|\n])", text, flags=re.M)
+
+
+def section(page, heading):
+    return re.search(rf"^## {heading}\n(.*?)^## ", (ROOT / page).read_text(), flags=re.S | re.M)[1]
+
+
+def test_the_queries_of_a_year_of_nights_count_old_and_new_rows(tmp_path, monkeypatch):
+    later = ["night", "scored_at", "method", "backbone"]
+    flagged, good = {"is_anomaly": True, "regions": []}, {"is_anomaly": False}
+    write_rows(tmp_path / "nights/date=2026-11-22", "cap", [{"image_id": "a", **flagged}, {"image_id": "b"}], later)
+    write_rows(tmp_path / "nights/date=2026-11-23", "cap", [{"image_id": "a", **good}])
+    write_rows(tmp_path / "nights/date=2026-11-23", "lid", [{"image_id": "c", **flagged}, {"image_id": "d", **flagged}])
+    monkeypatch.chdir(tmp_path)
+    text = section("docs/results.md", "A year of nights")
+    of_pandas, of_polars = {}, {}
+    for code, names in zip(
+        re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M), (of_pandas, of_polars), strict=True
+    ):
+        exec(code, names)
+    (sql,) = re.findall(r"^```sql\n(.*?)^```", text, flags=re.S | re.M)
+    found = [
+        [tuple(row) for row in of_pandas["counts"].reset_index().itertuples(index=False)],
+        of_polars["counts"].rows(),
+        duckdb.sql(sql).fetchall(),
+    ]
+    expected = [("2026-11-22", "cap", 2, 1), ("2026-11-23", "cap", 1, 0), ("2026-11-23", "lid", 2, 2)]
+    assert [[(str(date), *counts) for date, *counts in rows] for rows in found] == [expected] * 3
+    assert set(later) <= {*of_pandas["rows"].columns} & {*of_polars["rows"].collect_schema().names()}
+
+
+def test_the_labels_for_label_studio_are_those_of_the_tasks():
+    (config,) = re.findall(r"^```xml\n(.*?)^```", (ROOT / "docs/results.md").read_text(), flags=re.S | re.M)
+    assert config == CONFIG

@@ -40,7 +40,8 @@ def export_results(
     rows = selection.open_rows(source, options)
     columns = selection.columns_of(options, format)
     if format == "xlsx":
-        tables.ensure_rows_fit(min(rows.count(options.where), options.limit or tables.MAX_XLSX_ROWS + 1))
+        count = rows.count(options.where)
+        tables.ensure_rows_fit(min(count, options.limit or count))
     counted = selection.Counted(rows.select(columns, options.where, options.order, options.limit))
     parts = selection.FORMATS[format](counted.reader)
     if target is None:

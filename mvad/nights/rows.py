@@ -90,7 +90,7 @@ class NightRows:
         queries wait. UsageError, which names the columns there are, if a column is unknown or an expression is not
         right; and as for `query`, also while rows are read.
         """
-        with self._lock:
+        with self._lock, self._naming_trouble():
             known = self._connection.table(NO_ROWS)
             for name in columns:
                 if name not in known.columns:
@@ -106,7 +106,7 @@ class NightRows:
 
     def count(self, where: str | None = None) -> int:
         """How many rows there are for which the SQL expression ``where`` is true; UsageError as for `select`."""
-        with self._lock:
+        with self._lock, self._naming_trouble():
             condition = self._condition(where)
         return self.query(f"SELECT count(*) AS n FROM {VIEW}{condition}")["n"][0].as_py()
 
@@ -120,7 +120,9 @@ class NightRows:
 
     def _batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._lock, self._naming_trouble():
-            yield from self._connection.sql(sql).fetch_arrow_reader(BATCH_ROWS)
+            relation = self._connection.sql(sql)
+            read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader  # of older versions
+            yield from read(BATCH_ROWS)
 
     @contextmanager
     def _naming_trouble(self) -> Iterator[None]:

@@ -58,7 +58,8 @@ def target_of(options: ResultsOptions, source: str) -> tuple[str, str | None]:
     if f".{suffix}" != expected:
         raise UsageError(f"--out {options.out} does not end in {expected}, as a file of --format {format} does.")
     target = storage.to_uri(options.out)
-    results.ensure_outside(source, target, ())
+    if storage.lies_in(target, source):
+        raise UsageError(f"--out {options.out} lies in the folder of the results; name another place.")
     storage.ensure_writable_folder(storage.sibling(target, ""))
     return format, target
 

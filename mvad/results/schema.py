@@ -3,6 +3,7 @@
 ::
 
     OUT/scores/<safe name>/part-*.parquet    one row per image; one category per file, and ``category`` a column of it
+    OUT/scores/<safe name>/_joined-*.json    while `mvad compact` replaces files: which do not count any more
     OUT/summary.parquet, OUT/summary.json    one row per category, then their mean
     OUT/run.json                             configuration, versions, models, counts, seconds
     OUT/_SUCCESS                             written last, and only if the exit code is 0

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import mvad
+from mvad import results
 from mvad.commands.nightly import choose_date
 from mvad.errors import UsageError
 from mvad.storage import readable, to_uri
@@ -100,3 +101,35 @@ def test_a_date_that_is_given_always_wins(tmp_path, monkeypatch, date):
 def test_what_is_no_date_is_refused(tmp_path):
     with pytest.raises(UsageError, match="'tomorrow' is not a date"):
         mvad.nightly(str(tmp_path), "models", str(tmp_path), "tomorrow")
+
+
+def test_rows_say_their_night_when_they_were_written_and_by_which_model(base_run, tiles, ray_local, tmp_path):
+    """Also where a night goes on whose files have been joined in the meantime."""
+    models, dump = str(base_run[0] / "models"), str(tiles / "alpha/test")
+    nights, day = tmp_path / "nights", datetime.date(2026, 11, 23)
+    options = {"category": "alpha", "actors": 1, "batch_size": 3, "expect": "none", "max_errors": "100%", "quiet": True}
+    before = datetime.datetime.now(datetime.timezone.utc)
+
+    def night():
+        mvad.nightly(dump, models, str(nights), day.isoformat(), **options)
+        return results.read_scores(to_uri(nights / f"date={day}"))
+
+    rows = night()
+    after = datetime.datetime.now(datetime.timezone.utc)
+    assert {*rows["night"].to_pylist()} == {day}
+    assert {*rows["method"].to_pylist()} == {"patchcore"}
+    assert {*rows["backbone"].to_pylist()} == {"efficientnet_lite0"}
+    assert all(before <= time <= after for time in rows["scored_at"].to_pylist())
+    assert mvad.compact(str(nights), quiet=True).left_alone == []
+    assert len(list(nights.rglob("*.parquet"))) == 2  # with the summary
+    assert night().equals(rows)
+    results.store.drop_rows(to_uri(nights / f"date={day}"), rows["image_id"].to_pylist()[:1])
+    again = night()
+    assert again["image_id"].equals(rows["image_id"])
+    assert again.slice(1).equals(rows.slice(1))
+    assert again["scored_at"][0].as_py() >= after
+    del options["expect"]
+    mvad.score(dump, models, str(tmp_path / "scored"), **options)
+    scored = results.read_scores(to_uri(tmp_path / "scored"))
+    assert scored["night"].null_count == len(scored) == len(rows)
+    assert scored["method"].equals(rows["method"])

@@ -66,6 +66,7 @@ def commands(data: Path, models: Path) -> dict[str, tuple[Callable[[Path], Any],
         "compare": (lambda out: mvad.compare(tiles, str(out), **COMPARED), False),
         "evaluate": (lambda out: mvad.evaluate(str(out / "run"), false_alarm_rate=0.2, quiet=True), True),
         "report": (lambda out: mvad.report(str(out / "run"), quiet=True), True),
+        "compact": (lambda out: mvad.compact(str(out / "run"), quiet=True), True),
         "maps": (lambda out: mvad.maps(str(out / "run"), str(out / "run/maps"), quiet=True), True),
         "regions": (
             lambda out: mvad.regions(str(out / "run"), str(out / "run/regions"), format="labelme", quiet=True),
