@@ -163,7 +163,10 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         for one in request.labels:
             _, row = image(one.folder, one.image_id)
             judged.append(Judged(row, one.folder, one.judgement, one.drawn, one.defect or None))
-        written = append_labels(folder.root, judged, request.reviewer)
+        try:
+            written = append_labels(folder.root, judged, request.reviewer)
+        except OSError as error:
+            raise HTTPException(507, f"the labels cannot be written ({one_line(error)}); none is kept.") from error
         return answer({"labels": written["label_id"].to_pylist()}, 201)
 
     @routes.get("/api/evaluation", summary="Precision and recall that labels tell, by category and week")

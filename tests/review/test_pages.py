@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from helpers.browser import visit
 from helpers.many_nights import DEAD, DEFECTIVE, GOOD, LIGHT, NEW_PRODUCT, SIDE, THRESHOLD, date_of, write_nights
 from helpers.score_files import write_rows
+from helpers.waits import wait_until
 from mvad.demo.answers import LimitsAnswer
 from mvad.demo.app import demo_app
 from mvad.demo.connections import ConnectionLimits
@@ -278,16 +279,18 @@ def test_ten_images_are_reviewed_by_keyboard(browser, served, nights):
         page = seen.page
         page.fill("#reviewer", "ann")
         page.locator("#image-title").wait_for()
-        page.wait_for_function("document.querySelector('#picture').naturalWidth > 0")
+        wait_until(lambda: page.evaluate("document.querySelector('#picture').naturalWidth > 0"), "the picture")
         page.locator("#image-title").focus()
         names = []
-        for key in "gdugdugdug":
+        for count, key in enumerate("gdugdugdug", 1):
             names.append(page.inner_text("#image-title"))
             page.keyboard.press(key)
-            page.wait_for_function("name => document.querySelector('#image-title').textContent !== name", arg=names[-1])
+            page.locator("#state", has_text=f" {count} labelled now").wait_for()
+        wait_until(lambda: len(read_labels(to_uri(nights)).table) == 10, "the last label")
         page.keyboard.press("z")
-        page.wait_for_function("name => document.querySelector('#image-title').textContent === name", arg=names[-1])
-        page.locator("#state", has_text="9 labelled now").wait_for()
+        wait_until(lambda: len(read_labels(to_uri(nights)).table) == 11, "taking it back")
+        page.locator("#state", has_text=" 9 labelled now").wait_for()
+        assert page.inner_text("#image-title") == names[-1]
         page.keyboard.press("o")
         page.locator(".viewer.own-pixels").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -310,9 +313,42 @@ def test_two_browsers_at_once_lose_no_label(browser, served, nights):
             for seen in (one, other):
                 seen.page.keyboard.press("d")
             for seen in (one, other):
-                seen.page.locator("#state", has_text=f"{count} labelled now").wait_for()
+                seen.page.locator("#state", has_text=f" {count} labelled now").wait_for()
+        wait_until(lambda: len(read_labels(to_uri(nights)).table) == 4 * DEFECTIVE, "the last label")
         assert one.messages == other.messages == []
     labels = read_labels(to_uri(nights)).table
     assert labels.group_by("reviewer").aggregate([("label_id", "count")]).sort_by("reviewer").to_pylist() == [
         {"reviewer": name, "label_id_count": 2 * DEFECTIVE} for name in ("ann", "bob")
     ]
+
+
+def test_keys_that_come_faster_than_answers_label_one_image_each(browser, served, nights):
+    with visit(browser, f"{served}/review?since={LAST}&order=random+passed") as seen:
+        page = seen.page
+        page.fill("#reviewer", "ann")
+        page.locator("#image-title").wait_for()
+        page.locator("#image-title").focus()
+        for key in "gdgug":
+            page.keyboard.press(key, delay=0)
+        wait_until(lambda: len(read_labels(to_uri(nights)).table) == 5, "the last label")
+        assert seen.messages == []
+    labels = read_labels(to_uri(nights)).table
+    assert labels["judgement"].to_pylist() == ["good", "defect", "good", "unsure", "good"]
+    assert len({*labels["image_id"].to_pylist()}) == 5
+
+
+def test_a_label_that_is_not_kept_brings_its_image_back(browser, served, nights):
+    with visit(browser, f"{served}/review?since={LAST}&order=score+flagged") as seen:
+        page = seen.page
+        page.fill("#reviewer", "ann")
+        page.locator("#image-title").wait_for()
+        name = page.inner_text("#image-title")
+        (nights / "labels").rmdir() if (nights / "labels").exists() else None
+        (nights / "labels").write_text("in the way")
+        try:
+            page.get_by_role("button", name="good").click()
+            page.locator("#problem", has_text="labels").wait_for()
+        finally:
+            (nights / "labels").unlink()
+        assert page.inner_text("#image-title") == name
+        assert "0 labelled now" in page.inner_text("#state")

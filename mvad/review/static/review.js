@@ -135,11 +135,23 @@ function reviewer() {
   return name;
 }
 
-async function send(image, judgement, defect) {
+let sending = Promise.resolve(); // labels are sent one after the other, in the order in which they were given
+
+function say(image, label) {
   const { drawn } = asked();
-  const label = { folder: image.folder, image_id: image.image_id, judgement, drawn, defect: defect || null };
-  await ask("api/labels", {}, { reviewer: reviewer(), labels: [label] });
-  image.label = judgement ? { judgement, defect } : null;
+  const before = image.label;
+  const said = {
+    folder: image.folder, image_id: image.image_id, drawn, judgement: label?.judgement ?? null, defect: label?.defect || null,
+  };
+  const body = { reviewer: reviewer(), labels: [said] };
+  problem(null);
+  image.label = label;
+  sending = sending.then(() => ask("api/labels", {}, body)).then(evaluate, (error) => {
+    image.label = before; // back to the image: its label is not kept
+    position = Math.max(0, images.indexOf(image));
+    show();
+    problem(error);
+  });
 }
 
 async function judge(judgement) {
@@ -149,39 +161,26 @@ async function judge(judgement) {
   }
   const defect = judgement === "defect" ? byId("defect").value.trim() : "";
   try {
-    await send(image, judgement, defect);
+    say(image, { judgement, defect });
   } catch (error) {
     problem(error);
     return;
   }
-  problem(null);
   if (defect && !kinds.has(defect)) {
     kinds.add(defect);
     byId("kinds").append(new Option(defect));
   }
   done.push(image);
-  if (images[position] === image) {
-    await move(1);
-  }
-  show();
-  evaluate();
+  await move(1);
 }
 
-async function undo() {
+function undo() {
   const image = done.pop();
-  if (!image) {
-    return;
+  if (image) {
+    say(image, null);
+    position = images.indexOf(image);
+    show();
   }
-  try {
-    await send(image, null, "");
-  } catch (error) {
-    done.push(image);
-    problem(error);
-    return;
-  }
-  position = images.indexOf(image);
-  show();
-  evaluate();
 }
 
 function toggle(button) {
