@@ -5,16 +5,17 @@ import datetime
 import numpy as np
 from PIL import Image
 
-from helpers.score_files import write_rows, write_run
+from helpers.score_files import write_rows
 from helpers.tiles import paint
 from mvad import results
-from mvad.storage import to_uri
+from mvad.storage import join, to_uri
 
 FIRST = datetime.date(2026, 10, 1)
 THRESHOLD = 12.0
 LIGHT, DEAD, NEW_PRODUCT = 12, 18, 24  # numbers of nights, from 0
 GOOD, DEFECTIVE = 16, 4  # images of a night
 SIDE = 96  # pixels
+PATCHES = 12  # of a side
 
 
 def date_of(number):
@@ -27,12 +28,16 @@ def write_nights(root, images, count=30, categories=("cap", "plate")):
     for number in range(count):
         out = root / f"date={date_of(number)}"
         for category in categories:
-            rows = [row(random, number, name, category, images) for name in range(GOOD + DEFECTIVE)]
+            rows = []
+            for name in range(GOOD + DEFECTIVE):
+                pixels, mask = paint(random, name >= GOOD, SIDE)
+                rows.append(row(random, number, name, category, mask, images))
+                if number == count - 1:
+                    file = images / rows[-1]["image_id"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(file)
             if number == DEAD and category == "cap":
                 rows = [one | UNREADABLE for one in rows]
-            if number == count - 1:
-                for one, name in zip(rows, range(GOOD + DEFECTIVE), strict=True):
-                    write_image(random, images / one["image_id"], name >= GOOD)
             write_rows(out, category, rows)
         if number == NEW_PRODUCT:
             write_rows(out, "unknown product", [{"image_id": "unknown/0.png", "score": None, "strange_share": 1.0}])
@@ -40,21 +45,24 @@ def write_nights(root, images, count=30, categories=("cap", "plate")):
         facts = {"drifted": drifted, "drift_p_value": 1e-9 if drifted else 0.5, "drift_share_below": 0.05}
         summary = [{"category": category, **(facts if category == "cap" else {})} for category in categories]
         results.write_summary(to_uri(out), [*summary, {"category": "mean"}])
-        write_run(out, **dict.fromkeys(categories, 1.0))
+        facts = {name: {"size": {"resize": SIDE, "crop": SIDE}, "pixel_threshold": 1.0} for name in categories}
+        run = {"command": "score", "status": "done", "exit_code": 0, "categories": facts}
+        results.write_json(join(to_uri(out), "run.json"), run)
 
 
 UNREADABLE = {"status": "error", "error": "not an image", "is_anomaly": None, "verdict": None}
 UNREADABLE |= {"score": None, "p_value": None, "threshold": None}
 
 
-def row(random, number, name, category, images):
+def row(random, number, name, category, mask, images):
     is_defect = name >= GOOD
     score = random.normal(15 if is_defect else 9, 0.5) + (5 if number == LIGHT and category == "cap" else 0)
     image_id = f"{category}/{number:02}-{name:03}.png"
     flagged = score > THRESHOLD
-    grid = np.full((8, 8), 0.5)
-    grid[3, 3] = 2.0
-    region = {"x": 40, "y": 40, "width": 16, "height": 16, "area": 200, "peak": 2.0, "mean": 1.5}
+    grid = 0.5 + 10 * mask.reshape(PATCHES, SIDE // PATCHES, PATCHES, SIDE // PATCHES).mean((1, 3))
+    down, across = (np.flatnonzero(mask.any(axis)) if mask.any() else np.arange(8) for axis in (1, 0))
+    region = {"x": across[0], "y": down[0], "width": len(across), "height": len(down)}
+    region |= {"area": int(mask.sum()), "peak": grid.max(), "mean": grid.mean()}
     return {
         "image_id": image_id,
         "uri": (images / image_id).as_uri(),
@@ -70,11 +78,5 @@ def row(random, number, name, category, images):
         "regions": [region] if flagged else [],
         "anomalous_area": 0.02 if flagged else 0.0,
         "patch_scores": grid.ravel().tolist() if flagged else None,
-        "patch_grid": [8, 8] if flagged else None,
+        "patch_grid": [PATCHES, PATCHES] if flagged else None,
     }
-
-
-def write_image(random, path, defect):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = paint(random, defect, SIDE)
-    Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels).save(path)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mvad
 from helpers.browser import drop, open_browser, visit
+from helpers.many_nights import date_of, write_nights
 from mvad import results
 from mvad.anomaly_maps.colours import colour_scale, draw_boxes, overlay
 from mvad.demo.server import serving
@@ -65,6 +66,19 @@ def large_sample(folder, scratch):
     tiny_defect(Image.open(one / "image.jpg").convert("RGB"), row, model.size, folder / "large.jpg")
 
 
+def pages(browser, address, folder):
+    """Pictures of the pages Nights and Review."""
+    place = {"viewport": {"width": WIDTH, "height": DEMO_HEIGHT}, "reduced_motion": "reduce"}
+    with visit(browser, f"{address}nights", **place) as visited:
+        visited.page.locator("canvas").nth(5).wait_for()
+        visited.page.eval_on_selector("#series", "element => element.scrollIntoView()")
+        save(visited.page.screenshot(), folder / "nights.png")
+    with visit(browser, f"{address}review?since={date_of(29)}", **place) as visited:
+        visited.page.locator("#map:not([hidden])").wait_for()
+        visited.page.eval_on_selector("#current", "element => element.scrollIntoView()")
+        save(visited.page.screenshot(), folder / "review.png")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("folder", type=Path, help="folder to write to")
@@ -90,6 +104,10 @@ def main():
                 with visit(browser, out / "report.html", **report) as visited:
                     visited.page.eval_on_selector("#category-1", "element => element.scrollIntoView()")
                     save(visited.page.screenshot(), folder / "report.png")
+                nights = Path(scratch) / "nights"
+                write_nights(nights, Path(scratch) / "images")
+                with serving(str(out / "models"), port=0, quiet=True, results=str(nights)) as address:
+                    pages(browser, address, folder)
                 with (
                     serving(str(out / "models"), port=0, quiet=True) as address,
                     visit(browser, address, **demo) as visited,

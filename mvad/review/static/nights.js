@@ -4,6 +4,7 @@ const HEIGHT = 190;
 const charts = [];
 
 const share = (night) => (night.n_decided ? night.n_flagged / night.n_decided : null);
+const day = (stamp) => new Date(stamp * 1000).toISOString().slice(0, 10);
 const seconds = (night) => (night ? Date.parse(`${night}T00:00:00Z`) / 1000 : 0);
 
 function isAlarm(night) {
@@ -47,9 +48,9 @@ function chart(place, title, nights, lines, format) {
     title,
     tzDate: (stamp) => uPlot.tzDate(new Date(stamp * 1000), "Etc/UTC"),
     scales: { x: { time: true } },
-    axes: [axis, { ...axis, size: 60, values: (_, values) => values.map(format) }],
+    axes: [{ ...axis, space: 90, values: (_, stamps) => stamps.map(day) }, { ...axis, size: 72, values: (_, values) => values.map(format) }],
     series: [
-      { value: (_, stamp) => (stamp === null ? "" : new Date(stamp * 1000).toISOString().slice(0, 10)) },
+      { label: "night", value: (_, stamp) => (stamp === null ? "" : day(stamp)) },
       ...lines.map((line) => ({
         label: line.label,
         stroke: colour(line.colour),
