@@ -7,8 +7,9 @@ labels of an image, the last one counts; one without a judgement takes back thos
 from __future__ import annotations
 
 import datetime
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
@@ -86,11 +87,34 @@ class Labels(NamedTuple):
     problems: list[str]
 
 
+class LabelFiles:
+    """The labels in a folder of nights (a URI), of which only files that are new are read; for several threads."""
+
+    def __init__(self, root: str) -> None:
+        self._folder, self._lock = storage.join(root, FOLDER), threading.Lock()
+        self._found: dict[str, pa.Table | str] = {}  # by name: no file ever changes
+        self._labels: Labels | None = None
+
+    def read(self) -> Labels:
+        """All labels: see `read_labels`."""
+        with self._lock:
+            names = [name for name in storage.list_folder(self._folder) if name.endswith(".parquet")]
+            new = [name for name in names if name not in self._found]
+            if new or self._labels is None or len(names) != len(self._found):
+                uris = [storage.join(self._folder, name) for name in new]
+                self._found |= zip(new, storage.parallel_map(_read, uris), strict=True)
+                self._found = {name: self._found[name] for name in names}
+                self._labels = _together(self._found.values())
+            return self._labels
+
+
 def read_labels(root: str) -> Labels:
     """Read the labels in a folder of nights (a URI); none if there are none."""
-    folder = storage.join(root, FOLDER)
-    uris = [storage.join(folder, name) for name in storage.list_folder(folder) if name.endswith(".parquet")]
-    found = storage.parallel_map(_read, uris)
+    return LabelFiles(root).read()
+
+
+def _together(found: Iterable[pa.Table | str]) -> Labels:
+    found = list(found)
     tables = [table for table in found if isinstance(table, pa.Table)]
     problems = [problem for problem in found if isinstance(problem, str)]
     table = pa.concat_tables([LABELS.empty_table(), *tables])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -26,6 +25,22 @@ ORDER = {
 }
 
 
+class Question(NamedTuple):
+    """Which images are asked for, and in which order."""
+
+    drawn: Drawn
+    among: Among = "all"
+    categories: tuple[str, ...] | None = None
+    search: str = ""
+
+
+class Ordered(NamedTuple):
+    """The first images that a question asks for, in its order, with the columns `SHOWN`; and how many there are."""
+
+    table: pa.Table
+    n_images: int
+
+
 class Queue(NamedTuple):
     """Images to review, and how many there are with those that are left out of the answer."""
 
@@ -33,53 +48,39 @@ class Queue(NamedTuple):
     n_images: int
 
 
-def review_queue(
-    nights: NightRows,
-    labels: pa.Table,
-    drawn: Drawn,
-    among: Among = "all",
-    *,
-    categories: Collection[str] | None = None,
-    search: str = "",
-    with_labelled: bool = False,
-    limit: int = 50,
-    offset: int = 0,
-) -> Queue:
-    """Images that await a label, those to look at first at the front.
+def ordered_images(nights: NightRows, question: Question, count: int) -> Ordered:
+    """The first ``count`` images of a question, labelled or not."""
+    condition = f"status = 'ok' AND {WHERE[question.among]}"
+    parameters: dict[str, Any] = {}
+    if question.categories is not None:
+        condition += " AND category IN (SELECT unnest($categories))"
+        parameters["categories"] = list(question.categories)
+    if question.search:
+        condition += " AND contains(lower(image_id), lower($search))"
+        parameters["search"] = question.search
+    counted = nights.query(f"SELECT count(*) AS n FROM rows WHERE {condition}", parameters or None)
+    order = f"{ORDER[question.drawn]}, folder, category, image_id LIMIT {count:d}"
+    table = nights.query(f"SELECT {', '.join(SHOWN)} FROM rows WHERE {condition} ORDER BY {order}", parameters or None)
+    names = pa.array([nights.name_of(folder) for folder in table["folder"].to_pylist()], pa.string())
+    return Ordered(table.set_column(0, "folder", names), counted["n"][0].as_py())
+
+
+def next_images(ordered: Ordered, labels: pa.Table | None, drawn: Drawn, limit: int, offset: int) -> Queue:
+    """Images that await a label, in their order; with ``labels`` None, all.
 
     Images that were drawn at random are no sample of all any more if those that somebody has labelled otherwise are
-    missing: here, only those are left out that were labelled after being drawn at random.
+    missing: of a question at random, only those are left out that were labelled after being drawn so. Labelled images
+    beyond those in ``ordered`` are among those that are counted.
     """
-    done = [
+    if labels is None:
+        rows = ordered.table.slice(offset, limit).to_pylist()
+        return Queue(rows, ordered.n_images)
+    done = {
         (row["folder"], row["image_id"])
         for row in current_labels(labels).select(["folder", "image_id", "drawn"]).to_pylist()
         if drawn != "random" or row["drawn"] == "random"
-    ]
-    folders = {nights.name_of(folder): folder for folder in nights.files}
-    labelled = [(folders[name], image_id) for name, image_id in done if name in folders]
-    condition = f"status = 'ok' AND {WHERE[among]}"
-    parameters: dict[str, Any] = {}
-    if categories is not None:
-        condition += " AND category IN (SELECT unnest($categories))"
-        parameters["categories"] = sorted(categories)
-    if search:
-        condition += " AND contains(lower(image_id), lower($search))"
-        parameters["search"] = search
-    if labelled and not with_labelled:
-        condition += " AND (folder || chr(10) || image_id) NOT IN (SELECT unnest($labelled))"
-        parameters["labelled"] = [f"{folder}\n{image_id}" for folder, image_id in labelled]
-    counted = nights.query(f"SELECT count(*) AS n FROM rows WHERE {condition}", parameters or None)
-    order = f"{ORDER[drawn]}, folder, category, image_id"
-    page = f"ORDER BY {order} LIMIT {int(limit)} OFFSET {int(offset)}"
-    table = nights.query(f"SELECT {', '.join(SHOWN)} FROM rows WHERE {condition} {page}", parameters or None)
-    return Queue(_rows(nights, table), counted["n"][0].as_py())
-
-
-def find_image(nights: NightRows, image_id: str) -> dict[str, Any] | None:
-    """The whole row of an image; None if there is none."""
-    found = nights.query("SELECT * FROM rows WHERE image_id = $image_id LIMIT 1", {"image_id": image_id})
-    return _rows(nights, found)[0] if len(found) else None
-
-
-def _rows(nights: NightRows, table: pa.Table) -> list[dict[str, Any]]:
-    return [row | {"folder": nights.name_of(row["folder"])} for row in table.to_pylist()]
+    }
+    keys = zip(ordered.table["folder"].to_pylist(), ordered.table["image_id"].to_pylist(), strict=True)
+    left = [number for number, key in enumerate(keys) if key not in done]
+    rows = ordered.table.take(pa.array(left[offset : offset + limit], pa.int64())).to_pylist()
+    return Queue(rows, ordered.n_images - (len(ordered.table) - len(left)))

@@ -51,7 +51,9 @@ class NightRows:
     root: str
     files: Mapping[str, Sequence[storage.FileEntry]]
     dates: Mapping[str, datetime.date | None]
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # a connection answers one at a time
+    _lock: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False
+    )  # a connection answers one at a time
 
     @classmethod
     def open(cls, root: str, since: datetime.date | None = None, until: datetime.date | None = None) -> NightRows:

@@ -1,26 +1,62 @@
-"""A folder of nights while it is looked at: its files are listed again when they may have changed."""
+"""A folder of nights while it is looked at: what cannot change is read once, and all else every few seconds."""
 
 from __future__ import annotations
 
 import datetime
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mvad import results
 from mvad.anomaly_maps.colours import Scale
 from mvad.data.image_size import ImageSize
 from mvad.errors import UsageError
-from mvad.nights.labels import Labels, current_labels, read_labels
+from mvad.nights.estimates import evaluate_labels
+from mvad.nights.labels import LabelFiles, Labels
+from mvad.nights.queues import SHOWN, Ordered, Question, Queue, next_images, ordered_images
 from mvad.nights.rows import NightRows
 from mvad.nights.trends import Trends
 from mvad.results.stored_maps import read_scale
+from mvad.storage import FileEntry
 
-LISTED_AGAIN_S = 5.0
-MAX_KEPT = 1000  # parts of the nights, and scales of colours
+LISTED_AGAIN_S = 5.0  # also for what labels tell
+OF_IMAGE = [*(name for name in SHOWN if name not in ("folder", "night")), "uri", "run_id"]
+MAPS = ["patch_scores", "patch_grid"]
+QUEUE_IMAGES = 2000  # that are kept of a question, in its order
+Value = TypeVar("Value")
+
+
+class Kept:
+    """Values by key, made when they are asked for first; the least recently used are dropped.
+
+    A value that several threads ask for is made once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._lock = count, threading.Lock()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    return self._values[key]
+            value = make()
+            with self._lock:
+                self._values[key] = value
+                while len(self._values) > self._count:
+                    self._making.pop(self._values.popitem(last=False)[0], None)
+            return value
 
 
 class NightsFolder:
@@ -29,21 +65,21 @@ class NightsFolder:
     def __init__(self, root: str) -> None:
         self.root = root
         self.trends = Trends()
+        self._labels = LabelFiles(root)
         self._lock = threading.Lock()
-        self._listed: NightRows | None = None
-        self._listed_at = 0.0
-        self._parts: dict[tuple[str, ...], NightRows] = {}
-        self._scales: dict[tuple[str, str, str], tuple[ImageSize, Scale] | None] = {}
+        self._listed: tuple[float, NightRows] | None = None
+        self._parts, self._tables, self._scales = Kept(8), Kept(16), Kept(1000)
+        self._ordered, self._evaluations = Kept(64), Kept(64)
 
     def nights(self) -> NightRows:
         """All nights, as they were at most `LISTED_AGAIN_S` seconds ago; UsageError if there are none."""
         with self._lock:
-            if self._listed is None or time.monotonic() - self._listed_at > LISTED_AGAIN_S:
-                listed = NightRows.open(self.root)
-                if self._listed is None or listed.files != self._listed.files:
-                    self._listed, self._parts = listed, {}
-                self._listed_at = time.monotonic()
-            return self._listed
+            now = time.monotonic()
+            if self._listed is None or now - self._listed[0] > LISTED_AGAIN_S:
+                listed, before = NightRows.open(self.root), self._listed
+                unchanged = before is not None and before[1].files == listed.files
+                self._listed = now, before[1] if before is not None and unchanged else listed
+            return self._listed[1]
 
     def between(self, since: datetime.date | None, until: datetime.date | None) -> NightRows:
         """The nights between two dates, both included; a run that is no night is in any time.
@@ -58,55 +94,86 @@ class NightsFolder:
         folders = [folder for folder in nights.files if is_in(nights.dates[folder]) and nights.files[folder]]
         if not folders:
             raise UsageError("there are no results of these nights; choose others")
-        return self._part(nights, folders)
+        part = {folder: nights.files[folder] for folder in folders}
+        return self._parts.get(_key(part), lambda: replace(nights, files=part))
 
-    def night(self, name: str) -> NightRows | None:
-        """The night of a folder's name; None if there is none."""
+    def image(self, name: str, image_id: str) -> dict[str, Any] | None:
+        """The row of an image of a night, by the name of its folder, without its map; None if there is none.
+
+        ``folder`` is the URI of the results.
+        """
         nights = self.nights()
-        folders = [folder for folder in nights.files if nights.name_of(folder) == name]
-        return self._part(nights, folders) if folders else None
+        folder = next((folder for folder in nights.files if nights.name_of(folder) == name), None)
+        if folder is None:
+            return None
+        key = folder, tuple(nights.files[folder])
+        table = self._tables.get(key, lambda: results.read_scores(folder, OF_IMAGE))
+        number = pc.index(table["image_id"], image_id).as_py()
+        if number < 0:
+            return None
+        return table.slice(number, 1).to_pylist()[0] | {"folder": folder, "night": nights.dates[folder]}
 
-    def _part(self, nights: NightRows, folders: Sequence[str]) -> NightRows:
-        """The part of nights of some folders: the same object for the same question, as it keeps a connection."""
-        with self._lock:
-            key = tuple(folders)
-            if key not in self._parts:
-                if len(self._parts) > len(nights.files) + MAX_KEPT:
-                    self._parts.clear()
-                files = {folder: nights.files[folder] for folder in folders}
-                self._parts[key] = NightRows(nights.root, files, {folder: nights.dates[folder] for folder in folders})
-            return self._parts[key]
+    def patch_scores(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row of an image with its map, as far as it kept one."""
+        found = results.read_images(row["folder"], row["category"], [row["image_id"]], ["image_id", *MAPS]).to_pylist()
+        return row | (found[0] if found else dict.fromkeys(MAPS))
 
     def labels(self) -> Labels:
         """All labels; see `read_labels`."""
-        return read_labels(self.root)
+        return self._labels.read()
 
-    def current_labels(self) -> pa.Table:
-        """The last label of each image."""
-        return current_labels(self.labels().table)
+    def queue(self, nights: NightRows, question: Question, limit: int, offset: int, with_labelled: bool) -> Queue:
+        """Images that await a label: see `next_images`."""
+        labels, kept = None if with_labelled else self.labels().table, QUEUE_IMAGES
 
-    def facts(self, night: NightRows, row: dict[str, Any]) -> dict[str, Any]:
+        def ordered(count: int) -> Ordered:
+            return self._ordered.get(
+                (_key(nights.files), question, count), lambda: ordered_images(nights, question, count)
+            )
+
+        while True:
+            found = ordered(kept)
+            queue = next_images(found, labels, question.drawn, limit, offset)
+            if len(queue.rows) == limit or len(found.table) == found.n_images:
+                return queue
+            kept *= 4
+
+    def evaluation(self, nights: NightRows) -> list[dict[str, Any]]:
+        """What labels tell (`Evaluation.rows`), as they were at most `LISTED_AGAIN_S` seconds ago."""
+        now = int(time.monotonic() / max(LISTED_AGAIN_S, 1e-3))
+        return self._evaluations.get(
+            (_key(nights.files), now), lambda: evaluate_labels(nights, self.labels().table).rows()
+        )
+
+    def facts(self, row: dict[str, Any]) -> dict[str, Any]:
         """What ``run.json`` of a row's night says of its category; empty if nothing."""
-        (folder,) = night.files
         try:
-            return results.read_run(folder)["categories"][row["category"]]
+            return results.read_run(row["folder"])["categories"][row["category"]]
         except (UsageError, KeyError, TypeError):
             return {}
 
-    def scale(self, night: NightRows, row: dict[str, Any]) -> tuple[ImageSize, Scale] | None:
+    def scale(self, row: dict[str, Any]) -> tuple[ImageSize, Scale] | None:
         """The input size of the model that scored a row, and the colours of its maps; None if it kept none."""
-        (folder,) = night.files
-        key = folder, row["category"], row["model_id"]
-        if key not in self._scales:
-            if len(self._scales) >= MAX_KEPT:
-                self._scales.clear()
-            self._scales[key] = self._read_scale(folder, row["category"], self.facts(night, row).get("size"))
-        return self._scales[key]
 
-    @staticmethod
-    def _read_scale(folder: str, category: str, sides: dict[str, Any] | None) -> tuple[ImageSize, Scale] | None:
-        if sides is None:
-            return None
-        size = ImageSize(**sides)
-        scale = read_scale(folder, category, size)
-        return None if scale is None else (size, scale)
+        def read() -> tuple[ImageSize, Scale] | None:
+            sides = self.facts(row).get("size")
+            scale = None if sides is None else read_scale(row["folder"], row["category"], ImageSize(**sides))
+            return None if sides is None or scale is None else (ImageSize(**sides), scale)
+
+        return self._scales.get((row["folder"], row["category"], row["run_id"]), read)
+
+
+def _key(files: Mapping[str, Sequence[FileEntry]]) -> tuple[Any, ...]:
+    """What is the same for the same files in the same state."""
+    return tuple((folder, tuple(entries)) for folder, entries in files.items())
+
+
+def with_labels(rows: Sequence[dict[str, Any]], labels: pa.Table) -> list[dict[str, Any]]:
+    """Rows of a queue, each with its label, or None; ``labels`` are the current ones."""
+    said = {(row["folder"], row["image_id"]): row for row in labels.to_pylist()}
+    shown = []
+    for row in rows:
+        label = said.get((row["folder"], row["image_id"]))
+        kept = None if label is None else {key: label[key] for key in ("judgement", "defect", "reviewer")}
+        shown.append(row | {"label": kept})
+    return shown

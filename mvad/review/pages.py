@@ -17,12 +17,11 @@ from mvad.data.images import FULL_DEPTH
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.exports.csv_rows import defused
 from mvad.html.image_memory import ImageMemory
-from mvad.nights.estimates import evaluate_labels
-from mvad.nights.labels import Drawn, Judged, Judgement, append_labels
-from mvad.nights.queues import Among, find_image, review_queue
+from mvad.nights.labels import Drawn, Judged, Judgement, append_labels, current_labels
+from mvad.nights.queues import Among, Question
 from mvad.nights.rows import NightRows
 from mvad.nights.trends import flagged_limits, median_limits
-from mvad.review.folder import NightsFolder
+from mvad.review.folder import NightsFolder, with_labels
 from mvad.review.pictures import MAX_SIDE, image_picture, map_picture
 
 STATIC = files("mvad.review") / "static"
@@ -110,22 +109,11 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         labels = folder.labels()
-        found = review_queue(
-            rows_between(since, until),
-            labels.table,
-            drawn,
-            among,
-            categories=category,
-            search=search,
-            with_labelled=labelled == "too",
-            limit=limit,
-            offset=offset,
-        )
-        said = {(row["folder"], row["image_id"]): row for row in folder.current_labels().to_pylist()}
-        for row in found.rows:
-            label = said.get((row["folder"], row["image_id"]), {})
-            row["label"] = {key: label[key] for key in ("judgement", "defect", "reviewer")} if label else None
-        return answer({"images": found.rows, "n_images": found.n_images, "problems": labels.problems})
+        categories = None if category is None else tuple(sorted(category))
+        question = Question(drawn, among, categories, search)
+        found = folder.queue(rows_between(since, until), question, limit, offset, labelled == "too")
+        images = with_labels(found.rows, current_labels(labels.table))
+        return answer({"images": images, "n_images": found.n_images, "problems": labels.problems})
 
     @routes.get("/api/picture", summary="An image as WebP, or a part of it in its own pixels")
     def picture(
@@ -137,12 +125,12 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         width: Annotated[int | None, Query(ge=1)] = None,
         height: Annotated[int | None, Query(ge=1)] = None,
     ) -> Response:
-        nights_of, row = image(folder_name, image_id)
+        row = image(folder_name, image_id)
         part = None
         if left is not None and top is not None and width is not None and height is not None:
             part = left, top, width, height
         try:
-            bit_depth = folder.facts(nights_of, row).get("bit_depth", FULL_DEPTH)
+            bit_depth = folder.facts(row).get("bit_depth", FULL_DEPTH)
             shown = image_picture(row, memory, max_pixels, side, part, bit_depth)
         except ImageError as error:
             raise HTTPException(404, f"{row['image_id']}: {one_line(error)}") from error
@@ -150,9 +138,9 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
 
     @routes.get("/api/map", summary="The map of an image as WebP to lie over it; 204 if none was kept")
     def map_of(folder_name: Annotated[str, Query(alias="folder")], image_id: str) -> Response:
-        nights_of, row = image(folder_name, image_id)
+        row = image(folder_name, image_id)
         try:
-            shown = map_picture(folder, nights_of, row, memory)
+            shown = map_picture(folder, row, memory)
         except ImageError as error:
             raise HTTPException(404, f"{row['image_id']}: {one_line(error)}") from error
         return Response(status_code=204) if shown is None else Response(shown, media_type="image/webp")
@@ -161,7 +149,7 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
     def label(request: LabelsRequest) -> Response:
         judged = []
         for one in request.labels:
-            _, row = image(one.folder, one.image_id)
+            row = image(one.folder, one.image_id)
             judged.append(Judged(row, one.folder, one.judgement, one.drawn, one.defect or None))
         try:
             written = append_labels(folder.root, judged, request.reviewer)
@@ -171,14 +159,13 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
 
     @routes.get("/api/evaluation", summary="Precision and recall that labels tell, by category and week")
     def evaluation(since: Since = None, until: Until = None) -> Response:
-        labels = folder.labels()
-        rows = evaluate_labels(rows_between(since, until), labels.table).rows()
-        return answer({"rows": rows, "problems": labels.problems})
+        rows = folder.evaluation(rows_between(since, until))
+        return answer({"rows": rows, "problems": folder.labels().problems})
 
     @routes.get("/labels.csv", summary="The current labels as CSV")
     def labels_csv() -> Response:
         sink = pyarrow.BufferOutputStream()
-        pyarrow.csv.write_csv(defused(folder.current_labels()), sink)
+        pyarrow.csv.write_csv(defused(current_labels(folder.labels().table)), sink)
         headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
         return Response(sink.getvalue().to_pybytes(), media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -188,15 +175,14 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         except UsageError as error:
             raise HTTPException(404, str(error)) from error
 
-    def image(name: str, image_id: str) -> tuple[NightRows, dict[str, Any]]:
+    def image(name: str, image_id: str) -> dict[str, Any]:
         try:
-            found = folder.night(name)
+            row = folder.image(name, image_id)
         except UsageError as error:
             raise HTTPException(404, str(error)) from error
-        row = None if found is None else find_image(found, image_id)
-        if found is None or row is None:
+        if row is None:
             raise HTTPException(404, "there is no such image in these nights")
-        return found, row
+        return row
 
     return routes
 

@@ -11,7 +11,6 @@ from mvad.data.images import read_image
 from mvad.errors import ImageError
 from mvad.html.image_memory import MAX_BYTES, ImageMemory, picture_bytes
 from mvad.html.thumbnails import encode, fit_within
-from mvad.nights.rows import NightRows
 from mvad.results.stored_maps import stored_map
 from mvad.review.folder import NightsFolder
 
@@ -42,17 +41,17 @@ def image_picture(
         return _webp(image.crop((left, top, left + width, top + height)))
 
 
-def map_picture(folder: NightsFolder, nights: NightRows, row: dict[str, Any], memory: ImageMemory) -> bytes | None:
+def map_picture(folder: NightsFolder, row: dict[str, Any], memory: ImageMemory) -> bytes | None:
     """The map of an image with the boxes of its regions, as transparent WebP to lie over it; None if none was kept.
 
-    ``nights`` is the night of the row. ImageError if the map is damaged.
+    ImageError if the map is damaged.
     """
-    known = folder.scale(nights, row)
+    known = folder.scale(row)
     if known is None or not row["width"] or not row["height"]:
         return None
     size, scale = known
     with memory.reserve(picture_bytes(row["width"], row["height"])):
-        square = stored_map(row, size)
+        square = stored_map(folder.patch_scores(row), size)
         if square is None:
             return None
         shown = layer(square, size, scale, *fit_within(row["width"], row["height"], MAX_SIDE))

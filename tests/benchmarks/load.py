@@ -24,9 +24,9 @@ LOCUST = "locust==2.47.0"
 
 
 @contextmanager
-def demo(models: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve the demo in a process of its own; yields its address and that process."""
-    command = [sys.executable, "-m", "mvad", "serve", "--models", models, "--port", "0"]
+def demo(models: str, *arguments: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve the demo in a process of its own, with more arguments; yields its address and that process."""
+    command = [sys.executable, "-m", "mvad", "serve", "--models", models, "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         lines = iter(process.stdout.readline, "")

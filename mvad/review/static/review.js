@@ -6,6 +6,8 @@ let images = [];
 let position = 0;
 let total = 0;
 let generation = 0; // of the question, so that a late answer to an earlier one is dropped
+const EVALUATED_AGAIN_MS = 10000;
+let evaluating = null; // until the labels are evaluated again
 const done = []; // images that were labelled here, the last one at the end
 const kinds = new Set();
 
@@ -146,7 +148,7 @@ function say(image, label) {
   const body = { reviewer: reviewer(), labels: [said] };
   problem(null);
   image.label = label;
-  sending = sending.then(() => ask("api/labels", {}, body)).then(evaluate, (error) => {
+  sending = sending.then(() => ask("api/labels", {}, body)).then(evaluateSoon, (error) => {
     image.label = before; // back to the image: its label is not kept
     position = Math.max(0, images.indexOf(image));
     show();
@@ -212,6 +214,13 @@ async function evaluate() {
   } catch (error) {
     problem(error);
   }
+}
+
+function evaluateSoon() {
+  evaluating ??= setTimeout(() => {
+    evaluating = null;
+    evaluate();
+  }, EVALUATED_AGAIN_MS);
 }
 
 const ACTIONS = {
