@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from mvad.model_store import ModelInfo
 from mvad.nights.labels import current_labels, read_labels
 from mvad.nights.rows import NightRows
 from mvad.nights.selection import read_day
-from mvad.options import UpdateOptions
+from mvad.options import UpdateOptions, as_json, build
 from mvad.storage.text import shown_name
 
 MAX_NAMED = 5  # images in a sentence
@@ -118,7 +118,7 @@ def read_lesson(data: str | None, models: Mapping[str, ModelInfo], options: Upda
         if row["n_learnt"]:
             learnt = plural(row["n_learnt"], "image")
             report.info(f"{shown_name(row['category'])}: {learnt} left out, which the model has learnt from already")
-    return Lesson(manifest, rows, UpdateOptions(**asdict(options) | {"reference": len(manifest.table)}))
+    return Lesson(manifest, rows, build(UpdateOptions, as_json(options) | {"reference": len(manifest.table)}))
 
 
 def read_reviewed(nights: str, options: UpdateOptions) -> Reviewed:
