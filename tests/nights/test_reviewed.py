@@ -1,8 +1,8 @@
 """Models learn from what reviewers said: false alarms pass afterwards, and known defects are still flagged."""
 
-import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from helpers.tiles import paint
 from mvad.errors import UsageError
 from mvad.model_store import read_model
 from mvad.nights.labels import Judged, append_labels
+from mvad.nights.reviewed import read_reviewed
+from mvad.options import UpdateOptions
 from mvad.results import read_scores
 from mvad.storage import to_uri
 
@@ -164,10 +166,19 @@ def test_rolling_back_and_forward_uses_whole_versions(copied):
     assert [row["damage"] for row in mvad.models(models, quiet=True)] == [None, None]
 
 
-def test_an_ambiguous_id_is_refused(copied):
-    update(copied)
-    versions = copied / "models/patchcore/alpha/versions"
-    ids = [json.loads((place / "model.json").read_text())["model_id"] for place in versions.iterdir()]
+def test_an_ambiguous_or_empty_id_is_refused(copied, monkeypatch):
+    used = read_model(to_uri(copied / "models/patchcore/alpha"))
+    versions = [replace(used, model_id=name) for name in ("ab1", "ab2")]
+    monkeypatch.setattr("mvad.fitting.history.versions_of", lambda folder, used: versions)
+    with pytest.raises(UsageError, match="2 versions of the model of 'alpha' begin with 'ab'; give more of: ab1, ab2"):
+        mvad.rollback(str(copied / "models"), "alpha", to="ab", quiet=True)
     with pytest.raises(UsageError, match="no version ''"):
         mvad.rollback(str(copied / "models"), "alpha", to="", quiet=True)
-    assert len(ids) == 2
+    assert in_use(copied) == used.model_id
+
+
+def test_only_labels_since_a_date_are_learnt_and_all_defects_checked(reviewed):
+    found = read_reviewed(str(reviewed / "nights"), UpdateOptions(reviewed="n", reviewed_since="2999-01-01"))
+    assert found.table["label"].to_pylist() == [1] * 4
+    with pytest.raises(UsageError, match="--reviewed-since 'monday' is not a date"):
+        read_reviewed(str(reviewed / "nights"), UpdateOptions(reviewed="n", reviewed_since="monday"))
