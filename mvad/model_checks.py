@@ -35,6 +35,15 @@ class _UnusableImage(BaseModel):
     error: str
 
 
+class _ReviewedImage(BaseModel):
+    """An image that joined because a reviewer said that it is good."""
+
+    image_id: str
+    uri: str
+    file_size: int | None
+    file_mtime: int | None  # microseconds since 1970
+
+
 class _Record(BaseModel):
     """What other code reads of a model's ``record``; there may be more."""
 
@@ -44,6 +53,9 @@ class _Record(BaseModel):
     bytes: Count
     training_sha256: str = ""
     updated_from: list[str] = []
+    reviewed: list[_ReviewedImage] = []
+    made_by: str | None = None  # update or reviewed; None: a fit, or an earlier mvad
+    saved_at: str | None = None  # ISO 8601, UTC
     feature_shape: list[Annotated[int, Field(ge=1)]] | None = None
 
 

@@ -7,6 +7,7 @@ that is killed has changed nothing.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 import io
@@ -111,7 +112,7 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
     document: dict[str, Any] = {
         "model_id": _content_id(content),
         **content,
-        "record": {**model.record, "bytes": size_bytes},
+        "record": {**model.record, "bytes": size_bytes, "saved_at": _now()},
     }
     replaces = storage.exists(storage.join(uri, "model.json"))
     version = document["model_id"][:VERSION_LENGTH] if replaces else None
@@ -129,8 +130,44 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
     return read_model(uri)
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def kept_versions(folder: str, method: str, category: str) -> list[ModelInfo]:
+    """The versions that are kept of a model below the URI ``folder``, in the order of their folders' names.
+
+    A version that is damaged, or not whole yet, is left out; its arrays may be damaged: see `ensure_whole`.
+    """
+    versions = storage.join(folder, method, storage.folder_name(category), VERSIONS)
+    found = []
+    for name in storage.list_folder(versions) if storage.exists(versions) else ():
+        with suppress(UsageError):
+            found.append(read_model(storage.join(versions, name)))
+    return [model for model in found if (model.method, model.category) == (method, category)]
+
+
+def use_version(folder: str, version: ModelInfo) -> ModelInfo:
+    """Put a kept version in use, by one write of ``model.json``; the model before is among the versions after that.
+
+    ModelError if the version's arrays are damaged; then nothing has changed.
+    """
+    ensure_whole(version)
+    uri = storage.join(folder, version.method, storage.folder_name(version.category))
+    document = json.loads(storage.read_bytes(storage.join(version.uri, "model.json"), MAX_DOCUMENT_BYTES))
+    _keep_in_versions(uri)
+    _write_model(uri, document | {"version": version.uri.rpartition("/")[2]})
+    return read_model(uri)
+
+
 def _write_model(uri: str, document: dict[str, Any]) -> None:
-    storage.write(storage.join(uri, "model.json"), json.dumps(document, indent=2).encode())
+    content = json.dumps(document, indent=2).encode()
+    if len(content) > MAX_DOCUMENT_BYTES:
+        reason = (
+            f"its record takes more than {MAX_DOCUMENT_BYTES:,} bytes, and the model before stays; fit it again to all"
+        )
+        raise ModelError(_title(uri, document["category"]), reason)
+    storage.write(storage.join(uri, "model.json"), content)
 
 
 def _keep_in_versions(uri: str) -> None:

@@ -165,6 +165,17 @@ Thresholds = Annotated[
 Data = Annotated[
     str, Argument(metavar="DATA", help="A folder of images, or a CSV or Parquet table of them; a path or a URI.")
 ]
+NewData = Annotated[  # None if images come from elsewhere
+    str | None,
+    Argument(
+        metavar="[DATA]",
+        help="A folder of images, or a CSV or Parquet table of them; a path or a URI. Not with --reviewed.",
+        default_factory=lambda: None,
+        show_default=False,
+    ),
+]
+ModelCategory = Annotated[str, Option("--category", help="Category of the model.")]
+HistoryCategory = Annotated[str | None, Option("--category", help="With --history, of this category alone.")]
 Out = Annotated[str, Option(help="New folder for the results; a path or a URI.")]
 Models = Annotated[str, Option(help="Folder of fitted models; a path or a URI.")]
 FALSE_ALARM_RATE = Option(help="Share of good images that may be flagged.")
@@ -1015,13 +1026,60 @@ class FalseAlarmOptions(MethodOptions, RuleOptions):
 
 
 @group()
-class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions, SuspectOptions):
+class UpdateOptions(ModelChoice, JobOptions, SeedOptions, FoldOptions, SuspectOptions, RuleOptions):
     """Update"""
 
     reference: Annotated[
         Natural,
         Option(help="Score up to N test images per category before and after, to show the change.", metavar="N"),
     ] = 64
+    reviewed: Annotated[
+        str | None,
+        Option(
+            help="Instead of DATA, learn the images of these nights that reviewers said to be good.", metavar="NIGHTS"
+        ),
+    ] = None
+    reviewed_since: Annotated[
+        str | None,
+        Option(help="Learn what was said to be good from this date on.", metavar="DATE", show_default="all of it"),
+    ] = None
+    allow_missed: Annotated[
+        Natural,
+        Option(
+            help="With --reviewed, update a model even if up to N known defects that it flags are flagged no more.",
+            metavar="N",
+        ),
+    ] = 0
+    false_alarm_rate: Annotated[Share, FALSE_ALARM_RATE] = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reviewed is None and (self.reviewed_since is not None or self.allow_missed):
+            option = "--allow-missed" if self.reviewed_since is None else "--reviewed-since"
+            raise UsageError(f"{option} is for --reviewed NIGHTS; give that too.")
+        if self.reviewed is not None and (self.category or self.limit or self.layout != "auto"):
+            raise UsageError("--category, --layout and --limit are for DATA, not for --reviewed; leave them out.")
+
+
+@group()
+class ModelsOptions(ModelChoice, OutputOptions):
+    """Models"""
+
+    history: Annotated[bool, Option("--history", help="List the versions of each model instead.")] = False
+
+
+@group()
+class RollbackOptions(ModelChoice, OutputOptions):
+    """Models"""
+
+    to: Annotated[
+        str | None,
+        Option(
+            help="The version to use, by the first characters of its id, as --history shows it.",
+            metavar="ID",
+            show_default="the one before",
+        ),
+    ] = None
 
 
 @group()

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "mvad compare mvtec --out compared --methods patchcore,knn",
     "update": "mvad update new --models models",
     "models": "mvad models models",
+    "rollback": "mvad rollback models --category weave",
     "maps": "mvad maps results --to maps",
     "regions": "mvad regions results --format coco --to regions",
     "serve": "mvad serve --models models",

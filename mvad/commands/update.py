@@ -5,16 +5,16 @@ from typing import Any
 from mvad import fitting, pipeline, storage
 from mvad.calibration import suspects_warning
 from mvad.console import Reporter, number
-from mvad.data.manifest import read_manifest
 from mvad.model_store import find_models, load_networks, models_for
-from mvad.options import Data, Models, UpdateOptions, takes
+from mvad.nights.reviewed import read_lesson
+from mvad.options import Models, NewData, UpdateOptions, takes
 from mvad.results.result import Result, exit_code
 from mvad.storage.text import shown_name
 
 
 @takes(UpdateOptions)
-def update(data: Data, models: Models, options: UpdateOptions) -> Result:
-    """Add the good images in DATA to fitted models, without the old images.
+def update(data: NewData, models: Models, options: UpdateOptions) -> Result:
+    """Add the good images in DATA, or those that reviewers said to be good, to fitted models, without the old images.
 
     The images are those of train/good, or all of an unlabelled tree. PatchCore chooses a coreset again, from the memory
     bank and the new patches together, larger by what the new images would have had of their own; kNN adds the new
@@ -22,6 +22,10 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     the calibration. Old calibration scores stay as they are: a larger bank could only lower them, which errs towards
     fewer false alarms. New images that the model before scores unlike those that calibrate it are named; with
     ``drop_suspects`` they do not join. The version before is kept next to the new one, in ``versions``.
+
+    With ``reviewed``, DATA is None. Images that have joined so before, and those whose files have gone or changed since
+    they were scored, are left out. A model is not updated, and the exit code is 3, if more than ``allow_missed`` images
+    that were said to be defects, and are flagged by the model before, would no longer be flagged.
 
     Returns
     -------
@@ -31,7 +35,8 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     Raises
     ------
     UsageError
-        No model of any category of DATA, a method that cannot be updated, other weights, or unusable input.
+        Neither or both of DATA and ``reviewed``, no model of any category of DATA, a method that cannot be updated,
+        other weights, or unusable input.
 
     Examples
     --------
@@ -41,7 +46,11 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     started, report, folder = time.monotonic(), Reporter(options.quiet), storage.to_uri(models)
     fitted = find_models(folder, options.method)
     storage.ensure_writable_folder(folder)
-    manifest = read_manifest(data, options)
+    lesson = read_lesson(data, fitted, options, report)
+    manifest, options = lesson.manifest, lesson.options
+    if not manifest.n_images:
+        _show(lesson.rows, report)
+        return Result(0, lesson.rows, [], {"update": time.monotonic() - started})
     category_models, networks = load_networks(
         models_for(manifest.categories, fitted), options.weights, options.memory_budget
     )
@@ -51,10 +60,11 @@ def update(data: Data, models: Models, options: UpdateOptions) -> Result:
     with pipeline.job_session(options, report):
         rows, errors = fitting.update_models(manifest.table, category_models, networks, folder, options, report)
     rows += [{"category": name, "note": f"not updated: {error}"} for name, error in category_models.errors.items()]
-    errors = manifest.errors + errors
+    rows, errors = lesson.joined(rows), manifest.errors + errors
     _show(rows, report)
     report.errors(errors)
-    code = exit_code(options, len(errors), manifest.n_files)
+    refused = [row["category"] for row in rows if row.get("refused")]
+    code = exit_code(options, len(errors), manifest.n_files, failed_categories=refused)
     return Result(code, rows, errors, {"update": time.monotonic() - started})
 
 

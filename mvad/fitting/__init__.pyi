@@ -1,5 +1,7 @@
 from .fit import fit_models as fit_models
 from .fitted import ensure_no_other_models as ensure_no_other_models
+from .history import list_versions as list_versions
+from .history import roll_back as roll_back
 from .jobs import FitJob as FitJob
 from .jobs import FitOutcome as FitOutcome
 from .jobs import failures_and_errors as failures_and_errors

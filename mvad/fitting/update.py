@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, one_per_group, suspect_rows, suspects_with_duplicates
+from mvad.calibration import (
+    MIN_CALIBRATION_SCORES,
+    fold_splits,
+    one_per_group,
+    suspect_rows,
+    suspects_with_duplicates,
+    threshold,
+)
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.data.sampling import evenly_spaced
@@ -40,6 +47,7 @@ from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 
+MAX_NAMED = 5  # images in a sentence
 FEATURE_COPIES = 2  # of the images' features: as they arrive, and in the task that learns from them
 
 
@@ -203,6 +211,7 @@ def _update(
         "update_id": _update_id(images, model.category, split),
         "training_sha256": digest([model.record.get("training_sha256", ""), *category.image_ids[new]]),
         "versions": versions(),
+        "made_by": "update" if options.reviewed is None else "reviewed",
         "updated_from": [*model.record.get("updated_from", []), model.model_id],
     }
     updated = FittedModel(
@@ -217,9 +226,51 @@ def _update(
         peaks,
         patches,
     )
+    if options.reviewed is not None:
+        row["missed"] = _missed(model, category.image_ids[reference], outcome, old, calibration, options)
+        if len(row["missed"]) > options.allow_missed:
+            return {**row, "refused": True, "note": _refusal(row["missed"])}
+        record["reviewed"] = [*model.record.get("reviewed", []), *_reviewed(usable.take(pa.array(new)))]
     saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
     return row | _change(outcome, usable["label"].to_numpy(zero_copy_only=False)[reference])
+
+
+def _missed(
+    model: ModelInfo,
+    image_ids: NDArray[Any],
+    outcome: Extension,
+    old: NDArray[np.float32] | None,
+    new: NDArray[np.float32],
+    options: UpdateOptions,
+) -> list[str]:
+    """The reference images, known defects, that the model before flags and the updated one does not.
+
+    ``old`` and ``new`` are the calibration scores of both; a model without any flags nothing.
+    """
+    if old is None or len(old) < MIN_CALIBRATION_SCORES or not len(image_ids):
+        return []
+    rule = options.threshold_rule or find_method(model.method).default_rule
+    thresholds = [threshold(scores, rule, options.false_alarm_rate) for scores in (old, new)]
+    lost = (outcome.scores_before > thresholds[0]) & ~(outcome.held_out.scores > thresholds[1])
+    return [str(name) for name in image_ids[lost]]
+
+
+def _refusal(missed: Sequence[str]) -> str:
+    named = ", ".join(missed[:MAX_NAMED]) + (
+        f" and {len(missed) - MAX_NAMED:,} more" if len(missed) > MAX_NAMED else ""
+    )
+    count = "a known defect" if len(missed) == 1 else f"{len(missed):,} known defects"
+    return (
+        f"not updated: the new model would no longer flag {count} ({named}), and the model before stays in use; look "
+        f"again at what was said to be good, or allow it with --allow-missed {len(missed)}"
+    )
+
+
+def _reviewed(images: pa.Table) -> list[dict[str, Any]]:
+    """What a model's record says of images that joined from reviews; times are microseconds since 1970."""
+    columns = images.select(["image_id", "uri", "file_size"])
+    return columns.append_column("file_mtime", images["file_mtime"].cast(pa.int64())).to_pylist()
 
 
 def _suspects(
