@@ -34,7 +34,7 @@ def coco_document(tables: Iterable[tuple[str, pa.Table]], categories: Collection
                 images.append(_image(row, n_images))
                 for region in row["regions"]:
                     n_annotations += 1
-                    lines.append(_annotation(region, n_annotations, n_images, class_ids[category]))
+                    lines.append(annotation_of(region, n_annotations, n_images, class_ids[category]))
             yield _items(images, n_images == len(images))
             annotations.write(_items(lines, n_annotations == len(lines)))
         yield b'],\n"annotations": ['
@@ -54,7 +54,8 @@ def _image(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
 
 
-def _annotation(region: dict[str, Any], number: int, image: int, class_id: int) -> dict[str, Any]:
+def annotation_of(region: dict[str, Any], number: int, image: int, class_id: int) -> dict[str, Any]:
+    """The annotation of a region, with the ids of itself, its image and its class."""
     left, top, width, height = (region[name] for name in ("x", "y", "width", "height"))
     right, bottom = left + width, top + height
     return {

@@ -21,6 +21,7 @@ from mvad.nights.labels import Drawn, Judged, Judgement, append_labels, current_
 from mvad.nights.queues import Among, Question
 from mvad.nights.rows import NightRows
 from mvad.nights.trends import flagged_limits, median_limits
+from mvad.review.coco import labels_document
 from mvad.review.folder import NightsFolder, with_labels
 from mvad.review.pictures import MAX_SIDE, image_picture, map_picture
 
@@ -168,6 +169,13 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         pyarrow.csv.write_csv(defused(current_labels(folder.labels().table)), sink)
         headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
         return Response(sink.getvalue().to_pybytes(), media_type="text/csv; charset=utf-8", headers=headers)
+
+    @routes.get("/labels.json", summary="The current labels as a COCO file, with the regions of defective images")
+    def labels_coco() -> Response:
+        labels = current_labels(folder.labels().table)
+        headers = {"Content-Disposition": 'attachment; filename="labels.json"'}
+        content = labels_document(rows_between(None, None), labels)
+        return Response(content, media_type="application/json", headers=headers)
 
     def rows_between(since: datetime.date | None, until: datetime.date | None) -> NightRows:
         try:

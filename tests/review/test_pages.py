@@ -184,6 +184,23 @@ def test_labels_as_csv_hold_no_formulas(client):
     assert (row["reviewer"], row["defect"], row["judgement"]) == ("'=1+1", "'@x", "defect")
 
 
+def test_labels_as_coco_have_the_regions_of_defects_alone(client):
+    first, second, third = queue(client, since=LAST.isoformat())["images"][:3]
+    label(client, [first], "defect", defect="spot")
+    label(client, [second], "good")
+    label(client, [third], "defect")
+    coco = client.get("/labels.json").json()
+    kinds = {kind["id"]: kind["name"] for kind in coco["categories"]}
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    assert {*names.values()} == {f"{FOLDER}/{image['image_id']}" for image in (first, second, third)}
+    boxes = {(names[one["image_id"]], kinds[one["category_id"]]): one["bbox"] for one in coco["annotations"]}
+    assert boxes == {
+        (f"{FOLDER}/{image['image_id']}", kind): [image["regions"][0][key] for key in ("x", "y", "width", "height")]
+        for image, kind in ((first, "spot"), (third, "defect"))
+    }
+    assert [one["id"] for one in coco["annotations"]] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [({"judgement": "bad"}, 422), ({"image_id": "none.png"}, 404), ({"folder": "../x"}, 404), ({"other": 1}, 422)],
