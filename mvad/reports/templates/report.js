@@ -135,11 +135,11 @@ function listImages(section) {
   const pager = section.querySelector(".pager");
   const [previous, where, next] = pager.children;
   const headers = [...section.querySelectorAll("thead th")];
-  let order = { key: "excess", direction: -1 };
+  let order = { column: "excess", direction: -1 };
   let page = 0;
 
   function compare(one, other) {
-    const [a, b] = [one[order.key], other[order.key]];
+    const [a, b] = [one[order.column], other[order.column]];
     if (a === null || b === null) {
       return (a === null) - (b === null);
     }
@@ -223,9 +223,9 @@ function listImages(section) {
     const button = create("button", { type: "button" }, header.textContent);
     header.replaceChildren(button);
     button.addEventListener("click", () => {
-      const key = header.dataset.key;
-      const falling = header.classList.contains("number") && key !== "p" ? -1 : 1;
-      order = { key, direction: order.key === key ? -order.direction : falling };
+      const column = header.dataset.key;
+      const falling = header.classList.contains("number") && column !== "p" ? -1 : 1;
+      order = { column, direction: order.column === column ? -order.direction : falling };
       headers.forEach((other) => other.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", order.direction > 0 ? "ascending" : "descending");
       page = 0;
