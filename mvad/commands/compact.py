@@ -6,9 +6,8 @@ from mvad import storage
 from mvad.console import Reporter, plural
 from mvad.errors import UsageError
 from mvad.nights import compaction
-from mvad.nights.rows import list_nights
-from mvad.nights.selection import read_day
 from mvad.options import CompactOptions, takes
+from mvad.results.nights import list_nights, read_day
 
 
 class CompactResult(NamedTuple):

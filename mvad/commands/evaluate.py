@@ -5,6 +5,7 @@ from mvad.console import Reporter
 from mvad.data.manifest import require_categories
 from mvad.errors import UsageError
 from mvad.options import DecisionOptions, EvaluateOptions, Results, build, takes
+from mvad.results.nights import list_nights
 from mvad.results.printed import print_summary
 from mvad.results.result import EXIT_DONE, EXIT_TOO_MANY_ERRORS, Result
 from mvad.results.store import DECIDING, read_finished_run, write_json, write_run, write_summary
@@ -36,7 +37,7 @@ def evaluate(out: Results, options: EvaluateOptions) -> Result:
     False
     """
     report, target = Reporter(options.quiet), storage.to_uri(out)
-    if nights.list_nights(target) or options.cost is not None:
+    if list_nights(target) or options.cost is not None:
         if options.decides:
             raise UsageError("decide again on one night at a time: mvad evaluate NIGHTS/date=DATE.")
         return Result(EXIT_DONE, nights.evaluate_nights(target, options.cost, report))

@@ -9,10 +9,10 @@ from mvad.commands import score as scoring
 from mvad.console import Reporter
 from mvad.errors import UsageError
 from mvad.options import Models, NightlyOptions, takes
+from mvad.results.nights import night_folder, read_day
 from mvad.results.printed import print_night
 from mvad.results.result import EXIT_DONE, Result
 from mvad.results.store import read_run
-from mvad.watching import night_folder
 
 RETRY_WITHIN = datetime.timedelta(hours=20)  # less than a day: the run of the next night is no retry
 
@@ -48,10 +48,7 @@ def nightly(
     []
     """
     folder = storage.to_uri(out)
-    try:
-        day = datetime.date.fromisoformat(date) if date else None
-    except ValueError:
-        raise UsageError(f"--date {date!r} is not a date such as 2026-11-23.") from None
+    day = read_day("date", date or None)
     day, reason = (day, "") if day else choose_date(folder, dump, datetime.datetime.now().astimezone())
     report, target = Reporter(options.quiet), night_folder(folder, day)
     alarms = Alarms(options, day, target, report)

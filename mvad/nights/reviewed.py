@@ -18,8 +18,8 @@ from mvad.errors import UsageError
 from mvad.model_store import ModelInfo
 from mvad.nights.labels import current_labels, read_labels
 from mvad.nights.rows import NightRows
-from mvad.nights.selection import read_day
 from mvad.options import UpdateOptions, as_json, build
+from mvad.results.nights import read_day
 from mvad.storage.text import shown_name
 
 MAX_NAMED = 5  # images in a sentence

@@ -20,10 +20,10 @@ import pyarrow.dataset as pads
 from mvad import storage
 from mvad.errors import UsageError, one_line
 from mvad.results.joining import superseded
+from mvad.results.nights import list_nights
 from mvad.results.schema import SCORES
 from mvad.results.store import PART_NAME
 
-NIGHT = re.compile(r"date=(\d{4}-\d\d-\d\d)")  # name of a night's folder
 KEY = re.compile(r"/scores/category=([^/]*)/")  # a folder of older results, whose files do not say the category
 MEMORY_LIMIT = "1GB"  # of a query; what is larger goes to temporary files
 NOT_FOR_DUCKDB = re.compile(rf"[*?\[]|{KEY.pattern}")  # paths that it takes for patterns; older results
@@ -193,22 +193,6 @@ def _dataset(uris: Sequence[str]) -> pads.Dataset:
             known &= pads.field("category") == unquote(key[1])
         fragments.append(pads.ParquetFileFormat().make_fragment(path, filesystem, known))
     return pads.FileSystemDataset(fragments, WITH_FILE, pads.ParquetFileFormat(), filesystem)
-
-
-def list_nights(
-    root: str, since: datetime.date | None = None, until: datetime.date | None = None
-) -> dict[str, datetime.date]:
-    """The folders (URIs) of nights below the folder ``root`` (a URI), from the first to the last, with their dates."""
-    nights = {}
-    for name in storage.list_folder(root):
-        match = NIGHT.fullmatch(name)
-        try:
-            date = datetime.date.fromisoformat(match[1]) if match else None
-        except ValueError:  # no day of the calendar
-            continue
-        if date is not None and (since is None or since <= date) and (until is None or date <= until):
-            nights[storage.join(root, name)] = date
-    return nights
 
 
 def _parts(folder: str) -> list[storage.FileEntry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from mvad.exports import fiftyone, label_studio
 from mvad.nights import tables
 from mvad.nights.rows import NightRows
 from mvad.options import ResultsOptions
+from mvad.results.nights import read_day
 
 Parts = Callable[[pa.RecordBatchReader], Iterator[bytes]]  # of a file, from rows
 
@@ -69,14 +69,6 @@ def columns_of(options: ResultsOptions, format: str) -> list[str]:
     if format in OWN_COLUMNS:
         return list(OWN_COLUMNS[format])
     return list(ALL_COLUMNS if options.columns == ["all"] else options.columns or PEOPLE_COLUMNS)
-
-
-def read_day(option: str, text: str | None) -> datetime.date | None:
-    """The date that an option names; UsageError if it is none."""
-    try:
-        return None if text is None else datetime.date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--{option} {text!r} is not a date such as 2026-11-23.") from None
 
 
 def open_rows(source: str, options: ResultsOptions) -> NightRows:

@@ -1,2 +1,1 @@
-from .nights import night_folder as night_folder
 from .watch import Watch as Watch

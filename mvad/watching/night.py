@@ -16,6 +16,7 @@ from mvad.data.manifest import Manifest, require_categories
 from mvad.data.tables import SCHEMA
 from mvad.model_store import ensure_outside_models, find_models, load_networks, models_for
 from mvad.options import WatchOptions
+from mvad.results.nights import night_folder
 from mvad.results.printed import print_night
 from mvad.results.result import Result
 from mvad.results.run_record import Run
@@ -23,7 +24,6 @@ from mvad.results.store import list_parts, read_scores
 from mvad.scoring.jobs import NO_MODEL
 from mvad.scoring.score import BackboneGroup
 from mvad.storage.text import shown_name
-from mvad.watching.nights import night_folder
 from mvad.watching.warm import WarmPool
 
 PROCESS_ENDED = "scoring failed: the process that scores it ended each time"  # error of an image

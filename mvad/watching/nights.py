@@ -12,15 +12,9 @@ import pyarrow.compute as pc
 
 from mvad import storage
 from mvad.errors import UsageError
+from mvad.results.nights import list_nights
 from mvad.results.store import read_run, read_status
 from mvad.watching.seen import SeenFiles
-
-PREFIX = "date="
-
-
-def night_folder(out: str, day: datetime.date) -> str:
-    """The folder of a night in OUT; both are URIs."""
-    return storage.join(out, PREFIX + day.isoformat())
 
 
 class EarlierNight(NamedTuple):
@@ -33,12 +27,7 @@ class EarlierNight(NamedTuple):
 
 def earlier_nights(out: str, dump: str, today: datetime.date) -> Iterator[EarlierNight]:
     """The nights in OUT before ``today`` of the same dump, the last first; OUT and ``dump`` are URIs."""
-    days = []
-    for name in storage.list_folder(out):
-        with suppress(ValueError):  # some other folder
-            days.append(datetime.date.fromisoformat(name.removeprefix(PREFIX)))
-    for day in sorted({day for day in days if day < today}, reverse=True):
-        folder = night_folder(out, day)
+    for folder, day in reversed(list_nights(out, until=today - datetime.timedelta(1)).items()):
         with suppress(UsageError):  # it is none, or its run.json is damaged
             content = read_run(folder)
             if content.get("data") == storage.readable(dump):

@@ -8,7 +8,8 @@ import pytest
 
 from helpers.score_files import write_rows
 from mvad.errors import UsageError
-from mvad.nights.rows import NightRows, list_nights
+from mvad.nights.rows import NightRows
+from mvad.results.nights import list_nights
 from mvad.results.schema import SCORES
 from mvad.storage import to_uri
 
