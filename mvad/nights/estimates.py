@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 from scipy import stats
 
-from mvad.nights.labels import current_labels
+from mvad.nights.labels import Labels
 from mvad.nights.rows import NightRows
 
 CONFIDENCE = 0.95
@@ -103,7 +102,7 @@ def _effective_size(strata: Sequence[Stratum], total: int, value: float) -> floa
     shares = [stratum.share for stratum in strata]
     variances = (share * (1 - share) / size for share, size in zip(shares, sizes, strict=True))
     variance = sum(weight**2 * each for weight, each in zip(weights, variances, strict=True))
-    return min(value * (1 - value) / variance, sum(sizes)) if variance > 0 else min(unweighted, sum(sizes))
+    return min(value * (1 - value) / variance if variance > 0 else unweighted, sum(sizes))
 
 
 def recall(flagged: Sequence[Stratum], passed: Sequence[Stratum]) -> Estimate:
@@ -205,8 +204,8 @@ def _facts(parts: Sequence[Mapping[bool, Stratum]]) -> dict[str, Any]:
     return facts
 
 
-def evaluate_labels(nights: NightRows, labels: pa.Table) -> Evaluation:
-    """Evaluate the verdicts of rows by labels (`labels.LABELS`); the last label of each image counts.
+def evaluate_labels(nights: NightRows, labels: Labels) -> Evaluation:
+    """Evaluate the verdicts of rows by labels; the last label of each image counts.
 
     Labels of images that have no row any more, or none with a verdict, say nothing.
     """
@@ -215,11 +214,11 @@ def evaluate_labels(nights: NightRows, labels: pa.Table) -> Evaluation:
     )
     for row in nights.query(COUNTS).to_pylist():
         strata[row["category"], _week(row["night"])][row["flagged"]].n_images += row["n"]
-    judged = {(row["folder"], row["image_id"]): row for row in current_labels(labels).to_pylist()}
+    judged = {(row["folder"], row["image_id"]): row for row in labels.current.to_pylist()}
     # Whoever labels an image again does not change how it was drawn first.
     random = {
         (row["folder"], row["image_id"])
-        for row in labels.select(["folder", "image_id", "drawn"]).to_pylist()
+        for row in labels.table.select(["folder", "image_id", "drawn"]).to_pylist()
         if row["drawn"] == "random"
     }
     ids = sorted({image_id for _, image_id in judged})

@@ -26,7 +26,7 @@ def evaluate_nights(root: str, costs: Mapping[str, float] | None, report: Report
     if not len(labels.table):
         folder = storage.readable(root)
         raise UsageError(f"no labels in {folder}; review images with: mvad serve --results {folder} --models MODELS")
-    evaluation = evaluate_labels(NightRows.open(root), labels.table)
+    evaluation = evaluate_labels(NightRows.open(root), labels)
     rows = evaluation.rows()
     report.table(
         ["category", "week"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
@@ -84,6 +84,7 @@ class Labels(NamedTuple):
     """All labels, the first one first, and what is wrong with files that cannot be read, a sentence each."""
 
     table: pa.Table
+    current: pa.Table  # those that count: see `current_labels`
     problems: list[str]
 
 
@@ -118,7 +119,8 @@ def _together(found: Iterable[pa.Table | str]) -> Labels:
     tables = [table for table in found if isinstance(table, pa.Table)]
     problems = [problem for problem in found if isinstance(problem, str)]
     table = pa.concat_tables([LABELS.empty_table(), *tables])
-    return Labels(table.sort_by([("labelled_at", "ascending"), ("label_id", "ascending")]), problems)
+    table = table.sort_by([("labelled_at", "ascending"), ("label_id", "ascending")])
+    return Labels(table, current_labels(table), problems)
 
 
 def _read(uri: str) -> pa.Table | str:
@@ -134,3 +136,8 @@ def current_labels(labels: pa.Table) -> pa.Table:
     last = {tuple(row.values()): number for number, row in enumerate(labels.select(KEYS).to_pylist())}
     table = labels.take(pa.array(sorted(last.values()), pa.int64()))
     return table.filter(pc.is_valid(table["judgement"]))
+
+
+def full_name(label: Mapping[str, Any]) -> str:
+    """The name of a labelled image among those of all nights: its night's folder, and its own name."""
+    return "/".join(filter(None, (label["folder"], label["image_id"])))

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from mvad.nights.labels import Drawn, current_labels
+from mvad.nights.labels import Drawn
 from mvad.nights.rows import NightRows
 
 Among = Literal["flagged", "passed", "all"]
@@ -65,19 +65,19 @@ def ordered_images(nights: NightRows, question: Question, count: int) -> Ordered
     return Ordered(table.set_column(0, "folder", names), counted["n"][0].as_py())
 
 
-def next_images(ordered: Ordered, labels: pa.Table | None, drawn: Drawn, limit: int, offset: int) -> Queue:
-    """Images that await a label, in their order; with ``labels`` None, all.
+def next_images(ordered: Ordered, current: pa.Table | None, drawn: Drawn, limit: int, offset: int) -> Queue:
+    """Images that await a label, in their order; ``current`` are the labels that count, None to leave out no image.
 
     Images that were drawn at random are no sample of all any more if those that somebody has labelled otherwise are
     missing: of a question at random, only those are left out that were labelled after being drawn so. Labelled images
     beyond those in ``ordered`` are among those that are counted.
     """
-    if labels is None:
+    if current is None:
         rows = ordered.table.slice(offset, limit).to_pylist()
         return Queue(rows, ordered.n_images)
     done = {
         (row["folder"], row["image_id"])
-        for row in current_labels(labels).select(["folder", "image_id", "drawn"]).to_pylist()
+        for row in current.select(["folder", "image_id", "drawn"]).to_pylist()
         if drawn != "random" or row["drawn"] == "random"
     }
     keys = zip(ordered.table["folder"].to_pylist(), ordered.table["image_id"].to_pylist(), strict=True)

@@ -16,7 +16,7 @@ from mvad.console import Reporter, plural
 from mvad.data.manifest import SCHEMA, Manifest, read_manifest, require_categories, select_categories
 from mvad.errors import UsageError
 from mvad.model_store import ModelInfo
-from mvad.nights.labels import current_labels, read_labels
+from mvad.nights.labels import full_name, read_labels
 from mvad.nights.rows import NightRows
 from mvad.options import UpdateOptions, as_json, build
 from mvad.results.nights import read_day
@@ -129,7 +129,7 @@ def read_reviewed(nights: str, options: UpdateOptions) -> Reviewed:
     """
     root, since = storage.to_uri(nights), read_day("reviewed-since", options.reviewed_since)
     found = read_labels(root)
-    labels = [row for row in current_labels(found.table).to_pylist() if row["judgement"] in ("good", "defect")]
+    labels = [row for row in found.current.to_pylist() if row["judgement"] in ("good", "defect")]
     require_categories(options.categories, {row["category"] for row in labels}, root)
     labels = [row for row in labels if options.categories is None or row["category"] in options.categories]
     if not any(row["judgement"] == "good" for row in labels):
@@ -142,7 +142,7 @@ def read_reviewed(nights: str, options: UpdateOptions) -> Reviewed:
     images: dict[str, dict[str, Any]] = {}
     left_out: dict[str, dict[str, str]] = {}
     for label in labels:
-        name = "/".join(filter(None, (label["folder"], label["image_id"])))
+        name = full_name(label)
         row = scored.get((label["folder"], label["image_id"]))
         error = _trouble(label, row, states[label["uri"]])
         if error is not None:

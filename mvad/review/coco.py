@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from mvad.exports.coco import annotation_of
+from mvad.nights.labels import full_name
 from mvad.nights.rows import NightRows
 from mvad.version import VERSION
 
@@ -33,7 +34,7 @@ def labels_document(nights: NightRows, labels: pa.Table) -> bytes:
         row = rows.get((label["folder"], label["image_id"]))
         if row is None or row["width"] is None:  # its rows have gone
             continue
-        number, name = len(images) + 1, "/".join(filter(None, (label["folder"], label["image_id"])))
+        number, name = len(images) + 1, full_name(label)
         size = {"width": row["width"], "height": row["height"]}
         said_of = {"judgement": label["judgement"], "reviewer": label["reviewer"]}
         images.append({"id": number, "file_name": name, **size, **said_of})

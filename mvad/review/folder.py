@@ -68,8 +68,8 @@ class NightsFolder:
         self._labels = LabelFiles(root)
         self._lock = threading.Lock()
         self._listed: tuple[float, NightRows] | None = None
-        self._parts, self._tables, self._scales = Kept(8), Kept(16), Kept(1000)
-        self._ordered, self._evaluations = Kept(64), Kept(64)
+        self._parts, self._tables, self._facts, self._scales = Kept(8), Kept(16), Kept(1000), Kept(1000)
+        self._ordered, self._evaluations, self._categories = Kept(64), Kept(64), Kept(8)
 
     def nights(self) -> NightRows:
         """All nights, as they were at most `LISTED_AGAIN_S` seconds ago; UsageError if there are none."""
@@ -124,7 +124,7 @@ class NightsFolder:
 
     def queue(self, nights: NightRows, question: Question, limit: int, offset: int, with_labelled: bool) -> Queue:
         """Images that await a label: see `next_images`."""
-        labels, kept = None if with_labelled else self.labels().table, QUEUE_IMAGES
+        labels, kept = None if with_labelled else self.labels().current, QUEUE_IMAGES
 
         def ordered(count: int) -> Ordered:
             return self._ordered.get(
@@ -138,29 +138,39 @@ class NightsFolder:
                 return queue
             kept *= 4
 
+    def categories(self) -> list[str]:
+        """The categories of all nights, sorted."""
+        nights = self.nights()
+        query = "SELECT DISTINCT category FROM rows ORDER BY category"
+        return self._categories.get(_key(nights.files), lambda: nights.query(query)["category"].to_pylist())
+
     def evaluation(self, nights: NightRows) -> list[dict[str, Any]]:
         """What labels tell (`Evaluation.rows`), as they were at most `LISTED_AGAIN_S` seconds ago."""
         now = int(time.monotonic() / max(LISTED_AGAIN_S, 1e-3))
-        return self._evaluations.get(
-            (_key(nights.files), now), lambda: evaluate_labels(nights, self.labels().table).rows()
-        )
+        return self._evaluations.get((_key(nights.files), now), lambda: evaluate_labels(nights, self.labels()).rows())
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What ``run.json`` of a row's night says of its category; empty if nothing."""
+        """What ``run.json`` of a row's night says of its category; empty if nothing, as while it is being scored."""
         try:
-            return results.read_run(row["folder"])["categories"][row["category"]]
+            return self._facts.get(
+                _run_key(row), lambda: results.read_run(row["folder"])["categories"][row["category"]]
+            )
         except (UsageError, KeyError, TypeError):
             return {}
 
     def scale(self, row: dict[str, Any]) -> tuple[ImageSize, Scale] | None:
         """The input size of the model that scored a row, and the colours of its maps; None if it kept none."""
+        sides = self.facts(row).get("size")
+        if sides is None:
+            return None
+        size = ImageSize(**sides)
+        scale = self._scales.get(_run_key(row), lambda: read_scale(row["folder"], row["category"], size))
+        return None if scale is None else (size, scale)
 
-        def read() -> tuple[ImageSize, Scale] | None:
-            sides = self.facts(row).get("size")
-            scale = None if sides is None else read_scale(row["folder"], row["category"], ImageSize(**sides))
-            return None if sides is None or scale is None else (ImageSize(**sides), scale)
 
-        return self._scales.get((row["folder"], row["category"], row["run_id"]), read)
+def _run_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What is the same for the rows of a category that one run has written."""
+    return row["folder"], row["category"], row["run_id"]
 
 
 def _key(files: Mapping[str, Sequence[FileEntry]]) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from mvad.data.images import FULL_DEPTH
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.exports.csv_rows import defused
 from mvad.html.image_memory import ImageMemory
-from mvad.nights.labels import Drawn, Judged, Judgement, append_labels, current_labels
+from mvad.nights.labels import Drawn, Judged, Judgement, append_labels
 from mvad.nights.queues import Among, Question
 from mvad.nights.rows import NightRows
 from mvad.nights.trends import flagged_limits, median_limits
@@ -97,6 +97,13 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         dates = sorted({date for date in found.dates.values() if date is not None})
         return answer({"categories": known, "nights": dates, "series": series})
 
+    @routes.get("/api/categories", summary="The categories of all nights")
+    def categories() -> Response:
+        try:
+            return answer({"categories": folder.categories()})
+        except UsageError as error:
+            raise HTTPException(404, str(error)) from error
+
     @routes.get("/api/queue", summary="Images to review, those to look at first at the front")
     def queue(
         drawn: Drawn = "score",
@@ -113,7 +120,7 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         categories = None if category is None else tuple(sorted(category))
         question = Question(drawn, among, categories, search)
         found = folder.queue(rows_between(since, until), question, limit, offset, labelled == "too")
-        images = with_labels(found.rows, current_labels(labels.table))
+        images = with_labels(found.rows, labels.current)
         return answer({"images": images, "n_images": found.n_images, "problems": labels.problems})
 
     @routes.get("/api/picture", summary="An image as WebP, or a part of it in its own pixels")
@@ -166,13 +173,13 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
     @routes.get("/labels.csv", summary="The current labels as CSV")
     def labels_csv() -> Response:
         sink = pyarrow.BufferOutputStream()
-        pyarrow.csv.write_csv(defused(current_labels(folder.labels().table)), sink)
+        pyarrow.csv.write_csv(defused(folder.labels().current), sink)
         headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
         return Response(sink.getvalue().to_pybytes(), media_type="text/csv; charset=utf-8", headers=headers)
 
     @routes.get("/labels.json", summary="The current labels as a COCO file, with the regions of defective images")
     def labels_coco() -> Response:
-        labels = current_labels(folder.labels().table)
+        labels = folder.labels().current
         headers = {"Content-Disposition": 'attachment; filename="labels.json"'}
         content = labels_document(rows_between(None, None), labels)
         return Response(content, media_type="application/json", headers=headers)

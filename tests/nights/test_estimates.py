@@ -79,7 +79,7 @@ def label(nights, names, drawn="score"):
     rows = {row["image_id"]: row for row in reversed(found)}
     judged = [Judged(rows[name], f"date={DAY}", TRUTH[name], drawn) for name in names]
     append_labels(to_uri(nights), judged, "ann")
-    return evaluate_labels(NightRows.open(to_uri(nights)), read_labels(to_uri(nights)).table)
+    return evaluate_labels(NightRows.open(to_uri(nights)), read_labels(to_uri(nights)))
 
 
 def test_a_week_that_is_labelled_entirely_is_known(nights):

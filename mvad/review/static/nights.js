@@ -7,13 +7,7 @@ const share = (night) => (night.n_decided ? night.n_flagged / night.n_decided : 
 const day = (stamp) => new Date(stamp * 1000).toISOString().slice(0, 10);
 const seconds = (night) => (night ? Date.parse(`${night}T00:00:00Z`) / 1000 : 0);
 
-function isAlarm(night) {
-  const [low, high] = night.flagged_limits ?? [0, 1];
-  const flagged = share(night);
-  return Boolean(night.drifted) || night.n_images === 0 || (flagged !== null && (flagged < low || flagged > high));
-}
-
-function reasons(night) {
+function alarms(night) {
   const [low, high] = night.flagged_limits ?? [0, 1];
   const flagged = share(night);
   const texts = [];
@@ -29,11 +23,11 @@ function reasons(night) {
   if (flagged !== null && flagged < low) {
     texts.push("fewer flagged than usual");
   }
-  if (night.model_changed) {
-    texts.push("new model");
-  }
-  return texts.join(", ");
+  return texts;
 }
+
+const isAlarm = (night) => alarms(night).length > 0;
+const remarks = (night) => [...alarms(night), ...(night.model_changed ? ["new model"] : [])].join(", ");
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -102,7 +96,7 @@ function table(category, nights) {
       number(night.n_images), number(night.n_flagged), percent(share(night)), number(night.n_uncertain),
       number(night.n_errors), number(night.median_score), number(night.p_low, 3), number(night.p_median, 3),
     ];
-    row.append(...numbers.map((text) => element("td", text, { class: "number" })), element("td", reasons(night), { class: "name" }));
+    row.append(...numbers.map((text) => element("td", text, { class: "number" })), element("td", remarks(night), { class: "name" }));
     made.tBodies[0].append(row);
   }
   const scroll = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Nights of ${category} as numbers` });
@@ -116,11 +110,11 @@ function show(series) {
   series.forEach(({ category, nights, median_limits: limits }, index) => {
     const section = element("section", "", { "aria-labelledby": `series-${index}` });
     section.append(element("h2", category, { id: `series-${index}` }));
-    const alarms = nights.filter(isAlarm);
+    const marked = nights.filter(isAlarm);
     const latest = nights.at(-1);
     section.append(element("p",
-      `${nights.length} nights, ${alarms.length} to look at. The last one: ${number(latest.n_images)} images, ` +
-      `${percent(share(latest))} flagged${reasons(latest) ? ` (${reasons(latest)})` : ""}.`, { class: "small" }));
+      `${nights.length} nights, ${marked.length} to look at. The last one: ${number(latest.n_images)} images, ` +
+      `${percent(share(latest))} flagged${remarks(latest) ? ` (${remarks(latest)})` : ""}.`, { class: "small" }));
     byId("series").append(section);
     if (nights.some((night) => night.night)) {
       const places = [0, 1, 2].map(() => element("div", "", { class: "chart", "aria-hidden": "true" }));

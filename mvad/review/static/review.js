@@ -262,5 +262,5 @@ for (const name of ["since", "until", "search", "order"]) {
 if (given.get("category")) {
   byId("category").add(new Option(given.get("category"), given.get("category"), true, true));
 }
-ask("api/nights").then((content) => fillCategories(byId("category"), content.categories)).catch(problem);
+ask("api/categories").then((content) => fillCategories(byId("category"), content.categories)).catch(problem);
 load();
