@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from mvad.anomaly_maps.colours import Scale, draw_boxes, layer
 from mvad.anomaly_maps.geometry import anomaly_map
@@ -36,6 +36,7 @@ from mvad.demo.scorer import Sample, SampleResult
 from mvad.demo.waiting import ImageQueue
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.html.image_memory import MAX_SIDE_PIXELS, ImageMemory, image_bytes, picture_bytes
+from mvad.html.static_files import add_assets, add_page
 from mvad.html.thumbnails import fit_within, webp_uri
 from mvad.version import VERSION
 
@@ -123,15 +124,8 @@ def demo_app(
     async def fail(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": "the demo has failed at this request; its log says why."}, 500)
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(str(STATIC / PAGE), media_type="text/html; charset=utf-8")
-
-    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def asset(name: str) -> Response:
-        if name not in ASSETS:
-            raise HTTPException(404)
-        return FileResponse(str(STATIC / name), media_type=ASSETS[name])
+    add_page(app.router, "/", str(STATIC / PAGE))
+    add_assets(app.router, "/static", str(STATIC), ASSETS)
 
     @app.get("/categories", summary="List the categories and the limits of an upload")
     async def categories() -> answers.CategoriesAnswer:

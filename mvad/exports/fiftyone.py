@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from mvad import storage
+from mvad.exports.rows import json_items
 from mvad.exports.yolo import CLASS
-from mvad.results.schema import plain_rows
 
 TEXTS = ("image_id", "category", "night", "error", "model_id")
 NUMBERS = ("score", "p_value", "threshold")
@@ -36,12 +36,7 @@ def fiftyone_document(batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
     """
     head = {"name": "mvad", "media_type": "image", "sample_fields": FIELDS, "info": {}}
     yield json.dumps(head).encode()[:-1] + b', "samples": ['
-    between = "\n"
-    for batch in batches:
-        samples = [json.dumps(_sample(row), allow_nan=False) for row in plain_rows(batch)]
-        if samples:
-            yield (between + ",\n".join(samples)).encode()
-            between = ",\n"
+    yield from json_items(batches, _sample)
     yield b"\n]}\n"
 
 

@@ -5,7 +5,6 @@ The project needs the labels `CONFIG`. It shows files of its own machine where i
 are local storage of the project.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +12,8 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from mvad import storage
+from mvad.exports.rows import json_items
 from mvad.exports.yolo import CLASS
-from mvad.results.schema import plain_rows
 
 COLUMNS = (
     "night",
@@ -48,12 +47,7 @@ def label_studio_document(batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
     so it is larger for images that are more abnormal; the image's own score is in the task's data.
     """
     yield b"["
-    between = "\n"
-    for batch in batches:
-        tasks = [json.dumps(_task(row), allow_nan=False) for row in plain_rows(batch)]
-        if tasks:
-            yield (between + ",\n".join(tasks)).encode()
-            between = ",\n"
+    yield from json_items(batches, _task)
     yield b"\n]\n"
 
 

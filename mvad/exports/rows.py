@@ -1,7 +1,8 @@
 """The score rows that an export takes: of some categories, some images, file by file."""
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from mvad import results
 from mvad.data.manifest import require_categories
 from mvad.errors import ResultsError
+from mvad.results.schema import plain_rows
 
 COLUMNS = (
     *("image_id", "uri", "label", "score", "p_value", "threshold", "is_anomaly", "verdict"),
@@ -35,6 +37,16 @@ def is_selected(rows: pa.Table, only: str) -> pa.ChunkedArray | pa.Scalar:
     if only == "mistakes":
         return pc.fill_null(pc.not_equal(rows["is_anomaly"], rows["label"].cast(pa.bool_())), False)
     return pa.scalar(True)
+
+
+def json_items(batches: Iterable[pa.RecordBatch], item: Callable[[dict[str, Any]], Any]) -> Iterator[bytes]:
+    """The items of a JSON list, one per row, a batch at a time: each on a line of its own, commas in between."""
+    between = "\n"
+    for batch in batches:
+        lines = [json.dumps(item(row), allow_nan=False) for row in plain_rows(batch)]
+        if lines:
+            yield (between + ",\n".join(lines)).encode()
+            between = ",\n"
 
 
 @dataclass

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import pyarrow.csv
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from mvad.data.images import FULL_DEPTH
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.exports.csv_rows import defused
 from mvad.html.image_memory import ImageMemory
+from mvad.html.static_files import add_assets, add_page
 from mvad.nights.labels import Drawn, Judged, Judgement, append_labels
 from mvad.nights.queues import Among, Question
 from mvad.nights.rows import NightRows
@@ -68,20 +69,9 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
     """The routes; images of at most ``max_pixels`` pixels are decoded in ``memory``."""
     routes = APIRouter()
 
-    def page(name: str) -> Any:
-        async def show() -> Response:
-            return FileResponse(str(STATIC / f"{name}.html"), media_type="text/html; charset=utf-8")
-
-        return show
-
     for name in PAGES:
-        routes.add_api_route(f"/{name}", page(name), methods=["GET", "HEAD"], include_in_schema=False)
-
-    @routes.api_route("/review-static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def asset(name: str) -> Response:
-        if name not in ASSETS:
-            raise HTTPException(404)
-        return FileResponse(str(STATIC / name), media_type=ASSETS[name])
+        add_page(routes, f"/{name}", str(STATIC / f"{name}.html"))
+    add_assets(routes, "/review-static", str(STATIC), ASSETS)
 
     @routes.get("/api/nights", summary="Numbers of each night and category, with control limits")
     def nights(since: Since = None, until: Until = None, category: Categories = None) -> Response:
