@@ -25,6 +25,25 @@ class Region(NamedTuple):
     mean: float
 
 
+class MapRule(NamedTuple):
+    """What is found in the anomaly maps of a model's images, and which maps are kept."""
+
+    size: ImageSize
+    pixel_threshold: float | None  # the value of the map above which a pixel is in a region; None: no regions
+    map_threshold: float  # images that score above this keep their patch scores
+    max_regions: int = 20
+
+    @property
+    def region_threshold(self) -> float:
+        """The pixel threshold; infinite if there is none."""
+        return math.inf if self.pixel_threshold is None else self.pixel_threshold
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every image keeps its patch scores."""
+        return self.map_threshold == -math.inf
+
+
 def regions_in_words(regions: Sequence[Mapping[str, Any]]) -> str:
     """How many regions there are, and where the one with the largest peak is."""
     if not regions:

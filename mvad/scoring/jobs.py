@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mvad import storage
+from mvad.anomaly_maps.regions import MapRule
 from mvad.calibration import DecisionRule
 from mvad.data.images import is_same_mask, read_ignore
 from mvad.data.manifest import ignore_uris
@@ -37,14 +38,9 @@ class ScoringJob:
         return self.origin.run_id
 
     @property
-    def pixel_threshold(self) -> float | None:
-        """The value of the map above which a pixel is in a region; None without calibration."""
-        return self.rule.pixel_threshold
-
-    @property
-    def region_threshold(self) -> float:
-        """The same; infinite without calibration: there are no regions."""
-        return math.inf if self.pixel_threshold is None else self.pixel_threshold
+    def map_rule(self) -> MapRule:
+        """What is found in the maps of images, and which are kept."""
+        return MapRule(self.model.size, self.rule.pixel_threshold, self.map_threshold, self.max_regions)
 
     @property
     def category(self) -> str:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 from torch import Tensor
 
-from mvad.anomaly_maps.localise import needed_patches
-from mvad.anomaly_maps.regions import Region, find_regions
 from mvad.detectors import Detector, State, find_method
 from mvad.errors import ModelError, failure_reason
 from mvad.model_store import ModelInfo
@@ -27,7 +24,7 @@ from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.scoring.jobs import MODEL_UNUSABLE, SCORING_FAILED, ScoringJob
 from mvad.scoring.model_sharing import Broadcast
-from mvad.scoring.windows import score_windows, settle_windows
+from mvad.scoring.outcomes import Outcome, score_large, score_whole
 
 MAX_CACHED_CATEGORIES = 4  # images come sorted by category, so one is mostly enough
 
@@ -117,28 +114,13 @@ class Scorer:
     ) -> pa.Table:
         def score() -> list[Outcome]:
             assert isinstance(detector, Detector)
-            return self._outcomes(self.jobs[number], detector, features[detector.feature], images, good)
+            sides = images["width"][good], images["height"][good]
+            return score_whole(self.jobs[number].map_rule, detector, features[detector.feature], *sides)
 
         outcomes = _guarded(detector, len(good), score)
         of_image = dict(zip(good.tolist(), outcomes, strict=True))
         unusable = (Outcome(error) for error in images["error"])
         return _table(number, images, [of_image.get(row, other) for row, other in enumerate(unusable)])
-
-    def _outcomes(
-        self, job: ScoringJob, detector: Detector, features: Tensor, images: Batch, good: NDArray[np.int64]
-    ) -> list[Outcome]:
-        keeps_all = job.map_threshold == -np.inf
-        scores = detector.score(features) if keeps_all else detector.bounded(features, close_from=job.region_threshold)
-        outcomes = []
-        for number, (row, score) in enumerate(zip(good, scores.image, strict=True)):
-            grid = None if scores.grid is None else scores.grid[number]
-            keeps_map = float(score) > job.map_threshold
-            if grid is not None and not keeps_all:
-                needed = needed_patches(grid, job.model.size, job.region_threshold)
-                needed |= keeps_map
-                grid = detector.settle(features[number], grid, needed)
-            outcomes.append(_outcome(job, score, grid, keeps_map, images["width"][row], images["height"][row]))
-        return outcomes
 
     def _score_large(
         self, batch: Batch, detectors: Mapping[int, Detector | str], row: int
@@ -149,24 +131,12 @@ class Scorer:
         usable_detectors = {number: one for number, one in detectors.items() if isinstance(one, Detector)}
 
         def score() -> list[Outcome]:
-            pixels, jobs = batch["pixels"][row], {number: self.jobs[number] for number in usable_detectors}
-            bounds = {
-                number: -np.inf if job.map_threshold == -np.inf else job.region_threshold
-                for number, job in jobs.items()
-            }
-            found = score_windows(pixels, self.extract, usable_detectors, bounds, self.threads)
-            kept = {number for number, one in found.items() if one.score > jobs[number].map_threshold}
-            for number in kept:
-                if bounds[number] > -np.inf:
-                    detector, grid = usable_detectors[number], found[number].grid
-                    everywhere = np.ones(grid.shape, bool)
-                    exact = settle_windows(pixels, self.extract, detector, grid, everywhere, self.threads)
-                    found[number] = found[number]._replace(grid=exact)
+            rules = {number: self.jobs[number].map_rule for number in usable_detectors}
             width, height = image["width"][0], image["height"][0]
-            return [
-                _outcome(jobs[number], np.float32(one.score), one.grid, number in kept, width, height)
-                for number, one in found.items()
-            ]
+            found = score_large(
+                batch["pixels"][row], self.extract, rules, usable_detectors, width, height, self.threads
+            )
+            return [found[number] for number in usable_detectors]
 
         error = image["error"][0]
         outcomes: dict[int, Outcome] = dict.fromkeys(detectors, Outcome(error))
@@ -177,28 +147,6 @@ class Scorer:
                 outcomes |= zip(usable_detectors, scored, strict=True)
         seconds = (time.perf_counter() - started) / len(detectors)
         return {number: (_table(number, image, [outcome]), seconds) for number, outcome in outcomes.items()}
-
-
-class Outcome(NamedTuple):
-    """What became of an image: an error, or a score; and what its map shows, where that is asked for and known."""
-
-    error: str
-    score: np.float32 | None = None
-    patch_scores: NDArray[np.float32] | None = None  # (rows, columns)
-    regions: list[Region] | None = None
-    anomalous_area: float | None = None
-
-
-def _outcome(
-    job: ScoringJob, score: np.float32, grid: NDArray[np.float32] | None, keeps_map: bool, width: int, height: int
-) -> Outcome:
-    if not np.isfinite(score):
-        return Outcome(f"{SCORING_FAILED}: the model gives this image no finite score")
-    regions, area = None, None
-    if grid is not None and job.pixel_threshold is not None:
-        regions, area = find_regions(grid, job.model.size, job.pixel_threshold, int(width), int(height))
-        regions = regions[: job.max_regions]
-    return Outcome("", score, grid if keeps_map else None, regions, area)
 
 
 def _guarded(detector: Detector | str, count: int, score: Callable[[], list[Outcome]]) -> list[Outcome]:
