@@ -1,4 +1,6 @@
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -9,6 +11,9 @@ from mvad.data.manifest import read_manifest
 from mvad.detectors import Pretrained, find_method
 from mvad.errors import UsageError
 from mvad.options import Data, FalseAlarmOptions, takes
+
+if TYPE_CHECKING:
+    from mvad.comparison.splits import SplitScores
 
 
 @takes(FalseAlarmOptions)
@@ -39,6 +44,8 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     >>> [row["rate"] for row in mvad.false_alarms("sample", splits=1, folds=2, rates="0.1,0.2", **options)]
     [0.1, 0.2]
     """
+    from mvad.comparison.splits import score_splits  # needs Ray
+
     report = Reporter(options.quiet)
     if issubclass(find_method(options.method), Pretrained) or not options.calibrates:
         raise UsageError("false-alarms is for methods that fit a category by itself, and calibrate.")
@@ -49,7 +56,7 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     options = fitting.with_recipe(options, report.info)
     network, ignores = fitting.load_network(options), fitting.read_ignores(manifest, options)
     with pipeline.job_session(options, report):
-        scores = fitting.score_splits(images, network, options, ignores, report)
+        scores = score_splits(images, network, options, ignores, report)
     rows = [
         {"category": split_scores.category, **achieved(split_scores, rate, options)}
         for split_scores in scores
@@ -69,7 +76,7 @@ def false_alarms(data: Data, options: FalseAlarmOptions) -> list[dict[str, Any]]
     return rows
 
 
-def achieved(scores: "fitting.SplitScores", rate: float, options: FalseAlarmOptions) -> dict[str, Any]:
+def achieved(scores: SplitScores, rate: float, options: FalseAlarmOptions) -> dict[str, Any]:
     """Achieved rates of one threshold rule."""
     from scipy import stats
 

@@ -1,1 +1,1 @@
-"""A comparison: the variants of options, the table, its intervals, and how it is printed."""
+"""A comparison: the variants of options, the table, its intervals, how it is printed; and fits to random splits."""

@@ -13,7 +13,5 @@ from .jobs import require_models as require_models
 from .jobs import resolve_backbone as resolve_backbone
 from .jobs import training_errors as training_errors
 from .jobs import with_recipe as with_recipe
-from .splits import SplitScores as SplitScores
-from .splits import score_splits as score_splits
 from .update import ensure_extendable as ensure_extendable
 from .update import update_models as update_models

@@ -21,9 +21,10 @@ from mvad.features.kinds import GRIDS
 from mvad.features.specs import feature_shapes
 from mvad.features.weights import Network
 from mvad.fitting.by_category import group_by_category
+from mvad.fitting.category_fit import CategoryFit
 from mvad.fitting.fitted import Kept, identify, kept_models
 from mvad.fitting.jobs import FitJob, FitOutcome
-from mvad.fitting.scheduler import CategoryFit, FitScheduler
+from mvad.fitting.scheduler import FitScheduler
 from mvad.fitting.sharding import Shards, max_images, patch_step, subsample_categories
 from mvad.memory import MemoryBudget
 from mvad.model_store import ModelInfo, read_calibration

@@ -1,6 +1,5 @@
 """Schedule fits and folds as tasks, calibrate, and save the models."""
 
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,125 +9,28 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.calibration import fold_splits, kfold, one_per_group, suspect_rows, suspects_with_duplicates
+from mvad.calibration import kfold
 from mvad.console import Stage
-from mvad.data.sampling import evenly_spaced, pick
-from mvad.detectors import LeaveOneOut, Pretrained, State
+from mvad.data.sampling import evenly_spaced
+from mvad.detectors import Pretrained
 from mvad.errors import UsageError, failure_reason
 from mvad.fitting.by_category import CategoryFeatures
-from mvad.fitting.jobs import FitJob, FitOutcome, digest, groups_of_record
+from mvad.fitting.category_fit import MIN_CALIBRATION_GROUPS, CategoryFit, steps_of
+from mvad.fitting.jobs import FitJob, FitOutcome
 from mvad.fitting.sharding import Shards
 from mvad.fitting.tasks import (
     FittedShards,
-    fit_and_leave_out,
-    fit_detector,
     fit_to_shards,
     pretrain_detector,
-    score_held_out,
     summarise_shard,
 )
 from mvad.memory import MemoryBudget
-from mvad.model_store import FittedModel, save_model
-from mvad.options import as_json
+from mvad.model_store import save_model
 from mvad.runtime.resources import ActorPool
-from mvad.runtime.versions import versions
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 from mvad.search.duplicates import group_near_duplicates
 
-MIN_CALIBRATION_GROUPS = 4  # of images, those that are no near duplicates of others
 PRIOR_IMAGES = 12  # images of each other category that a `Pretrained` method learns from first
 MAX_TASKS_PER_CORE = 16  # waiting tasks: Ray looks through all of them whenever one ends
-
-
-@dataclass
-class CategoryFit:
-    """A job in progress: the model, and the scores that calibrate it."""
-
-    outcome: FitOutcome
-    rows: NDArray[np.int64]  # of the category's features: each image, then its variants
-    groups: NDArray[np.int64]  # of near duplicates: the number of each image's
-    n_images: int
-    image_ids: NDArray[np.object_]  # (n_images,)
-    all_image_ids: list[str]  # also of images that cannot be used
-    seconds: float  # of actors' time, for extraction, and for fits that suspects were left out of
-    features: ray.ObjectRef | None = None  # for another fit, if suspects are left out
-    n_bytes: int = 0  # of those
-    prior: ray.ObjectRef | None = None
-    state: State | None = None
-    calibration: NDArray[np.float32] | None = None  # (n_groups,)
-    map_peaks: NDArray[np.float32] | None = None  # (n_groups,), of methods that localise
-    patch_sample: NDArray[np.float32] | None = None  # (n_groups, patches), of methods that localise
-    held_out: NDArray[np.float32] | None = None  # (n_images, columns): `HeldOut.columns` of images held out
-    examined: NDArray[np.bool_] | None = None  # which images have such scores; None: all, or none
-    n_examined: int = 0  # when suspects were first looked for
-    suspects: list[dict[str, Any]] = field(default_factory=list)  # of the record
-    has_dropped: bool = False  # whether suspects were left out; those that are found then are named alone
-    calibration_seconds: float = 0.0
-    origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
-    shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
-
-    @property
-    def n_groups(self) -> int:
-        return int(self.groups.max(initial=-1)) + 1
-
-    def take_state(self, state: State) -> None:
-        self.state = state
-        if state.loo_scores is not None:
-            self.calibration = state.loo_scores
-
-    def take_left_out(self, fitted: tuple[State, HeldOut]) -> None:
-        self.state, outcome = fitted
-        self.held_out, self.calibration_seconds = outcome.columns, outcome.seconds
-
-    def take_fold(self, held_out: NDArray[np.int64], outcome: HeldOut) -> None:
-        assert self.held_out is not None
-        self.held_out[held_out] = outcome.columns
-        self.calibration_seconds += outcome.seconds
-
-    def hold_out(self, images: NDArray[np.int64], columns: NDArray[np.float32]) -> None:
-        """Note `HeldOut.columns` of some images."""
-        self.held_out = np.full((self.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)
-        self.held_out[images] = columns
-        self.examined = np.isin(np.arange(self.n_images), images)
-
-    def calibrate(self, seed: int) -> None:
-        """Take what is known of one image of each group of near duplicates that was held out."""
-        if self.held_out is None:
-            return
-        examined = slice(None) if self.examined is None else self.examined
-        drawn = one_per_group(self.held_out[examined], self.groups[examined], seed)
-        self.calibration, self.map_peaks, self.patch_sample = split_columns(drawn)
-
-    def find_suspects(self) -> NDArray[np.int64]:
-        """Numbers of the images whose held-out scores are outliers, and of their near duplicates; notes them."""
-        scores = np.full(self.n_images, np.nan, np.float32)
-        if self.held_out is not None:
-            scores = self.held_out[:, 0]
-        elif self.calibration is not None and len(self.calibration) == self.n_groups:
-            scores = self.calibration[self.groups]
-        reference = np.empty(0, np.float32) if self.calibration is None else self.calibration
-        found, of_found = suspects_with_duplicates(scores, self.groups, reference)
-        if not self.has_dropped:
-            self.n_examined = int(np.isfinite(scores).sum())
-        self.suspects = [one for one in self.suspects if one["dropped"]]
-        self.suspects += suspect_rows(self.image_ids[found], of_found, dropped=False)
-        return found
-
-    def drop(self, images: NDArray[np.int64]) -> None:
-        """Leave out images that are suspects."""
-        for one in self.suspects:
-            one["dropped"] = True
-        kept = np.setdiff1d(np.arange(self.n_images), images)
-        self.rows = self.rows.reshape(self.n_images, -1)[kept].ravel()
-        self.groups = np.unique(self.groups[kept], return_inverse=True)[1].astype(np.int64)
-        dropped = {*self.image_ids[images].tolist()}
-        self.all_image_ids = [name for name in self.all_image_ids if name not in dropped]
-        self.image_ids, self.n_images = self.image_ids[kept], len(kept)
-        self.held_out = None if self.held_out is None else self.held_out[kept]
-        self.examined = None if self.examined is None else self.examined[kept]
-        self.shards = None if self.shards is None else self.shards[kept]
-        self.calibration = self.map_peaks = self.patch_sample = None
-        self.has_dropped = True
 
 
 @dataclass
@@ -235,16 +137,10 @@ class FitScheduler:
             self._take_one()
 
     def _begin(self, outcome: FitOutcome, category: CategoryFeatures) -> CategoryFit:
-        options = outcome.job.options
-        image_ids = pick(category.all_image_ids, options, category.category)
-        outcome.errors = {name: category.errors[name] for name in image_ids if name in category.errors}
-        rows = category.rows_of(image_ids, n_variants=options.rows_per_image - 1)
-        share = len(image_ids) / len(category.all_image_ids) / self._pool.actors
-        seconds = self._stage.totals.seconds(category.category) * share
-        n_images = len(image_ids) - len(outcome.errors)
-        originals = rows.reshape(n_images, -1)[:, 0] if n_images else rows
-        groups, usable = category.groups_of(originals), category.image_ids[originals]
-        return CategoryFit(outcome, rows, groups, n_images, usable, list(image_ids), seconds)
+        fit = CategoryFit.of(outcome, category)
+        share = len(fit.all_image_ids) / len(category.all_image_ids) / self._pool.actors
+        fit.seconds = self._stage.totals.seconds(category.category) * share
+        return fit
 
     def _start(
         self, fit: CategoryFit, features: ray.ObjectRef, n_bytes: int, prior: ray.ObjectRef | None = None
@@ -259,25 +155,9 @@ class FitScheduler:
         if job.options.drop_suspects:
             fit.features, fit.n_bytes, fit.prior = features, n_bytes, prior
         self._stage.busy_with(f"{job.title}: fitting to {fit.n_images:,} images", passing=len(self.outcomes) > 1)
-        calibrates = job.options.calibrates and fit.n_groups >= MIN_CALIBRATION_GROUPS
-        fit.held_out = None
-        if calibrates and job.options.leaves_out(job.method):
-            task = self._remote(fit_and_leave_out).remote(
-                job.options, features, fit.rows, fit.groups, job.size, share=share
-            )
-            self._watch(task, _Task(fit, fit.take_left_out, features, n_bytes))
-            return
-        groups = fit.groups if fit.n_groups < fit.n_images else None
-        fit_all = self._remote(fit_detector).remote(job.options, features, fit.rows, prior, groups=groups, share=share)
-        self._watch(fit_all, _Task(fit, fit.take_state, features, n_bytes))
-        if issubclass(job.method, LeaveOneOut) or not calibrates:
-            return
-        rows = fit.rows.reshape(fit.n_images, -1)  # an image and its variants per row
-        fit.held_out = np.full((fit.n_images, HELD_OUT_COLUMNS), np.nan, np.float32)
-        for others, held_out in fold_splits(fit.groups, job.options.folds, job.options.seed):
-            fitted, scored = rows[others].ravel(), rows[held_out, 0]
-            fold = self._remote(score_held_out).remote(job.options, features, fitted, scored, prior, job.size)
-            self._watch(fold, _Task(fit, functools.partial(fit.take_fold, held_out), features, n_bytes))
+        for step in steps_of(fit, prior, share):
+            task = self._remote(step.function).remote(job.options, features, *step.arguments, **step.keywords)
+            self._watch(task, _Task(fit, step.take, features, n_bytes))
 
     def _add_shard(self, shard: CategoryFeatures, references: Mapping[str, ray.ObjectRef]) -> None:
         (outcome,), plan = self._of_category[shard.category], self._shards[shard.category]
@@ -400,14 +280,10 @@ class FitScheduler:
 
         Without them the others vary less, and most that are then outliers are good: those are not left out, too.
         """
-        options = fit.outcome.job.options
-        fit.calibrate(options.seed)
-        suspects = fit.find_suspects()
-        if not options.drop_suspects or not len(suspects) or fit.has_dropped:
+        if not fit.settle():
             self.save(fit)
             return
         assert fit.state is not None
-        fit.drop(suspects)
         sharded = self._sharded.get(fit.outcome.job.category)
         if sharded is None:
             assert fit.features is not None
@@ -432,45 +308,13 @@ class FitScheduler:
 
     def save(self, fit: CategoryFit) -> None:
         """Save the model of a fit that is calibrated."""
-        job, state = fit.outcome.job, fit.state
-        assert state is not None
+        job = fit.outcome.job
         try:
-            job.method.check_state(state, job.feature_shape)
-        except ValueError as error:  # scoring would refuse the model
+            model = fit.model()
+        except ValueError as error:
             reason = f"no model: what was learnt is not usable ({error}); try other options, or other images"
             self._fail(fit, UsageError(f"{job.title}: {reason}."), reason)
             return
-        record = {
-            "n_train": fit.n_images,
-            "n_groups": fit.n_groups,
-            **groups_of_record(job.method, fit.groups),
-            "n_variants": len(fit.rows) - fit.n_images,
-            "errors": [{"image_id": name, "error": text} for name, text in fit.outcome.errors.items()],
-            "training_sha256": digest(fit.all_image_ids),
-            "suspects": fit.suspects,
-            "suspects_examined": fit.n_examined,
-            "fit_id": job.fit_id,
-            "options": as_json(job.options),
-            "bit_depth": job.bit_depth,
-            "feature_shape": job.feature_shape,
-            "fit_seconds": round(fit.seconds + state.seconds, 3),
-            "calibration_seconds": round(fit.calibration_seconds, 3),
-            "versions": versions(),
-        }
-        network = job.network
-        assert job.size is not None
-        model = FittedModel(
-            job.category,
-            job.method,
-            state,
-            network.spec,
-            network.sha256,
-            job.size,
-            record,
-            fit.calibration,
-            fit.map_peaks,
-            fit.patch_sample,
-        )
         fit.outcome.model = save_model(job.models, model)
         fit.state = fit.features = fit.held_out = None  # which may be large
         n_left = len({id(task.fit) for task in self._tasks.values()})

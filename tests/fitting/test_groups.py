@@ -12,13 +12,14 @@ import mvad
 from helpers.tiles import EMBEDDED
 from mvad.calibration import fold_splits, one_per_group
 from mvad.commands.false_alarms import achieved
+from mvad.comparison import splits
+from mvad.comparison.splits import SplitScores
 from mvad.console import Reporter
 from mvad.data.image_size import ImageSize
 from mvad.detectors import KNN, PatchCore
 from mvad.errors import UsageError
 from mvad.features.backbones import describe
 from mvad.features.weights import Network
-from mvad.fitting import SplitScores, splits
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitJob
 from mvad.fitting.scheduler import FitScheduler
