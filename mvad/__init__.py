@@ -3,6 +3,8 @@
 Each command of the command line is a function of the same name here: ``mvad.run``, ``mvad.fit``, ``mvad.score``, ...
 Only ``mvad results`` is ``mvad.export_results``, for ``mvad.results`` is a package.
 Options are keywords, or an object such as ``mvad.options.ScoreOptions``.
+
+In this process, without Ray: ``mvad.load_model``, ``mvad.PatchCore`` and the other methods, ``mvad.read_results``.
 """
 
 import os
@@ -24,11 +26,17 @@ from mvad.commands import COMMANDS
 from mvad.version import VERSION
 
 __version__ = VERSION
-__all__ = [*COMMANDS]
+IN_PROCESS = [
+    *("Model", "Prediction", "Results", "load_model", "read_results"),
+    *("KNN", "VAE", "Autoencoder", "FeatureAutoencoder", "PatchCore", "Subspace", "VAEFewShot", "ViTKNN"),
+]
+__all__ = [*COMMANDS, *IN_PROCESS]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a command when it is first used."""
+    """Import a command, or what runs in this process, when it is first used."""
+    if name in IN_PROCESS:
+        return getattr(importlib.import_module("mvad.in_process"), name)
     if name not in COMMANDS:
         raise AttributeError(f"module 'mvad' has no attribute {name!r}")
     return getattr(importlib.import_module(f"mvad.commands.{name}"), name)

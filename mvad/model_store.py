@@ -91,6 +91,26 @@ class FittedModel:
 def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
     """Write a model below the URI ``folder``, if need be in the place of another; that is removed unless it is kept."""
     uri = storage.join(folder, model.method.method, storage.folder_name(model.category))
+    document, contents = _pack(model)
+    document["record"]["saved_at"] = _now()
+    replaces = storage.exists(storage.join(uri, "model.json"))
+    version = document["model_id"][:VERSION_LENGTH] if replaces else None
+    target = uri if version is None else storage.join(uri, VERSIONS, version)
+    for file, parts in contents:
+        storage.write(storage.join(target, file), *parts)
+    if version is not None:
+        _write_model(target, document)
+        if keep_earlier:
+            _keep_in_versions(uri)
+    _write_model(uri, document | ({} if version is None else {"version": version}))
+    _remove_needless(uri, {"model.json", VERSIONS, *([] if version else document["files"])})
+    if version is not None and not keep_earlier:
+        _remove_needless(storage.join(uri, VERSIONS), {version})
+    return read_model(uri)
+
+
+def _pack(model: FittedModel) -> tuple[dict[str, Any], list[tuple[str, list[bytes | memoryview]]]]:
+    """What ``model.json`` says of a model, and its other files."""
     contents = list(_files(model))  # views of the arrays; a network is packed once
     files, size_bytes = {}, 0
     for file, parts in contents:
@@ -109,25 +129,22 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
         "size": asdict(model.size),
         "files": files,
     }
-    document: dict[str, Any] = {
-        "model_id": _content_id(content),
-        **content,
-        "record": {**model.record, "bytes": size_bytes, "saved_at": _now()},
-    }
-    replaces = storage.exists(storage.join(uri, "model.json"))
-    version = document["model_id"][:VERSION_LENGTH] if replaces else None
-    target = uri if version is None else storage.join(uri, VERSIONS, version)
-    for file, parts in contents:
-        storage.write(storage.join(target, file), *parts)
-    if version is not None:
-        _write_model(target, document)
-        if keep_earlier:
-            _keep_in_versions(uri)
-    _write_model(uri, document | ({} if version is None else {"version": version}))
-    _remove_needless(uri, {"model.json", VERSIONS, *([] if version else files)})
-    if version is not None and not keep_earlier:
-        _remove_needless(storage.join(uri, VERSIONS), {version})
-    return read_model(uri)
+    return {"model_id": _content_id(content), **content, "record": {**model.record, "bytes": size_bytes}}, contents
+
+
+def model_id(model: FittedModel) -> str:
+    """The id that a model has once it is saved."""
+    return _pack(model)[0]["model_id"]
+
+
+def read_fitted(model: ModelInfo) -> FittedModel:
+    """All of a stored model, its arrays included, read-only; ModelError if they are damaged."""
+    state = State(model.settings, read_arrays(model, recorded_shape(model)))
+    scores = read_calibration(model), read_map_peaks(model), read_patch_sample(model)
+    method = find_method(model.method)
+    return FittedModel(
+        model.category, method, state, model.backbone, model.weights_sha256, model.size, model.record, *scores
+    )
 
 
 def _now() -> str:

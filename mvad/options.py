@@ -238,10 +238,16 @@ class CategoryOptions(Group):
 
 
 @group()
-class FileOptions(Group):
+class PixelOptions(Group):
     """Images"""
 
     max_pixels: Annotated[Positive, Option(help="Treat an image with more pixels than this as an error.")] = 100_000_000
+
+
+@group()
+class FileOptions(PixelOptions):
+    """Images"""
+
     max_errors: Annotated[
         str,
         AfterValidator(_check_limit),
@@ -256,16 +262,9 @@ class FileOptions(Group):
 
 
 @group()
-class DataOptions(CategoryOptions, FileOptions):
+class PageOptions(Group):
     """Images"""
 
-    category: Annotated[
-        str | None, Option(help="Name of the only category of a plain folder, instead of its sub-folders' names.")
-    ] = None
-    layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "auto"
-    limit: Annotated[
-        Positive | None, Option(help="Use at most N images per category and split, evenly spaced.", metavar="N")
-    ] = None
     pages: Annotated[
         Literal["single", "first"],
         Option(help="Files of several pages or frames: single refuses them, first uses their first one."),
@@ -275,6 +274,19 @@ class DataOptions(CategoryOptions, FileOptions):
     def first_page(self) -> bool:
         """Whether the first of several pages is used."""
         return self.pages == "first"
+
+
+@group()
+class DataOptions(CategoryOptions, FileOptions, PageOptions):
+    """Images"""
+
+    category: Annotated[
+        str | None, Option(help="Name of the only category of a plain folder, instead of its sub-folders' names.")
+    ] = None
+    layout: Annotated[Layout, Option(help=LAYOUT_HELP)] = "auto"
+    limit: Annotated[
+        Positive | None, Option(help="Use at most N images per category and split, evenly spaced.", metavar="N")
+    ] = None
 
 
 @group()
@@ -1228,6 +1240,16 @@ class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions
         2 << 30
     )
     address: Annotated[str | None, Option(help="Ray cluster to use.", show_default="this machine")] = None
+
+
+@group()
+class PredictOptions(PixelOptions, PageOptions, NetworkOptions, DecisionOptions):
+    """Decisions"""
+
+
+@group()
+class EstimatorOptions(FitOptions, PredictOptions):
+    """Method"""
 
 
 def option_names(kind: type[Group]) -> set[str]:

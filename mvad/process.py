@@ -132,13 +132,19 @@ class UnfailingStream:
 
 @functools.cache
 def end_in_time() -> None:
-    """See to it that this process, a worker of Ray, is killed if it has not ended `END_TIMEOUT_S` after it began to.
+    """See to it that this process, if it is a worker of Ray, is killed `END_TIMEOUT_S` after it began to end.
 
     When the node of a worker has died, Ray's core may wait for ever for a lock of its own while the worker ends; the
-    worker would keep its memory.
+    worker would keep its memory. Other processes, which use the same functions, end as they like.
     """
-    if hasattr(signal, "SIGALRM"):
+    if hasattr(signal, "SIGALRM") and _is_worker():
         atexit.register(_kill_later)
+
+
+def _is_worker() -> bool:
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None
 
 
 def _kill_later() -> None:

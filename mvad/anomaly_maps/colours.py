@@ -64,6 +64,15 @@ def colour_scale(maps: Sequence[NDArray[np.float32]], scores: Sequence[float], t
     return Scale(low, low + 2 * (middle - low), True)
 
 
+def threshold_scale(median: float, spread: float, threshold: float) -> Scale:
+    """The colours of maps whose peaks are image scores: from the median calibration score, the threshold in the middle.
+
+    ``spread`` is that of the calibration scores: a high false-alarm rate puts the threshold below the median.
+    """
+    half_range = threshold - median if threshold > median else spread
+    return Scale(threshold - half_range, threshold + half_range, True)
+
+
 def overlay(image: Image.Image, model_map: NDArray[np.float32], size: ImageSize, scale: Scale) -> Image.Image:
     """Draw a map over its image, with a contour at the threshold; what the model did not see is darkened.
 

@@ -17,6 +17,7 @@ from mvad.calibration.conformal import (
     control_fdr,
     fold_splits,
     kfold,
+    median_and_spread,
     min_images,
     one_per_group,
     p_values,

@@ -50,6 +50,13 @@ class DecisionRule(NamedTuple):
     caveat: str | None = None  # why the threshold, or that there is none, needs attention: `wording.calibration_caveat`
 
 
+def median_and_spread(calibration: NDArray[np.float32]) -> tuple[float, float]:
+    """Median of calibration scores, (n,), and the distance from it up to their 90 % quantile, which is not 0."""
+    scores = calibration.astype(np.float64)
+    median = float(np.median(scores))
+    return median, max(float(np.quantile(scores, 0.9)) - median, 1e-3 * abs(median), 1e-12)
+
+
 def kfold(count: int, n_folds: int, seed: int) -> NDArray[np.int64]:
     """Assign images to folds at random; the sizes of two folds differ by at most one.
 

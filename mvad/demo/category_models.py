@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mvad.anomaly_maps.colours import Scale
+from mvad.anomaly_maps.colours import Scale, threshold_scale
 from mvad.anomaly_maps.regions import Region, find_regions
-from mvad.calibration import DecisionRule, p_values
+from mvad.calibration import DecisionRule, median_and_spread, p_values
 from mvad.data.image_size import ImageSize
 from mvad.detectors import METHODS
 from mvad.errors import ModelError, UsageError
@@ -64,13 +64,7 @@ class CategoryModel:
 
     @cached_property
     def _median_and_spread(self) -> tuple[float, float] | None:
-        """Median of the calibration scores, and the distance from it up to their 90 % quantile."""
-        if self.rule.calibration is None:
-            return None
-        scores = self.rule.calibration.astype(np.float64)
-        median = float(np.median(scores))
-        spread = float(np.quantile(scores, 0.9) - median)
-        return median, max(spread, 1e-3 * abs(median), 1e-12)
+        return None if self.rule.calibration is None else median_and_spread(self.rule.calibration)
 
     def standardised_score(self, score: float) -> float | None:
         """How far a score lies above the median calibration score, in units of `_median_and_spread`.
@@ -91,17 +85,10 @@ class CategoryModel:
         return find_regions(patch_scores, self.model.size, threshold, width, height)[0][:MAX_REGIONS]
 
     def colour_scale(self) -> Scale | None:
-        """The colours of this category's maps, whose peaks are image scores; None without a threshold.
-
-        They start at the median calibration score and have their middle at the threshold.
-        """
-        threshold = self.finite_threshold
-        if self._median_and_spread is None or threshold is None:
+        """The colours of this category's maps; None without a finite threshold."""
+        if self._median_and_spread is None or self.finite_threshold is None:
             return None
-        median, spread = self._median_and_spread
-        # A high false-alarm rate puts the threshold below the median.
-        half_range = threshold - median if threshold > median else spread
-        return Scale(threshold - half_range, threshold + half_range, True)
+        return threshold_scale(*self._median_and_spread, self.finite_threshold)
 
 
 CategoryModels = Mapping[str, CategoryModel]

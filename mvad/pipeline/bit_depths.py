@@ -5,7 +5,7 @@ category, and the model records it.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +35,12 @@ def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool, ke
     Images that cannot be read, with the ``keys`` of object storage, do not count.
     """
     deep = itertools.compress(uris, storage.parallel_map(_may_be_deep, uris))
-    largest = max((_largest_value(uri, max_pixels, first_page) for uri in deep), default=0)
+    return depth_of(_largest_value(uri, max_pixels, first_page) for uri in deep)
+
+
+def depth_of(largest_values: Iterable[int]) -> int:
+    """The smallest of `BIT_DEPTHS` that holds some values, below 2^16."""
+    largest = max(largest_values, default=0)
     return next(depth for depth in BIT_DEPTHS if largest < 1 << depth)
 
 

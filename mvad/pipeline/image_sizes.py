@@ -36,18 +36,25 @@ def measure_sizes(
     if one_for_all:
         of_all = list(itertools.chain.from_iterable(found.values()))
         found = dict.fromkeys(categories, of_all)
-    sizes = {
-        category: options.size_for(*_typical(sides), spec.cell, windows=windows) for category, sides in found.items()
+    return {
+        category: input_size(sides, options, spec, windows=windows, category=category)
+        for category, sides in found.items()
     }
-    for category, size in sizes.items():
-        spec.check_size(size)
-        try:
-            check_size(size)
-        except ValueError as error:
-            raise UsageError(
-                f"the images of {shown_name(category)} are too large for a model ({error}); give a smaller --scale."
-            ) from error
-    return sizes
+
+
+def input_size(
+    sides: Sequence[Sides], options: MethodOptions, spec: BackboneSpec, *, windows: bool, category: str
+) -> ImageSize:
+    """The input size for images of some sides; for other parameters and errors see `measure_sizes`."""
+    size = options.size_for(*_typical(sides), spec.cell, windows=windows)
+    spec.check_size(size)
+    try:
+        check_size(size)
+    except ValueError as error:
+        raise UsageError(
+            f"the images of {shown_name(category)} are too large for a model ({error}); give a smaller --scale."
+        ) from error
+    return size
 
 
 def image_sides(

@@ -6,12 +6,15 @@ from mvad.data.images.loading import (
     crop_centre,
     decode,
     decode_batch,
+    decode_resized,
     load_image,
     load_pixels,
     measure_file,
     read_file,
     read_image,
+    resize,
     resize_and_crop,
+    vary_resized,
 )
 from mvad.data.images.masks import MaskRemarks, load_mask, read_ignore, read_mask
 from mvad.data.images.opening import FORMATS
@@ -27,6 +30,7 @@ __all__ = [
     "decode",
     "decode_batch",
     "decode_ignore",
+    "decode_resized",
     "ignored_on_image",
     "ignored_pixels",
     "ignored_share",
@@ -41,5 +45,7 @@ __all__ = [
     "read_ignore",
     "read_image",
     "read_mask",
+    "resize",
     "resize_and_crop",
+    "vary_resized",
 ]

@@ -69,7 +69,7 @@ def decode_resized(
         width, height = upright_size(image)
         if size.decode == FAST:
             reduce_jpeg(image, *(FAST_FACTOR * side for side in reversed(size.resize)))
-        return _resize(to_rgb(image, data, max_pixels, bit_depth, first_page), size), width, height
+        return resize(to_rgb(image, data, max_pixels, bit_depth, first_page), size), width, height
 
 
 def load_pixels(
@@ -85,10 +85,11 @@ def resize_and_crop(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
 
     What ``size`` ignores is painted over first.
     """
-    return np.asarray(crop_centre(_resize(image, size), size))
+    return np.asarray(crop_centre(resize(image, size), size))
 
 
-def _resize(image: Image.Image, size: ImageSize) -> Image.Image:
+def resize(image: Image.Image, size: ImageSize) -> Image.Image:
+    """Stretch an RGB image to ``size.resize``, antialiased; what ``size`` ignores is painted over first."""
     height, width = size.resize
     image = blank(image, size)
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
@@ -100,6 +101,16 @@ def crop_centre(image: Image.Image, size: ImageSize) -> Image.Image:
         return image
     top, left = size.margins
     return image.crop((left, top, left + size.width, top + size.height))
+
+
+def vary_resized(
+    image: Image.Image, size: ImageSize, augmentation: Augmentation, seed: int, flips: str, width: int, height: int
+) -> Image.Image:
+    """A random variant of an image that has been resized from ``width`` x ``height``: `Augmentation.apply`."""
+    turnable = is_square(width, height) and image.width == image.height
+    image = augmentation.apply(image, seed, flips, is_square=turnable)
+    # What is ignored looks the same in every image.
+    return image if augmentation.kinds is None else blank(image, size)
 
 
 def decode_batch(
@@ -145,10 +156,9 @@ def decode_batch(
             errors[row] = one_line(error)
             continue
         if variant:
-            turnable = is_square(*sizes[row].tolist()) and image.width == image.height
-            image = augmentation.apply(image, int(variant), flips_of(uri, bit_depth), is_square=turnable)
-            if augmentation.kinds is not None:
-                image = blank(image, size)  # what is ignored looks the same in every image
+            image = vary_resized(
+                image, size, augmentation, int(variant), flips_of(uri, bit_depth), *sizes[row].tolist()
+            )
         pixels[row] = np.asarray(crop_centre(image, size))
     width, height = sizes.T
     return {**batch, "pixels": pixels, "width": width, "height": height, "file_size": n_bytes, "error": errors}

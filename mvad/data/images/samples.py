@@ -54,14 +54,14 @@ def to_rgb(
     """
     samples = read_samples(image, data, max_pixels, first_page, exact=bit_depth != FULL_DEPTH)
     if samples is None:
-        return _on_black(upright(image))
+        return on_black(upright(image))
     pixels = Image.fromarray(_to_8_bits(samples, bit_depth)).convert("RGB")
     if samples.alpha is not None:
         pixels.putalpha(Image.fromarray(samples.alpha))
-    return _on_black(pixels)
+    return on_black(pixels)
 
 
-def _on_black(image: Image.Image) -> Image.Image:
+def on_black(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))

@@ -1,0 +1,14 @@
+from .estimators import KNN as KNN
+from .estimators import VAE as VAE
+from .estimators import Autoencoder as Autoencoder
+from .estimators import Estimator as Estimator
+from .estimators import FeatureAutoencoder as FeatureAutoencoder
+from .estimators import PatchCore as PatchCore
+from .estimators import Subspace as Subspace
+from .estimators import VAEFewShot as VAEFewShot
+from .estimators import ViTKNN as ViTKNN
+from .model import Model as Model
+from .model import load_model as load_model
+from .prediction import Prediction as Prediction
+from .tables import Results as Results
+from .tables import read_results as read_results
