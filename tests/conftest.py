@@ -7,7 +7,8 @@ import pytest
 from helpers.tiles import COMPARED, EMBEDDED, write_category
 
 MAX_SETTLE_S = 0.05
-COMPARED_FILES = ("test_compare.py", "test_unreadable.py")  # those that need the fixture `compared`
+# Those that need the fixture `compared`.
+COMPARED_FILES = ("test_compare.py", "test_same_as_jobs.py", "test_unreadable.py")
 SLOW = ("test_faults", "test_compare", "test_unreadable", "test_jobs", "test_readme", "test_run", "test_killed_writes")
 
 

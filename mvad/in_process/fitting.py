@@ -19,7 +19,7 @@ from mvad.data.augmentation import allowed_flips
 from mvad.data.image_size import ImageSize
 from mvad.data.images import crop_centre, read_ignore, vary_resized
 from mvad.data.sampling import evenly_spaced, variant_seeds
-from mvad.detectors import Pretrained, State
+from mvad.detectors import Pretrained, State, find_method
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.features.extractor import FeatureExtractor
 from mvad.features.kinds import GRIDS
@@ -62,6 +62,8 @@ def fit_images(
     be learnt from the images, or memory does not hold their features; a warning if some cannot be used, may not be
     good, or are too few for the threshold.
     """
+    if issubclass(find_method(options.method), Pretrained) and not others:
+        raise UsageError(f"{options.method} learns from other products first; give good images of some with others.")
     options = with_recipe(options, say=lambda text: None)
     network = load_network(options)
     job = _measured(FitJob(category, options, network, models=""), images, others)
