@@ -15,6 +15,8 @@ from collections import defaultdict
 
 import numpy as np
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from benchmarks.load import demo
 
@@ -31,6 +33,8 @@ class Reviewer(threading.Thread):
         self._address, self._name, self._until = address, f"reviewer {number}", until
         self._random, self._since = random.Random(number), last - datetime.timedelta(NIGHTS_SHOWN - 1)
         self._session = requests.Session()
+        # As browsers do: a connection that the server closes just as it is used again is opened anew.
+        self._session.mount("http://", HTTPAdapter(max_retries=Retry(1, allowed_methods=None)))
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.failures: list[str] = []
 
