@@ -35,7 +35,9 @@ class Reading:
 
 def is_single(images: object) -> bool:
     """Whether these are one image, and not several."""
-    return isinstance(images, SINGLE) or (isinstance(images, np.ndarray) and images.ndim <= 3)
+    if isinstance(images, np.ndarray):
+        return images.ndim <= 3 and images.dtype.kind not in "OU"  # those are paths
+    return isinstance(images, SINGLE)
 
 
 def as_list(images: object) -> list[ImageLike]:

@@ -51,6 +51,7 @@ def test_an_image_may_come_in_any_form(model, spot):
     assert len(scores) == 1
     assert {one.score for one in model.predict(np.stack([array, array]))} == scores
     assert model.predict(iter(forms[:2]))[1].name == str(spot)
+    assert [one.score for one in model.predict(np.array([str(spot)] * 2))] == [*scores] * 2
     assert model.predict([]) == []
 
 
