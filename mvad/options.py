@@ -1121,7 +1121,15 @@ class InspectOptions(JobOptions, BitDepthOptions, NewRunOptions):
 
 
 @group()
-class ReportOptions(CategoryOptions, FileOptions, OutputOptions):
+class NightsOptions(Group):
+    """Nights"""
+
+    since: Annotated[str | None, Option(help="Take the nights from this date on.", metavar="DATE")] = None
+    until: Annotated[str | None, Option(help="Take the nights up to this date.", metavar="DATE")] = None
+
+
+@group()
+class ReportOptions(NightsOptions, CategoryOptions, FileOptions, OutputOptions):
     """Report"""
 
     to: Annotated[str | None, Option(help="File to write; a path or a URI.", show_default="OUT/report.html")] = None
@@ -1159,14 +1167,12 @@ class RegionsOptions(CategoryOptions, FileOptions, OutputOptions):
 
 
 @group()
-class ResultsOptions(OutputOptions):
+class ResultsOptions(NightsOptions, OutputOptions):
     """Rows"""
 
     where: Annotated[
         str | None, Option(help="Take the rows for which this SQL expression of columns is true.", metavar="SQL")
     ] = None
-    since: Annotated[str | None, Option(help="Take the nights from this date on.", metavar="DATE")] = None
-    until: Annotated[str | None, Option(help="Take the nights up to this date.", metavar="DATE")] = None
     order: Annotated[
         str | None,
         Option(help="Sort by these SQL expressions.", metavar="SQL", show_default="night, category, image_id"),

@@ -11,6 +11,7 @@ from mvad.console import Reporter, plural
 from mvad.errors import UsageError
 from mvad.html import readable_size
 from mvad.options import ReportOptions, Results, takes
+from mvad.results.nights import list_nights
 from mvad.results.result import Result, exit_code
 
 
@@ -19,12 +20,13 @@ def report(out: Results, options: ReportOptions) -> Result:
     """Write an HTML report on results: one page that opens in any browser, without a network.
 
     The report is one file. With many categories or images, each category has a page of its own in a folder next to the
-    file and named like it. Source images that cannot be read are marked, counted and named.
+    file and named like it. Source images that cannot be read are marked, counted and named. If OUT is a folder of
+    nights, the report is one page on all of them, or on those from --since to --until.
 
     Raises
     ------
     UsageError
-        OUT holds no results of a finished run, or a category is unknown.
+        OUT holds no results of a finished run, or no nights from --since to --until; or a category is unknown.
 
     Examples
     --------
@@ -34,12 +36,17 @@ def report(out: Results, options: ReportOptions) -> Result:
     reporter = Reporter(options.quiet)
     source = storage.to_uri(out)
     target = storage.to_uri(options.to) if options.to else storage.join(source, "report.html")
-    run = results.read_finished_run(source)
+    by_night = bool(list_nights(source))
+    run = {} if by_night else results.read_finished_run(source)
     results.ensure_outside(source, target, ("report.html",))
     if not target.partition("?")[0].endswith(".html"):
         raise UsageError(f"--to {options.to} does not end in .html.")
+    if not by_night and (options.since, options.until) != (None, None):
+        raise UsageError(f"--since and --until are for a folder of nights, and {out} holds the results of one run.")
     storage.ensure_writable_folder(storage.sibling(target, ""))
 
+    if by_night:
+        return reports.report_on_nights(source, target, options, reporter)
     overview = reports.read_overview(source, run, options)
     pages = reports.write_pages(overview, source, target, options.max_pixels)
 

@@ -63,11 +63,14 @@ def as_data(flagged: Flagged) -> dict[str, Any]:
     """The list as a page embeds it: names and paths as they are shown, what repeats by its number.
 
     A row is name, path, number of the category, whether it is uncertain, label, number of the defect, score, excess and
-    p-value. A path that ends with the name is the number of the folder before it.
+    p-value; if rows have a night, also its number and that of what reviewers say. A path that ends with the name is
+    the number of the folder before it.
     """
     categories: dict[str, int] = {}
     defects: dict[str, int] = {}
     folders: dict[str, int] = {}
+    nights: dict[str, int] = {}
+    opinions: dict[str, int] = {}
     rows = []
     for row in flagged.rows.to_pylist():
         name, path = visible(row["image_id"]), visible(storage.readable(row["uri"]))
@@ -83,10 +86,15 @@ def as_data(flagged: Flagged) -> dict[str, Any]:
                 *(None if row[key] is None else float(f"{row[key]:.6g}") for key in ("score", "excess", "p_value")),
             ]
         )
+        if "night" in row:
+            said = None if row["said"] is None else _number(opinions, visible(row["said"]))
+            rows[-1] += [_number(nights, row["night"]), said]
     return {
         "categories": list(categories),
         "defects": list(defects),
         "folders": list(folders),
+        "nights": list(nights),
+        "opinions": list(opinions),
         "rows": rows,
         "page": PAGE_LENGTH,
     }

@@ -159,7 +159,7 @@ class Pages(NamedTuple):
 
 def write_pages(overview: Overview, source: str, target: str, max_pixels: int) -> Pages:
     """Write the report on the results in ``source`` to ``target``, and its other pages next to it (URIs)."""
-    env = _environment()
+    env = report_environment()
     render = functools.partial(html.render, env, style="report.css", script="report.js", overview=overview)
     file = storage.readable(target).rpartition("/")[2]
     stem = file.removesuffix(".html")
@@ -210,7 +210,8 @@ def _file_name(category: Category) -> str:
     return f"{storage.folder_name(category.name)}.html"
 
 
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """The templates of reports, and their filters."""
     filters = {
         "metric": "{:.3f}".format,
         "percent": "{:.1%}".format,

@@ -55,21 +55,38 @@ def category_pictures(source: str, category: Category, max_pixels: int, max_deta
 
     Details are left out, those of the last images first, where all together would have more than ``max_detail_bytes``.
     """
-    if not category.shown_ids:
+    made = pictures_of(source, category.name, category.facts, category.shown_ids, max_pixels)
+    order = [image_id for image_id in category.shown_ids if image_id in made]
+    return dict(zip(order, with_few_details([made[image_id] for image_id in order], max_detail_bytes), strict=True))
+
+
+def pictures_of(
+    source: str, category: str, facts: Mapping[str, Any], image_ids: Sequence[str], max_pixels: int
+) -> dict[str, Picture]:
+    """Pictures of some images of a category, by image id; ``facts`` are what ``run.json`` in ``source`` says of it."""
+    if not image_ids:
         return {}
-    size = category.size
-    scale = read_scale(source, category.name, size) if size else None
-    rows = results.read_images(source, category.name, category.shown_ids, COLUMNS).to_pylist()
+    size = ImageSize(**facts["size"]) if facts.get("size") else None
+    scale = read_scale(source, category, size) if size else None
+    rows = results.read_images(source, category, image_ids, COLUMNS).to_pylist()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        bit_depth = category.facts.get("bit_depth", FULL_DEPTH)
+        bit_depth = facts.get("bit_depth", FULL_DEPTH)
         pictures = pool.map(lambda row: _picture(row, size, scale, max_pixels, bit_depth), rows)
-        made = {picture.image_id: picture for picture in pictures}
-    n_bytes = 0
-    for image_id in filter(made.__contains__, category.shown_ids):
-        n_bytes += len(made[image_id].detail or "")
-        if n_bytes > max_detail_bytes:
-            made[image_id] = replace(made[image_id], detail=None)
-    return made
+        return {picture.image_id: picture for picture in pictures}
+
+
+def with_few_details(pictures: Sequence[Picture], max_bytes: int) -> list[Picture]:
+    """The same pictures, without the details of the last ones if all together would have more than ``max_bytes``."""
+    n_bytes, kept = 0, []
+    for picture in pictures:
+        n_bytes += len(picture.detail or "")
+        kept.append(replace(picture, detail=None) if n_bytes > max_bytes else picture)
+    return kept
+
+
+def missing_picture(image_id: str, problem: str) -> Picture:
+    """What stands for an image that cannot be shown at all."""
+    return Picture(image_id, None, None, MAX_SIDE, MAX_SIDE, False, None, None, problem, None, None)
 
 
 def _picture(

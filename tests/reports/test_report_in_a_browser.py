@@ -202,4 +202,4 @@ def test_the_data_of_the_page_are_safe_in_html(report):
     blocks = re.findall(r'<script type="application/json">(.*?)</script>', report.read_text(), re.S)
     assert len(blocks) == 3
     assert not set("<>&\u2028\u2029\u202e") & set("".join(blocks))
-    assert [len(json.loads(block)) for block in blocks] == [5, 2, 2]
+    assert [len(json.loads(block)) for block in blocks] == [7, 2, 2]

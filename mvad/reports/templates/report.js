@@ -71,7 +71,7 @@ function view(image, caption, style) {
 function enlarge(number) {
   openShot = (number + shots.length) % shots.length;
   const shot = shots[openShot];
-  title.replaceChildren(clamped(shot.dataset.name));
+  title.replaceChildren(clamped(shot.dataset.name), shot.dataset.night ? `, night of ${shot.dataset.night}` : "");
   const images = [...shot.querySelectorAll(".pair img")];
   const figures = images.map((image) => view(image, image.alt.startsWith("Anomaly map of ") ? "Map" : "Image", ""));
   const detail = shot.querySelector(".detail img");
@@ -88,7 +88,7 @@ function enlarge(number) {
 shots.forEach((shot, number) => {
   const pair = shot.querySelector(".pair");
   const category = shot.closest("section").dataset.name;
-  shotOf.set(JSON.stringify([category, shot.dataset.name]), number);
+  shotOf.set(JSON.stringify([shot.dataset.night ?? "", category, shot.dataset.name]), number);
   pair.tabIndex = 0;
   pair.setAttribute("role", "button");
   pair.setAttribute("aria-label", `Enlarge ${[...pair.querySelectorAll("img")].map((image) => image.alt).join("; ")}`);
@@ -116,14 +116,18 @@ document.body.append(dialog);
 
 function listImages(section) {
   const data = embedded(section);
-  const images = data.rows.map(([name, path, category, uncertain, label, defect, score, excess, p]) => ({
+  const hasNights = data.nights.length > 0;
+  const hasReviews = data.opinions.length > 0;
+  const images = data.rows.map(([name, path, category, uncertain, label, defect, score, excess, p, night, said]) => ({
     name,
+    night: hasNights ? data.nights[night] : "",
+    review: hasReviews && said !== null ? data.opinions[said] : null,
     path: typeof path === "number" ? `${data.folders[path]}/${name}` : path,
     category: data.categories[category],
     verdict: uncertain,
     label: label === null ? null : defect === null ? ["good", "defective"][label] : data.defects[defect],
     kind: String(label),
-    searched: name.toLowerCase(),
+    searched: `${hasNights ? data.nights[night] : ""} ${name}`.toLowerCase(),
     number: category,
     score,
     excess,
@@ -131,6 +135,7 @@ function listImages(section) {
   }));
   const filters = section.querySelector(".filters");
   const field = (name) => filters.querySelector(`[name=${name}]`);
+  const chosenIn = (name) => field(name)?.value ?? "";
   const body = section.querySelector("tbody");
   const pager = section.querySelector(".pager");
   const [previous, where, next] = pager.children;
@@ -160,7 +165,7 @@ function listImages(section) {
   }
 
   function nameOf(image) {
-    const shot = shotOf.get(JSON.stringify([image.category, image.name]));
+    const shot = shotOf.get(JSON.stringify([image.night, image.category, image.name]));
     if (shot === undefined) {
       return clamped(image.name);
     }
@@ -178,9 +183,11 @@ function listImages(section) {
     const kind = image.kind === "1" ? "defective" : "good";
     const label = image.label === null ? "-" : create("span", { className: `badge ${kind}`, title: image.label }, image.label);
     const cells = [
+      ...(hasNights ? [cell("Night", image.night)] : []),
       cell("Category", clamped(image.category)),
       cell("Verdict", verdict),
       cell("Label", label),
+      ...(hasReviews ? [cell("Review", image.review === null ? "-" : clamped(image.review))] : []),
       number("Score", image.score),
       number("Thresholds", image.excess),
       number("p-value", image.p),
@@ -193,12 +200,15 @@ function listImages(section) {
   }
 
   function show() {
-    const [name, category, verdict, label] = ["name", "category", "verdict", "label"].map((key) => field(key).value);
+    const [name, category, verdict, label] = ["name", "category", "verdict", "label"].map(chosenIn);
+    const [night, review] = [chosenIn("night"), chosenIn("review")];
     const searched = name.trim().toLowerCase();
     const chosen = images.filter(
       (image) =>
         image.searched.includes(searched) &&
         (category === "" || String(image.number) === category) &&
+        (night === "" || image.night === night) &&
+        (review === "" || String(image.review).split(":")[0] === review) &&
         (verdict === "" || String(image.verdict) === verdict) &&
         (label === "" || image.kind === label),
     );
@@ -239,6 +249,7 @@ function listImages(section) {
     .map((name, value) => create("option", { value, textContent: name, title: name }))
     .sort((one, other) => collator.compare(one.textContent, other.textContent))
     .forEach((option) => field("category").append(option));
+  [...data.nights].sort().forEach((night) => field("night").append(create("option", { textContent: night })));
   filters.addEventListener("input", () => {
     page = 0;
     show();
