@@ -44,6 +44,13 @@ class _ReviewedImage(BaseModel):
     file_mtime: int | None  # microseconds since 1970
 
 
+class _StoredFile(BaseModel):
+    """A file beside a model that is no part of its id."""
+
+    sha256: str
+    bytes: Count
+
+
 class _Record(BaseModel):
     """What other code reads of a model's ``record``; there may be more."""
 
@@ -57,6 +64,7 @@ class _Record(BaseModel):
     made_by: str | None = None  # update or reviewed; None: a fit, or an earlier mvad
     saved_at: str | None = None  # ISO 8601, UTC
     feature_shape: list[Annotated[int, Field(ge=1)]] | None = None
+    origins: dict[str, _StoredFile] = {}  # the files of `origins.bank_origins`, if the model has them
 
 
 class Document(BaseModel):

@@ -32,6 +32,8 @@ from mvad.errors import ImageError, ModelError, UsageError, failure_reason, one_
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.memory import MemoryBudget
 from mvad.model_checks import MAX_DOCUMENT_BYTES, check_document, parse_array
+from mvad.origins import bank_origins
+from mvad.origins.bank_origins import Origins
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
@@ -67,6 +69,11 @@ class ModelInfo:
         return int(self.record.get("bit_depth", FULL_DEPTH))
 
     @property
+    def has_origins(self) -> bool:
+        """Whether it says which images its vectors come from: see `read_origins`."""
+        return self.record.get("origins", {}).keys() >= {*bank_origins.FILES}
+
+    @property
     def calibrated(self) -> bool:
         """Whether there are calibration scores."""
         return f"{CALIBRATION}.npy" in self.files
@@ -86,6 +93,7 @@ class FittedModel:
     calibration: NDArray[np.float32] | None = None
     map_peaks: NDArray[np.float32] | None = None
     patch_sample: NDArray[np.float32] | None = None
+    origins: Origins | None = None
 
 
 def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -> ModelInfo:
@@ -103,7 +111,7 @@ def save_model(folder: str, model: FittedModel, *, keep_earlier: bool = False) -
         if keep_earlier:
             _keep_in_versions(uri)
     _write_model(uri, document | ({} if version is None else {"version": version}))
-    _remove_needless(uri, {"model.json", VERSIONS, *([] if version else document["files"])})
+    _remove_needless(uri, {"model.json", VERSIONS, *([] if version else (file for file, _ in contents))})
     if version is not None and not keep_earlier:
         _remove_needless(storage.join(uri, VERSIONS), {version})
     return read_model(uri)
@@ -119,6 +127,7 @@ def _pack(model: FittedModel) -> tuple[dict[str, Any], list[tuple[str, list[byte
             digest.update(part)
             size_bytes += len(part)
         files[file] = digest.hexdigest()
+    beside = {} if model.origins is None else bank_origins.to_files(model.origins)
     content = {
         "format": FORMAT,
         "method": model.method.method,
@@ -129,7 +138,9 @@ def _pack(model: FittedModel) -> tuple[dict[str, Any], list[tuple[str, list[byte
         "size": asdict(model.size),
         "files": files,
     }
-    return {"model_id": _content_id(content), **content, "record": {**model.record, "bytes": size_bytes}}, contents
+    record = {**model.record, "bytes": size_bytes, "origins": _stored(beside)}
+    contents += [(file, [data]) for file, data in beside.items()]
+    return {"model_id": _content_id(content), **content, "record": record}, contents
 
 
 def model_id(model: FittedModel) -> str:
@@ -142,9 +153,20 @@ def read_fitted(model: ModelInfo) -> FittedModel:
     state = State(model.settings, read_arrays(model, recorded_shape(model)))
     scores = read_calibration(model), read_map_peaks(model), read_patch_sample(model)
     method = find_method(model.method)
+    origins = None
+    with suppress(ModelError):  # without which it scores the same
+        origins = read_origins(model)
     return FittedModel(
-        model.category, method, state, model.backbone, model.weights_sha256, model.size, model.record, *scores
+        model.category, method, state, model.backbone, model.weights_sha256, model.size, model.record, *scores, origins
     )
+
+
+def _stored(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """What the record says of files that are no part of the id."""
+    return {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in contents.items()
+    }
 
 
 def _now() -> str:
@@ -192,7 +214,8 @@ def _keep_in_versions(uri: str) -> None:
     with suppress(UsageError):  # a damaged model is nothing to keep
         model = read_model(uri)
         if model.uri == uri:
-            for file in (*model.files, "model.json"):
+            beside = [file for file in bank_origins.FILES if storage.exists(storage.join(uri, file))]
+            for file in (*model.files, *beside, "model.json"):
                 target = storage.join(uri, VERSIONS, model.model_id[:VERSION_LENGTH], file)
                 storage.write(target, storage.read(storage.join(uri, file)))
 
@@ -313,6 +336,22 @@ def read_map_peaks(model: ModelInfo) -> NDArray[np.float32] | None:
 def read_patch_sample(model: ModelInfo) -> NDArray[np.float32] | None:
     """Scores of patches of each image that calibrates, (n, patches), at `sampled_patches`, if the model has them."""
     return _read_scores(model, PATCH_SAMPLE, (None, None))
+
+
+def read_origins(model: ModelInfo) -> Origins | None:
+    """Where the vectors of a model's banks come from; None if it does not say, ModelError if that is damaged."""
+    if not model.has_origins:
+        return None
+    contents = {}
+    for file in bank_origins.FILES:
+        with _naming(model, file):
+            stored = model.record["origins"][file]
+            data = storage.read_bytes(storage.join(model.uri, file), min(stored["bytes"], bank_origins.MAX_BYTES))
+            if hashlib.sha256(data).hexdigest() != stored["sha256"]:
+                raise ValueError("its hash is not that in the record")
+            contents[file] = data
+    with _naming(model):
+        return bank_origins.from_files(contents)
 
 
 def _read_scores(model: ModelInfo, name: str, shape: tuple[None, ...] = (None,)) -> NDArray[np.float32] | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mvad.data.image_size import ImageSize
 from mvad.demo.category_models import CategoryModels, ExtractorKey, detect_category
 from mvad.detectors import METHODS, Detector, State
+from mvad.detectors.base import Nearest
 from mvad.errors import UsageError
 from mvad.features.specs import ExtractorSpec
 from mvad.model_store import read_arrays
@@ -31,6 +32,7 @@ class Sample:
     pixels: Mapping[ImageSize, NDArray[np.uint8]]
     category: str | None  # None: to be detected
     wants_map: bool = False  # whether the patch scores are returned, too
+    wants_nearest: bool = False  # and what the model has learnt that is most like it
 
 
 @dataclass
@@ -40,6 +42,7 @@ class SampleResult:
     scores: dict[str, float] = field(default_factory=dict)  # of all categories that it was compared with
     category: str | None = None  # the requested or detected one; None if there is an error
     patch_scores: NDArray[np.float32] | None = None  # (rows, columns), if requested and the method localises
+    nearest: Nearest | None = None  # if requested, and the method has a memory bank
     error: str | None = None
 
 
@@ -107,13 +110,17 @@ class DemoScorer:
                 result.error = result.error or "no model could score the image"
                 continue
             result.category = sample.category or detect_category(result.scores, self.models)
-            if sample.wants_map:
-                model = self.models[result.category]
-                with _reporting_to([result]):
-                    image = features[model.extractor_key][row][model.feature_kind]
-                    grids = self.cache.detector(result.category, image.shape[1:]).score(image).grid
-                    if grids is not None and np.isfinite(grids).all():
-                        result.patch_scores = grids[0]
+            if not sample.wants_map and not sample.wants_nearest:
+                continue
+            model = self.models[result.category]
+            with _reporting_to([result]):
+                image = features[model.extractor_key][row][model.feature_kind]
+                detector = self.cache.detector(result.category, image.shape[1:])
+                grids = detector.score(image).grid if sample.wants_map else None
+                if grids is not None and np.isfinite(grids).all():
+                    result.patch_scores = grids[0]
+                if sample.wants_nearest:
+                    result.nearest = detector.nearest(image)
         return results
 
     def _score_category(

@@ -17,17 +17,19 @@ from typing import Any
 import ray
 import uvicorn
 from ray.exceptions import RayError
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from mvad import storage
 from mvad.console import Reporter, plural
 from mvad.demo.answers import LimitsAnswer
-from mvad.demo.app import demo_app
+from mvad.demo.app import ScoreFunction, demo_app
 from mvad.demo.category_models import CategoryModels, ExtractorKey, read_category_models
 from mvad.demo.connections import Connection, ConnectionLimits, Connections, TrackedApp
 from mvad.demo.hosts import AllowedHosts, is_loopback
 from mvad.demo.scorer import DemoScorer, Sample, SampleResult
 from mvad.demo.waiting import Batches, BatchFunction, BusyError, ImageQueue
+from mvad.detectors.base import Nearest
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.specs import prepare
@@ -36,6 +38,7 @@ from mvad.html.image_memory import ImageMemory, give_back_freed_memory
 from mvad.model_store import load_networks
 from mvad.options import ServeOptions, takes
 from mvad.review.folder import NightsFolder
+from mvad.review.nearest import GoodImages, Load
 from mvad.review.pages import review_routes
 from mvad.runtime.session import ray_session
 from mvad.runtime.threads import worker_device
@@ -84,8 +87,26 @@ def _application(
     limits = LimitsAnswer(upload_bytes=options.max_upload, files=options.max_files, pixels=options.max_pixels)
     hosts = AllowedHosts(options.host, options.allow_host or ())
     memory = ImageMemory(options.image_memory)
-    pages = None if nights is None else review_routes(nights, memory, options.max_pixels)
-    return demo_app(models, limits, Batches(processes).score, hosts, memory, ImageQueue(), pages=pages)
+    queue, score = ImageQueue(), Batches(processes).score
+    pages = None
+    if nights is not None:
+        infos = {category: model.model for category, model in models.items()}
+        good_images = GoodImages(infos, functools.partial(_nearest, score, queue), memory, options.max_pixels)
+        pages = review_routes(nights, memory, options.max_pixels, good_images)
+    return demo_app(models, limits, score, hosts, memory, queue, pages=pages)
+
+
+async def _nearest(score: ScoreFunction, queue: ImageQueue, category: str, load: Load) -> Nearest | None:
+    """What a model has learnt that is most like an image, which waits as one that is uploaded does.
+
+    UsageError if it cannot be scored; `BusyError`; and what ``load`` raises.
+    """
+    queue.require_room()
+    async with queue.place():
+        result = await score(Sample(await run_in_threadpool(load), category, wants_nearest=True))
+    if result.error is not None:
+        raise UsageError(result.error)
+    return result.nearest
 
 
 def _connection_limits(options: ServeOptions) -> ConnectionLimits:

@@ -45,6 +45,14 @@ class Scores(NamedTuple):
     grid: NDArray[np.float32] | None  # (n, height, width): one per patch, of methods that localise
 
 
+class Nearest(NamedTuple):
+    """What a detector has learnt that is most like the most abnormal part of an image."""
+
+    vector: int  # its number among those of all banks, one bank after the other
+    patch: int | None = None  # the part of the image, by its number in the grid, row by row; None: all of the image
+    grid: tuple[int, int] | None = None  # rows and columns
+
+
 class Detector(ABC):
     """A method: fitted to features of good images of one category, it scores the features of other images.
 
@@ -60,6 +68,10 @@ class Detector(ABC):
         Fields of `Params`, a class of the method's own. Each is an option on the command line; the docstring of the
         class is their title there.
 
+    Methods of which `has_bank` is true set ``chosen`` when they learn: where each vector of their banks, one bank after
+    the other, comes from, (m,) int64. It is the number of one of the patches of the features, or of a row of those of
+    whole images; or of a vector that was there before `Extendable.extend`, -1 minus its number.
+
     Raises
     ------
     pydantic.ValidationError
@@ -72,7 +84,9 @@ class Detector(ABC):
     default_rule: ClassVar[str] = "conformal"  # rule that sets the threshold, one of `calibration.RULES`
     needs_transformer: ClassVar[bool] = False  # whether the backbone must be a Vision Transformer
     one_core: ClassVar[bool] = False  # whether it is fitted on one core, because more round what is learnt differently
+    has_bank: ClassVar[bool] = False  # whether images are compared with good ones that were kept
     loo_scores: NDArray[np.float32] | None = None
+    chosen: NDArray[np.int64] | None = None
 
     @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
     class Params:
@@ -133,7 +147,7 @@ class Detector(ABC):
     @property
     def state(self) -> State:
         """All that was learnt, for `from_state`."""
-        return State(self.settings, self.arrays, loo_scores=self.loo_scores)
+        return State(self.settings, self.arrays, loo_scores=self.loo_scores, chosen=self.chosen)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,6 +217,13 @@ class Detector(ABC):
         grid = self.score(features[None]).grid
         assert grid is not None
         return grid[0][needed]
+
+    def nearest(self, features: Tensor) -> Nearest | None:
+        """What is most like the part of one image that decides its score; None unless `has_bank`.
+
+        ``features`` are a batch of that image alone.
+        """
+        return None
 
     def _require_fitted(self, learnt: Any) -> Any:
         """Return something that fitting sets; RuntimeError if it is not set yet."""

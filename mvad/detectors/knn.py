@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from typer import Option
 
 from mvad.calibration import one_per_group
-from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Scores
+from mvad.detectors.base import Detector, Extendable, LeaveOneOut, Nearest, Scores
 from mvad.detectors.state import ArraySpec, State
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class KNN(LeaveOneOut, Extendable, Detector):
     method: ClassVar[str] = "knn"
     feature: ClassVar[str] = "pooled"
     default_rule: ClassVar[str] = "sigma"
+    has_bank: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True)
     class Params(Detector.Params):
@@ -99,12 +100,14 @@ class KNN(LeaveOneOut, Extendable, Detector):
         top_features = np.argsort(-deviations, kind="stable")[: self.params.top_features or None]
         self._columns = np.sort(top_features).astype(np.int64)
         self._fill_bank(np.ascontiguousarray(rows[:, self._columns]), features.device)
+        self.chosen = np.arange(len(rows))
         self.loo_scores = self._leave_one_out()
         return self
 
     def extend(self, features: Tensor) -> Self:
         """Add images to the bank, with the same columns, and score all images again, each without itself."""
         rows = np.ascontiguousarray(features.cpu().numpy()[:, self._columns])
+        self.chosen = np.concatenate([-1 - np.arange(len(self.bank)), np.arange(len(rows))])
         self._fill_bank(np.concatenate([self.bank.vectors, rows]), features.device)
         self.loo_scores = self._leave_one_out()
         return self
@@ -122,6 +125,10 @@ class KNN(LeaveOneOut, Extendable, Detector):
         others_first = np.argsort(is_own, axis=1, kind="stable")[:, :neighbours]
         scores = np.take_along_axis(distances, others_first, axis=1).mean(axis=1, dtype=np.float64).astype(np.float32)
         return one_per_group(scores, groups, self.seed)
+
+    def nearest(self, features: Tensor) -> Nearest:
+        query = features[:, self._columns.tolist()].contiguous()
+        return Nearest(int(self.bank.search(query, 1)[1][0, 0]))
 
     def score(self, features: Tensor) -> Scores:
         queries = features[:, self._columns.tolist()].contiguous()

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
-from mvad.detectors.base import Aggregate, Detector, Extendable, Scores, Shardable
+from mvad.detectors.base import Aggregate, Detector, Extendable, Nearest, Scores, Shardable
 from mvad.detectors.state import ArraySpec, State
 from mvad.search.aggregation import MAX, top_count, top_mean
 
@@ -64,6 +64,7 @@ class PatchCore(Extendable, Shardable, Detector):
     method: ClassVar[str] = "patchcore"
     feature: ClassVar[str] = "patches"
     leaves_out_rows: ClassVar[bool] = True
+    has_bank: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True)
     class Params(Detector.Params):
@@ -230,13 +231,15 @@ class PatchCore(Extendable, Shardable, Detector):
         """
         from mvad.search.whitening import patch_sums
 
-        banks, self.origins = [], []
+        banks, chosen, self.origins = [], [], []
         for patches in self._by_layer(features.flatten(0, 2)):
             space = self._learn_space([patch_sums(patches)] if self.params.whitening else [], patches.device)
             bank, indices = self._choose_bank(patches, bank_size(self.params, len(patches)), space)
             banks.append(bank)
+            chosen.append(indices)
             self.origins.append(indices // math.prod(features.shape[1:3]))
         self._fill(banks)
+        self.chosen = np.concatenate(chosen)
         return self
 
     def _learn_space(self, sums: Sequence[PatchSums], device: str | torch.device) -> PatchSpace:
@@ -338,7 +341,7 @@ class PatchCore(Extendable, Shardable, Detector):
         """
         import torch
 
-        banks, self.origins = [], []
+        banks, chosen, n_earlier, self.origins = [], [], 0, []
         for one, layer in zip(self.layer_banks, self._by_layer(features.flatten(0, 2)), strict=True):
             patches, n_before = one.space(layer), len(one.bank)
             size = min(n_before + bank_size(self.params, len(patches)), max(n_before, self.params.max_vectors))
@@ -347,7 +350,10 @@ class PatchCore(Extendable, Shardable, Detector):
             banks.append(bank)
             images = (indices - n_before) // math.prod(features.shape[1:3])
             self.origins.append(np.where(indices < n_before, -1, images))
+            chosen.append(np.where(indices < n_before, -1 - n_earlier - indices, indices - n_before))
+            n_earlier += n_before
         self._fill(banks, self.units)
+        self.chosen = np.concatenate(chosen)
         return self
 
     def score(self, features: Tensor) -> Scores:
@@ -363,6 +369,22 @@ class PatchCore(Extendable, Shardable, Detector):
         worst = torch.from_numpy(by_image.argmax(axis=1)).to(images.device)
         nearest_to_worst = torch.stack([indices[patch] for indices, patch in zip(nearest, worst, strict=True)])
         return Scores(self._reweighted(images, grid.max(axis=(1, 2)), worst, nearest_to_worst), grid)
+
+    def nearest(self, features: Tensor) -> Nearest:
+        """The patch that scores highest, and its nearest vector; of several banks, in the layer that decides most."""
+        (patches,) = self.space(features.flatten(1, 2))
+        distances, found = self.search.nearest(patches)
+        patch = int(distances.cpu().numpy().argmax())
+        vectors = found[patch].reshape(-1).cpu().numpy()
+        layers = patches[patch].split([one.bank.vectors.shape[1] for one in self.layer_banks])
+        shares = []
+        for one, layer, vector, unit in zip(self.layer_banks, layers, vectors, self.units or (1.0,), strict=True):
+            distance = np.linalg.norm(layer.cpu().numpy() - one.bank.vectors[vector])
+            shares.append(float(one.space.scores(np.array(distance, np.float32))) / unit)
+        bank = int(np.argmax(shares))
+        vector = sum(len(one.bank) for one in self.layer_banks[:bank]) + int(vectors[bank])
+        rows, columns = features.shape[1:3]
+        return Nearest(vector, patch, (rows, columns))
 
     def top_count(self, n_patches: int) -> int | None:
         return top_count(self.params.aggregate, n_patches)

@@ -23,6 +23,7 @@ class State(NamedTuple):
     arrays: dict[str, NDArray[Any]]  # what was learnt
     seconds: float = 0.0  # how long fitting took
     loo_scores: NDArray[np.float32] | None = None  # (n,): see `base.LeaveOneOut`
+    chosen: NDArray[np.int64] | None = None  # see `base.Detector`; no part of what scoring needs
 
 
 class ArraySpec(NamedTuple):

@@ -1,13 +1,14 @@
 """Regroup features by category on the driver, in manifest order, whatever order they arrive in."""
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mvad.origins.bank_origins import Image
 from mvad.pipeline.columns import FEATURES, FINGERPRINT, Batch
 from mvad.search.duplicates import group_near_duplicates
 
@@ -24,6 +25,7 @@ class CategoryFeatures:
     errors: dict[str, str]  # why images cannot be used, by image id
     shard: int = 0
     fingerprints: NDArray[np.uint8] | None = None  # (n, side, side), of the rows of the features; None if not known
+    uris: Mapping[str, str] = field(default_factory=dict)  # by image id
 
     def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers, from 0, of the groups of near duplicates that some rows belong to: (m,)."""
@@ -36,6 +38,10 @@ class CategoryFeatures:
         rows = np.arange(len(self.image_ids))
         originals = np.maximum.accumulate(np.where(self.variants == 0, rows, 0))
         return rows[np.isin(self.image_ids, list(image_ids)) & (rows - originals <= n_variants)]
+
+    def named(self, image_ids: Iterable[str]) -> list[Image]:
+        """Images with their URIs; none if these are not known."""
+        return [Image(name, self.uris[name]) for name in image_ids] if self.uris else []
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +88,9 @@ class _Incomplete:
         errors = {image_ids[row]: self.errors[row] for row in sorted(self.errors)}
         all_ids = list(dict.fromkeys(image_ids))
         prints = None if self.fingerprints is None else self.fingerprints[usable]
-        return CategoryFeatures(category, features, image_ids[usable], variants[usable], all_ids, errors, shard, prints)
+        uris = dict(zip(image_ids, self.images["uri"].to_pylist(), strict=True))
+        known = image_ids[usable], variants[usable], all_ids, errors
+        return CategoryFeatures(category, features, *known, shard, prints, uris)
 
 
 def group_by_category(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from mvad.fitting.jobs import FitOutcome, digest, groups_of_record
 from mvad.fitting.tasks import fit_and_leave_out, fit_detector, score_held_out
 from mvad.model_store import FittedModel
 from mvad.options import as_json
+from mvad.origins.bank_origins import Image, Origins, origins_of
 from mvad.runtime.versions import versions
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
 
@@ -52,6 +54,7 @@ class CategoryFit:
     has_dropped: bool = False  # whether suspects were left out; those that are found then are named alone
     calibration_seconds: float = 0.0
     origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
+    images: list[Image] = field(default_factory=list)  # (n_images,), of fits that are not sharded
     shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
 
     @property
@@ -111,7 +114,8 @@ class CategoryFit:
         n_images = len(image_ids) - len(outcome.errors)
         originals = rows.reshape(n_images, -1)[:, 0] if n_images else rows
         groups, usable = category.groups_of(originals), category.image_ids[originals]
-        return cls(outcome, rows, groups, n_images, usable, list(image_ids), 0.0)
+        named = category.named(usable)
+        return cls(outcome, rows, groups, n_images, usable, list(image_ids), 0.0, images=named)
 
     def settle(self) -> bool:
         """Calibrate by the images held out; whether suspects have been left out, so that it has to be fitted again.
@@ -136,6 +140,7 @@ class CategoryFit:
         dropped = {*self.image_ids[images].tolist()}
         self.all_image_ids = [name for name in self.all_image_ids if name not in dropped]
         self.image_ids, self.n_images = self.image_ids[kept], len(kept)
+        self.images = [self.images[number] for number in kept] if self.images else []
         self.held_out = None if self.held_out is None else self.held_out[kept]
         self.examined = None if self.examined is None else self.examined[kept]
         self.shards = None if self.shards is None else self.shards[kept]
@@ -176,7 +181,16 @@ class CategoryFit:
             self.calibration,
             self.map_peaks,
             self.patch_sample,
+            self._origins(),
         )
+
+    def _origins(self) -> Origins | None:
+        """Where the vectors of the model come from, where the method has some and it was fitted to all at once."""
+        job, state = self.outcome.job, self.state
+        if state is None or state.chosen is None or job.feature_shape is None or not self.images:
+            return None
+        *grid, _ = job.feature_shape
+        return origins_of(state.chosen, self.images, math.prod(grid) if grid else 0, job.options.rows_per_image)
 
 
 class Step(NamedTuple):

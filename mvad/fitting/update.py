@@ -38,10 +38,12 @@ from mvad.model_store import (
     read_arrays,
     read_calibration,
     read_map_peaks,
+    read_origins,
     read_patch_sample,
     save_model,
 )
 from mvad.options import UpdateOptions
+from mvad.origins.bank_origins import Origins, origins_of
 from mvad.pipeline.dataset import extract_features
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.versions import versions
@@ -225,6 +227,7 @@ def _update(
         calibration,
         peaks,
         patches,
+        _origins(model, outcome.state, category, new),
     )
     if options.reviewed is not None:
         row["missed"] = _missed(model, category.image_ids[reference], outcome, old, calibration, options)
@@ -234,6 +237,19 @@ def _update(
     saved = save_model(folder, updated, keep_earlier=True)
     row |= {"n_after": record["n_train"], "model_id": saved.model_id, "n_calibration": len(calibration)}
     return row | _change(outcome, usable["label"].to_numpy(zero_copy_only=False)[reference])
+
+
+def _origins(model: ModelInfo, state: State, category: CategoryFeatures, new: NDArray[np.int64]) -> Origins | None:
+    """Where the vectors of an extended model come from; those it had before are unknown if it did not say it."""
+    if state.chosen is None:
+        return None
+    try:
+        before = read_origins(model)
+    except ModelError:  # which nothing else needs
+        before = None
+    grid = category.features[find_method(model.method).feature].shape[1:-1]
+    images = category.named(category.image_ids[new])
+    return origins_of(state.chosen, images, math.prod(grid) if grid else 0, before=before)
 
 
 def _missed(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pyarrow.csv
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from mvad.data.images import FULL_DEPTH
@@ -24,6 +25,7 @@ from mvad.nights.rows import NightRows
 from mvad.nights.trends import flagged_limits, median_limits
 from mvad.review.coco import labels_document
 from mvad.review.folder import NightsFolder, with_labels
+from mvad.review.nearest import GoodImages, unknown
 from mvad.review.pictures import MAX_SIDE, image_picture, map_picture
 
 STATIC = files("mvad.review") / "static"
@@ -65,7 +67,9 @@ class LabelsRequest(BaseModel):
     labels: Annotated[list[LabelRequest], Field(min_length=1, max_length=MAX_LABELS)]
 
 
-def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) -> APIRouter:
+def review_routes(
+    folder: NightsFolder, memory: ImageMemory, max_pixels: int, good_images: GoodImages | None = None
+) -> APIRouter:
     """The routes; images of at most ``max_pixels`` pixels are decoded in ``memory``."""
     routes = APIRouter()
 
@@ -142,6 +146,25 @@ def review_routes(folder: NightsFolder, memory: ImageMemory, max_pixels: int) ->
         except ImageError as error:
             raise HTTPException(404, f"{row['image_id']}: {one_line(error)}") from error
         return Response(status_code=204) if shown is None else Response(shown, media_type="image/webp")
+
+    @routes.get("/api/nearest", summary="The good image that the model in use finds most alike where this one is worst")
+    async def nearest(folder_name: Annotated[str, Query(alias="folder")], image_id: str) -> Response:
+        row = await run_in_threadpool(image, folder_name, image_id)
+        if good_images is None:
+            return answer(unknown("no models are in use here"))
+        return answer(await good_images.of(row))
+
+    @routes.get("/api/nearest/picture", summary="A good image that a model in use has learnt from, as WebP")
+    def nearest_picture(
+        category: Annotated[str, Query(max_length=4096)], image_id: Annotated[str, Query(max_length=4096)]
+    ) -> Response:
+        try:
+            shown = None if good_images is None else good_images.picture(category, image_id)
+        except (ImageError, UsageError) as error:
+            raise HTTPException(404, f"{image_id}: {one_line(error)}") from error
+        if shown is None:
+            raise HTTPException(404, "the model in use names no such image")
+        return Response(shown, media_type="image/webp")
 
     @routes.post("/api/labels", summary="Say what images show; appended, never changed", status_code=201)
     def label(request: LabelsRequest) -> Response:

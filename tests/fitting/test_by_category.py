@@ -10,7 +10,7 @@ def images(*counts):
     """Training images of so many categories, so many each."""
     names = [f"c{number}" for number, count in enumerate(counts) for _ in range(count)]
     ids = [f"{name}/{row}.png" for row, name in enumerate(names)]
-    return pa.table({"category": names, "image_id": ids})
+    return pa.table({"category": names, "image_id": ids, "uri": ids})
 
 
 def batch(rows, bad=()):
@@ -72,7 +72,7 @@ def test_variants_belong_to_their_image():
     """Two of three images with two variants each; one of the two cannot be used."""
     ids = ["a", "a", "a", "b", "c", "c", "c"]
     variants = [0, 31, 32, 0, 0, 51, 52]
-    table = pa.table({"category": ["cap"] * 7, "image_id": ids, "variant": variants})
+    table = pa.table({"category": ["cap"] * 7, "image_id": ids, "uri": ids, "variant": variants})
     (category,) = group_by_category([batch(range(7), bad=(4, 5, 6))], table)
     assert category.all_image_ids == ["a", "b", "c"]
     assert category.image_ids.tolist() == ["a", "a", "a", "b"]

@@ -83,6 +83,64 @@ function draw(image) {
   if (!isZoomed && !isBare) {
     map.src = `api/map?${place(image)}`;
   }
+  showNearest(image);
+}
+
+// The good image that the model finds most alike, where this one is worst.
+
+const found = new Map(); // what the server said of an image, or will say
+let isNearestShown = false;
+
+function mark(box, on) {
+  box.hidden = !on;
+  if (!box.hidden) {
+    box.style.left = `${(100 * on.x) / on.of.width}%`;
+    box.style.top = `${(100 * on.y) / on.of.height}%`;
+    box.style.width = `${(100 * on.width) / on.of.width}%`;
+    box.style.height = `${(100 * on.height) / on.of.height}%`;
+  }
+}
+
+function sentence(answer) {
+  const other = answer.same_model === false ? " Another model scored this image; it is compared by the one in use now." : "";
+  if (answer.why) {
+    return `The nearest good image is not known: ${answer.why}.${other}`;
+  }
+  const where = answer.place && !answer.good_place ? " Where in it is not known: it is alike in a variant of the image." : "";
+  return `The good image that is most alike${answer.place ? ", at the worst place" : ""}: ${answer.image_id}.${where}${other}`;
+}
+
+async function showNearest(image) {
+  const [good, picture, caption] = ["good", "good-picture", "good-caption"].map(byId);
+  const isZoomed = byId("zoom").getAttribute("aria-pressed") === "true";
+  byId("place").hidden = byId("good-place").hidden = true;
+  good.hidden = !isNearestShown;
+  byId("good-viewer").hidden = true;
+  picture.removeAttribute("src");
+  if (!isNearestShown) {
+    return;
+  }
+  caption.textContent = "Looking for the nearest good image.";
+  const key = place(image).toString();
+  if (!found.has(key)) {
+    found.set(key, ask(`api/nearest`, { folder: image.folder, image_id: image.image_id }).catch((error) => {
+      found.delete(key); // it may be known the next time
+      return { image_id: null, why: error.message.replace(/\.$/, ""), failed: true };
+    }));
+  }
+  const answer = await found.get(key);
+  if (image !== images[position] || !isNearestShown) {
+    return;
+  }
+  caption.textContent = sentence(answer);
+  if (answer.image_id === null) {
+    return;
+  }
+  picture.alt = `the good image ${answer.image_id}`;
+  picture.dataset.place = JSON.stringify(answer.good_place && { ...answer.good_place, of: answer.good_size });
+  picture.src = `api/nearest/picture?${new URLSearchParams({ category: answer.category, image_id: answer.image_id })}`;
+  byId("good-viewer").hidden = false;
+  mark(byId("place"), !isZoomed && answer.place && { ...answer.place, of: image });
 }
 
 function show() {
@@ -192,6 +250,14 @@ function toggle(button) {
   }
 }
 
+function toggleNearest() {
+  isNearestShown = !isNearestShown;
+  byId("nearest").setAttribute("aria-pressed", String(isNearestShown));
+  if (images[position]) {
+    showNearest(images[position]);
+  }
+}
+
 const interval = (row, name) =>
   row[name] === null ? "-" : `${percent(row[name])} (${percent(row[`${name}_low`])} to ${percent(row[`${name}_high`])})`;
 
@@ -226,6 +292,7 @@ function evaluateSoon() {
 const ACTIONS = {
   g: () => judge("good"), d: () => judge("defect"), u: () => judge("unsure"), z: undo,
   ArrowLeft: () => move(-1), ArrowRight: () => move(1), o: () => toggle(byId("zoom")), m: () => toggle(byId("hide")),
+  n: toggleNearest,
 };
 
 addEventListener("keydown", (event) => {
@@ -244,6 +311,14 @@ byId("previous").addEventListener("click", () => move(-1));
 byId("next").addEventListener("click", () => move(1));
 byId("zoom").addEventListener("click", () => toggle(byId("zoom")));
 byId("hide").addEventListener("click", () => toggle(byId("hide")));
+byId("nearest").addEventListener("click", toggleNearest);
+byId("good-picture").addEventListener("load", () => {
+  mark(byId("good-place"), JSON.parse(byId("good-picture").dataset.place));
+});
+byId("good-picture").addEventListener("error", () => {
+  byId("good-viewer").hidden = true;
+  byId("good-caption").textContent += " It cannot be shown: it has gone, or it cannot be read.";
+});
 byId("map").addEventListener("load", () => {
   byId("map").hidden = false;
 });

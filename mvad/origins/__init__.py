@@ -1,0 +1,1 @@
+"""Where the vectors of a memory bank come from: which good image, and where in it."""
