@@ -25,8 +25,10 @@ from mvad.review.folder import Kept
 from mvad.review.pictures import MAX_SIDE, image_picture
 
 KEPT_ORIGINS = 8  # of models
-NO_ORIGINS = "this model does not say which images it has learnt from, as it is of an earlier mvad; fit it again"
-IN_PARTS = "which image this part comes from is not known: the model was fitted part by part, or to other images first"
+EARLIER = "this model does not say which images it has learnt from, as it is of an earlier mvad; fit it again"
+IN_PARTS = "this model does not say which images it has learnt from, as memory did not hold all of them at once"
+OLDER_PART = "the model learnt this before it said which images it learns from"
+DAMAGED = "what the model says of the images it has learnt from is damaged; fit it again"
 
 Load = Callable[[], Mapping[ImageSize, NDArray[np.uint8]]]  # the pixels of a `demo.scorer.Sample`
 Compare = Callable[[str, Load], Awaitable[Nearest | None]]  # with the model of a category
@@ -63,17 +65,16 @@ class GoodImages:
         try:
             origins = await run_in_threadpool(self._origins_of, model)
             if origins is None:
-                return unknown(NO_ORIGINS, **same)
+                return unknown(IN_PARTS if "origins" in model.record else EARLIER, **same)
             nearest = await self._compare(row["category"], lambda: self._load(row, model))
-            if nearest is None:
-                return unknown(NO_ORIGINS, **same)
+            assert nearest is not None  # as the method has a bank
             good, patch = origins.image_of(nearest.vector)
             if good is None:
-                return unknown(IN_PARTS, **same)
+                return unknown(OLDER_PART, **same)
         except (ImageError, UsageError) as error:
             return unknown(one_line(error), **same)
         except IndexError:
-            return unknown("what the model says of the images it has learnt from is damaged; fit it again", **same)
+            return unknown(DAMAGED, **same)
         place = good_place = None
         good_size = await run_in_threadpool(self._size_of, good)
         if nearest.patch is not None and nearest.grid is not None:

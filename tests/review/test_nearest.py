@@ -6,6 +6,7 @@ import io
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,7 +163,11 @@ def test_why_the_good_image_is_not_known(place, image_id, why):
 
 def test_models_that_cannot_say_it_are_named(place):
     assert "no model of this category" in nearest(place.client(plate=place.old))["why"]
-    other = place.model.__class__(**{**vars(place.model), "method": "subspace"})
+    record = {name: value for name, value in place.old.record.items() if name != "origins"}
+    plate = FLAGGED.replace("cap", "plate")
+    assert "of an earlier mvad" in nearest(place.client(plate=replace(place.old, record=record)), plate)["why"]
+    assert "memory did not hold" in nearest(place.client(), plate)["why"]
+    other = replace(place.model, method="subspace")
     assert "a subspace model does not compare" in nearest(place.client(cap=other))["why"]
     place.compare.answer = UsageError("the model is damaged; fit it again")
     assert nearest(place.client())["why"] == "the model is damaged; fit it again"
