@@ -278,7 +278,8 @@ class PatchCore(Extendable, Shardable, Detector):
         for patches in self._by_layer(features.flatten(0, 2)):
             indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))), space)
             sums = patch_sums(patches) if whitens else None
-            coresets.append(ShardCoreset(_rows(patches, indices).cpu().numpy(), radius, sums))
+            vectors = _rows(patches, indices).cpu().numpy()
+            coresets.append(ShardCoreset(vectors, indices, len(patches), radius, sums))
         return coresets
 
     def fit_shards(
@@ -290,22 +291,26 @@ class PatchCore(Extendable, Shardable, Detector):
     ) -> Self:
         """Fill each bank from the union of the shards' coresets.
 
-        ``origins`` are the shards of its vectors, (m,), for each bank.
+        ``origins`` are the shards of its vectors, (m,), for each bank; ``chosen`` counts the patches of all shards.
         """
-        banks, self.origins = [], []
+        banks, chosen, self.origins = [], [], []
         for coresets in zip(*shards, strict=True):
-            bank, origins = self._fit_union(coresets, bank_size(self.params, n_patches), device)
+            bank, indices = self._fit_union(coresets, bank_size(self.params, n_patches), device)
+            origins = np.repeat(np.arange(len(coresets)), [len(one.vectors) for one in coresets])[indices]
+            firsts = np.cumsum([0, *(one.n_patches for one in coresets)])[origins]
             banks.append(bank)
+            chosen.append(firsts + np.concatenate([one.chosen for one in coresets])[indices])
             self.origins.append(origins)
         if self.tells_layers_apart:
             self.channels = tuple(one.bank.vectors.shape[1] for one in banks)
         self._fill(banks)
+        self.chosen = np.concatenate(chosen)
         return self
 
     def _fit_union(
         self, coresets: Sequence[ShardCoreset], size: int, device: str | torch.device
     ) -> tuple[LayerBank, NDArray[np.int64]]:
-        """A bank of the coresets of one layer, and the number of the coreset that each vector comes from."""
+        """A bank of the coresets of one layer, and the numbers of its vectors among those of all coresets."""
         from mvad.runtime.tensors import as_tensor
 
         sums = [one.sums for one in coresets if one.sums is not None]
@@ -316,7 +321,7 @@ class PatchCore(Extendable, Shardable, Detector):
             bank = bank._replace(radius=bank.radius + max(one.radius for one in coresets))
         if len(union) < size:
             self.shortfall = f"the bank holds {len(union):,} patches, not {size:,}"
-        return bank, np.repeat(np.arange(len(coresets)), [len(one.vectors) for one in coresets])[indices]
+        return bank, indices
 
     def without(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +54,7 @@ class CategoryFit:
     calibration_seconds: float = 0.0
     origins: Any = None  # if images calibrate left out: what `Shardable.without` needs
     images: list[Image] = field(default_factory=list)  # (n_images,), of fits that are not sharded
+    learnt: list[Image] = field(default_factory=list)  # of those that are, in the order of the shards
     shards: NDArray[np.int64] | None = None  # and the number of each image's shard, in the order of `fit_shards`
 
     @property
@@ -185,12 +185,12 @@ class CategoryFit:
         )
 
     def _origins(self) -> Origins | None:
-        """Where the vectors of the model come from, where the method has some and it was fitted to all at once."""
-        job, state = self.outcome.job, self.state
-        if state is None or state.chosen is None or job.feature_shape is None or not self.images:
+        """Where the vectors of the model come from, if the method has some."""
+        job, state, images = self.outcome.job, self.state, self.learnt or self.images
+        if state is None or state.chosen is None or job.feature_shape is None or not images:
             return None
         *grid, _ = job.feature_shape
-        return origins_of(state.chosen, self.images, math.prod(grid) if grid else 0, job.options.rows_per_image)
+        return origins_of(state.chosen, images, grid, job.options.rows_per_image, step=job.patch_step)
 
 
 class Step(NamedTuple):

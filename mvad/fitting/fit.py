@@ -134,6 +134,7 @@ def _fit_group(
         step = patch_step(shapes, options, budget)
         shapes = {kind: (*(-(-length // step) for length in grid), width) for kind, (*grid, width) in shapes.items()}
     if step > 1:
+        jobs = [replace(job, patch_step=step) for job in jobs]
         names = ", ".join(sorted({shown_name(job.category) for job in jobs}))
         reason = "--memory-limit holds no more of an image"
         stage.report.info(f"{names}: one patch in {step} x {step} is learnt from: {reason}")

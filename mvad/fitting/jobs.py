@@ -40,6 +40,7 @@ class FitJob:
     size: ImageSize | None = None  # of the model's input, once it is known
     bit_depth: int = FULL_DEPTH  # of images whose files do not state it
     feature_shape: tuple[int, ...] | None = None  # of one image's features, once it is known
+    patch_step: int = 1  # of the patches of an image, every so many in each direction are learnt from
 
     @property
     def method(self) -> type[Detector]:

@@ -26,6 +26,7 @@ from mvad.fitting.tasks import (
 )
 from mvad.memory import MemoryBudget
 from mvad.model_store import save_model
+from mvad.origins.bank_origins import Image
 from mvad.runtime.resources import ActorPool
 from mvad.search.duplicates import group_near_duplicates
 
@@ -44,6 +45,7 @@ class _ShardedFit:
     held_out: dict[int, ray.ObjectRef] = field(default_factory=dict)
     is_held_out: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     fingerprints: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    learnt: dict[int, list[Image]] = field(default_factory=dict)  # images that the summaries are of
     n_fitted: int = 0
     n_ended: int = 0
     seconds: float = 0.0
@@ -175,6 +177,7 @@ class FitScheduler:
         sharded.image_ids[shard.shard] = shard.all_image_ids
         sharded.usable_ids[shard.shard] = shard.image_ids[rows[:, 0]]
         sharded.is_held_out[shard.shard] = held_out
+        sharded.learnt[shard.shard] = shard.named(shard.image_ids[rows[~held_out, 0]])
         if shard.fingerprints is not None:
             sharded.fingerprints[shard.shard] = shard.fingerprints[rows[:, 0]]
         sharded.n_fitted += int((~held_out).sum())
@@ -228,6 +231,7 @@ class FitScheduler:
 
         def take(fitted: FittedShards) -> None:
             fit.state, fit.origins = fitted.state, fitted.origins if folds is not None else None
+            fit.learnt = [image for shard in sorted(sharded.summaries) for image in sharded.learnt[shard]]
             if fitted.shortfall is not None:
                 limit = f"{options.memory_limit / (1 << 20):,.0f} MiB"
                 outcome.note = f"{fitted.shortfall}: --memory-limit is {limit}"

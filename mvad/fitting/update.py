@@ -249,7 +249,7 @@ def _origins(model: ModelInfo, state: State, category: CategoryFeatures, new: ND
         before = None
     grid = category.features[find_method(model.method).feature].shape[1:-1]
     images = category.named(category.image_ids[new])
-    return origins_of(state.chosen, images, math.prod(grid) if grid else 0, before=before)
+    return origins_of(state.chosen, images, grid, before=before)
 
 
 def _missed(

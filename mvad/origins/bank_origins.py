@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -47,16 +48,34 @@ class Origins(NamedTuple):
 
 
 def origins_of(
-    chosen: NDArray[np.int64], images: Sequence[Image], n_patches: int, copies: int = 1, before: Origins | None = None
+    chosen: NDArray[np.int64],
+    images: Sequence[Image],
+    grid: Sequence[int],
+    copies: int = 1,
+    *,
+    step: int = 1,
+    before: Origins | None = None,
 ) -> Origins:
     """The origins of vectors that a detector has chosen (`Detector.chosen`).
 
-    Each of the images has ``copies`` rows of features, itself and its variants, with ``n_patches`` patches each; 0 if
-    features are of whole images. ``before`` are the origins of vectors that were there before, if they are known.
+    Parameters
+    ----------
+    images
+        Each has ``copies`` rows of features: itself, then its variants.
+    grid
+        Rows and columns of an image's patches; nothing if features are of whole images.
+    step
+        Every so many patches, in each direction, there is one in the features.
+    before
+        The origins of vectors that were there before, if they are known.
     """
+    in_features = [-(-length // step) for length in grid]
     is_old, old_images = chosen < 0, () if before is None else before.images
-    rows, patches = np.divmod(chosen, max(1, n_patches))
-    is_marked = (rows % copies == 0) & (n_patches > 0)
+    rows, patches = np.divmod(chosen, math.prod(in_features))
+    is_marked = (rows % copies == 0) & (len(grid) > 0)
+    if step > 1:
+        down, across = np.divmod(patches, in_features[1])
+        patches = step * (down * grid[1] + across)
     vectors = np.stack([rows // copies + len(old_images), np.where(is_marked, patches, UNKNOWN)], axis=1)
     vectors[is_old] = UNKNOWN if before is None else before.vectors[-1 - chosen[is_old]]
     used, numbers = np.unique(vectors[:, 0], return_inverse=True)

@@ -26,7 +26,6 @@ from mvad.review.pictures import MAX_SIDE, image_picture
 
 KEPT_ORIGINS = 8  # of models
 EARLIER = "this model does not say which images it has learnt from, as it is of an earlier mvad; fit it again"
-IN_PARTS = "this model does not say which images it has learnt from, as memory did not hold all of them at once"
 OLDER_PART = "the model learnt this before it said which images it learns from"
 DAMAGED = "what the model says of the images it has learnt from is damaged; fit it again"
 
@@ -65,7 +64,7 @@ class GoodImages:
         try:
             origins = await run_in_threadpool(self._origins_of, model)
             if origins is None:
-                return unknown(IN_PARTS if "origins" in model.record else EARLIER, **same)
+                return unknown(EARLIER, **same)
             nearest = await self._compare(row["category"], lambda: self._load(row, model))
             assert nearest is not None  # as the method has a bank
             good, patch = origins.image_of(nearest.vector)

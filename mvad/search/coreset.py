@@ -18,6 +18,8 @@ class ShardCoreset(NamedTuple):
     """The coreset of one shard of the training patches."""
 
     vectors: NDArray[np.float32]  # (m, d): the patches chosen
+    chosen: NDArray[np.int64]  # (m,): their numbers among those of the shard
+    n_patches: int  # of the shard
     radius: float  # largest distance of a patch of the shard to the nearest of them, in the projected space
     sums: PatchSums | None = None  # over all patches of the shard, to whiten by
 

@@ -42,13 +42,13 @@ def ensure_right(origins, vectors, by_image):
     """Each vector is the patch of the image that it is said to come from."""
     for number, vector in enumerate(vectors):
         image, patch = origins.image_of(number)
-        np.testing.assert_array_equal(by_image[image.image_id].reshape(N_PATCHES, -1)[patch], vector)
+        np.testing.assert_allclose(by_image[image.image_id].reshape(N_PATCHES, -1)[patch], vector, rtol=1e-5, atol=1e-6)
 
 
 def test_each_vector_of_a_coreset_is_the_patch_it_is_said_to_be():
     images, good = features(5), named(5)
     detector = PatchCore(coreset_ratio=0.3).fit(images)
-    origins = origins_of(detector.chosen, good, N_PATCHES)
+    origins = origins_of(detector.chosen, good, GRID)
     assert len(origins.vectors) == len(detector.bank)
     ensure_right(origins, detector.bank.vectors, {one.image_id: image for one, image in zip(good, images, strict=True)})
 
@@ -56,7 +56,7 @@ def test_each_vector_of_a_coreset_is_the_patch_it_is_said_to_be():
 def test_vectors_of_several_banks_follow_each_other():
     images, good = features(4), named(4)
     detector = PatchCore(coreset_ratio=0.3, banks="layers", channels=(2, 4)).fit(images)
-    origins = origins_of(detector.chosen, good, N_PATCHES)
+    origins = origins_of(detector.chosen, good, GRID)
     first, second = (one.bank.vectors for one in detector.layer_banks)
     for vectors, part, start in ((first, images[..., :2], 0), (second, images[..., 2:], len(first))):
         of_bank = Origins(origins.vectors[start : start + len(vectors)], origins.images)
@@ -67,9 +67,9 @@ def test_vectors_of_several_banks_follow_each_other():
 def test_the_origins_of_an_extended_bank_go_on(banks):
     old, new, later = features(4), features(3, 1), named(3, prefix="later")
     fitted = PatchCore(coreset_ratio=0.5, **banks).fit(old)
-    before = origins_of(fitted.chosen, named(4), N_PATCHES)
+    before = origins_of(fitted.chosen, named(4), GRID)
     extended = PatchCore.from_state(fitted.state).extend(new)
-    origins = origins_of(extended.chosen, later, N_PATCHES, before=before)
+    origins = origins_of(extended.chosen, later, GRID, before=before)
     names = {one.image_id for one in origins.images}
     assert names & {one.image_id for one in later}
     assert names & {one.image_id for one in before.images}
@@ -79,15 +79,41 @@ def test_the_origins_of_an_extended_bank_go_on(banks):
         of_bank = Origins(origins.vectors[start : start + len(one.bank)], origins.images)
         ensure_right(of_bank, one.bank.vectors, {name: image[..., part] for name, image in by_image.items()})
         start += len(one.bank)
-    unknown = origins_of(extended.chosen, later, N_PATCHES)
+    unknown = origins_of(extended.chosen, later, GRID)
     assert {one.image_id for one in unknown.images} <= {one.image_id for one in later}
     assert unknown.image_of(int(np.flatnonzero(extended.chosen < 0)[0])) == (None, None)
+
+
+@pytest.mark.parametrize("banks", [{}, {"banks": "layers", "channels": (2, 4)}, {"whitening": 0.1}])
+def test_shards_count_their_patches_one_after_the_other(banks):
+    images, good = features(6), named(6)
+    detector = PatchCore(coreset_ratio=0.4, **banks)
+    parts = [images[:1], images[1:4], images[4:]]
+    detector.fit_shards([detector.summarise(part, 0.9) for part in parts], 6 * N_PATCHES)
+    origins = origins_of(detector.chosen, good, GRID)
+    start = 0
+    for one, part in zip(
+        detector.layer_banks, (slice(0, 2), slice(2, 6)) if len(banks) > 1 else [slice(0, 6)], strict=True
+    ):
+        of_bank = Origins(origins.vectors[start : start + len(one.bank)], origins.images)
+        by_image = {name.image_id: one.space(image[..., part]) for name, image in zip(good, images, strict=True)}
+        ensure_right(of_bank, one.bank.vectors, by_image)
+        start += len(one.bank)
+    assert start == len(detector.chosen)
+
+
+def test_patches_that_were_thinned_out_count():
+    images = features(2)
+    detector = PatchCore(coreset_ratio=1.0).fit(images[:, ::2, ::2].contiguous())
+    origins = origins_of(detector.chosen, named(2), GRID, step=2)
+    by_image = {one.image_id: image for one, image in zip(named(2), images, strict=True)}
+    ensure_right(origins, detector.bank.vectors, by_image)
 
 
 def test_variants_are_their_image_and_their_patch_is_not_marked():
     images = features(6)  # two images with two variants each
     detector = PatchCore(coreset_ratio=1.0, copies=3).fit(images)
-    origins = origins_of(detector.chosen, named(2), N_PATCHES, copies=3)
+    origins = origins_of(detector.chosen, named(2), GRID, copies=3)
     for number, chosen in enumerate(detector.chosen.tolist()):
         row, patch = divmod(chosen, N_PATCHES)
         image, marked = origins.image_of(number)
@@ -98,10 +124,10 @@ def test_variants_are_their_image_and_their_patch_is_not_marked():
 def test_whole_images_have_no_patch():
     rows = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32))
     detector = KNN(neighbours=2).fit(rows)
-    before = origins_of(detector.chosen, named(5), 0)
+    before = origins_of(detector.chosen, named(5), ())
     assert [before.image_of(number) for number in range(5)] == [(image, None) for image in named(5)]
     extended = KNN.from_state(detector.state).extend(rows[:2] + 1)
-    origins = origins_of(extended.chosen, named(2, prefix="later"), 0, before=before)
+    origins = origins_of(extended.chosen, named(2, prefix="later"), (), before=before)
     assert [image.image_id for image in origins.images] == [
         *(f"good/{n}.png" for n in range(5)),
         "later/0.png",
@@ -136,7 +162,7 @@ def save(folder, origins, seed=0, **options):
 
 
 def some_origins(folder="/data", seed=0):
-    return origins_of(PatchCore().fit(features(3, seed)).chosen, named(3, folder), N_PATCHES)
+    return origins_of(PatchCore().fit(features(3, seed)).chosen, named(3, folder), GRID)
 
 
 def test_origins_are_kept_and_no_part_of_the_id(tmp_path):
