@@ -25,7 +25,7 @@ from mvad.review.folder import Kept
 from mvad.review.pictures import MAX_SIDE, image_picture
 
 KEPT_ORIGINS = 8  # of models
-EARLIER = "this model does not say which images it has learnt from, as it is of an earlier mvad; fit it again"
+EARLIER = "this model does not say which images it has learnt from; fit it again, with mvad fit"
 OLDER_PART = "the model learnt this before it said which images it learns from"
 DAMAGED = "what the model says of the images it has learnt from is damaged; fit it again"
 
