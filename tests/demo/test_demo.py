@@ -46,6 +46,7 @@ from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.html.image_memory import ImageMemory
 from mvad.html.thumbnails import fit_within
+from mvad.model_store import read_origins
 from mvad.options import ServeOptions
 
 LIMITS = LimitsAnswer(upload_bytes=300_000, files=3, pixels=40_000)
@@ -154,6 +155,20 @@ def test_other_images_change_no_score(scorer, tiles):
         assert alone.category == result.category
         assert (alone.patch_scores is None) == (result.patch_scores is None) == (not sample.wants_map)
         assert not sample.wants_map or np.array_equal(alone.patch_scores, result.patch_scores)
+
+
+def test_a_sample_is_told_what_is_nearest_to_its_worst_patch(scorer, tiles):
+    (size,) = {model.model.size for model in scorer.models.values()}
+    pixels = {size: resize_and_crop(Image.open(tiles / "alpha/test/spot/001.png").convert("RGB"), size)}
+    wanted, other = scorer.score([Sample(pixels, "alpha", wants_map=True, wants_nearest=True), Sample(pixels, "alpha")])
+    assert wanted.scores == other.scores
+    assert other.nearest is None
+    assert wanted.nearest.grid == wanted.patch_scores.shape
+    assert wanted.nearest.patch == wanted.patch_scores.argmax()
+    image, patch = read_origins(scorer.models["alpha"].model).image_of(wanted.nearest.vector)
+    assert image.image_id.startswith("alpha/train/good/")
+    assert image.uri == (tiles / image.image_id).as_uri()
+    assert 0 <= patch < wanted.patch_scores.size
 
 
 def calibrated(scores, threshold=None):
@@ -482,6 +497,17 @@ def test_a_port_in_use(folder):
 def served(folder, ray_local):
     with serving(folder, port=0, quiet=True) as address:
         yield address
+
+
+def test_the_nearest_good_image_of_a_reviewed_one(folder, base_run, tiles, ray_local):
+    with serving(folder, results=str(base_run[0]), port=0, quiet=True) as address:
+        asked = {"folder": "", "image_id": "alpha/test/spot/001.png"}
+        found = requests.get(f"{address}api/nearest", asked, timeout=60).json()
+        assert (found["why"], found["same_model"]) == (None, True)
+        assert found["uri"] == str(tiles / found["image_id"])
+        assert min(found["place"]["width"], found["good_place"]["width"]) > 0
+        shown = {"category": "alpha", "image_id": found["image_id"]}
+        assert requests.get(f"{address}api/nearest/picture", shown, timeout=60).status_code == 200
 
 
 def test_programs_get_the_same_scores(served, tiles, rows):
