@@ -1,0 +1,77 @@
+"""The wheel holds the whole package, and works outside of the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from helpers.tiles import ROOT
+from mvad.version import VERSION
+
+FORGOTTEN = "mvad/html/forgotten/page.html"  # in a folder that nothing in pyproject.toml names
+BUILD = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
+SCRIPT = "from importlib.metadata import distribution as of; of('mvad').entry_points['mvad'].load()()"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of all that the wheel is built from, without the leavings of earlier builds, and with `FORGOTTEN`."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "mvad", folder / "mvad", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    (folder / FORGOTTEN).parent.mkdir()
+    (folder / FORGOTTEN).write_text("<p>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unpacked(source, tmp_path_factory):
+    """The folder of the wheel's files; it is built without network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-c", BUILD, str(folder)]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in (folder / "mvad").rglob("*") if path.is_file()}
+
+
+def run(unpacked, folder, *arguments):
+    """Run Python in a folder elsewhere, with the unpacked wheel before all that is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_no_file_of_the_package_is_missing(source, unpacked):
+    missing = files(source) - files(unpacked)
+    assert FORGOTTEN in missing, "this test would not see a folder that pyproject.toml forgets"
+    assert missing == {FORGOTTEN}, "name them in pyproject.toml, tool.setuptools.package-data"
+    assert not files(unpacked) - files(source)
+    assert "mvad/py.typed" in files(unpacked)
+
+
+def test_licences_are_in_the_wheel(unpacked):
+    (information,) = unpacked.glob("mvad-*.dist-info")
+    assert (information / "licenses/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert "mvad/review/static/uPlot.LICENSE" in files(unpacked)
+
+
+def test_the_wheel_works_outside_of_the_checkout(unpacked, tmp_path):
+    place = run(unpacked, tmp_path, "-c", "import mvad; print(mvad.__file__)")
+    assert place.stdout.strip() == str(unpacked / "mvad/__init__.py")
+    for command in (("-m", "mvad"), ("-c", SCRIPT)):
+        version = run(unpacked, tmp_path, *command, "--version")
+        assert (version.returncode, version.stdout) == (0, f"{VERSION}\n"), version.stderr
+    sample = run(unpacked, tmp_path, "-m", "mvad", "sample", "data")
+    assert sample.returncode == 0, sample.stderr
+    assert len(list((tmp_path / "data/weave/train/good").iterdir())) == 48
