@@ -1,6 +1,7 @@
 """``python -m mvad``, and the command ``mvad``."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 from mvad.process import end_on_signals, ignore_signals, unfailing_output
 
@@ -9,11 +10,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line as a process of its own, and exit: `cli.main`, or 128 + the number of a signal."""
     try:
         with unfailing_output(), end_on_signals():
-            from mvad.cli import main as run_command  # what it imports takes a second, in which a signal may come
-
+            run_command = _import_command()  # what it imports takes a second, in which a signal may come
             run_command(arguments)
     finally:
         ignore_signals()
+
+
+def _import_command() -> Callable[[Sequence[str] | None], None]:
+    try:
+        from mvad.cli import main as run_command
+    except ImportError as error:
+        if (error.name or "").startswith("mvad"):
+            raise
+        reason = " ".join(str(error).split())
+        sys.exit(f"mvad: a package that it needs cannot be imported ({reason}); install it again: pip install mvad")
+    return run_command
 
 
 if __name__ == "__main__":

@@ -1224,6 +1224,14 @@ class PlanOptions(NetworkOptions, OutputOptions):
 
 
 @group()
+class DoctorOptions(OutputOptions):
+    """Ray"""
+
+    ray: Annotated[bool, Option("--ray", help="Also start Ray, or join the cluster, which takes seconds more.")] = False
+    address: Annotated[str | None, Option(help="Ray cluster to look for.", show_default="as for other commands")] = None
+
+
+@group()
 class ServeOptions(ModelChoice, CategoryOptions, NetworkOptions, DecisionOptions, OutputOptions):
     """Server"""
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,3 +222,11 @@ def test_a_document_that_cannot_be_written_is_no_success(broken, base_run):
 def test_commands_run_without_any_output():
     closed = "import os, sys; os.close(1); os.execl(sys.executable, sys.executable, '-m', 'mvad', '--help')"
     assert python("-c", closed).wait(30) == 0
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "pydantic"])
+def test_a_package_that_is_missing_is_one_sentence(package):
+    code = f"import sys; sys.modules[{package!r}] = None; from mvad.__main__ import main; main(['doctor'])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"mvad: a package that it needs .*{package}.*\n", ended.stderr), ended.stderr

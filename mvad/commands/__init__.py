@@ -25,5 +25,6 @@ COMMANDS = {
     "serve": "mvad serve --models models",
     "false_alarms": "mvad false-alarms mvtec --splits 20",
     "plan": "mvad plan --images 1e8 --gpus 64 --cores 512",
+    "doctor": "mvad doctor",
     "sample": "mvad sample sample",
 }

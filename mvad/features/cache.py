@@ -25,7 +25,7 @@ def cached(name: Any, suffix: str, make: Callable[[], bytes]) -> bytes:
 
     ``name``, of JSON values, says all that the content depends on, except the software, which is added to it.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "mvad"
+    folder = cache_folder()
     file = folder / f"{_digest(json.dumps([name, _software()], sort_keys=True).encode()).hex()}{suffix}"
     content = _read(file)
     if content is None:
@@ -36,6 +36,11 @@ def cached(name: Any, suffix: str, make: Callable[[], bytes]) -> bytes:
             storage.write(storage.to_uri(file), _digest(content), content)
             _remove_oldest(folder, suffix)
     return content
+
+
+def cache_folder() -> Path:
+    """The folder of the cache, which may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "mvad"
 
 
 def _read(file: Path) -> bytes | None:

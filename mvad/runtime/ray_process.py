@@ -57,11 +57,11 @@ class RayProcess:
         """Wait until Ray runs; UsageError says why it does not, within a minute."""
         self._earlier = _ray_children()
         if self._address is None:
-            _require_address_space()
+            require_address_space()
             if not os.access(SHARED_MEMORY, os.W_OK) and sys.platform == "linux":
                 self._arguments["_plasma_directory"] = tempfile.gettempdir()
         else:
-            _require_listener(self._address)
+            require_listener(self._address)
         with core_muted():
             self._thread.start()
             wait([self._started], START_TIMEOUT_S)
@@ -154,18 +154,19 @@ def _last_words() -> str:
     return max(written, default=(0.0, ""))[1]
 
 
-def _require_listener(address: str) -> None:
+def require_listener(address: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
     """UsageError if nobody listens at ``HOST:PORT`` or ``ray://HOST:PORT``: Ray would try for minutes, in silence."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdecimal():
         return  # "auto", or nonsense of which Ray says what is wrong
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
     except (OSError, OverflowError) as error:
         raise start_error(address, error) from error
 
 
-def _require_address_space() -> None:
+def require_address_space() -> None:
+    """UsageError if a process may have fewer addresses than Ray reserves."""
     try:
         import resource
     except ImportError:
