@@ -39,7 +39,7 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def failure_reason(error: Exception) -> str:
+def failure_reason(error: BaseException) -> str:
     """Say in one line what went wrong, and of what kind the error is; for an error of a Ray task, the task's own."""
     cause = getattr(error, "cause", None) or error
     return one_line(f"{type(cause).__name__}: {cause}")

@@ -489,7 +489,15 @@ class SeedOptions(Group):
 
 @functools.cache
 def _options_of(params: type) -> type:
-    """A detector's parameters as options: those that recipes set are None unless they are given."""
+    """A detector's parameters as options: those that recipes set are None unless they are given.
+
+    Of parameters that inherit from those of another detector, these are only their own.
+    """
+    if any(inspect.get_annotations(parent) for parent in params.__mro__[1:]):
+        hints, own = get_type_hints(params, include_extras=True), inspect.get_annotations(params)
+        values = {field.name: field.default for field in fields(params) if field.name in own}
+        annotations = {name: hints[name] for name in own}
+        return group()(type(params.__name__, (), {"__annotations__": annotations, "__doc__": params.__doc__, **values}))
     defaults = {field.name: field.default for field in fields(params) if field.name in DETECTOR_OPTIONS}
     if not defaults:
         return params
@@ -514,7 +522,7 @@ def _or_none(name: str, hint: Any, default: Any) -> Any:
 
 
 @group()
-class DetectorOptions(*dict.fromkeys(_options_of(method.Params) for method in METHODS.values())):  # type: ignore[misc]
+class DetectorOptions(*map(_options_of, METHODS.params)):  # type: ignore[misc]
     """The parameters of all detectors; each reads its own."""
 
 

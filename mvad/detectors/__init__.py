@@ -1,6 +1,7 @@
 """The methods by name. Their parameters are options on the command line, so PyTorch loads only when one is used.
 
-A method of your own is one file in this folder, with a subclass of `Detector`, and one line in the list below.
+A method of mvad is one file in this folder, with a subclass of `Detector`, and one line in the list below. Other
+packages add theirs as entry points (`plugins`).
 """
 
 from mvad.detectors.autoencoders import Autoencoder, FeatureAutoencoder
@@ -12,6 +13,8 @@ from mvad.detectors.subspace import Subspace
 from mvad.detectors.trained import TrainedDetector
 from mvad.detectors.vae import VAE, VAEFewShot
 from mvad.errors import UsageError
+from mvad.features.kinds import KINDS
+from mvad.plugins import Methods
 
 _ALL: list[type[Detector]] = [
     PatchCore,
@@ -23,7 +26,7 @@ _ALL: list[type[Detector]] = [
     VAE,
     VAEFewShot,
 ]
-METHODS = {detector.method: detector for detector in _ALL}
+METHODS = Methods({detector.method: detector for detector in _ALL}, Detector, KINDS)
 
 
 def find_method(name: str) -> type[Detector]:

@@ -14,6 +14,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvad.errors import UsageError
+from mvad.plugins import method_packages
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnxruntime")
 ANSWER_TIMEOUT_S = 180.0  # the first worker process on a cold disk starts slowly
@@ -58,8 +59,13 @@ def check_cluster(
 
 
 def installed_versions() -> Versions:
-    """Return this process's versions of mvad (with a digest of its source), of Python, and of `PACKAGES`."""
-    return _version_reader()(PACKAGES)
+    """Return this process's versions of mvad (with a digest of its source), of Python, and of `_packages`."""
+    return _version_reader()(_packages())
+
+
+def _packages() -> tuple[str, ...]:
+    """`PACKAGES`, and those with methods of their own, which workers need as well."""
+    return (*PACKAGES, *method_packages())
 
 
 def mismatches(expected: Versions, actual: Versions) -> list[str]:
@@ -132,9 +138,10 @@ def _await_workers(
 
 
 def _compare_versions(nodes: Mapping[str, Node], timeout_s: float) -> None:
+    packages = _packages()
     expected, read = installed_versions(), ray.remote(num_cpus=0, max_retries=0)(_version_reader())
     tasks = {
-        read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(PACKAGES): node_id
+        read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(packages): node_id
         for node_id in nodes
     }
     answered, unanswered = ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout_s)

@@ -116,6 +116,6 @@ def test_update(base_run, tiles, tmp_path, ray_local, monkeypatch):
     (again,) = mvad.update(str(data), str(tmp_path / "models"), actors=1, quiet=True).summary  # as after a kill
     assert again["note"] == "not updated: it has learnt from these images already"
     assert json.loads((place / "model.json").read_text()) == after
-    monkeypatch.setitem(METHODS, "patchcore", VAE)  # a method that is not Extendable
+    monkeypatch.setitem(METHODS.known, "patchcore", VAE)  # a method that is not Extendable
     with pytest.raises(UsageError, match="cannot learn more without its old images"):
         mvad.update(str(data), str(tmp_path / "models"), quiet=True)
