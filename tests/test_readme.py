@@ -2,11 +2,8 @@
 
 import itertools
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +12,14 @@ from typer.main import get_command
 
 from benchmarks.main import app as benchmark_app
 from benchmarks.options import BenchmarkOptions
+from helpers import plugins
 from helpers.tiles import ROOT
 from mvad.cli import app
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 HAND_WRITTEN = [page for page in PAGES if page.name != "cli.md"]
@@ -116,33 +119,24 @@ def test_no_paths_of_one_machine(word):
 
 
 def test_the_method_of_the_docs_works(tiles, tmp_path):
-    """As docs/methods.md says: its file, an import and a line in the list, then the main job with it."""
+    """As docs/methods.md says: a module and its entry point, then the main job with it."""
     page = ROOT / "docs/methods.md"
-    shutil.copytree(ROOT / "mvad", tmp_path / "mvad", ignore=shutil.ignore_patterns("__pycache__"))
     (code,) = [block for block in code_blocks(page, "python") if "(Detector)" in block]
     assert len(code.splitlines()) <= 45
-    detectors = tmp_path / "mvad/detectors"
-    (detectors / "mahalanobis.py").write_text(code)
-    methods = (detectors / "__init__.py").read_text()
-    line = re.search(r"one line to the list of methods: `(.*?)`", page.read_text()).group(1)
-    with_line = methods.replace("_ALL: list[type[Detector]] = [\n", f"_ALL: list[type[Detector]] = [\n{line}\n")
-    assert with_line != methods
-    (detectors / "__init__.py").write_text(f"from mvad.detectors.mahalanobis import Mahalanobis\n{with_line}")
-    command = [sys.executable, "-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
+    (project,) = [tomllib.loads(block) for block in code_blocks(page, "toml") if "entry-points" in block]
+    (module,) = project["tool"]["setuptools"]["py-modules"]
+    name = project["project"]["name"]
+    assert module == name.replace("-", "_")
+    plugins.install(tmp_path, name, code, **project["project"]["entry-points"]["mvad.methods"])
+    command = ["-m", "mvad", "run", str(tiles), "--out", "out", "--method", "mahalanobis"]
     options = ["--backbone", "efficientnet_lite0", "--image-size", "64", "--actors", "1", "--calibration", "none"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    process = subprocess.run(
-        [*command, *options, "--engine", "torch", "--quiet", "--shrinkage", "0.2"],  # nothing is exported first
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # With PyTorch nothing is exported first.
+    process = plugins.run_python(tmp_path, *command, *options, "--engine", "torch", "--quiet", "--shrinkage", "0.2")
     assert process.returncode == 0, process.stderr
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert [row["method"] for row in summary] == ["mahalanobis"] * 3
     assert all(row["image_auroc"] > 0.6 for row in summary)
     model = tmp_path / "out/models/mahalanobis/alpha"
     assert (model / "precision.npy").exists()
+    assert json.loads((tmp_path / "out/run.json").read_text())["versions"]["mvad-mahalanobis"] == "1.2"
     assert '"shrinkage": 0.2' in (model / "model.json").read_text()

@@ -95,49 +95,44 @@ def test_an_installed_method_fits_and_scores(installed):
     assert json.loads(ended.stdout) == [0.0, 3.0]
 
 
-def test_the_module_of_a_method_may_be_imported_first(installed):
+def test_the_module_of_a_method_may_be_imported_first_and_nodes_compare_its_version(installed):
     """As workers of Ray do when they get a detector."""
-    code = "import mvad_mine; from mvad.detectors import METHODS; print(METHODS['mine'] is mvad_mine.Mine)"
-    ended = run_python(installed, "-c", code)
-    assert (ended.stdout, ended.stderr) == ("True\n", "")
-
-
-def test_versions_name_the_packages_of_methods(installed):
     code = """
+import mvad_mine
+from mvad.detectors import METHODS
 from mvad.runtime import node_check
 from mvad.runtime.versions import versions
+print(METHODS["mine"] is mvad_mine.Mine)
 here = node_check.installed_versions()
 print(versions()["mvad-mine"], here["mvad-mine"])
 print(node_check.mismatches(here, {**here, "mvad-mine": "none"}))
 """
     ended = run_python(installed, "-c", code)
-    assert ended.stdout == "1.2 1.2\n['mvad-mine']\n", ended.stderr
+    assert (ended.stdout, ended.stderr) == ("True\n1.2 1.2\n['mvad-mine']\n", "")
 
 
-@pytest.mark.parametrize(
-    ("code", "methods", "reason"),
-    [
-        ("import nowhere_at_all", {"mine": "mvad_bad:Mine"}, "ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("import sys; sys.exit('no licence')", {"mine": "mvad_bad:Mine"}, "SystemExit: no licence"),
-        ("raise ValueError", {"mine": "mvad_bad:Mine"}, "ValueError:"),
-        ("def f(:", {"mine": "mvad_bad:Mine"}, "SyntaxError: "),
-        (CODE, {"mine": "mvad_bad:Yours"}, "AttributeError: "),
-        (CODE, {"mine": "mvad_bad:np"}, "it is no subclass of mvad.detectors.Detector"),
-        (CODE, {"knn": "mvad_bad:Mine"}, "there is a method of that name already"),
-        (CODE.replace("strength", "coreset_ratio"), {"mine": "mvad_bad:Mine"}, "--coreset-ratio exists already"),
-    ],
-)
-def test_a_method_that_cannot_be_used_is_one_sentence_and_breaks_no_command(tmp_path, code, methods, reason):
-    install(tmp_path, "mvad-bad", code, **methods)
+BROKEN = {  # package: its code, its method, and why that is left out
+    "a-import": ("import nowhere_at_all", "one", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    "b-exit": ("import sys; sys.exit('no licence')", "two", "SystemExit: no licence"),
+    "c-syntax": ("def f(:", "three", "SyntaxError: "),
+    "d-class": ("Yours = 1", "four", "AttributeError: "),
+    "e-detector": ("Mine = int", "five", "it is no subclass of mvad.detectors.Detector"),
+    "f-name": (CODE, "knn", "there is a method of that name already"),
+    "g-option": (CODE.replace("strength", "coreset_ratio"), "mine", "its option --coreset-ratio exists already"),
+}
+
+
+def test_methods_that_cannot_be_used_are_a_sentence_each_and_break_no_command(tmp_path):
+    for package, (code, name, _) in BROKEN.items():
+        install(tmp_path, package, code, **{name: f"{package.replace('-', '_')}:Mine"})
     ended = run_python(tmp_path, "-m", "mvad", "sample", "data")
     assert ended.returncode == 0, ended.stderr
-    (name,) = methods
-    first, *others = [line for line in ended.stderr.splitlines() if "left out" in line]
-    assert not others
-    assert first.startswith(f"warning: the method {name!r} of mvad-bad 1.2 is left out: ")
-    assert reason in first
-    assert "Traceback" not in ended.stderr
     assert (tmp_path / "data/weave").is_dir()
+    said = {line.split(" of ")[1].split()[0]: line for line in ended.stderr.splitlines() if "left out" in line}
+    for package, (_, name, reason) in BROKEN.items():
+        assert said.pop(package).startswith(f"warning: the method {name!r} of {package} 1.2 is left out: {reason}")
+    assert not said
+    assert "Traceback" not in ended.stderr
 
 
 def test_of_two_packages_with_a_method_of_one_name_the_first_counts(installed):
