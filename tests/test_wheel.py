@@ -1,5 +1,6 @@
 """The wheel holds the whole package, and works outside of the checkout."""
 
+import email
 import os
 import shutil
 import subprocess
@@ -63,7 +64,18 @@ def test_no_file_of_the_package_is_missing(source, unpacked):
 def test_licences_are_in_the_wheel(unpacked):
     (information,) = unpacked.glob("mvad-*.dist-info")
     assert (information / "licenses/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
-    assert "mvad/review/static/uPlot.LICENSE" in files(unpacked)
+    uplot = "mvad/review/static/uPlot.LICENSE"
+    assert (information / "licenses" / uplot).read_text() == (unpacked / uplot).read_text()
+
+
+def test_the_metadata_says_who_made_it_and_under_which_licence(unpacked):
+    (information,) = unpacked.glob("mvad-*.dist-info")
+    metadata = email.message_from_string((information / "METADATA").read_text())
+    assert metadata["Author"] == "The mvad developers"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert metadata.get_all("Project-URL") is None
+    assert metadata["Description-Content-Type"] == "text/markdown"
 
 
 def test_the_wheel_works_outside_of_the_checkout(unpacked, tmp_path):
