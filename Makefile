@@ -47,7 +47,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mvad needs Python 3.10 or newer; choose one with: make PYTHON=python3.12")'
 	@echo "installing into .venv (some minutes the first time)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" 2>.venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UsageError(Exception):
@@ -32,6 +34,21 @@ class ResultsError(UsageError):
 
 class ImageError(ValueError):
     """An image file that cannot be used; it becomes the ``error`` of the image's row and never ends a run."""
+
+
+EXTRAS = {"serve": ("fastapi", "starlette", "uvicorn", "python_multipart")}  # by extra: modules that may be missing
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """While the context lasts, a missing module of an extra is a UsageError that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS[name]:
+            raise
+        raise UsageError(f'this needs {module}, which is not installed: pip install "mvad[{name}]"') from error
 
 
 def one_line(text: object) -> str:

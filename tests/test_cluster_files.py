@@ -361,8 +361,10 @@ def test_the_image_has_all_dependencies_each_with_a_hash():
     from packaging.requirements import Requirement
 
     found = locked("requirements") | locked("requirements-cuda")
-    dependencies = re.search(r"\ndependencies = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), flags=re.S)[1]
-    for requirement in (Requirement(line.strip(' ",')) for line in dependencies.splitlines()):
+    text = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"\n(?:dependencies|serve) = \[\n(.*?)\n\]", text, flags=re.S)
+    assert len(lists) == 2
+    for requirement in (Requirement(line.strip(' ",')) for line in "\n".join(lists).splitlines()):
         if requirement.marker is None or requirement.marker.evaluate({"python_version": lock.PYTHON}):
             assert found[requirement.name] in requirement.specifier, f"{requirement}: run make lock"
     text = (CLUSTER / "Dockerfile").read_text()

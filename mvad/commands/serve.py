@@ -1,4 +1,5 @@
 from mvad.console import Reporter
+from mvad.errors import extra
 from mvad.options import Models, ServeOptions, takes
 
 
@@ -9,9 +10,13 @@ def serve(models: Models, options: ServeOptions) -> None:
     Raises
     ------
     UsageError
-        There are no usable models, weights are not available, or the address cannot be listened on.
+        The extra ``serve`` is not installed, there are no usable models, weights are not available, or the address
+        cannot be listened on.
     """
-    from mvad.demo.server import serving, wait_for_signal
+    with extra("serve"):
+        import python_multipart  # noqa: F401  FastAPI looks for it late, and raises another error
+
+        from mvad.demo.server import serving, wait_for_signal
 
     report = Reporter(options.quiet)
     with serving(models, options=options) as address:

@@ -27,16 +27,17 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in installed.items())
         constraints.flush()
-        requirements = compiled("pyproject.toml", constraints.name)
+        requirements = compiled("pyproject.toml", constraints.name, options=("--all-extras",))
         for name, of_cuda in (("requirements", False), ("requirements-cuda", True)):
             write(name, [each for each in requirements if bool(CUDA.match(each)) == of_cuda])
         for cloud, package in CLOUDS.items():
             write(f"requirements-{cloud}", compiled("-", constraints.name, package))
 
 
-def compiled(source: str, constraints: str, text: str = "") -> list[str]:
+def compiled(source: str, constraints: str, text: str = "", options: tuple[str, ...] = ()) -> list[str]:
     """Requirements of a file (``-``: of ``text``) and all that they need, each with its hashes."""
-    command = [shutil.which("uv") or Path(sys.executable).with_name("uv"), "pip", "compile", source, "--quiet"]
+    uv = shutil.which("uv") or Path(sys.executable).with_name("uv")
+    command = [uv, "pip", "compile", source, "--quiet", *options]
     command += ["--generate-hashes", "--no-header", "--no-annotate", "--constraint", constraints]
     command += ["--python-version", PYTHON, "--python-platform", PLATFORM]
     ended = subprocess.run(command, cwd=ROOT, input=text, check=True, stdout=subprocess.PIPE, text=True)
