@@ -1103,6 +1103,32 @@ class RollbackOptions(ModelChoice, OutputOptions):
 
 
 @group()
+class ExportOptions(ModelChoice, NetworkOptions, DecisionOptions, OutputOptions):
+    """Export"""
+
+    format: Annotated[Literal["onnx"], Option(help="The format of the file.")] = "onnx"
+    out: Annotated[
+        str | None, Option(help="The file to write; a path or a URI.", show_default="none, for --check alone")
+    ] = None
+    check: Annotated[
+        str | None,
+        Option(
+            help="Score the images below this folder by the model and by the export, and compare; a file that is there "
+            "already is not written again.",
+            metavar="FOLDER",
+            show_default="no check",
+        ),
+    ] = None
+    category: Annotated[str | None, Option(help="The model of this category; needed if MODEL holds several.")] = None
+    max_pixels: Annotated[Positive, Option(help="Treat an image with more pixels than this as an error.")] = 100_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is None and self.check is None:
+            raise UsageError("there is nothing to do; give --out FILE, --check FOLDER, or both.")
+
+
+@group()
 class InspectOptions(JobOptions, BitDepthOptions, NewRunOptions):
     """Features"""
 

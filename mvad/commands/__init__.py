@@ -20,6 +20,7 @@ COMMANDS = {
     "update": "mvad update new --models models",
     "models": "mvad models models",
     "rollback": "mvad rollback models --category weave",
+    "export": "mvad export models/patchcore/bottle --out bottle.onnx",
     "maps": "mvad maps results --to maps",
     "regions": "mvad regions results --format coco --to regions",
     "serve": "mvad serve --models models",

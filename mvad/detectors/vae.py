@@ -55,12 +55,17 @@ class VAE(TrainedDetector):
         self._train(network, rows, held_out, vae_loss)
         return self
 
-    def grid(self, image: Tensor) -> Tensor:
+    def noise(self) -> Tensor:
+        """The noise that all scores are estimated with: (samples, latent), the same for every patch of every image.
+
+        So scores compare, and do not depend on the order of images.
+        """
         import torch
 
-        # The same noise for every patch of every image: scores compare, and do not depend on the order of images.
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn((SAMPLES, LATENT), generator=generator).to(image.device)
+        return torch.randn((SAMPLES, LATENT), generator=torch.Generator().manual_seed(self.seed))
+
+    def grid(self, image: Tensor) -> Tensor:
+        noise = self.noise().to(image.device)
         return self.network(image.reshape(-1, image.shape[-1]), noise).reshape(image.shape[:2])
 
 

@@ -163,7 +163,15 @@ def feature_network(kinds: Sequence[str], network: Network) -> nn.Module:
 
 def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
     """Export a network of (1, height, width, 3) uint8 pixels to ONNX; UsageError if an operation is not supported."""
-    example: Any = (torch.zeros(CPU_CHUNK, height, width, 3, dtype=torch.uint8),)
+    try:
+        return export_onnx(network, torch.zeros(CPU_CHUNK, height, width, 3, dtype=torch.uint8)).SerializeToString()
+    except Exception as error:  # exporters raise exceptions of many types
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UsageError(f"this backbone cannot run on ONNX Runtime ({reason}); add --engine torch.") from error
+
+
+def export_onnx(network: nn.Module, example: Tensor) -> Any:
+    """Export a network to an ``onnx.ModelProto`` for inputs like the example, without a word of the exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -171,12 +179,9 @@ def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own code warns
-            program = torch.onnx.export(network.eval(), example, dynamo=True, verbose=False)
+            program = torch.onnx.export(network.eval(), (example,), dynamo=True, verbose=False)
         assert program is not None
-        return program.model_proto.SerializeToString()
-    except Exception as error:  # exporters raise exceptions of many types
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UsageError(f"this backbone cannot run on ONNX Runtime ({reason}); add --engine torch.") from error
+        return program.model_proto
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
