@@ -1103,7 +1103,7 @@ class RollbackOptions(ModelChoice, OutputOptions):
 
 
 @group()
-class ExportOptions(ModelChoice, NetworkOptions, DecisionOptions, OutputOptions):
+class ExportOptions(ModelChoice, PixelOptions, NetworkOptions, DecisionOptions, OutputOptions):
     """Export"""
 
     format: Annotated[Literal["onnx"], Option(help="The format of the file.")] = "onnx"
@@ -1120,7 +1120,6 @@ class ExportOptions(ModelChoice, NetworkOptions, DecisionOptions, OutputOptions)
         ),
     ] = None
     category: Annotated[str | None, Option(help="The model of this category; needed if MODEL holds several.")] = None
-    max_pixels: Annotated[Positive, Option(help="Treat an image with more pixels than this as an error.")] = 100_000_000
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,7 @@ from typer import Argument
 
 from mvad import storage
 from mvad.console import Reporter, plural
-from mvad.onnx_export.choice import choose_model
+from mvad.onnx_export.choice import choose_model, original_model
 from mvad.onnx_export.result import Comparison, ExportResult
 from mvad.options import ExportOptions, takes
 from mvad.scoring.jobs import decision_rule
@@ -53,10 +53,10 @@ def export(
             report.result(f"{shown_name(info.category)}: {name}, {len(content) / 1e6:.1f} MB, in {seconds:.1f} s")
     result = ExportResult(info.model_id, None if target is None else name, len(content), round(seconds, 3))
     if options.check:
-        from mvad.onnx_export.check import Exported, Original, compare
+        from mvad.onnx_export.check import Exported, compare
 
-        original = Original(info, network, options.engine)
-        result.comparison = compare(Exported(content, name, info), original, info, rule, options, report)
+        exported = Exported(content, name, info)
+        result.comparison = compare(exported, original_model(info, network, options), options, report)
         _print(result.comparison, report)
     return result
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from mvad import storage
 from mvad.errors import UsageError
-from mvad.model_store import ModelInfo, ModelSet, find_models, load_networks, models_for, read_model
-from mvad.options import ExportOptions
+from mvad.model_store import ModelInfo, ModelSet, find_models, load_networks, models_for, read_fitted, read_model
+from mvad.options import ExportOptions, PredictOptions, option_names
 
 if TYPE_CHECKING:
     from mvad.features.weights import Network
+    from mvad.in_process import Model
 
 
 def choose_model(folder: str, options: ExportOptions) -> tuple[ModelInfo, Network]:
@@ -37,3 +38,11 @@ def choose_model(folder: str, options: ExportOptions) -> tuple[ModelInfo, Networ
     models, networks = load_networks(models, options.weights)
     (model,) = models.values()
     return model, networks[model.backbone]
+
+
+def original_model(model: ModelInfo, network: Network, options: ExportOptions) -> Model:
+    """The model as it scores in mvad, deciding by the same options."""
+    from mvad.in_process import Model
+
+    shared = option_names(PredictOptions) & option_names(ExportOptions)
+    return Model(read_fitted(model), network, PredictOptions(**{name: getattr(options, name) for name in shared}))

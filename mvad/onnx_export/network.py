@@ -101,7 +101,9 @@ def export_network(detector: Detector, network: Network, size: ImageSize) -> onn
     first = compose.add_prefix(_backbone(detector.feature, network, size), "backbone.")
     second = compose.add_prefix(export_onnx(scores, torch.zeros(1, *shape)), "scores.")
     second.ir_version = first.ir_version
-    return compose.merge_models(first, second, [(first.graph.output[0].name, second.graph.input[0].name)])
+    merged = compose.merge_models(first, second, [(first.graph.output[0].name, second.graph.input[0].name)])
+    del merged.opset_import[len(first.opset_import) :]  # it lists those of both
+    return merged
 
 
 def _backbone(kind: str, network: Network, size: ImageSize) -> onnx.ModelProto:

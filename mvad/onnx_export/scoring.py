@@ -16,7 +16,7 @@ from mvad.errors import UsageError
 from mvad.search.patch_space import PatchSpace
 
 CANDIDATES = 8  # vectors of a bank whose distance to a patch is computed from the differences
-SPARE_NEIGHBOURS = 8  # candidates more than there are neighbours that re-weight
+SPARE_NEIGHBOURS = 64  # candidates more than there are neighbours that re-weight
 
 
 def scoring_module(detector: Detector) -> nn.Module:
@@ -85,12 +85,16 @@ class _Bank(nn.Module):
         first = torch.where(distances == smallest, indices, len(self.vectors)).amin(dim=1)
         return smallest[:, 0].float(), first
 
-    def neighbours(self, index: Tensor, count: int) -> Tensor:
-        """The indices of the ``count`` vectors nearest to one of the bank's own, itself first: (1,) to (count,)."""
-        count = min(count, len(self.vectors))
-        distances, indices = self.candidates(self.vectors[index], count + SPARE_NEIGHBOURS)
-        own_first = torch.where(indices == index, -1.0, distances)
-        return indices[0][own_first.topk(count, dim=1, largest=False).indices[0]]
+    def neighbours(self, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Candidates for the ``count`` vectors nearest to one of the bank's own, (1,), which is the first of them.
+
+        Returns their indices, and whether each is one: (m,) each. Of several as near, the first ones are.
+        """
+        distances, candidates = self.candidates(self.vectors[index], count + SPARE_NEIGHBOURS)
+        indices = candidates[0]
+        near = torch.where(indices == index, -1.0, distances[0])
+        is_before = (near < near[:, None]) | ((near == near[:, None]) & (indices < indices[:, None]))
+        return indices, is_before.long().sum(dim=1) < count
 
 
 class _PatchCore(nn.Module):
@@ -122,11 +126,13 @@ class _PatchCore(nn.Module):
         """`PatchCore._reweighted`: equation 7."""
         space, bank = self.spaces[0], self.banks[0]
         worst = distances.argmax(dim=0, keepdim=True)
-        neighbours = bank.vectors[bank.neighbours(nearest[worst], self.reweight)]
-        differences = neighbours.double() - rows[worst].double()
+        indices, is_neighbour = bank.neighbours(nearest[worst], self.reweight)
+        differences = bank.vectors[indices].double() - rows[worst].double()
         to_neighbours = space.scores(differences.square().sum(dim=1).sqrt().float()).double()
-        shares = (to_neighbours - to_neighbours.max()).exp()
-        return (space.scores(distances.max()).double() * (1 - shares[0] / shares.sum())).float()
+        weights = torch.where(is_neighbour, to_neighbours, -torch.inf)
+        shares = (weights - weights.max()).exp()
+        own_share = torch.where(indices == nearest[worst], shares, 0.0).sum() / shares.sum()
+        return (space.scores(distances.max()).double() * (1 - own_share)).float()
 
 
 class _Subspace(nn.Module):
