@@ -5,6 +5,7 @@ from typer import Argument
 
 from mvad import storage
 from mvad.console import Reporter, plural
+from mvad.errors import ImageError, UsageError
 from mvad.onnx_export.choice import choose_model, original_model
 from mvad.onnx_export.result import Comparison, ExportResult
 from mvad.options import ExportOptions, takes
@@ -41,7 +42,7 @@ def export(
     info, network = choose_model(storage.to_uri(model), options)
     rule, started, name = decision_rule(info, options), time.monotonic(), options.out or "the export"
     if options.check and target is not None and storage.exists(target):
-        content, seconds = storage.read_bytes(target, MAX_FILE_BYTES), 0.0
+        content, seconds = _read(target), 0.0
     else:
         from mvad.onnx_export.model import export_model
 
@@ -59,6 +60,15 @@ def export(
         result.comparison = compare(exported, original_model(info, network, options), options, report)
         _print(result.comparison, report)
     return result
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, MAX_FILE_BYTES)
+    except ImageError as error:
+        raise UsageError(
+            f"{storage.readable(uri)} cannot be checked: {error}; give another file with --out."
+        ) from error
 
 
 def _print(comparison: Comparison, report: Reporter) -> None:

@@ -115,6 +115,8 @@ def test_files_that_are_no_export_of_the_model_are_refused(folder, export):
     other = str(folder / "models/patchcore/other")
     with pytest.raises(UsageError, match=r"tile\.onnx is the export of another model"):
         mvad.export(other, out=str(export), check=str(folder / "images"), quiet=True)
+    with pytest.raises(UsageError, match=r"models cannot be checked: .*; give another file with --out\."):
+        check(folder, folder / "models")
     export.write_bytes(export.read_bytes()[:2000])
     with pytest.raises(UsageError, match=r"tile\.onnx is no model that ONNX Runtime can run"):
         check(folder, export)
