@@ -61,6 +61,7 @@ def serving(folder: str, options: ServeOptions) -> Iterator[str]:
     nights = NightsFolder(storage.to_uri(options.results)) if options.results else None
     if nights is not None:
         nights.nights()  # else UsageError, before anything is started
+        nights.look_ahead()  # while Ray starts
     with closing(_bind(options.host, options.port)) as listener:
         port = listener.getsockname()[1]
         usable, networks = load_networks(usable, options.weights)

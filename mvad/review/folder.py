@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -80,6 +81,17 @@ class NightsFolder:
                 unchanged = before is not None and before[1].files == listed.files
                 self._listed = now, before[1] if before is not None and unchanged else listed
             return self._listed[1]
+
+    def look_ahead(self) -> threading.Thread:
+        """Compute the numbers of all nights in a thread, so that whoever asks for them first waits less."""
+
+        def compute() -> None:
+            with suppress(UsageError):  # which those who ask are told
+                self.trends.of(self.nights())
+
+        thread = threading.Thread(target=compute, name="nights", daemon=True)
+        thread.start()
+        return thread
 
     def between(self, since: datetime.date | None, until: datetime.date | None) -> NightRows:
         """The nights between two dates, both included; a run that is no night is in any time.

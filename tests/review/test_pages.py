@@ -21,6 +21,7 @@ from mvad.demo.connections import ConnectionLimits
 from mvad.demo.hosts import AllowedHosts
 from mvad.demo.server import serving_app
 from mvad.demo.waiting import ImageQueue
+from mvad.errors import UsageError
 from mvad.html.image_memory import ImageMemory
 from mvad.nights.labels import read_labels
 from mvad.review.folder import NightsFolder
@@ -111,6 +112,17 @@ def test_nights_are_chosen_by_date_and_category(client):
     assert (nothing.status_code, "no results of these nights" in nothing.json()["error"]) == (404, True)
     wrong = client.get("/api/nights", params={"since": "yesterday"})
     assert (wrong.status_code, wrong.json()["error"].startswith("since: ")) == (422, True)
+
+
+def test_numbers_are_computed_ahead_of_the_first_question(nights, monkeypatch):
+    folder = NightsFolder(to_uri(nights))
+    folder.look_ahead().join()
+    monkeypatch.setattr("mvad.nights.rows.NightRows.query", lambda *args: pytest.fail("they were not kept"))
+    assert len(folder.trends.of(folder.nights())) == 2 * 30 + 1
+    damaged = NightsFolder(to_uri(nights.parent / "images"))
+    damaged.look_ahead().join()
+    with pytest.raises(UsageError, match="no results in"):
+        damaged.nights()
 
 
 def test_a_night_that_grows_is_seen(client, nights, monkeypatch):
