@@ -195,7 +195,7 @@ def use_version(folder: str, version: ModelInfo) -> ModelInfo:
     uri = storage.join(folder, version.method, storage.folder_name(version.category))
     document = json.loads(storage.read_bytes(storage.join(version.uri, "model.json"), MAX_DOCUMENT_BYTES))
     _keep_in_versions(uri)
-    _write_model(uri, document | {"version": version.uri.rpartition("/")[2]})
+    _write_model(uri, document | {"version": storage.name_of(version.uri)})
     return read_model(uri)
 
 

@@ -19,7 +19,7 @@ def checked_file(file: str, out: str) -> str:
         raise UsageError(f"--prometheus {storage.readable(uri)} must end in {SUFFIX}: node_exporter reads no others.")
     if storage.lies_in(uri, out):
         raise UsageError(f"--prometheus {storage.readable(uri)} lies in the folder of the results; name another place.")
-    storage.ensure_writable_folder(uri.rpartition("/")[0])
+    storage.ensure_writable_folder(storage.parent(uri))
     return uri
 
 

@@ -137,7 +137,7 @@ def _read(uri: str) -> pa.Table:
 
 def _replace(folder: str, group: Sequence[SmallFile], rows: pa.Table) -> None:
     """Put one file of rows in the place of some in a folder (a URI): see above."""
-    names = [file.uri.rpartition("/")[2] for file in group]
+    names = [storage.name_of(file.uri) for file in group]
     joining = Joining(part_name(rows), names)
     content, target = to_parquet(rows, ROWS_PER_GROUP), storage.join(folder, joining.joined)
     if not same_table(pq.read_table(pa.BufferReader(content), partitioning=None), rows):

@@ -71,7 +71,7 @@ class NightRows:
 
     def name_of(self, folder: str) -> str:
         """The name of a folder of results (a URI) below the root; empty for the root itself."""
-        return "" if folder == self.root else unquote(folder.rpartition("/")[2])
+        return "" if folder == self.root else storage.name_of(folder)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """What a SELECT over the table ``rows`` gives: score rows, with ``folder``, the URI of their results.

@@ -350,7 +350,7 @@ def set_aside_damaged(out: str) -> list[str]:
         uri = _uri(root, fragment.path)
         reason = _damage(uri)
         if reason is not None:
-            storage.move(uri, storage.sibling(uri, f".{uri.rpartition('/')[2]}.damaged"))
+            storage.move(uri, storage.sibling(uri, f".{storage.name_of(uri)}.damaged"))
             lines.append(f"{storage.readable(uri)} is damaged ({reason}): put aside, its images are scored again")
     return lines
 
@@ -421,7 +421,7 @@ def list_parts(out: str, category: str | None = None) -> list[tuple[str, str]]:
         if name is not None:
             parts.append((name, uri))
         else:
-            by_folder[uri.rpartition("/")[0]].append(uri)
+            by_folder[storage.parent(uri)].append(uri)
     for uris in by_folder.values():
         name = _category_of(out, uris)
         parts += [(name, uri) for uri in uris]
@@ -433,7 +433,7 @@ def _category_of(out: str, uris: Sequence[str]) -> str:
     for uri in uris:
         with suppress(ResultsError, KeyError, IndexError):  # without the column, or without rows
             return read_part(uri, ["category"])["category"][0].as_py()
-    folder = uris[0].rsplit("/", 2)[1]
+    folder = storage.name_of(storage.parent(uris[0]))
     names = {storage.safe_name(name): name for name in read_run(out).get("categories", {})}
     return names.get(folder, folder)
 

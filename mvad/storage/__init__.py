@@ -28,6 +28,8 @@ from mvad.storage.uris import (
     is_relative,
     join,
     local_path,
+    name_of,
+    parent,
     readable,
     safe_name,
     sibling,

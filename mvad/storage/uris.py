@@ -78,10 +78,20 @@ def join(uri: str, *names: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
+def name_of(uri: str) -> str:
+    """Return the name of a file or folder without those that it lies in, as plain text."""
+    return unquote(urlsplit(uri).path.rpartition("/")[2])
+
+
+def parent(uri: str) -> str:
+    """Return the URI of the folder that a file or folder lies in."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(path=parts.path.rpartition("/")[0]))
+
+
 def sibling(uri: str, name: str) -> str:
     """Return the URI of a file or folder in the same folder as ``uri``; ``name`` is plain text."""
-    parts = urlsplit(uri)
-    return join(urlunsplit(parts._replace(path=parts.path.rpartition("/")[0])), name)
+    return join(parent(uri), name)
 
 
 def folder_name(name: str) -> str:

@@ -9,6 +9,7 @@ import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+import torch
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
@@ -17,10 +18,21 @@ from helpers.nodes import free_port
 from helpers.score_files import write_rows, write_run
 from helpers.tiles import EMBEDDED
 from mvad import results, storage
+from mvad.data.image_size import ImageSize
 from mvad.data.listing import Listing
 from mvad.data.manifest import read_manifest
+from mvad.detectors import PatchCore
 from mvad.errors import ImageError, UsageError
-from mvad.model_store import find_models, map_arrays, read_arrays
+from mvad.features.backbones import describe
+from mvad.model_store import (
+    FittedModel,
+    find_models,
+    kept_versions,
+    map_arrays,
+    read_arrays,
+    save_model,
+    use_version,
+)
 from mvad.options import DataOptions
 
 
@@ -86,6 +98,25 @@ def test_any_name_can_be_written_and_listed(bucket):
         storage.read_bytes(storage.join(storage.to_uri(bucket("odd")), "gone.png"), 10)
     storage.remove(storage.to_uri(bucket("odd")))
     assert not storage.exists(uri)
+
+
+def test_versions_of_a_model_can_be_used_again(bucket):
+    folder, versions = storage.to_uri(bucket("versions")), []
+    for seed in range(2):
+        features = torch.from_numpy(np.random.default_rng(seed).standard_normal((4, 2, 2, 6)).astype(np.float32))
+        state, record = (
+            PatchCore(coreset_ratio=1.0).fit(features).state,
+            {"n_train": 4, "errors": [], "fit_seconds": 1.0},
+        )
+        facts = (describe("efficientnet_lite0"), "abc", ImageSize.square(64), record)
+        versions.append(save_model(folder, FittedModel("cap", PatchCore, state, *facts), keep_earlier=True))
+    first, second = (model.model_id for model in versions)
+    kept = {model.model_id: model for model in kept_versions(folder, "patchcore", "cap")}
+    assert {*kept} == {first, second}
+    for model_id in (first, second):
+        assert use_version(folder, kept[model_id]).model_id == model_id
+        (found,) = find_models(folder).values()
+        assert (found.model_id, read_arrays(found)["bank"].shape) == (model_id, (16, 6))
 
 
 def test_the_error_of_a_missing_folder_hides_keys(bucket):

@@ -1,12 +1,15 @@
 """Names of files and folders, without any I/O."""
 
 import hashlib
+import re
 import string
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from helpers.tiles import ROOT
+from mvad import storage
 from mvad.storage import safe_name
 
 SURROGATES = st.text(st.characters(), max_size=300)  # lone surrogates too
@@ -85,3 +88,25 @@ def test_different_names_differ_in_more_than_capitals(names):
 def test_the_safe_name_of_a_name_is_not_that_of_its_result(name):
     folder = safe_name(name)
     assert folder == name or safe_name(folder) != folder
+
+
+@pytest.mark.parametrize("options", ["", "?endpoint_override=http://store:9000/a&scheme=http"])
+def test_the_parts_of_a_uri_leave_its_options_alone(options):
+    uri = storage.join(f"s3://plant/nights{options}", "date=2026-11-23", "a b#1%.parquet")
+    assert storage.name_of(uri) == "a b#1%.parquet"
+    assert storage.name_of(storage.parent(uri)) == "date=2026-11-23"
+    assert storage.join(storage.parent(uri), storage.name_of(uri)) == uri
+    assert storage.sibling(uri, "x") == storage.join(f"s3://plant/nights{options}", "date=2026-11-23", "x")
+
+
+def test_nobody_cuts_a_uri_by_hand():
+    """Behind the last slash there may be connection options, which have slashes themselves."""
+    cut = re.compile(r"""(uri|folder|root|target|source|out)s?(\[\d\])?\.r?(partition|split)\(["']/["']""")
+    found = [
+        f"{file.name}: {line}"
+        for file in (ROOT / "mvad").rglob("*.py")
+        for line in file.read_text().splitlines()
+        if cut.search(line)
+    ]
+    assert cut.search('uris[0].rsplit("/", 2)')
+    assert found == []
