@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -15,6 +16,9 @@ SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP")
 GO_ON = "what has been written is kept: repeat the command to go on."
 CLEANUP_TIMEOUT_S = 20.0  # Kubernetes kills 30 s after its SIGTERM
 END_TIMEOUT_S = 10  # of a worker of Ray
+
+_silencing, _n_silenced = threading.Lock(), 0
+_warnings_before: warnings.catch_warnings
 
 
 class Stopped(KeyboardInterrupt):
@@ -128,6 +132,28 @@ class UnfailingStream:
         if self.error is not None:
             with suppress(OSError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Let no warning be shown; afterwards they are as before the first of several threads came here.
+
+    What Python offers for that restores what it found, and of two threads the later one would find no warnings.
+    """
+    global _n_silenced, _warnings_before
+    with _silencing:
+        if not _n_silenced:
+            _warnings_before = warnings.catch_warnings()
+            _warnings_before.__enter__()
+            warnings.simplefilter("ignore")
+        _n_silenced += 1
+    try:
+        yield
+    finally:
+        with _silencing:
+            _n_silenced -= 1
+            if not _n_silenced:
+                _warnings_before.__exit__(None, None, None)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ import pytest
 from helpers.tiles import ROOT
 from helpers.waits import has_ended, wait_until
 from mvad import process
-from mvad.process import Stopped, UnfailingStream, end_on_signals
+from mvad.process import Stopped, UnfailingStream, end_on_signals, without_warnings
 from mvad.version import VERSION
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
@@ -150,6 +151,7 @@ process.END_TIMEOUT_S = 1
 lock = threading.Lock()
 lock.acquire()
 atexit.register(lock.acquire)
+process._is_worker = lambda: True
 process.end_in_time()
 process.end_in_time()
 print("ended", flush=True)
@@ -157,6 +159,42 @@ print("ended", flush=True)
     running = python("-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.communicate(timeout=30) == ("ended\n", "")
     assert running.returncode == -signal.SIGALRM
+
+
+def test_a_process_that_is_no_worker_of_ray_ends_as_it_likes():
+    code = """
+from mvad import process
+process._kill_later = lambda: print("it would be killed", flush=True)
+process.end_in_time()
+"""
+    assert python("-c", code, stdout=subprocess.PIPE).communicate(timeout=60)[0] == ""
+
+
+def test_warnings_of_several_threads_are_as_before():
+    first, second = threading.Event(), threading.Event()
+
+    def later():
+        with without_warnings():
+            first.set()
+            second.wait()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=later)
+        with without_warnings():
+            thread.start()
+            first.wait()
+            warnings.warn("not shown", stacklevel=1)
+        second.set()
+        thread.join()
+        warnings.warn("shown", stacklevel=1)
+    assert [str(one.message) for one in caught] == ["shown"]
+
+
+def test_only_one_place_silences_warnings():
+    """Python's own way is for one thread alone."""
+    users = [file.name for file in (ROOT / "mvad").rglob("*.py") if "catch_warnings" in file.read_text()]
+    assert users == ["process.py"]
 
 
 def test_a_signal_during_the_imports_leaves_no_traceback():

@@ -5,8 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-
-import psutil
+from typing import Any
 
 from mvad.diagnosis.finding import Finding, gib
 from mvad.diagnosis.limits import ROOT, core_limit, memory_limit, usable_cores
@@ -36,9 +35,15 @@ def cores(options: DoctorOptions) -> Iterator[Finding]:
         yield Finding("cores", text)
 
 
+def _memory() -> Any:
+    import psutil  # which does not exist for every system
+
+    return psutil.virtual_memory()
+
+
 def memory(options: DoctorOptions) -> Iterator[Finding]:
     """How much memory there is, and whether a job with its default limits fits into it."""
-    machine, limit = psutil.virtual_memory(), memory_limit()
+    machine, limit = _memory(), memory_limit()
     size = machine.total if limit is None else min(machine.total, limit)
     text = f"{gib(size)}, {gib(min(machine.available, size))} free"
     text += f" (a cgroup's limit; the machine has {gib(machine.total)})" if size < machine.total else ""
@@ -62,7 +67,7 @@ def shared_memory(options: DoctorOptions) -> Iterator[Finding]:
         yield Finding(SHARED_MEMORY, "cannot be written", "slow", advice)
         return
     free, limit = shutil.disk_usage(SHARED_MEMORY).free, memory_limit()
-    size = psutil.virtual_memory().total
+    size = _memory().total
     store = OBJECT_STORE_SHARE * (size if limit is None else min(size, limit))
     if free < min(store, MAX_SLOW_STORE):
         advice = (

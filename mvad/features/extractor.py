@@ -6,7 +6,6 @@ Features of the two engines differ by rounding, about one part in a million.
 from __future__ import annotations
 
 import logging
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +19,7 @@ from torch.nn import functional
 from mvad.data.image_size import ImageSize, Window, grid_of, grid_part
 from mvad.errors import UsageError
 from mvad.features.kinds import PIXELS, network_kinds, small_side
+from mvad.process import without_warnings
 from mvad.runtime.tensors import as_tensor
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ def export_onnx(network: nn.Module, example: Tensor) -> Any:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own code warns
+        with without_warnings():  # of the exporter's own code
             program = torch.onnx.export(network.eval(), (example,), dynamo=True, verbose=False)
         assert program is not None
         return program.model_proto

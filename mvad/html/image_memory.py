@@ -3,7 +3,6 @@
 import ctypes
 import io
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from PIL import Image
 from mvad.data.images import FORMATS
 from mvad.errors import ImageError
 from mvad.html.thumbnails import fit_within
+from mvad.process import without_warnings
 
 # Peaks of `data.images.decode` with all its copies, in bytes per pixel; tests measure them.
 PLAIN_FORMATS, PLAIN_MODES, PLAIN_BYTES = ("PNG", "JPEG", "BMP", "TIFF"), ("1", "L", "P", "RGB", "CMYK", "YCbCr"), 12
@@ -62,7 +62,7 @@ def image_bytes(data: bytes, max_pixels: int, is_shown: bool) -> int:
     """
     try:
         Image.MAX_IMAGE_PIXELS = None  # the limit is the parameter's
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with without_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             plain = image.format in PLAIN_FORMATS and image.mode in PLAIN_MODES and not image.has_transparency_data
     except Exception:  # decoders raise nearly anything on damaged data

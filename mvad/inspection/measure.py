@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from mvad.data.image_size import ImageSize
 from mvad.data.images import FORMATS, FULL_DEPTH, Batch, decode, read_file, read_image, resize_and_crop
 from mvad.errors import ImageError, one_line
 from mvad.html.thumbnails import encode
+from mvad.process import without_warnings
 from mvad.search.fingerprints import FINGERPRINT_SIDE, fingerprint
 
 MAX_SHARPNESS_SIDE = 1024  # pixels; blur that is invisible at this size does not matter to a model either
@@ -87,10 +87,8 @@ def _sha256(*parts: bytes) -> NDArray[np.uint8]:
 
 def _format_and_mode(data: bytes) -> tuple[str, str]:
     """Format and mode of a file that has been decoded already, from its header."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return "JPEG" if image.format == "MPO" else image.format or "", image.mode
+    with without_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return "JPEG" if image.format == "MPO" else image.format or "", image.mode
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:

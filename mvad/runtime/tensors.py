@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+
+from mvad.process import without_warnings
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,5 @@ def as_tensor(array: NDArray[Any], device: str | torch.device = "cpu") -> Tensor
     """
     import torch
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    with without_warnings():  # that the array is not writable
         return torch.from_numpy(array).to(device)

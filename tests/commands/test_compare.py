@@ -48,7 +48,8 @@ def test_the_table_is_that_of_the_runs(compared):
     both = [table["vae", 2, name] for name in ("alpha", "beta")]
     assert mean["image_auroc"] == pytest.approx((both[0]["image_auroc"] + both[1]["image_auroc"]) / 2)
     assert mean["fit_seconds"] == pytest.approx(both[0]["fit_seconds"] + both[1]["fit_seconds"])
-    files = list((out / "runs/patchcore/models/patchcore/alpha").glob("*.npy"))
+    folder = out / "runs/patchcore/models/patchcore/alpha"
+    files = [folder / name for name in json.loads((folder / "model.json").read_text())["files"]]
     assert table["patchcore", None, "alpha"]["model_bytes"] == sum(path.stat().st_size for path in files)
     stored = pq.read_table(out / "compare.parquet")
     assert stored.schema.equals(SCHEMA)
@@ -118,7 +119,7 @@ def test_what_fails_has_its_reason_and_the_rest_goes_on(tmp_path, monkeypatch):
             return fit_detector(options, features, rows, prior, **others)
         raise ValueError("no room\nfor patches")
 
-    monkeypatch.setattr("mvad.fitting.scheduler.fit_detector", explode)
+    monkeypatch.setattr("mvad.fitting.category_fit.fit_detector", explode)
     options = {**COMPARED, "shots": None, "methods": "vae-fewshot,knn,patchcore", "max_errors": "0", "actors": 1}
     options["engine"] = "torch"
     result = mvad.compare(str(tmp_path / "data"), str(tmp_path / "out"), **options)

@@ -40,7 +40,7 @@ def here(monkeypatch):
         for name, value in (("usable_cores", cores), ("core_limit", core_limit), ("memory_limit", memory_limit)):
             monkeypatch.setattr(machine, name, lambda value=value: value)
         size = SimpleNamespace(total=memory, available=memory // 2)
-        monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: size)
+        monkeypatch.setattr("psutil.virtual_memory", lambda: size)
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=shm))
         monkeypatch.setattr(machine.os, "access", lambda *_: True)
         monkeypatch.setattr(machine.sys, "platform", "linux")

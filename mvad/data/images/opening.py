@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from mvad.errors import ImageError
+from mvad.process import without_warnings
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -37,9 +37,8 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 def decoding(data: bytes) -> Iterator[None]:
     """Turn whatever decoders raise on an image file into an ImageError that says what is wrong with it."""
     try:
-        with warnings.catch_warnings():
-            # The size is checked against the user's limit; Pillow's warnings about odd metadata help nobody.
-            warnings.simplefilter("ignore")
+        # The size is checked against the user's limit; Pillow's warnings about odd metadata help nobody.
+        with without_warnings():
             yield
     except ImageError:
         raise
