@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import trustme
 
 from helpers.nights import night
 from helpers.receivers import HttpReceiver
@@ -52,6 +53,22 @@ def test_a_password_in_the_url_is_sent_as_such():
         Webhook(receiver.url.replace("://", "://me:pass@"), timing=FAST).send(night())
     ((_, headers, _),) = receiver.requests
     assert headers["Authorization"] == "Basic bWU6cGFzcw=="
+
+
+def test_https_is_for_servers_whose_certificate_can_be_trusted(monkeypatch, tmp_path):
+    # As for another machine: of this one no variable of the environment is asked.
+    monkeypatch.setattr("mvad.alarms.webhook.is_loopback", lambda host: False)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with HttpReceiver(authority=authority) as receiver:
+        webhook = Webhook(f"{receiver.url}/hook", timing=FAST)
+        with pytest.raises(AlarmError, match="it cannot be reached"):
+            webhook.send(night())
+        assert receiver.requests == []
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        webhook.send(night())
+    ((path, _, body),) = receiver.requests
+    assert (path, json.loads(body)) == ("/hook", document(night()))
 
 
 def test_a_signature_is_the_hmac_of_timestamp_dot_and_body():

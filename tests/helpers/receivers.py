@@ -1,5 +1,6 @@
 """Small servers on loopback that alarms are sent to: HTTP with answers that a test chooses, and SMTP."""
 
+import ssl
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ from aiosmtpd.smtp import AuthResult
 class HttpReceiver:
     """An HTTP server that answers with statuses, and headers, one after the other; the last one again and again.
 
+    With an ``authority``, a certificate authority of trustme that signs its key, it speaks HTTPS.
+
     Attributes
     ----------
     url
@@ -21,7 +24,7 @@ class HttpReceiver:
         What came: path, headers and body of each.
     """
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, authority=None):
         self.requests = []
         self._answers = [answer if isinstance(answer, tuple) else (answer, {}) for answer in answers or (204,)]
         receiver = self
@@ -41,7 +44,12 @@ class HttpReceiver:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if authority is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self):
@@ -78,8 +86,6 @@ def mail_server(messages, port, security="none", login=None):
     authority = trustme.CA()
     context = None
     if security != "none":
-        import ssl
-
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(context)
 
