@@ -4,7 +4,6 @@ Both versions of cgroups are read, also of the groups around this process's own.
 of Linux, there is none.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,12 +33,6 @@ def memory_limit(root: Path = ROOT) -> int | None:
             with suppress(OSError, ValueError):
                 limits.append(int((folder / name).read_text()))
     return min((limit for limit in limits if limit < NO_LIMIT), default=None)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:

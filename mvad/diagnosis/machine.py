@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mvad.diagnosis.finding import Finding, gib
-from mvad.diagnosis.limits import ROOT, core_limit, memory_limit, usable_cores
+from mvad.diagnosis.limits import ROOT, core_limit, memory_limit
 from mvad.options import DoctorOptions
+from mvad.runtime.threads import usable_cores
 
 FEW_CORES = 2
 CORES_PER_ACTOR = 4

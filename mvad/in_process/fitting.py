@@ -32,13 +32,13 @@ from mvad.fitting.scheduler import PRIOR_IMAGES
 from mvad.fitting.sharding import max_images
 from mvad.fitting.tasks import pretrain_detector
 from mvad.in_process.inputs import ImageLike, Reading, largest_sample, name_of, read_resized, sides_of
-from mvad.in_process.workers import Workers, usable_cores
+from mvad.in_process.workers import Workers
 from mvad.model_store import FittedModel
 from mvad.options import EstimatorOptions
 from mvad.pipeline.bit_depths import depth_of
 from mvad.pipeline.image_sizes import input_size
 from mvad.pipeline.measuring import MAX_MEASURED_IMAGES
-from mvad.runtime.threads import compute_device
+from mvad.runtime.threads import compute_device, usable_cores
 from mvad.search.fingerprints import fingerprints
 
 

@@ -13,7 +13,17 @@ from PIL import Image
 
 from mvad import storage
 from mvad.data.image_size import ImageSize
-from mvad.data.images import FULL_DEPTH, decode, decode_resized, largest_value, may_be_deep, read_file, resize
+from mvad.data.images import (
+    FULL_DEPTH,
+    decode,
+    decode_resized,
+    file_may_be_deep,
+    largest_value,
+    may_be_deep,
+    measure_file,
+    read_file,
+    resize,
+)
 from mvad.data.images.opening import decoding, open_image, upright, upright_size
 from mvad.data.images.samples import on_black
 from mvad.errors import ImageError, UsageError
@@ -21,7 +31,6 @@ from mvad.errors import ImageError, UsageError
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
 SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image)
 EIGHT_BITS = ("1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "La", "PA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
-HEAD_BYTES = 32  # of a file, which tell whether its samples may have more than 8 bits
 
 
 @dataclass(frozen=True)
@@ -70,18 +79,27 @@ def name_of(image: ImageLike, number: int) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
+def _uri_of(image: ImageLike) -> str | None:
+    """The URI of an image that is a path or a URI; else None."""
+    return storage.to_uri(os.fspath(image)) if isinstance(image, str | os.PathLike) else None
+
+
 def file_of(image: ImageLike, reading: Reading) -> bytes | None:
     """The content of the image's file; None if there are only pixels. ImageError if it cannot be read."""
-    if isinstance(image, str | os.PathLike):
-        return read_file(storage.to_uri(os.fspath(image)), reading.max_pixels)
+    uri = _uri_of(image)
+    if uri is not None:
+        return read_file(uri, reading.max_pixels)
     return bytes(image) if isinstance(image, bytes | bytearray) else None
 
 
 def largest_sample(image: ImageLike, reading: Reading) -> int:
     """The largest sample value of an image file of more than 8 bits whose range it does not state; otherwise 0."""
+    uri = _uri_of(image)
+    if uri is not None and not file_may_be_deep(uri):
+        return 0
     try:
         data = file_of(image, reading)
-        if data is None or not may_be_deep(data[:HEAD_BYTES]):
+        if data is None or not may_be_deep(data):
             return 0
         return largest_value(data, reading.max_pixels, first_page=reading.first_page)
     except ImageError:
@@ -90,13 +108,15 @@ def largest_sample(image: ImageLike, reading: Reading) -> int:
 
 def sides_of(image: ImageLike, reading: Reading) -> tuple[int, int] | None:
     """Height and width of the upright image; None if it cannot be read."""
+    uri = _uri_of(image)
     try:
-        data = file_of(image, reading)
-        if data is None:
+        if uri is not None:
+            width, height = measure_file(uri, reading.max_pixels, first_page=reading.first_page)
+        elif (data := file_of(image, reading)) is None:
             width, height = _pixels(image, reading).size
-            return height, width
-        with decoding(data):
-            width, height = upright_size(open_image(data, reading.max_pixels, first_page=reading.first_page))
+        else:
+            with decoding(data):
+                width, height = upright_size(open_image(data, reading.max_pixels, first_page=reading.first_page))
     except ImageError:
         return None
     return height, width

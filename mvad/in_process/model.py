@@ -16,13 +16,12 @@ from mvad.anomaly_maps.regions import MapRule
 from mvad.calibration import DecisionRule, median_and_spread
 from mvad.data.image_size import ImageSize
 from mvad.data.images import FULL_DEPTH, crop_centre
-from mvad.detectors import State
 from mvad.errors import ImageError, UsageError, failure_reason, one_line
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.in_process.inputs import ImageLike, Reading, as_list, check, is_single, name_of, read_resized
 from mvad.in_process.prediction import Prediction
-from mvad.in_process.workers import Workers, usable_cores
+from mvad.in_process.workers import Workers
 from mvad.model_store import (
     FittedModel,
     ModelInfo,
@@ -37,7 +36,7 @@ from mvad.model_store import (
 )
 from mvad.options import DecisionOptions, PredictOptions, takes
 from mvad.results.verdicts import decide, decision_rule
-from mvad.runtime.threads import Threads, compute_device
+from mvad.runtime.threads import Threads, compute_device, usable_cores
 from mvad.scoring.jobs import SCORING_FAILED
 from mvad.scoring.outcomes import Outcome, score_large, score_whole
 
@@ -57,19 +56,28 @@ class Model:
         How it decides, and how images are read.
     threads
         How many images are computed side by side; by default as many as there are cores.
+    known_id
+        The id of the model if it has been saved; else it is computed from all of its arrays.
     """
 
     def __init__(
-        self, fitted: FittedModel, network: Network, options: PredictOptions, threads: int | None = None
+        self,
+        fitted: FittedModel,
+        network: Network,
+        options: PredictOptions,
+        threads: int | None = None,
+        *,
+        known_id: str | None = None,
     ) -> None:
         device, n_threads = compute_device(), threads or usable_cores()
         uses_gpu = device != "cpu"
         kind = fitted.method.feature
         self._fitted, self._size, self._kind = fitted, fitted.size, kind
         self._extract = prepare([kind], network, fitted.size, options.engine, uses_gpu).load(device)
-        state = State(fitted.state.settings, fitted.state.arrays)
-        self._detector = fitted.method.from_state(state, device)
-        self._rule = _rule_of(fitted, options)
+        self._detector = fitted.method.from_state(fitted.state, device)
+        self._model_id = known_id or model_id(fitted)
+        self._rule = _rule_of(fitted, self._model_id, options)
+        self._scale = _scale_of(self._rule)
         self._reading = Reading(options.max_pixels, int(fitted.record.get("bit_depth", FULL_DEPTH)), options.first_page)
         # The windows of an image share the cores: one such image at a time.
         one_at_a_time = uses_gpu or self._size.window is not None
@@ -102,7 +110,7 @@ class Model:
     @property
     def model_id(self) -> str:
         """SHA-256 that only models which give equal scores share."""
-        return self._rule.model_id or model_id(self._fitted)
+        return self._model_id
 
     @property
     def threshold(self) -> float | None:
@@ -198,17 +206,17 @@ class Model:
         sides = np.array([width], np.int32), np.array([height], np.int32)
         return score_whole(rule, self._detector, features, *sides)[0]
 
-    @property
-    def _scale(self) -> Scale | None:
-        threshold, scores = self._rule.threshold, self._rule.calibration
-        if threshold is None or scores is None or not np.isfinite(threshold):
-            return None
-        return threshold_scale(*median_and_spread(scores), threshold)
+
+def _scale_of(rule: DecisionRule) -> Scale | None:
+    """The colours of maps; None without a finite threshold."""
+    if rule.threshold is None or rule.calibration is None or not np.isfinite(rule.threshold):
+        return None
+    return threshold_scale(*median_and_spread(rule.calibration), rule.threshold)
 
 
-def _rule_of(fitted: FittedModel, options: DecisionOptions) -> DecisionRule:
+def _rule_of(fitted: FittedModel, fitted_id: str, options: DecisionOptions) -> DecisionRule:
     return decision_rule(
-        model_id(fitted),
+        fitted_id,
         fitted.method.method,
         fitted.category,
         fitted.calibration,
@@ -249,8 +257,7 @@ def load_model(
     found = ModelSet(info.uri, {info.category: info}, {}, {})
     usable, networks = load_networks(found, options.weights)
     model = usable[info.category]
-    fitted = read_fitted(model)
-    return Model(fitted, networks[model.backbone], options, threads)
+    return Model(read_fitted(model), networks[model.backbone], options, threads, known_id=model.model_id)
 
 
 def _find(uri: str, category: str | None, method: str | None) -> ModelInfo:

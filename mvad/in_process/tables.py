@@ -71,11 +71,12 @@ class Results:
             raise UsageError(f"the image {image_id!r} has rows of {len(found)} nights; say which with night.")
         ((folder, category),) = found
         (row,) = results.read_images(folder, category, [image_id], MAP_COLUMNS).to_pylist()
-        size = results.read_run(folder)["categories"].get(category, {}).get("size")
-        model_map = None if size is None else stored_map(row, ImageSize(**size))
-        if size is None or model_map is None:
+        sides = results.read_run(folder)["categories"].get(category, {}).get("size")
+        if sides is None:
             return None
-        return full_map(row, model_map, ImageSize(**size), row["width"] * row["height"])
+        size = ImageSize(**sides)
+        model_map = stored_map(row, size)
+        return None if model_map is None else full_map(row, model_map, size, row["width"] * row["height"])
 
     def _places(self, image_id: str) -> list[tuple[str, str]]:
         """The folders that have a row of an image, and its category there."""

@@ -45,4 +45,5 @@ def original_model(model: ModelInfo, network: Network, options: ExportOptions) -
     from mvad.in_process import Model
 
     shared = option_names(PredictOptions) & option_names(ExportOptions)
-    return Model(read_fitted(model), network, PredictOptions(**{name: getattr(options, name) for name in shared}))
+    decides = PredictOptions(**{name: getattr(options, name) for name in shared})
+    return Model(read_fitted(model), network, decides, known_id=model.model_id)

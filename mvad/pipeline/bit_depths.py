@@ -11,12 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mvad import storage
-from mvad.data.images import BIT_DEPTHS, largest_value, may_be_deep, read_file
+from mvad.data.images import BIT_DEPTHS, file_may_be_deep, largest_value, read_file
 from mvad.errors import ImageError
 from mvad.options import BitDepthOptions
 from mvad.pipeline.measuring import measure_categories
-
-HEAD_BYTES = 32  # of a file, which tell whether its samples may have more than 8 bits
 
 
 def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, int]:
@@ -34,7 +32,7 @@ def measure_bit_depth(uris: Sequence[str], max_pixels: int, first_page: bool, ke
 
     Images that cannot be read, with the ``keys`` of object storage, do not count.
     """
-    deep = itertools.compress(uris, storage.parallel_map(_may_be_deep, uris))
+    deep = itertools.compress(uris, storage.parallel_map(file_may_be_deep, uris))
     return depth_of(_largest_value(uri, max_pixels, first_page) for uri in deep)
 
 
@@ -42,13 +40,6 @@ def depth_of(largest_values: Iterable[int]) -> int:
     """The smallest of `BIT_DEPTHS` that holds some values, below 2^16."""
     largest = max(largest_values, default=0)
     return next(depth for depth in BIT_DEPTHS if largest < 1 << depth)
-
-
-def _may_be_deep(uri: str) -> bool:
-    try:
-        return may_be_deep(storage.read_bytes(uri, HEAD_BYTES, head=True))
-    except ImageError:
-        return False
 
 
 def _largest_value(uri: str, max_pixels: int, first_page: bool) -> int:

@@ -4,6 +4,7 @@ PyTorch is imported where it is used: a driver need not import it.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,6 +18,12 @@ IMAGES_PER_THREAD = 8  # that a thread of a CPU actor takes at a time
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def use_one_thread() -> None:

@@ -10,9 +10,10 @@ from packaging.requirements import Requirement
 
 import mvad
 from mvad.cli import main
-from mvad.diagnosis import Diagnosis, Finding, diagnosis, limits, machine, ray_here, software, storage_here
+from mvad.diagnosis import Diagnosis, Finding, diagnosis, machine, ray_here, software, storage_here
 from mvad.errors import UsageError
 from mvad.options import DoctorOptions
+from mvad.runtime import threads
 
 GIB = 1 << 30
 
@@ -165,11 +166,11 @@ def test_gpus_are_named_with_their_memory(monkeypatch):
 
 
 def test_cores_that_a_process_may_use_are_those_of_its_affinity(monkeypatch):
-    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert limits.usable_cores() == 3
-    monkeypatch.delattr(limits.os, "sched_getaffinity")
-    monkeypatch.setattr(limits.os, "cpu_count", lambda: 6)
-    assert limits.usable_cores() == 6
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert threads.usable_cores() == 3
+    monkeypatch.delattr(threads.os, "sched_getaffinity")
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 6)
+    assert threads.usable_cores() == 6
 
 
 # ------------------------------------------------------------------------------------------------ the software

@@ -13,7 +13,7 @@ from mvad.data.augmentation import NO_FLIPS, Augmentation, allowed_flips, is_squ
 from mvad.data.image_size import FAST, ImageSize
 from mvad.data.images.ignoring import blank
 from mvad.data.images.opening import decoding, open_image, reduce_jpeg, upright_size
-from mvad.data.images.samples import FULL_DEPTH, to_rgb
+from mvad.data.images.samples import FULL_DEPTH, may_be_deep, to_rgb
 from mvad.errors import ImageError, one_line
 
 Batch = dict[str, NDArray[Any]]  # columns of a batch, one entry per image
@@ -22,6 +22,7 @@ MAX_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
 MAX_METADATA_BYTES = 16 << 20
 FAST_FACTOR = 2  # sides of what fast decoding gives, at least, in sides of what it is resized to
 HEAD_BYTES = 1 << 18  # of a file, which nearly always tell how large its image is
+DEPTH_BYTES = 32  # of a file, which tell whether its samples may have more than 8 bits
 NO_BIT_DEPTHS: Mapping[str, int] = {}
 
 
@@ -42,6 +43,14 @@ def read_image(uri: str, max_pixels: int, *, bit_depth: int = FULL_DEPTH, first_
 def read_file(uri: str, max_pixels: int) -> bytes:
     """Read an image file; ImageError if it is larger than any image of ``max_pixels`` pixels needs to be."""
     return storage.read_bytes(uri, limit=MAX_BYTES_PER_PIXEL * max_pixels + MAX_METADATA_BYTES)
+
+
+def file_may_be_deep(uri: str) -> bool:
+    """`may_be_deep` of a file, of which only the first bytes are read; False if it cannot be read."""
+    try:
+        return may_be_deep(storage.read_bytes(uri, DEPTH_BYTES, head=True))
+    except ImageError:
+        return False
 
 
 def measure_file(uri: str, max_pixels: int, *, first_page: bool = False) -> tuple[int, int]:

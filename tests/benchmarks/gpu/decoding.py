@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ from torchvision.io import decode_jpeg
 
 from benchmarks.forward import jpeg_files
 from benchmarks.gpu.tools import median_seconds
+from mvad.runtime.threads import usable_cores
 
 N_FILES, N_DISTINCT, SIDE = 64, 8, 224
 
@@ -24,8 +24,7 @@ def decoding(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One row per way of decoding `forward.jpeg_files` and resizing them to `SIDE`."""
     files = (jpeg_files(task["test"][:N_DISTINCT]) * N_FILES)[:N_FILES]
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(cores)
+    pool = ThreadPoolExecutor(cores := usable_cores())
     expected_full = np.asarray(Image.open(io.BytesIO(files[0])).convert("RGB"), np.int16)
     expected_small = _pillow(files[0]).astype(np.int16)
 
