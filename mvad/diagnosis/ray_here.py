@@ -17,7 +17,7 @@ LISTEN_TIMEOUT_S = 3.0
 
 def ray_here(options: DoctorOptions) -> Iterator[Finding]:
     """The Ray that jobs would use; with ``options.ray`` it is joined or started."""
-    from mvad.runtime.ray_process import LOCAL, require_address_space, require_listener
+    from mvad.runtime.ray_start.process import LOCAL, require_address_space, require_listener
 
     address = options.address or os.environ.get("RAY_ADDRESS") or LOCAL
     try:

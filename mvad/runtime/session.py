@@ -11,7 +11,8 @@ import ray
 from ray.data import DataContext
 
 from mvad.runtime.node_check import check_cluster
-from mvad.runtime.ray_process import LOCAL, RayProcess, private_token
+from mvad.runtime.ray_start.process import LOCAL, RayProcess
+from mvad.runtime.ray_start.token import private_token
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 
 from benchmarks.case import score_images, time_runs
-from mvad.runtime.ray_process import core_muted
+from mvad.runtime.ray_start.process import core_muted
 
 
 def main() -> None:

@@ -322,7 +322,7 @@ def test_too_few_addresses_are_broken(monkeypatch):
     def refuse():
         raise UsageError("a process may have 4.0 GiB of addresses here")
 
-    monkeypatch.setattr("mvad.runtime.ray_process.require_address_space", refuse)
+    monkeypatch.setattr("mvad.runtime.ray_start.process.require_address_space", refuse)
     found = only(ray_here.ray_here)
     assert (found.value, found.state) == ("does not start", "broken")
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import socket
 import stat
 import subprocess
@@ -12,11 +13,14 @@ from contextlib import suppress
 import psutil
 import pytest
 import ray
+from ray._private import services
 
 from helpers.waits import has_ended, wait_until
 from mvad.errors import UsageError
-from mvad.runtime import ray_process
-from mvad.runtime.ray_process import RayProcess, private_token, start_error
+from mvad.runtime.ray_start import process as ray_process
+from mvad.runtime.ray_start.lean_node import AGENTS, PLACEHOLDER, lean_node
+from mvad.runtime.ray_start.process import RayProcess, start_error
+from mvad.runtime.ray_start.token import private_token
 from mvad.runtime.session import ray_session
 
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -42,10 +46,41 @@ def listener():
 
 
 def test_only_what_jobs_need_is_started(ray_local):
-    programs = {argument for process in psutil.Process().children(recursive=True) for argument in words(process)}
+    started = [words(process) for process in psutil.Process().children(recursive=True)]
+    programs = {word for command in started for word in command}
     assert any(program.endswith("/raylet") for program in programs)
-    unneeded = ("/dashboard/dashboard.py", "/monitor.py", "/log_monitor.py")
+    unneeded = ("/dashboard/dashboard.py", "/monitor.py", "/log_monitor.py", "/agent.py", "/agent/main.py", "Agent")
     assert not [program for program in programs if program.endswith(unneeded)]
+    placeholders = [command for command in started if command and shlex.join(command) == PLACEHOLDER]
+    assert len(placeholders) == len(AGENTS)
+
+
+def test_placeholders_of_agents_end_with_their_raylet():
+    raylet = subprocess.Popen(["bash", "-c", f"{PLACEHOLDER} & wait"])
+    wait_until(lambda: any("kill -0" in " ".join(words(child)) for child in psutil.Process(raylet.pid).children()))
+    below = psutil.Process(raylet.pid).children(recursive=True)
+    raylet.kill()
+    raylet.wait()
+    wait_until(lambda: all(map(has_ended, below)), "the end of the placeholder")
+
+
+def test_agents_of_versions_that_were_not_tried_are_started(monkeypatch):
+    original = services.start_ray_process
+    with lean_node():
+        assert services.start_ray_process is not original
+    monkeypatch.setattr(ray, "__version__", "3.0.0")
+    with lean_node():
+        assert services.start_ray_process is original
+    assert services.start_ray_process is original
+
+
+def test_commands_of_other_processes_stay_as_they_are(monkeypatch):
+    started = []
+    monkeypatch.setattr(services, "start_ray_process", lambda command, *rest: started.append(command))
+    command = ["gcs_server", "--session_dir=/tmp", "--node_id=1"]
+    with lean_node():
+        services.start_ray_process(command, "gcs_server")
+    assert started == [command]
 
 
 def words(process):

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import secrets
 import socket
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import psutil
 import ray
 
 from mvad.errors import UsageError, one_line
+from mvad.runtime.ray_start.lean_node import lean_node
 
 CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 50.0
@@ -26,7 +26,6 @@ GIVE_UP_TIMEOUT_S = 2.0  # for the end of a start that is given up
 DEATH_TIMEOUT_S, DEATH_INTERVAL_S = 2.0, 0.01  # of a killed process, and between two looks at it
 MIN_ADDRESS_SPACE = 32 << 30  # bytes: Ray and PyTorch reserve many times what they use
 SHARED_MEMORY = "/dev/shm"
-UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's `Node` that start processes
 LOCAL = "local"  # Ray's name for a start on this machine, whatever cluster runs here
 
 
@@ -84,7 +83,7 @@ class RayProcess:
 
     def _run(self) -> None:
         try:
-            with _only_what_jobs_need():
+            with lean_node():
                 ray.init(**self._arguments)
             self._started.set_result(None)
         except BaseException as error:  # for the thread that waits for the result
@@ -101,27 +100,6 @@ class RayProcess:
             with suppress(psutil.NoSuchProcess):
                 found |= set(process.children(recursive=True))
         return found
-
-
-@contextmanager
-def _only_what_jobs_need() -> Iterator[None]:
-    """While the context lasts, Ray starts on this machine without what only people and growing clusters need.
-
-    These are three processes of Python: the dashboard's server, the autoscaler, and the one that reads log files. They
-    take a second to start, and another to end. ``ray.init`` has no arguments for them; where Ray's own names have
-    changed, it starts them as usual.
-    """
-    from ray._private.node import Node
-
-    starts = [name for name in UNNEEDED if hasattr(Node, name)]
-    originals = {name: getattr(Node, name) for name in starts}
-    for name in starts:
-        setattr(Node, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(Node, name, original)
 
 
 def start_error(address: str | None, error: Exception) -> UsageError:
@@ -177,55 +155,6 @@ def require_address_space() -> None:
             f"a process may have {limit / (1 << 30):.1f} GiB of addresses here (ulimit -v), and Ray reserves more than "
             f"it uses; allow {MIN_ADDRESS_SPACE >> 30} GiB, or any number: ulimit -v unlimited."
         )
-
-
-@contextmanager
-def private_token() -> Iterator[None]:
-    """Let the Ray that is started here ask for a token that this user alone can read.
-
-    Ray keeps it in ``~/.ray/auth_token``. Where the home folder is missing or cannot be written to, it is in the
-    environment of this process and those that it starts. A token that the environment names is used as it is.
-    """
-    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
-        yield
-        return
-    try:
-        _create_token(Path(os.environ["HOME"]) / ".ray/auth_token")
-    except (KeyError, OSError):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        _forget_token()
-        try:
-            yield
-        finally:
-            del os.environ["RAY_AUTH_TOKEN"]
-            _forget_token()
-    else:
-        yield
-
-
-def _create_token(path: Path) -> None:
-    """Create the file of the token if it is missing; nobody else may read it. OSError if it cannot be created."""
-    if path.exists():
-        with suppress(OSError):
-            path.chmod(0o600)
-        path.read_bytes()
-        return
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # of another process that started at the same time
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-
-
-def _forget_token() -> None:
-    """Let Ray's core look for the token again."""
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _ray_children() -> set[psutil.Process]:

@@ -1,0 +1,1 @@
+"""Ray on this machine: what of it is started, for whom, and how it ends."""
