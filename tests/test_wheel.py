@@ -14,6 +14,17 @@ from mvad.version import VERSION
 
 FORGOTTEN = "mvad/html/forgotten/page.html"  # in a folder that nothing in pyproject.toml names
 BUILD = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
+# No package of an extra can be imported, in any process of Python.
+WITHOUT_EXTRAS = """
+import sys
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing)
+"""
+EXTRAS = {"aiohttp", "aiohttp_cors", "colorful", "fastapi", "grpc", "multipart", "opencensus", "opentelemetry"}
+EXTRAS |= {"python_multipart", "smart_open", "starlette", "uvicorn", "virtualenv"}
 SCRIPT = "from importlib.metadata import distribution as of; of('mvad').entry_points['mvad'].load()()"
 
 
@@ -48,7 +59,7 @@ def files(folder):
 
 def run(unpacked, folder, *arguments):
     """Run Python in a folder elsewhere, with the unpacked wheel before all that is installed."""
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(unpacked)])}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -87,3 +98,15 @@ def test_the_wheel_works_outside_of_the_checkout(unpacked, tmp_path):
     sample = run(unpacked, tmp_path, "-m", "mvad", "sample", "data")
     assert sample.returncode == 0, sample.stderr
     assert len(list((tmp_path / "data/weave/train/good").iterdir())) == 48
+
+
+def test_a_job_needs_no_extra(unpacked, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(WITHOUT_EXTRAS.format(names=EXTRAS))
+    assert "No module named 'fastapi'" in run(unpacked, tmp_path, "-c", "import fastapi").stderr
+    tiny = ("--backbone", "efficientnet_lite0", "--image-size", 64, "--limit", 4, "--categories", "weave", "--quiet")
+    for command in (("sample", "data"), ("run", "data", "--out", "results", *tiny)):
+        ended = run(unpacked, tmp_path, "-m", "mvad", *command)
+        assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "results/summary.json").exists()
+    assert "mvad[serve]" in run(unpacked, tmp_path, "-m", "mvad", "serve", "--models", "results/models").stderr
