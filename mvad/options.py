@@ -29,7 +29,7 @@ from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, Detector, Shardable, find_method
 from mvad.errors import UsageError
 from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD
-from mvad.features.recipes import ANOMALY_DINO, DEFAULTS, DETECTOR_OPTIONS, IMAGE_SIZE, has_recipe
+from mvad.features.recipes import ANOMALY_DINO, DEFAULTS, DETECTOR_OPTIONS, EFFICIENTNET_LITE, IMAGE_SIZE, has_recipe
 from mvad.memory import MemoryBudget, parse_bytes
 
 PRESETS: dict[str, dict[str, Any]] = {  # option values, by name of the preset
@@ -198,6 +198,11 @@ def _by_recipe(name: str, default: Any) -> str:
     return f"{default}; {advised} for {', '.join([*alike, 'DINOv2'])} and DINOv3"
 
 
+def _sizes_by_backbone() -> str:
+    """How ``--help`` shows the default side of the model's input."""
+    return _by_recipe("image_size", f"{IMAGE_SIZE}; {EFFICIENTNET_LITE['image_size']} for EfficientNet-Lite")
+
+
 def _defaults_of(method: type[Detector]) -> dict[str, Any]:
     return {field.name: field.default for field in fields(method.Params)}
 
@@ -342,7 +347,7 @@ class BackboneOptions(NetworkOptions):
         Side | None,
         Option(
             help="Side of the model's input, in pixels; images that are not square keep their shape at the same area.",
-            show_default=_by_recipe("image_size", IMAGE_SIZE),
+            show_default=_sizes_by_backbone(),
         ),
     ] = None
     crop: Annotated[
@@ -1249,7 +1254,9 @@ class PlanOptions(NetworkOptions, OutputOptions):
     cores: Annotated[Positive, Option(help="CPU cores of the cluster.")] = 1
     data: Annotated[str | None, Option(help="Images to measure with.", show_default="the generated sample")] = None
     backbone: Annotated[str, Option(help="The backbone to measure with.")] = "efficientnet_lite0"
-    image_size: Annotated[Side, Option(help="Side of the model's input, in pixels.")] = 224
+    image_size: Annotated[
+        Side | None, Option(help="Side of the model's input, in pixels.", show_default=_sizes_by_backbone())
+    ] = None
     coreset_ratio: Annotated[Share, Option(help="Share of the training patches kept in the memory bank.")] = 0.1
     gpu_speedup: Annotated[
         float, Field(gt=0), Option(help="Without a GPU here to measure: the cores that one is worth.")

@@ -14,7 +14,7 @@ from mvad.data.sampling import evenly_spaced
 from mvad.data.synthetic import write_sample
 from mvad.detectors import PatchCore
 from mvad.features.kinds import PATCHES
-from mvad.options import DataOptions, PlanOptions, takes
+from mvad.options import DataOptions, FitOptions, PlanOptions, build, takes
 
 RESULT_ROW_BYTES = 200  # in Parquet, without a map
 N_MEASURED_IMAGES = 24
@@ -101,13 +101,13 @@ def measure(options: PlanOptions) -> Costs:
     """Measure what an image costs on this machine: on its GPU if it has one, else on one core."""
     import torch
 
-    from mvad.features.known import describe
     from mvad.features.specs import prepare
-    from mvad.features.weights import Network
+    from mvad.fitting import load_network, with_recipe
     from mvad.runtime.threads import compute_device
 
-    size = ImageSize.square(options.image_size)
-    device = compute_device()
+    network_options = {name: getattr(options, name) for name in ("backbone", "weights", "image_size", "coreset_ratio")}
+    chosen = with_recipe(build(FitOptions, network_options), say=lambda text: None)
+    size, device = ImageSize.square(chosen.side), compute_device()
     with tempfile.TemporaryDirectory() as scratch:
         if options.data is None:
             write_sample(scratch)
@@ -116,12 +116,12 @@ def measure(options: PlanOptions) -> Costs:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            network = Network.load(describe(options.backbone), options.weights)
+            network = load_network(chosen)
             extract = prepare([PATCHES], network, size, options.engine, device == "cuda").load(device)
             decode, pixels = _timed(lambda: np.stack([load_image(uri, size, MAX_PIXELS)[0] for uri in uris]))
             extract(pixels[:2])
             forward, features = _timed(lambda: extract(pixels)[PATCHES])
-            detector = PatchCore(coreset_ratio=options.coreset_ratio).fit(features)
+            detector = PatchCore.from_options(chosen).fit(features)
             detector.image_scores(features[:2])
             search, _ = _timed(lambda: detector.image_scores(features))
         finally:

@@ -71,10 +71,11 @@ def with_recipe(options: Chosen, say: Callable[[str], None]) -> Chosen:
     """
     spec = describe(options.backbone or find_method(options.method).default_backbone)
     free = {field.name for field in fields(options) if getattr(options, field.name) is None}
-    advised = {name: value for name, value in recipe(spec).items() if name in free}
-    if advised:
+    found = recipe(spec)
+    advised = {name: value for name, value in found.values.items() if name in free} if found else {}
+    if found and advised:
         texts = ", ".join(f"{name.replace('_', '-')} {_shown(value)}" for name, value in advised.items())
-        say(f"{spec.name}: {texts}, the recipe of AnomalyDINO, where not given otherwise")
+        say(f"{spec.name}: {texts}, {found.source}, where not given otherwise")
     defaults = {name: value for name, value in recipe_defaults(options.method).items() if name in free}
     return replace(options, **defaults | advised)
 

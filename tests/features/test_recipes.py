@@ -4,6 +4,7 @@ import pytest
 
 from mvad.detectors import PatchCore
 from mvad.errors import UsageError
+from mvad.features.backbone_spec import PACKAGED
 from mvad.features.backbones import describe
 from mvad.features.recipes import recipe
 from mvad.fitting.jobs import resolve_backbone, with_recipe
@@ -27,7 +28,7 @@ def values(options):
     ],
 )
 def test_dino_transformers_have_the_recipe_of_anomaly_dino(name, side):
-    advised = recipe(describe(name))
+    advised = recipe(describe(name)).values
     assert (advised["image_size"], advised["layers"], advised["norm"]) == (side, [12], True)
     assert (advised["neighbourhood"], advised["reweight"]) == (1, 0)
     assert (advised["distance"], advised["aggregate"]) == ("cosine", "top-1%")
@@ -35,7 +36,18 @@ def test_dino_transformers_have_the_recipe_of_anomaly_dino(name, side):
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "timm:vit_tiny_patch16_224", "timm:convnext_tiny", "none"])
 def test_other_backbones_have_none(name):
-    assert recipe(describe(name)) == {}
+    assert recipe(describe(name)) is None
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_small_network_sees_a_larger_image(name):
+    said = []
+    chosen = with_recipe(build(RunOptions, {"backbone": name}), said.append)
+    assert values(chosen) == (320, None, 3, False, 9)
+    assert said == [f"{name}: image-size 320, the best for the time, where not given otherwise"]
+    given = build(RunOptions, {"backbone": name, "image_size": 256, "crop": 224})
+    assert with_recipe(given, said.append).size_for(1, 1, 32).crop == (224, 224)
+    assert len(said) == 1
 
 
 def test_a_recipe_sets_what_is_not_given_and_says_so():
