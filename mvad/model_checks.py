@@ -111,8 +111,12 @@ def check_size(size: ImageSize) -> None:
     """ValueError if an input is too large, or its windows do not lie within it on one grid of patches."""
     if not all(1 <= seen <= resized <= MAX_SIDE for seen, resized in zip(size.crop, size.resize, strict=True)):
         raise ValueError(f"size is {size.resize} cropped to {size.crop}, not 1 to {MAX_SIDE:,} pixels")
+    if size.whole is not None and size.window is None:
+        raise ValueError(f"size has {size.whole} for images as a whole, and no windows")
     if size.window is None:
         return
+    if size.whole is not None and any(side > seen for side, seen in zip(size.whole, size.crop, strict=True)):
+        raise ValueError(f"size has {size.whole} for images as a whole, larger than {size.crop}")
     sides = (*size.crop, *size.window)
     if size.resize != size.crop or any(side % size.cell for side in sides):
         raise ValueError(f"size has windows of {size.window} whose patches are on no grid with those of {size.crop}")

@@ -24,7 +24,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import TILES, WHOLE_AND_TILES, ImageSize
 from mvad.data.images import BIT_DEPTHS, FULL_DEPTH, ignored_share
 from mvad.detectors import METHODS, Detector, State, TrainedDetector, find_method
 from mvad.detectors.state import ArraySpec
@@ -135,12 +135,17 @@ def _pack(model: FittedModel) -> tuple[dict[str, Any], list[tuple[str, list[byte
         "settings": model.state.settings,
         "backbone": asdict(model.backbone),
         "weights_sha256": model.weights_sha256,
-        "size": asdict(model.size),
+        "size": _size_content(model.size),
         "files": files,
     }
     record = {**model.record, "bytes": size_bytes, "origins": _stored(beside)}
     contents += [(file, [data]) for file, data in beside.items()]
     return {"model_id": _content_id(content), **content, "record": record}, contents
+
+
+def _size_content(size: ImageSize) -> dict[str, Any]:
+    """The values of a size; models that see no image as a whole have the ids that they had before there were such."""
+    return {name: value for name, value in asdict(size).items() if name != "whole" or value is not None}
 
 
 def model_id(model: FittedModel) -> str:
@@ -481,6 +486,7 @@ def list_models(folder: str) -> list[dict[str, Any]]:
         row |= {"backbone": model.backbone.name, "model_id": model.model_id}
         row |= {"n_train": model.record["n_train"], "bytes": model.record["bytes"], "input": str(model.size)}
         row |= {"windows": len(model.size.windows), "ignored": ignored_share(model.size)}
+        row |= {"tile_levels": TILES if model.size.whole is None else WHOLE_AND_TILES}
         row |= {"n_calibration": 0 if calibration is None else len(calibration), "damage": None}
         row |= {"updates": len(model.record.get("updated_from", []))}
         row |= {"suspects": model.record.get("suspects", [])}

@@ -24,7 +24,17 @@ from typer.models import OptionInfo
 from mvad import storage
 from mvad.calibration import RULES, UNKNOWN_PRODUCT
 from mvad.data.augmentation import AUGMENTATIONS, Augmentation
-from mvad.data.image_size import EXACT, SMOOTHING, Decoding, ImageSize, Smoothing, fitting_size, tiled_size
+from mvad.data.image_size import (
+    EXACT,
+    SMOOTHING,
+    TILES,
+    Decoding,
+    ImageSize,
+    Smoothing,
+    TileLevels,
+    fitting_size,
+    tiled_size,
+)
 from mvad.data.sampling import N_VARIANTS
 from mvad.detectors import METHODS, Detector, Shardable, find_method
 from mvad.errors import UsageError
@@ -366,6 +376,13 @@ class BackboneOptions(NetworkOptions):
             metavar="auto|none|N",
         ),
     ] = "auto"
+    tile_levels: Annotated[
+        TileLevels,
+        Option(
+            help="What is seen of images that are looked at through windows: the windows, or also the whole image, "
+            "squeezed to --image-size, by a memory bank of its own (patchcore)."
+        ),
+    ] = TILES
     tile_overlap: Annotated[
         float, Field(ge=0, le=0.75), Option(help="Overlap of neighbouring windows, at least, as a share of their side.")
     ] = 0.125
@@ -401,6 +418,9 @@ class BackboneOptions(NetworkOptions):
         self._apply_preset()
         if self.crop is not None and self.tile_size not in ("auto", "none"):
             raise UsageError("--crop and --tile-size exclude each other; leave one of them out.")
+        if self.tile_levels != TILES and (self.crop is not None or self.tile_size == "none"):
+            other = "--crop" if self.crop is not None else "--tile-size none"
+            raise UsageError(f"--tile-levels {self.tile_levels} needs windows; leave out {other}.")
         depends = self.image_size is None and has_recipe(self.backbone or "")
         if self.crop is not None and self.crop > self.side and not depends:
             raise UsageError(f"--crop {self.crop} is larger than the image size {self.side}.")
@@ -439,7 +459,11 @@ class BackboneOptions(NetworkOptions):
         is_large = seen > max(2 * self.side, LARGE_SIDE)
         if windows and self.tile_size != "none" and (self.tile_size != "auto" or is_large):
             tile = self.side if self.tile_size == "auto" else int(self.tile_size)
-            return tiled_size(height * self.scale, width * self.scale, tile, self.tile_overlap, cell)
+            size = tiled_size(height * self.scale, width * self.scale, tile, self.tile_overlap, cell)
+            if size.window is None or self.tile_levels == TILES:
+                return size
+            squeezed = fitting_size(self.side, width / height, cell).crop
+            return replace(size, whole=(min(squeezed[0], size.height), min(squeezed[1], size.width)))
         return fitting_size(self.side, width / height, cell)
 
 
@@ -628,6 +652,19 @@ class MethodOptions(JobOptions, BitDepthOptions, BackboneOptions, DetectorOption
     """Method"""
 
     method: Annotated[MethodName, Option(help="The detector.")] = "patchcore"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tile_levels == TILES:
+            return
+        if not find_method(self.method).has_levels:
+            able = ", ".join(name for name, method in METHODS.items() if method.has_levels)
+            raise UsageError(f"--tile-levels {self.tile_levels} is for {able}, not for {self.method}; leave it out.")
+        if not self.calibrates:
+            raise UsageError(
+                f"--tile-levels {self.tile_levels} compares the levels by scores that calibrate; leave out "
+                "--calibration none and --folds 0."
+            )
 
     @property
     def rows_per_image(self) -> int:
@@ -962,6 +999,8 @@ def _check_tunable(options: FitOptions) -> None:
         raise UsageError(f"--method {options.method} has no options to tune; choose one of: {', '.join(TUNABLE)}.")
     if options.shots is not None:
         raise UsageError("--shots leaves too few images to choose options by; leave it out.")
+    if options.tile_levels != TILES:
+        raise UsageError(f"images seen through windows are not tuned; leave out --tile-levels {options.tile_levels}.")
 
 
 @group()
@@ -1036,7 +1075,9 @@ class CompareOptions(
         changed |= {"method": method, "shots": shots, "shot_seed": changed["shot_seed"] + repeat}
         if not changed["augment"] or (shots is None and not changed["augmentations"]):
             changed["variant_count"] = None
-        return RunOptions(**changed | {"folds": 0, "maps": "all"})
+        # Methods are compared by rank, without thresholds; the levels of an image are by scores that calibrate.
+        folds = 0 if changed["tile_levels"] == TILES else RunOptions.folds
+        return RunOptions(**changed | {"folds": folds, "maps": "all"})
 
 
 @group()
@@ -1048,6 +1089,11 @@ class FalseAlarmOptions(MethodOptions, RuleOptions):
     rates: Annotated[
         list[Share], BeforeValidator(split_commas), _commas("False-alarm rates to ask for", "0.01,0.05")
     ] = (0.01, 0.05)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tile_levels != TILES:
+            raise UsageError(f"splits are scored at one level alone; leave out --tile-levels {self.tile_levels}.")
 
 
 @group()

@@ -4,6 +4,7 @@ from typer import Argument
 
 from mvad import fitting, storage
 from mvad.console import Reporter
+from mvad.data.image_size import WHOLE_AND_TILES
 from mvad.errors import UsageError
 from mvad.model_store import list_models
 from mvad.options import HistoryCategory, ModelsOptions, takes
@@ -45,7 +46,8 @@ def models(
         if not row["damage"]:
             counts = [f"{row[name]:,}" for name in ("n_train", "n_calibration", "updates")]
             counts.insert(1, f"{len(row['suspects']):,}")
-            seen = [row["input"], f"{row['windows']:,}", f"{100 * row['ignored']:.1f} %"]
+            whole = " + whole" if row["tile_levels"] == WHOLE_AND_TILES else ""
+            seen = [row["input"], f"{row['windows']:,}{whole}", f"{100 * row['ignored']:.1f} %"]
             facts = [row["backbone"], *seen, *counts, f"{row['bytes'] / 1e6:.1f}", row["model_id"][:12]]
         cells.append([row["method"], row["category"], *facts])
     titles = ("pixels", "windows", "ignored", "train", "suspects", "calibration", "updates", "MB", "id")

@@ -26,6 +26,9 @@ Length = Annotated[int, Field(strict=True, ge=1)]
 Smoothing = Annotated[float, Field(ge=0, le=MAX_SMOOTHING, allow_inf_nan=False)]
 EXACT: Final = "exact"
 FAST: Final = "fast"
+TILES: Final = "tiles"
+WHOLE_AND_TILES: Final = "whole,tiles"
+TileLevels = Literal["tiles", "whole,tiles"]
 Decoding = Literal["exact", "fast"]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Sides = Annotated[tuple[Length, Length], BeforeValidator(_pair)]
@@ -59,9 +62,10 @@ class ImageSize:
     ignore: str | None = None  # what of an image is not looked at: `images.ignoring`
     smoothing: Smoothing = SMOOTHING  # standard deviation in pixels of the Gaussian that smooths maps; 0: none
     decode: Decoding = EXACT  # fast: JPEG files may be decoded at a half, a quarter or an eighth of their size
+    whole: Sides | None = None  # of a second look at an input with windows: all of it, squeezed to these sides
 
     def __post_init__(self) -> None:
-        for name in ("resize", "crop", "window"):
+        for name in ("resize", "crop", "window", "whole"):
             object.__setattr__(self, name, _pair(getattr(self, name)))
 
     @property
@@ -97,7 +101,18 @@ class ImageSize:
     def described_windows(self) -> str:
         """How many windows there are, and of what size, in words."""
         height, width = self.network_input
-        return f"{len(self.windows):,} windows of {width} x {height} pixels"
+        squeezed = "" if self.whole is None else f", and as a whole, squeezed to {self.whole[1]} x {self.whole[0]}"
+        return f"{len(self.windows):,} windows of {width} x {height} pixels{squeezed}"
+
+    @property
+    def whole_level(self) -> ImageSize | None:
+        """The input that shows an image as a whole next to its windows, which it has no part in; None if there is none.
+
+        Its maps are smoothed over as many pixels of its own.
+        """
+        if self.whole is None:
+            return None
+        return ImageSize(resize=self.whole, crop=self.whole, ignore=self.ignore, smoothing=self.smoothing)
 
     @property
     def n_pixels(self) -> int:

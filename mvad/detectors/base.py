@@ -85,6 +85,7 @@ class Detector(ABC):
     needs_transformer: ClassVar[bool] = False  # whether the backbone must be a Vision Transformer
     one_core: ClassVar[bool] = False  # whether it is fitted on one core, because more round what is learnt differently
     has_bank: ClassVar[bool] = False  # whether images are compared with good ones that were kept
+    has_levels: ClassVar[bool] = False  # whether it can see windows and the whole image, with ``tile_levels``
     loo_scores: NDArray[np.float32] | None = None
     chosen: NDArray[np.int64] | None = None
 

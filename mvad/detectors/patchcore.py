@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from typer import Option
 
+from mvad.data.image_size import TILES, WHOLE_AND_TILES
 from mvad.detectors.base import Aggregate, Detector, Extendable, Nearest, Scores, Shardable
 from mvad.detectors.state import ArraySpec, State
 from mvad.search.aggregation import MAX, top_count, top_mean
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LATER_SETTINGS = ("max_vectors", "banks", "aggregate", "distance", "whitening", "channels", "units")
 BANK, MEAN, MATRIX = "bank", "whitening_mean", "whitening_matrix"  # arrays; with a number if there are several banks
 LAYERS = "layers"
+WHOLE = "whole"  # setting of models of two levels, see `levels`: the settings of that of whole images
 MIN_WHITENING = 1e-6  # a smaller one would leave nothing but rounding of features that hardly vary
 
 
@@ -65,6 +67,7 @@ class PatchCore(Extendable, Shardable, Detector):
     feature: ClassVar[str] = "patches"
     leaves_out_rows: ClassVar[bool] = True
     has_bank: ClassVar[bool] = True
+    has_levels: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True)
     class Params(Detector.Params):
@@ -116,7 +119,28 @@ class PatchCore(Extendable, Shardable, Detector):
         return self.params.banks == LAYERS
 
     @classmethod
+    def from_options(cls, options: Any, copies: int = 1) -> Self:
+        if cls is PatchCore and getattr(options, "tile_levels", TILES) == WHOLE_AND_TILES:
+            from mvad.detectors.levels import Levels
+
+            return cast("Self", Levels.from_options(options, copies))
+        return super().from_options(options, copies)
+
+    @classmethod
+    def from_state(cls, state: State, device: str | torch.device = "cpu") -> Self:
+        if cls is PatchCore and WHOLE in state.settings:
+            from mvad.detectors.levels import Levels
+
+            return cast("Self", Levels.from_state(state, device))
+        return super().from_state(state, device)
+
+    @classmethod
     def check_state(cls, state: State, shape: Sequence[int] | None = None) -> None:
+        if cls is PatchCore and WHOLE in state.settings:
+            from mvad.detectors.levels import Levels
+
+            Levels.check_state(state, shape)
+            return
         defaults = {name: value for name, value in cls().settings.items() if name in LATER_SETTINGS}
         state = state._replace(settings={**defaults, **state.settings})
         _check_layers(state.settings, shape)

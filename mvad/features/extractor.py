@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.data.image_size import ImageSize, Window, grid_of, grid_part
 from mvad.errors import UsageError
-from mvad.features.kinds import PIXELS, network_kinds, small_side
+from mvad.features.kinds import PIXELS, network_kinds, put_whole, small_side
 from mvad.process import without_warnings
 from mvad.runtime.tensors import as_tensor
 
@@ -53,7 +54,11 @@ class FeatureExtractor(ABC):
     shape of its batch. Images therefore go through the network in chunks of one fixed size: single images on a CPU,
     where that is also the fastest, and 32 on a GPU, the last chunk filled up with black images. Several threads may
     share an extractor.
+
+    ``squeezed`` extracts from images as a whole next to their windows, if the size asks for that.
     """
+
+    squeezed: FeatureExtractor | None = None
 
     def __init__(self, kinds: Sequence[str], size: ImageSize, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -89,7 +94,17 @@ class FeatureExtractor(ABC):
                     shape = grid_of(self.size, part.stride)
                     features[kind] = torch.empty((*shape, part.features.shape[-1]), device=self.device)
                 features[kind][part.rows, part.columns] = part.features
+        if self.squeezed is not None:
+            seen = self.of_whole(image)
+            features = {kind: _with_whole(values, seen[kind][0]) for kind, values in features.items()}
         return features
+
+    def of_whole(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Features of a (height, width, 3) image as a whole, squeezed: (1, rows, columns, channels) by kind."""
+        assert self.squeezed is not None
+        height, width = self.squeezed.size.resize
+        small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        return self.squeezed.whole(np.asarray(small)[None])
 
     @torch.inference_mode()
     def whole(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -118,6 +133,14 @@ def small_pixels(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     if images.shape[-2:] != (side, side):
         images = functional.adaptive_avg_pool2d(images, side)
     return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _with_whole(features: Tensor, whole: Tensor) -> Tensor:
+    rows, columns, channels = features.shape
+    both = features.new_empty((rows + 1 + len(whole), columns, channels))
+    both[:rows] = features
+    put_whole(both, whole)
+    return both
 
 
 class TorchExtractor(FeatureExtractor):

@@ -38,7 +38,10 @@ class TorchSpec:
         from mvad.features.extractor import TorchExtractor, feature_network
 
         network = feature_network(self.kinds, self.network) if network_kinds(self.kinds) else None
-        return TorchExtractor(self.kinds, network, self.size, device)
+        extractor = TorchExtractor(self.kinds, network, self.size, device)
+        if self.size.whole_level is not None:
+            extractor.squeezed = TorchExtractor(self.kinds, network, self.size.whole_level, device)
+        return extractor
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,16 @@ class OnnxSpec:
     kinds: tuple[str, ...]
     graph: bytes
     size: ImageSize
+    squeezed_graph: bytes | None = None  # for images as a whole, see `ImageSize.whole`
 
     def load(self, device: str | torch.device = "cpu") -> OnnxExtractor:
         from mvad.features.extractor import OnnxExtractor
 
-        return OnnxExtractor(self.kinds, self.graph, self.size)
+        extractor = OnnxExtractor(self.kinds, self.graph, self.size)
+        if self.size.whole_level is not None:
+            assert self.squeezed_graph is not None
+            extractor.squeezed = OnnxExtractor(self.kinds, self.squeezed_graph, self.size.whole_level)
+        return extractor
 
 
 ExtractorSpec = TorchSpec | OnnxSpec  # what another process needs to `load` a feature extractor
@@ -88,10 +96,15 @@ def resolve_engine(engine: str, gpus: bool = False) -> str:
 
 @functools.lru_cache(maxsize=4)  # a run exports the same graph to fit and to score
 def _onnx_spec(kinds: tuple[str, ...], network: Network, size: ImageSize) -> OnnxSpec:
+    whole = None if size.whole_level is None else _graph(kinds, network, size.whole_level)
+    return OnnxSpec(kinds, _graph(kinds, network, size), size, whole)
+
+
+def _graph(kinds: tuple[str, ...], network: Network, size: ImageSize) -> bytes:
     # Which graph it is: all that `feature_network` and `onnx_graph` are given.
     sides = size.network_input
     name = [network_kinds(kinds), asdict(network.spec), network.sha256, *sides]
-    return OnnxSpec(kinds, cached(name, GRAPH, functools.partial(_export, kinds, network, size)), size)
+    return cached(name, GRAPH, functools.partial(_export, kinds, network, size))
 
 
 def _export(kinds: tuple[str, ...], network: Network, size: ImageSize) -> bytes:
@@ -100,8 +113,14 @@ def _export(kinds: tuple[str, ...], network: Network, size: ImageSize) -> bytes:
     return onnx_graph(feature_network(kinds, network), *size.network_input)
 
 
-def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one image's features of each kind, without weights and without computing any."""
+def feature_shapes(
+    kinds: Sequence[str], spec: BackboneSpec, size: ImageSize, step: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one image's features of each kind, without weights and without computing any.
+
+    Of windows, every ``step``-th patch in both directions counts. For images seen as a whole, too, see
+    `kinds.put_whole`.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     if PIXELS in kinds:
         side = small_side(size.height, size.width)
@@ -113,4 +132,8 @@ def feature_shapes(kinds: Sequence[str], spec: BackboneSpec, size: ImageSize) ->
     if not set(GRIDS).issuperset(kinds):
         raise UsageError("windows need a method that scores patches, such as patchcore; leave --tile-size out.")
     strides = {kind: size.window[0] // shape[0] for kind, shape in shapes.items()}
-    return {kind: (*grid_of(size, strides[kind]), shape[-1]) for kind, shape in shapes.items()}
+    grids = {kind: [-(-length // step) for length in grid_of(size, stride)] for kind, stride in strides.items()}
+    if size.whole is not None:
+        of_whole = network_shapes(network_kinds(kinds), spec, *size.whole)
+        grids = {kind: [rows + 1 + of_whole[kind][0], columns] for kind, (rows, columns) in grids.items()}
+    return {kind: (*grids[kind], shape[-1]) for kind, shape in shapes.items()}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mvad.calibration import fold_splits, one_per_group, suspect_rows, suspects_with_duplicates
 from mvad.data.sampling import pick
 from mvad.detectors import LeaveOneOut, State
+from mvad.detectors.levels import with_units
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.jobs import FitOutcome, digest, groups_of_record
 from mvad.fitting.tasks import fit_and_leave_out, fit_detector, score_held_out
@@ -20,7 +21,7 @@ from mvad.model_store import FittedModel
 from mvad.options import as_json
 from mvad.origins.bank_origins import Image, Origins, origins_of
 from mvad.runtime.versions import versions
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, split_columns
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, OF_WHOLE, HeldOut, split_columns
 
 if TYPE_CHECKING:
     import ray
@@ -85,9 +86,23 @@ class CategoryFit:
         """Take what is known of one image of each group of near duplicates that was held out."""
         if self.held_out is None:
             return
-        examined = slice(None) if self.examined is None else self.examined
+        examined = np.ones(self.n_images, bool) if self.examined is None else self.examined
+        self._combine_levels(examined, seed)
         drawn = one_per_group(self.held_out[examined], self.groups[examined], seed)
         self.calibration, self.map_peaks, self.patch_sample = split_columns(drawn)
+
+    def _combine_levels(self, examined: NDArray[np.bool_], seed: int) -> None:
+        """Bring what is known of images at two levels to one unit, if it is not yet: see `detectors.levels`."""
+        assert self.held_out is not None
+        columns = self.held_out[examined]
+        if np.isnan(columns[:, OF_WHOLE]).any():
+            return
+        assert self.state is not None
+        scores, peaks = columns[:, [0, OF_WHOLE.start]].T, columns[:, [1, OF_WHOLE.start + 1]].T
+        self.state, *combined = with_units(self.state, scores, peaks, self.groups[examined], seed)
+        columns[:, :2] = np.stack(combined, axis=1)
+        columns[:, OF_WHOLE] = np.nan
+        self.held_out[examined] = columns
 
     def find_suspects(self) -> NDArray[np.int64]:
         """Numbers of the images whose held-out scores are outliers, and of their near duplicates; notes them."""
@@ -152,6 +167,10 @@ class CategoryFit:
         job, state = self.outcome.job, self.state
         assert state is not None
         assert job.size is not None
+        if job.size.whole is not None and self.held_out is None:
+            raise ValueError(
+                f"--tile-levels {job.options.tile_levels} needs {MIN_CALIBRATION_GROUPS} good images that differ"
+            )
         job.method.check_state(state, job.feature_shape)
         record = {
             "n_train": self.n_images,

@@ -85,7 +85,7 @@ def _fit(train: pa.Table, jobs: Sequence[FitJob], report: Reporter, *, keep_goin
     sizes = _input_sizes(train, jobs, report)
     groups: dict[ImageSize, dict[int, FitJob]] = defaultdict(dict)
     for number, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
-        groups[size][number] = replace(job, size=size, bit_depth=bit_depths[job.category])
+        groups[size][number] = replace(job.seen_at(size), bit_depth=bit_depths[job.category])
     outcomes: dict[int, FitOutcome] = {}
     with report.stage("fit", 0) as stage:
         for size, group in groups.items():
@@ -132,7 +132,7 @@ def _fit_group(
     budget, step = options.memory_budget.after_weights(network.nbytes), 1
     if size.window is not None:
         step = patch_step(shapes, options, budget)
-        shapes = {kind: (*(-(-length // step) for length in grid), width) for kind, (*grid, width) in shapes.items()}
+        shapes = feature_shapes(list(shapes), network.spec, size, step)
     if step > 1:
         jobs = [replace(job, patch_step=step) for job in jobs]
         names = ", ".join(sorted({shown_name(job.category) for job in jobs}))

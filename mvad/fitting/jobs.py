@@ -1,5 +1,7 @@
 """Fit jobs: one model each, the network they share, and what became of them."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.data.image_size import ImageSize
+from mvad.data.image_size import TILES, ImageSize
 from mvad.data.images import FULL_DEPTH, read_ignore
 from mvad.data.manifest import Manifest, ignore_uris
 from mvad.detectors import Detector, LeaveOneOut, Pretrained, find_method
@@ -45,6 +47,11 @@ class FitJob:
     @property
     def method(self) -> type[Detector]:
         return find_method(self.options.method)
+
+    def seen_at(self, size: ImageSize) -> FitJob:
+        """The job with the size of its input; without windows, there is nothing to see an image as a whole next to."""
+        options = self.options if size.whole is not None else replace(self.options, tile_levels=TILES)
+        return replace(self, size=size, options=options)
 
     @property
     def title(self) -> str:

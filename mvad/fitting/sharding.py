@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mvad.data.image_size import TILES
 from mvad.data.sampling import evenly_spaced
 from mvad.detectors.patchcore import LAYERS, bank_size
 from mvad.memory import MemoryBudget
@@ -74,7 +75,8 @@ class Shards:
 
 def _max_patches(budget: MemoryBudget, width: int, options: MethodOptions, ratio: float) -> int:
     projected = options.projection if 0 < options.projection < width else width
-    copied = width if options.banks == LAYERS else 0  # patches of a layer are copied out of those of all
+    # Patches of a layer are copied out of those of all, and so are those of windows out of those of both levels.
+    copied = width if options.banks == LAYERS or options.tile_levels != TILES else 0
     return budget.max_patches(width, projected + copied, ratio)
 
 

@@ -5,7 +5,6 @@ PyTorch is imported where it is used: the driver, which starts the tasks, need n
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,6 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from mvad.anomaly_maps.localise import map_peak
-from mvad.anomaly_maps.sampled import sampled_patches
 from mvad.data.image_size import ImageSize
 from mvad.detectors import Detector, Extendable, LeaveOneOut, Pretrained, Shardable, State, find_method
 from mvad.features.known import layer_channels
@@ -24,10 +21,10 @@ from mvad.fitting.jobs import resolve_backbone
 from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import Threads, compute_device, worker_device
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, held_out_scores
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -135,9 +132,9 @@ def _left_out_scores(
         except ValueError:
             others = fit_without(rows[row_groups != group])
         members = np.flatnonzero(groups == group)
-        columns[members] = _held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
+        columns[members] = held_out_scores(others, as_tensor(features[of_image[members, 0]], device), size).columns
 
-    detector.image_scores(as_tensor(features[:1], device))  # prepares what the threads share
+    held_out_scores(detector, as_tensor(features[:1], device), None)  # prepares what the threads share
     Threads(_threads(share)).map(score, range(int(groups.max()) + 1))
     return HeldOut.of(columns, time.perf_counter() - started)
 
@@ -166,21 +163,8 @@ def score_held_out(
     started = time.perf_counter()
     state = fit_detector(options, features, rows, prior)
     images = as_tensor(features[held_out], worker_device())
-    found = _held_out_scores(_detector(options.method, state), images, size)
+    found = held_out_scores(_detector(options.method, state), images, size)
     return found._replace(seconds=time.perf_counter() - started)
-
-
-def _held_out_scores(detector: Detector, images: Tensor, size: ImageSize | None) -> HeldOut:
-    found = detector.bounded(images)
-    if size is None or found.grid is None:
-        return HeldOut(found.image, None)
-    peaks = [
-        map_peak(functools.partial(detector.settle, features), bounds, size)
-        for features, bounds in zip(images, found.grid, strict=True)
-    ]
-    needed = sampled_patches(size, found.grid.shape[1:])
-    patches = [detector.patch_scores(features, needed) for features in images]
-    return HeldOut(found.image, np.array(peaks, np.float32), patches=np.array(patches, np.float32))
 
 
 def extend_detector(
@@ -232,7 +216,7 @@ def _extend(
     if isinstance(detector, LeaveOneOut):
         detector.groups = groups
     detector.extend(as_tensor(features[rows], device))
-    after = _held_out_scores(detector, images, size) if len(others) else HeldOut(np.empty(0, np.float32), None)
+    after = held_out_scores(detector, images, size) if len(others) else HeldOut(np.empty(0, np.float32), None)
     state = detector.state._replace(seconds=time.perf_counter() - started)
     return Extension(state, after, before), detector
 
@@ -289,7 +273,7 @@ def fit_to_shards(
     state = detector.state._replace(seconds=time.perf_counter() - started)
     if not held_out:
         return FittedShards(state, None, detector.origins, detector.shortfall)
-    found = [_held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
+    found = [held_out_scores(detector, as_tensor(ray.get(one), device), input_size) for one in held_out]
     held_out_of_all = HeldOut.of(np.concatenate([one.columns for one in found]))
     return FittedShards(state, held_out_of_all, detector.origins, detector.shortfall)
 

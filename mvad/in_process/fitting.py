@@ -103,7 +103,7 @@ def _measured(job: FitJob, images: Sequence[ImageLike], others: Mapping[str, Seq
             f"the features of {len(images):,} images do not fit into memory_limit, which holds {most:,}; raise it, or "
             "use mvad fit, which builds memory banks piece by piece."
         )
-    return replace(job, size=size, bit_depth=depth, feature_shape=shapes[job.method.feature])
+    return replace(job.seen_at(size), bit_depth=depth, feature_shape=shapes[job.method.feature])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mvad.console import Stage
 from mvad.data.augmentation import NO_FLIPS, Augmentation
 from mvad.data.image_size import ImageSize, Window
 from mvad.data.images import Batch
+from mvad.features.kinds import put_whole
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
@@ -84,6 +85,9 @@ class Extractor:
                 self.threads.map(
                     functools.partial(extract_windows, row), self.threads.shares(windows, self.extract.chunk)
                 )
+                if self.extract.squeezed is not None:
+                    for kind, values in self.extract.of_whole(batch["pixels"][row]).items():
+                        put_whole(columns[FEATURES + kind][row], values[0].cpu().numpy())
         return columns
 
 

@@ -48,6 +48,8 @@ def input_size(
     """The input size for images of some sides; for other parameters and errors see `measure_sizes`."""
     size = options.size_for(*_typical(sides), spec.cell, windows=windows)
     spec.check_size(size)
+    if size.whole_level is not None:
+        spec.check_size(size.whole_level)
     try:
         check_size(size)
     except ValueError as error:

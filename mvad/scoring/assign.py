@@ -6,7 +6,7 @@ import functools
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,7 +208,9 @@ class MixedDump:
         measurer = {
             "spec": ray.put(prepare(kinds, network, size, options.engine, pool.gpus)),
             "candidates": candidates,
-            "needed": sampled_patches(size, shapes[kinds[0]][:2]),
+            "needed": sampled_patches(
+                size, feature_shapes(kinds, network.spec, replace(size, whole=None))[kinds[0]][:2]
+            ),
             "broadcast": self._broadcast,
             "threads": pool.threads,
             "totals": self._totals,

@@ -21,6 +21,7 @@ from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
 from mvad.detectors import Detector, Shardable, State, find_method
+from mvad.detectors.levels import Levels
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.options import JobOptions
@@ -28,7 +29,7 @@ from mvad.pipeline.dataset import decoded_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
-from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut
+from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, at_both_levels
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,20 @@ class LeftOutScorer:
             self.detector = find_method(bank.method).from_state(bank.state, self.extract.device)
         assert isinstance(self.detector, Shardable)
         others: Detector = self.detector.without(bank.origins, bank.left_out[row], self.extract.device)
-        found = score_windows(pixels, self.extract, {0: others}, {0: math.inf}, self.threads)[0]
+        tiles = others.tiles if isinstance(others, Levels) else others
+        found = score_windows(pixels, self.extract, {0: tiles}, {0: math.inf}, self.threads)[0]
 
         def settle(grid: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
-            return settle_windows(pixels, self.extract, others, grid, needed, self.threads)
+            return settle_windows(pixels, self.extract, tiles, grid, needed, self.threads)
 
         needed = sampled_patches(self.extract.size, found.grid.shape)
-        patches = sample_windows(pixels, self.extract, {"": others}, needed, self.threads)[""]
+        patches = sample_windows(pixels, self.extract, {"": tiles}, needed, self.threads)[""]
         peak = map_peak(settle, found.grid, self.extract.size)
-        return HeldOut(np.array([found.score], np.float32), np.array([peak], np.float32), patches=patches[None])
+        held_out = HeldOut(np.array([found.score], np.float32), np.array([peak], np.float32), patches=patches[None])
+        if isinstance(others, Levels):
+            whole = self.extract.of_whole(pixels)[others.feature]
+            return at_both_levels(others, held_out, whole, self.extract.size)
+        return held_out
 
 
 def score_left_out(

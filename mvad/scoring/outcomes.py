@@ -13,6 +13,7 @@ from torch import Tensor
 from mvad.anomaly_maps.localise import needed_patches
 from mvad.anomaly_maps.regions import MapRule, Region, find_regions
 from mvad.detectors import Detector
+from mvad.detectors.levels import Levels
 from mvad.features.extractor import FeatureExtractor
 from mvad.runtime.threads import Threads
 from mvad.scoring.jobs import SCORING_FAILED
@@ -61,24 +62,44 @@ def score_large(
 
     ``width`` and ``height`` are those of the upright image before it was resized.
     """
+    tiles = {number: one.tiles if isinstance(one, Levels) else one for number, one in detectors.items()}
     bounds = {number: -math.inf if rule.keeps_all else rule.region_threshold for number, rule in rules.items()}
-    found = score_windows(pixels, extract, detectors, bounds, threads)
+    found = score_windows(pixels, extract, tiles, bounds, threads)
     outcomes = {}
     for number, (score, grid) in found.items():
+        detector, whole_grid = detectors[number], None
+        if isinstance(detector, Levels):
+            whole = detector.whole.score(extract.of_whole(pixels)[detector.feature])
+            assert whole.grid is not None
+            (score,) = detector.combined(np.array([score], np.float32), whole.image).tolist()
+            whole_grid = detector.whole_grid(whole.grid[0])
         keeps_map = score > rules[number].map_threshold
         if keeps_map and bounds[number] > -math.inf:
-            grid = settle_windows(pixels, extract, detectors[number], grid, np.ones(grid.shape, bool), threads)
-        outcomes[number] = _outcome(rules[number], np.float32(score), grid, keeps_map, width, height)
+            grid = settle_windows(pixels, extract, tiles[number], grid, np.ones(grid.shape, bool), threads)
+        outcomes[number] = _outcome(rules[number], np.float32(score), grid, keeps_map, width, height, whole_grid)
     return outcomes
 
 
 def _outcome(
-    rule: MapRule, score: np.float32, grid: NDArray[np.float32] | None, keeps_map: bool, width: int, height: int
+    rule: MapRule,
+    score: np.float32,
+    grid: NDArray[np.float32] | None,
+    keeps_map: bool,
+    width: int,
+    height: int,
+    whole_grid: NDArray[np.float32] | None = None,
 ) -> Outcome:
+    """``whole_grid`` are patch scores of the image as a whole, in the unit of ``grid``; its regions count, too."""
     if not np.isfinite(score):
         return Outcome(f"{SCORING_FAILED}: the model gives this image no finite score")
     regions, area = None, None
     if grid is not None and rule.pixel_threshold is not None:
         regions, area = find_regions(grid, rule.size, rule.pixel_threshold, int(width), int(height))
+        if whole_grid is not None and rule.size.whole_level is not None:
+            others, other_area = find_regions(
+                whole_grid, rule.size.whole_level, rule.pixel_threshold, int(width), int(height)
+            )
+            regions = sorted([*regions, *others], key=lambda one: (-one.peak, one.y, one.x))
+            area = max(area, other_area)
         regions = regions[: rule.max_regions]
     return Outcome("", score, grid if keeps_map else None, regions, area)
