@@ -25,9 +25,9 @@ def paint(random, kind="good"):
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def write(root, **counts):
+def write(root, seed=0, **counts):
     """Images ``root/sheet/<split>/<kind>``, by ``<split>_<kind>`` how many; the root is given back."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for name, count in counts.items():
         split, kind = name.split("_")
         folder = root / "sheet" / split / kind
