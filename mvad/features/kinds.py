@@ -2,7 +2,8 @@
 
 ``patches``
     Locally aware patch features of the layers that the backbone's spec chooses, by default the two shallower feature
-    levels, on the grid of `BackboneSpec.grid_layer`: (n, height, width, channels).
+    levels, on the grid of `BackboneSpec.grid_layer`: (n, height, width, channels). Of images that are seen through
+    windows and as a whole (`ImageSize.whole`), they are those of both: `put_whole`.
 ``stages``
     The same of all three feature levels, averaged over 3x3, on the grid of the middle one.
 ``pooled``

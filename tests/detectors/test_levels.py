@@ -1,14 +1,18 @@
 """Two levels of an image, windows and the whole: scores in ranks of good images, and one detector of both."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from mvad.data.image_size import ImageSize
 from mvad.detectors import PatchCore, State
 from mvad.detectors.levels import Levels, with_units
 from mvad.detectors.levels.units import combined_left_out, combined_scores, in_first_unit, in_ranks
 from mvad.errors import UsageError
 from mvad.features.kinds import put_whole, split_levels
+from mvad.model_checks import check_size
 from mvad.options import CompareOptions, FalseAlarmOptions, FitOptions, TuneOptions, build
 
 BOTH = "whole,tiles"
@@ -203,3 +207,30 @@ def test_what_cannot_see_both_levels_says_so(kind, values, message):
 def test_a_comparison_calibrates_methods_that_see_both_levels():
     assert build(CompareOptions, {"tile_levels": BOTH}).fit_options("patchcore").calibrates
     assert not build(CompareOptions, {}).fit_options("patchcore").calibrates
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "values", "whole"),
+    [
+        (3072, 4096, {}, (224, 288)),
+        (1024, 8192, {}, (96, 736)),
+        (300, 300, {}, None),  # not large: it is seen as a whole
+        (128, 192, {"tile_size": 64}, (128, 192)),  # never larger than it is
+        (3072, 4096, {"tile_levels": "tiles"}, None),
+    ],
+)
+def test_the_whole_image_is_squeezed_as_one_without_windows(height, width, values, whole):
+    options = build(FitOptions, {"tile_levels": BOTH, **values})
+    size = options.size_for(height, width, 32, windows=True)
+    check_size(size)
+    assert size.whole == whole
+    squeezed = build(FitOptions, {"tile_size": "none"}).size_for(height, width, 32, windows=True)
+    assert whole in (None, squeezed.crop, size.crop)
+
+
+def test_a_size_of_a_whole_that_no_input_has_is_refused():
+    size = ImageSize(resize=(512, 512), crop=(512, 512), window=(128, 128), whole=(256, 256))
+    check_size(size)
+    for wrong in ({"window": None}, {"whole": (512, 544)}):
+        with pytest.raises(ValueError, match="for images as a whole"):
+            check_size(replace(size, **wrong))
