@@ -1171,11 +1171,28 @@ class ExportOptions(ModelChoice, PixelOptions, NetworkOptions, DecisionOptions, 
         ),
     ] = None
     category: Annotated[str | None, Option(help="The model of this category; needed if MODEL holds several.")] = None
+    int8: Annotated[
+        bool,
+        Option(
+            "--int8",
+            help="Let the backbone compute with 8-bit integers: such a file is smaller, and has scores and a threshold "
+            "of its own.",
+        ),
+    ] = False
+    data: Annotated[
+        str | None,
+        Option(
+            help="With --int8: good images, to learn from again; laid out as for mvad fit, or a folder of them.",
+            metavar="FOLDER",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.out is None and self.check is None:
             raise UsageError("there is nothing to do; give --out FILE, --check FOLDER, or both.")
+        if self.data is not None and not self.int8:
+            raise UsageError("--data is for --int8, which makes a file of its own of good images; leave it out.")
 
 
 @group()

@@ -23,7 +23,7 @@ from mvad.detectors import Pretrained, State, find_method
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.features.extractor import FeatureExtractor
 from mvad.features.kinds import GRIDS
-from mvad.features.specs import feature_shapes, prepare
+from mvad.features.specs import ExtractorSpec, feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.fitting.by_category import CategoryFeatures
 from mvad.fitting.category_fit import CategoryFit, steps_of
@@ -82,6 +82,23 @@ def fit_images(
     return Fitted(fit.model(), network, fit.outcome.errors)
 
 
+def fit_with(spec: ExtractorSpec, job: FitJob, images: Mapping[str, ImageLike]) -> Fitted:
+    """Fit to good images by name, and calibrate, with an extractor of features of one's own, on CPUs.
+
+    The size of the input and the bit depth are those of the job, whose method learns from one category alone. Errors
+    as for `fit_images`, but without its warnings.
+    """
+    assert job.size is not None
+    job = replace(job, feature_shape=_shape_with_room(job, job.size, len(images)))
+    workers = Workers(usable_cores())
+    try:
+        features = _Extraction.of(job, workers, spec).category(job.category, [*images.values()], [*images])
+        (fit,) = workers.map(lambda one: _fit(job, one, None), [features])
+    finally:
+        workers.close()
+    return Fitted(fit.model(), job.network, fit.outcome.errors)
+
+
 def _measured(job: FitJob, images: Sequence[ImageLike], others: Mapping[str, Sequence[ImageLike]]) -> FitJob:
     """The job, with what is measured of the images before it begins: the size of the input and the bit depth."""
     options, reading = job.options, Reading(job.options.max_pixels, first_page=job.options.first_page)
@@ -96,14 +113,21 @@ def _measured(job: FitJob, images: Sequence[ImageLike], others: Mapping[str, Seq
     size = input_size(sides if options.keeps_shape else [], options, spec, windows=windows, category=job.category)
     ignore = None if options.ignore is None else read_ignore(storage.to_uri(options.ignore))
     size = replace(size, ignore=ignore)
-    shapes = feature_shapes([job.method.feature], spec, size)
+    shape = _shape_with_room(job, size, len(images))
+    return replace(job.seen_at(size), bit_depth=depth, feature_shape=shape)
+
+
+def _shape_with_room(job: FitJob, size: ImageSize, n_images: int) -> tuple[int, ...]:
+    """The shape of one image's features; UsageError if memory does not hold those of all images."""
+    options, kind = job.options, job.method.feature
+    shapes = feature_shapes([kind], job.network.spec, size)
     most = max_images(shapes, options, options.memory_budget.after_weights(job.network.nbytes))
-    if len(images) > most:
+    if n_images > most:
         raise UsageError(
-            f"the features of {len(images):,} images do not fit into memory_limit, which holds {most:,}; raise it, or "
+            f"the features of {n_images:,} images do not fit into memory_limit, which holds {most:,}; raise it, or "
             "use mvad fit, which builds memory banks piece by piece."
         )
-    return replace(job.seen_at(size), bit_depth=depth, feature_shape=shapes[job.method.feature])
+    return shapes[kind]
 
 
 @dataclass(frozen=True)
@@ -117,16 +141,19 @@ class _Extraction:
     workers: Workers
 
     @classmethod
-    def of(cls, job: FitJob, workers: Workers) -> _Extraction:
+    def of(cls, job: FitJob, workers: Workers, spec: ExtractorSpec | None = None) -> _Extraction:
         assert job.size is not None
-        options, device = job.options, compute_device()
-        spec = prepare([job.method.feature], job.network, job.size, options.engine, device != "cpu")
+        options, device = job.options, compute_device() if spec is None else "cpu"
+        if spec is None:
+            spec = prepare([job.method.feature], job.network, job.size, options.engine, device != "cpu")
         reading = Reading(options.max_pixels, job.bit_depth, options.first_page)
         return cls(job, job.size, spec.load(device), reading, workers)
 
-    def category(self, category: str, images: Sequence[ImageLike]) -> CategoryFeatures:
+    def category(
+        self, category: str, images: Sequence[ImageLike], names: Sequence[str] | None = None
+    ) -> CategoryFeatures:
         """The features of all images, each followed by its variants, as jobs put them together."""
-        names = _unique([name_of(image, number) for number, image in enumerate(images, 1)])
+        names = [*names] if names else _unique([name_of(image, number) for number, image in enumerate(images, 1)])
         n_rows, kind = self.job.options.rows_per_image, self.job.method.feature
         assert self.job.feature_shape is not None
         features = np.empty((len(images), n_rows, *self.job.feature_shape), np.float32)

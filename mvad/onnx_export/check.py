@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from mvad.data.images import FULL_DEPTH, read_image
 from mvad.data.layouts.files import find_images
 from mvad.errors import ImageError, UsageError, one_line
 from mvad.in_process import Model, Prediction
+from mvad.metrics.image import image_metrics
 from mvad.model_store import ModelInfo
+from mvad.onnx_export.images import LabelledImage
 from mvad.onnx_export.model import IMAGE, IS_ANOMALY, MAP, PREFIX, SCORE
-from mvad.onnx_export.result import Comparison
+from mvad.onnx_export.result import INT8, Comparison, Int8Comparison
 from mvad.options import ExportOptions
 
 
@@ -31,40 +35,80 @@ class Exported:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has many
             raise UsageError(f"{name} is no model that ONNX Runtime can run ({one_line(error)[:200]}).") from error
-        model_id = self._session.get_modelmeta().custom_metadata_map.get(PREFIX + "model_id")
+        facts = self._session.get_modelmeta().custom_metadata_map
+        model_id = facts.get(PREFIX + "model_id")
         if model_id != model.model_id:
             found = "no export of mvad" if model_id is None else f"the export of another model ({model_id[:12]})"
             raise UsageError(f"{name} is {found}, not of {model.model_id[:12]}; remove it, or give another --out.")
+        self.is_int8 = facts.get(PREFIX + "precision") == INT8
+        self.seconds: list[float] = []  # that each image took
 
     def __call__(self, image: Image.Image) -> dict[str, Any]:
         """The outputs by name."""
-        names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, {IMAGE: np.asarray(image)}), strict=True))
+        names, pixels = [output.name for output in self._session.get_outputs()], np.asarray(image)
+        started = time.perf_counter()
+        outputs = self._session.run(names, {IMAGE: pixels})
+        self.seconds.append(time.perf_counter() - started)
+        return dict(zip(names, outputs, strict=True))
 
 
 def compare(exported: Exported, original: Model, options: ExportOptions, report: Reporter) -> Comparison:
     """Score all images below the folder ``options.check`` twice; UsageError if there is none that can be read."""
     assert options.check is not None
-    folder, bit_depth = storage.to_uri(options.check), int(original.record.get("bit_depth", FULL_DEPTH))
+    folder, comparison = storage.to_uri(options.check), Comparison()
     files = sorted(find_images(storage.list_files(folder)).images)
-    comparison = Comparison()
-    with report.stage("check", len(files)) as stage:
-        for file in files:
-            try:
-                image = read_image(file.uri, options.max_pixels, bit_depth=bit_depth)
-                _compare(file.path, exported(image), original.predict(file.uri), comparison)
-            except ImageError as error:
-                comparison.errors.append({"image_id": file.path, "error": one_line(error)})
-            stage.advance(1)
-    report.errors(comparison.errors, "the result")
+    _score_twice([(file.path, file.uri) for file in files], exported, original, options, report, comparison)
     if not comparison.n_images:
         readable = storage.readable(folder)
         raise UsageError(f"no image below {readable} could be scored; give another folder with --check.")
     return comparison
 
 
-def _compare(image_id: str, outputs: dict[str, Any], prediction: Prediction, comparison: Comparison) -> None:
-    """Add one image to a comparison; ImageError if mvad gives it no score."""
+def compare_int8(
+    images: Sequence[LabelledImage], exported: Exported, original: Model, options: ExportOptions, report: Reporter
+) -> Int8Comparison:
+    """Score labelled images by a model and by its INT8 file; UsageError if none of one label can be read."""
+    comparison, files = Int8Comparison(), [(image.image_id, image.uri) for image in images]
+    scores = _score_twice(files, exported, original, options, report, comparison)
+    labels = np.array([image.is_defective for image in images if image.image_id in scores], np.int8)
+    comparison.n_defective = int(labels.sum())
+    if not 0 < comparison.n_defective < len(labels):
+        raise UsageError(f"no image of one label below {options.check} could be scored; give another with --check.")
+    comparison.image_auroc, comparison.exported_image_auroc = (
+        image_metrics(labels, np.nan_to_num(np.array(column, np.float32)))["image_auroc"]
+        for column in zip(*scores.values(), strict=True)
+    )
+    return comparison
+
+
+def _score_twice(
+    files: Sequence[tuple[str, str]],
+    exported: Exported,
+    original: Model,
+    options: ExportOptions,
+    report: Reporter,
+    comparison: Comparison,
+) -> dict[str, tuple[float, float]]:
+    """Add images, each an id and a URI, to a comparison; returns the scores by the model and by the file, by id."""
+    bit_depth, scores = int(original.record.get("bit_depth", FULL_DEPTH)), {}
+    with report.stage("check", len(files)) as stage:
+        for image_id, uri in files:
+            try:
+                image = read_image(uri, options.max_pixels, bit_depth=bit_depth)
+                scores[image_id] = _compare(image_id, exported(image), original.predict(uri), comparison)
+            except ImageError as error:
+                comparison.errors.append({"image_id": image_id, "error": one_line(error)})
+            stage.advance(1)
+    report.errors(comparison.errors, "the result")
+    if exported.seconds:
+        comparison.ms_per_image = round(1000 * float(np.median(exported.seconds)), 2)
+    return scores
+
+
+def _compare(
+    image_id: str, outputs: dict[str, Any], prediction: Prediction, comparison: Comparison
+) -> tuple[float, float]:
+    """Add one image to a comparison; returns both scores; ImageError if mvad gives it none."""
     if prediction.score is None:
         raise ImageError(prediction.error)
     comparison.n_images += 1
@@ -79,6 +123,7 @@ def _compare(image_id: str, outputs: dict[str, Any], prediction: Prediction, com
     if verdicts[0] != verdicts[1]:
         facts = {"image_id": image_id, "score": score, "exported_score": exported_score}
         comparison.verdicts.append({**facts, "is_anomaly": verdicts[0], "exported_is_anomaly": verdicts[1]})
+    return score, exported_score
 
 
 def _difference(values: NDArray[Any], others: NDArray[Any]) -> float:

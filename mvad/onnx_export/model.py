@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -15,18 +17,27 @@ from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, read_arrays, recorded_shape
 from mvad.onnx_export.network import export_network
 from mvad.onnx_export.resizing import Axis, resize_bytes, resize_floats
+from mvad.onnx_export.result import FLOAT32, INT8
 from mvad.onnx_export.writer import GraphWriter, Value, output_info
 from mvad.version import VERSION
+
+if TYPE_CHECKING:
+    from mvad.onnx_export.int8 import Int8Model
 
 IMAGE, SCORE, MAP, P_VALUE, THRESHOLD = "image", "score", "anomaly_map", "p_value", "threshold"
 IS_ANOMALY, IS_UNCERTAIN = "is_anomaly", "is_uncertain"
 PREFIX = "mvad."  # of the names of metadata
+INT8_NOTE = "an INT8 file: its scores and its threshold are its own, and not those of the model"
 MAX_IR_VERSION = 10  # that ONNX Runtime 1.20 reads
 TYPES = {SCORE: np.float32, MAP: np.float32, P_VALUE: np.float64, THRESHOLD: np.float64}
 
 
-def export_model(model: ModelInfo, network: Network, rule: DecisionRule) -> onnx.ModelProto:
+def export_model(
+    model: ModelInfo, network: Network, rule: DecisionRule, int8: Int8Model | None = None
+) -> onnx.ModelProto:
     """A model with its backbone and decision rule as one ONNX model; all weights are inside.
+
+    With ``int8``, the backbone, what was learnt and the decision rule are those of that.
 
     The input ``image`` is (height, width, 3) uint8 RGB of any size, upright. Outputs are ``score``, float32;
     ``anomaly_map``, (height, width) float32, NaN where the model does not see the image, of methods that localise;
@@ -39,9 +50,12 @@ def export_model(model: ModelInfo, network: Network, rule: DecisionRule) -> onnx
         The model looks at images through windows, or decodes JPEG files at a part of their size; or its method or
         backbone cannot be exported; or the file would be too large.
     """
-    _refuse(model)
-    state = State(model.settings, read_arrays(model, recorded_shape(model)))
-    core = export_network(METHODS[model.method].from_state(state), network, model.size)
+    refuse(model)
+    if int8 is None:
+        state, backbone = State(model.settings, read_arrays(model, recorded_shape(model))), None
+    else:
+        state, backbone, rule = int8.fitted.state, int8.graph, int8.rule
+    core = export_network(METHODS[model.method].from_state(state), network, model.size, backbone)
     writer = GraphWriter("mvad_")
     image = Value(writer, IMAGE, np.uint8)
     writer.name(_pixels(image, model.size), core.graph.input[0].name)
@@ -53,10 +67,12 @@ def export_model(model: ModelInfo, network: Network, rule: DecisionRule) -> onnx
     outputs |= _decision(score, rule)
     for name, value in outputs.items():
         writer.name(value, name)
-    return _joined(writer, before, core, outputs, model, rule)
+    facts = _metadata(model, rule) | ({} if int8 is None else _int8_metadata(int8))
+    return _joined(writer, before, core, outputs, facts)
 
 
-def _refuse(model: ModelInfo) -> None:
+def refuse(model: ModelInfo) -> None:
+    """UsageError if one file that gets a decoded image cannot do what a model does."""
     if model.size.window is not None:
         raise UsageError(
             f"the model of {model.category!r} looks at images through windows, which an ONNX file cannot do yet; fit "
@@ -156,8 +172,7 @@ def _joined(
     before: int,
     core: onnx.ModelProto,
     outputs: dict[str, Value],
-    model: ModelInfo,
-    rule: DecisionRule,
+    facts: dict[str, str],
 ) -> onnx.ModelProto:
     """One model of the first nodes of a writer, an exported network, and the nodes after it."""
     shapes = {MAP: ["height", "width"]}
@@ -172,7 +187,7 @@ def _joined(
     graph.output.extend(output_info(name, TYPES.get(name, np.bool_), shapes.get(name, [])) for name in outputs)
     core.ir_version = min(core.ir_version, MAX_IR_VERSION)
     core.producer_name, core.producer_version = "mvad", VERSION
-    helper.set_model_props(core, _metadata(model, rule))
+    helper.set_model_props(core, facts)
     onnx.checker.check_model(core)
     return core
 
@@ -187,7 +202,14 @@ def _metadata(model: ModelInfo, rule: DecisionRule) -> dict[str, str]:
         "backbone": model.backbone.name,
         "weights_sha256": model.weights_sha256,
         "input_size": str(model.size),
+        "precision": FLOAT32,
         "threshold_rule": rule.rule,
         "false_alarm_rate": rule.rate,
     }
     return {PREFIX + name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _int8_metadata(int8: Int8Model) -> dict[str, str]:
+    """What the file of a quantised backbone says besides."""
+    facts = {"precision": INT8, "note": INT8_NOTE, "int8_images": int8.n_images, "int8_ranges": int8.n_range_images}
+    return {PREFIX + name: str(value) for name, value in facts.items()}

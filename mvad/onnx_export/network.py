@@ -82,11 +82,13 @@ def map_matrix(count: int, length: int, smoothing: float) -> Tensor:
     return matrix
 
 
-def export_network(detector: Detector, network: Network, size: ImageSize) -> onnx.ModelProto:
+def export_network(
+    detector: Detector, network: Network, size: ImageSize, backbone: bytes | None = None
+) -> onnx.ModelProto:
     """One graph from (1, height, width, 3) uint8 pixels to the score and, if the method localises, the map.
 
-    The backbone is the graph that mvad itself runs with ``--engine onnx``. UsageError if the backbone or the method
-    cannot be exported, or that takes more than one file can hold.
+    The backbone is the graph that mvad itself runs with ``--engine onnx``, unless another is given. UsageError if the
+    backbone or the method cannot be exported, or that takes more than one file can hold.
     """
     shape = feature_shapes([detector.feature], network.spec, size)[detector.feature]
     scores = _ScoreAndMap(detector, shape, size)
@@ -98,7 +100,8 @@ def export_network(detector: Detector, network: Network, size: ImageSize) -> onn
         )
     if detector.feature == PIXELS:
         return export_onnx(scores, torch.zeros(1, size.height, size.width, 3, dtype=torch.uint8))
-    first = compose.add_prefix(_backbone(detector.feature, network, size), "backbone.")
+    graph = _backbone(detector.feature, network, size) if backbone is None else backbone
+    first = compose.add_prefix(onnx.load_model_from_string(graph), "backbone.")
     second = compose.add_prefix(export_onnx(scores, torch.zeros(1, *shape)), "scores.")
     second.ir_version = first.ir_version
     merged = compose.merge_models(first, second, [(first.graph.output[0].name, second.graph.input[0].name)])
@@ -106,11 +109,11 @@ def export_network(detector: Detector, network: Network, size: ImageSize) -> onn
     return merged
 
 
-def _backbone(kind: str, network: Network, size: ImageSize) -> onnx.ModelProto:
+def _backbone(kind: str, network: Network, size: ImageSize) -> bytes:
     try:
         spec = prepare([kind], network, size, "onnx")
     except UsageError as error:
         reason = str(error).partition(";")[0]
         raise UsageError(f"{network.spec.name} cannot be exported: {reason}; use another backbone.") from error
     assert isinstance(spec, OnnxSpec)
-    return onnx.load_model_from_string(spec.graph)
+    return spec.graph
