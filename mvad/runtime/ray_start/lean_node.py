@@ -75,4 +75,4 @@ def _write_ports(session: str, node_id: str) -> None:
     from ray import _raylet
 
     for name in PORTS:
-        _raylet.persist_port(session, node_id, getattr(_raylet, name), NO_PORT)
+        _raylet.persist_port(session, node_id, getattr(_raylet, name), NO_PORT)  # type: ignore[attr-defined]
