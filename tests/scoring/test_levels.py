@@ -24,7 +24,7 @@ DECISION = {"false_alarm_rate": 0.08}
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
     root = tmp_path_factory.mktemp("sheets")
-    return banded.write(root, train_good=16, test_good=3, test_spot=2, test_missing=2)
+    return banded.write(root, train_good=24, test_good=3, test_spot=2, test_missing=2)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_an_update_keeps_the_units_of_the_levels(sheets, scored, tmp_path):
     new = banded.write(tmp_path / "new", seed=5, train_good=5)
     mvad.update(str(new), str(tmp_path / "models"), quiet=True)
     before, after = model_of(scored / "models"), model_of(tmp_path / "models")
-    assert after.record["n_train"] == 21
+    assert after.record["n_train"] == 29
     assert len(read_calibration(after)) > len(read_calibration(before))
     np.testing.assert_array_equal(read_arrays(after)["good_scores"], read_arrays(before)["good_scores"])
     assert len(read_arrays(after)["whole_bank"]) > len(read_arrays(before)["whole_bank"])
