@@ -14,7 +14,6 @@ from mvad.errors import UsageError
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import find_models, model_id, read_arrays, read_calibration, read_fitted, read_map_peaks
-from mvad.options import ExportOptions
 from mvad.storage import to_uri
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -129,4 +128,4 @@ def test_the_model_knows_its_levels(sheets, scored, tmp_path):
     assert model.size.whole == (128, 128)
     assert model_id(read_fitted(model)) == model.model_id
     with pytest.raises(UsageError, match="through windows, which an ONNX file cannot do"):
-        mvad.export(str(scored / "models"), out=str(tmp_path / "model.onnx"), options=ExportOptions(quiet=True))
+        mvad.export(str(scored / "models"), out=str(tmp_path / "model.onnx"), quiet=True)
