@@ -9,7 +9,23 @@ from helpers.tiles import COMPARED, EMBEDDED, write_category
 MAX_SETTLE_S = 0.05
 # Those that need the fixture `compared`.
 COMPARED_FILES = ("test_compare.py", "test_same_as_jobs.py", "test_unreadable.py")
-SLOW = ("test_faults", "test_compare", "test_unreadable", "test_jobs", "test_readme", "test_run", "test_killed_writes")
+SLOW = (
+    "test_faults",
+    "test_compare",
+    "test_unreadable",
+    "test_trained",
+    "test_large_images",
+    "test_jobs",
+    "test_readme",
+    "test_golden",
+    "test_run",
+    "test_tune",
+    "test_examples",
+    "test_killed_writes",
+    "test_watch",
+    "test_process",
+    "test_wheel",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -86,11 +86,11 @@ def test_scoring_before_fitting_says_so(method):
         method().score(good(method, 1, seed=0))
 
 
-def adapted(copies=1):
+def adapted(pretraining, epochs):
     """The few-shot method pretrained on two other categories, whose channels vary together as in this one."""
     others = [scale * good(VAE, 20, seed) + shift for seed, scale, shift in ((5, 3.0, 1.0), (6, 0.5, -4.0))]
-    prior = VAEFewShot(epochs=40, learning_rate=3e-3).pretrain(others)
-    detector = VAEFewShot(epochs=10, learning_rate=3e-3, copies=copies)
+    prior = VAEFewShot(epochs=pretraining, learning_rate=3e-3).pretrain(others)
+    detector = VAEFewShot(epochs=epochs, learning_rate=3e-3)
     detector.restore(through_disk(prior).state, "cpu")
     return detector
 
@@ -98,7 +98,7 @@ def adapted(copies=1):
 def test_pretraining_on_other_categories_helps_with_a_single_image():
     single, test = good(VAE, 1, seed=0), good(VAE, 20, seed=1)
     alone = VAE(epochs=10, learning_rate=3e-3).fit(single)
-    helped = adapted().fit(single)
+    helped = adapted(40, 10).fit(single)
     assert helped.score(test).grid.mean() < alone.score(test).grid.mean() - 1  # nats per patch
     spoilt_test, (rows, columns) = spoilt(VAE)
     scores = helped.score(spoilt_test)
@@ -113,11 +113,11 @@ def test_few_shots_need_pretraining():
 
 
 def test_the_adapted_state_gives_the_same_scores():
-    detector = adapted().fit(good(VAE, 2, seed=0))
+    detector = adapted(2, 2).fit(good(VAE, 2, seed=0))
     again = through_disk(detector)
     test = good(VAE, 3, seed=1)
     np.testing.assert_array_equal(again.score(test).image, detector.score(test).image)
-    same = adapted().fit(good(VAE, 2, seed=0))
+    same = adapted(2, 2).fit(good(VAE, 2, seed=0))
     np.testing.assert_array_equal(same.score(test).image, detector.score(test).image)
 
 
