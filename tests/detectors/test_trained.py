@@ -16,6 +16,15 @@ from mvad.detectors.training import TrainingPlan, seeded, split, train
 TRAINED = [FeatureAutoencoder, VAE, Autoencoder]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As in jobs, which train on one core; with more threads the small networks here would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def good(method, count, seed):
     """Images that lie on a plane of few dimensions, with a little noise; pixels are smooth."""
     random = np.random.default_rng(seed)
