@@ -193,15 +193,15 @@ def onnx_graph(network: nn.Module, height: int, width: int) -> bytes:
         raise UsageError(f"this backbone cannot run on ONNX Runtime ({reason}); add --engine torch.") from error
 
 
-def export_onnx(network: nn.Module, example: Tensor) -> Any:
-    """Export a network to an ``onnx.ModelProto`` for inputs like the example, without a word of the exporter."""
+def export_onnx(network: nn.Module, *examples: Tensor) -> Any:
+    """Export a network to an ``onnx.ModelProto`` for inputs like the examples, without a word of the exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with without_warnings():  # of the exporter's own code
-            program = torch.onnx.export(network.eval(), (example,), dynamo=True, verbose=False)
+            program = torch.onnx.export(network.eval(), examples, dynamo=True, verbose=False)
         assert program is not None
         return program.model_proto
     finally:

@@ -47,8 +47,8 @@ def export_model(
     Raises
     ------
     UsageError
-        The model looks at images through windows, or decodes JPEG files at a part of their size; or its method or
-        backbone cannot be exported; or the file would be too large.
+        The model decodes JPEG files at a part of their size; or its method or backbone cannot be exported, or not with
+        windows; or the file would be too large.
     """
     refuse(model)
     if int8 is None:
@@ -73,11 +73,6 @@ def export_model(
 
 def refuse(model: ModelInfo) -> None:
     """UsageError if one file that gets a decoded image cannot do what a model does."""
-    if model.size.window is not None:
-        raise UsageError(
-            f"the model of {model.category!r} looks at images through windows, which an ONNX file cannot do yet; fit "
-            "it with --tile-size none to export it."
-        )
     if model.size.decode == FAST:
         raise UsageError(
             f"the model of {model.category!r} decodes JPEG files at a part of their size (--decode fast), which an "

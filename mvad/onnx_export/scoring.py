@@ -27,6 +27,21 @@ def scoring_module(detector: Detector) -> nn.Module:
     raise UsageError(f"models of the method {detector.method} cannot be exported to ONNX; there is no module for it.")
 
 
+class PatchModule(nn.Module):
+    """Scores an image from what is found of each of its patches, whether they come all at once or window by window."""
+
+    def patches(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """What is found of (n, channels) patches: (n, ...) each."""
+        raise NotImplementedError
+
+    def image(self, found: tuple[Tensor, ...], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The score of an image, and the scores of its patches, in ``shape``, from what is found of them, by row."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.image(self.patches(features[0].flatten(0, 1)), (features.shape[1], features.shape[2]))
+
+
 class _Space(nn.Module):
     """Brings (n, d) float32 patches into the space of a memory bank: `PatchSpace`."""
 
@@ -97,7 +112,7 @@ class _Bank(nn.Module):
         return indices, is_before.long().sum(dim=1) < count
 
 
-class _PatchCore(nn.Module):
+class _PatchCore(PatchModule):
     def __init__(self, detector: PatchCore) -> None:
         super().__init__()
         self.top_count, self.reweight = detector.top_count, detector.params.reweight
@@ -105,22 +120,34 @@ class _PatchCore(nn.Module):
         self.banks: Any = nn.ModuleList(_Bank(one.bank.vectors) for one in detector.layer_banks)
         self.widths, self.units = [*detector.channels], [*detector.units]
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        patches = features[0].flatten(0, 1)
-        layers = patches.split(self.widths, dim=1) if self.units else [patches]
-        rows = [space(layer) for space, layer in zip(self.spaces, layers, strict=True)]
-        found = [bank(layer) for bank, layer in zip(self.banks, rows, strict=True)]
-        scores = [space.scores(distances) for space, (distances, _) in zip(self.spaces, found, strict=True)]
+    def patches(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Distances to the nearest vectors, layer by layer; and if a score is re-weighted, also those, and the rows."""
+        layers = rows.split(self.widths, dim=1) if self.units else [rows]
+        points = [space(layer) for space, layer in zip(self.spaces, layers, strict=True)]
+        found = [bank(layer) for bank, layer in zip(self.banks, points, strict=True)]
+        if self.reweights:
+            return *found[0], points[0]
+        return tuple(distances for distances, _ in found)
+
+    def image(self, found: tuple[Tensor, ...], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        scores = [space.scores(distances) for space, distances in zip(self.spaces, found, strict=False)]
         if self.units:
             means = [score.double() / unit for score, unit in zip(scores, self.units, strict=True)]
             scores = [(sum(means[1:], means[0]) / len(means)).float()]
-        grid = scores[0].view(features.shape[1:3])
-        count = self.top_count(len(patches))
+        grid = scores[0].view(shape)
+        count = self.top_count(grid.numel())
         if count is not None:
             return _top_mean(grid, count), grid
-        if self.units or self.reweight < 2 or len(self.banks[0].vectors) < 2:
+        if not self.reweights:
             return grid.max(), grid
-        return self._reweighted(rows[0], *found[0]), grid
+        distances, nearest, rows = found
+        return self._reweighted(rows, distances, nearest), grid
+
+    @property
+    def reweights(self) -> bool:
+        """Whether the score of an image depends on the neighbours of a vector."""
+        is_plain = self.top_count(1) is not None or bool(self.units)
+        return not is_plain and self.reweight >= 2 and len(self.banks[0].vectors) >= 2
 
     def _reweighted(self, rows: Tensor, distances: Tensor, nearest: Tensor) -> Tensor:
         """`PatchCore._reweighted`: equation 7."""
@@ -135,7 +162,7 @@ class _PatchCore(nn.Module):
         return (space.scores(distances.max()).double() * (1 - own_share)).float()
 
 
-class _Subspace(nn.Module):
+class _Subspace(PatchModule):
     mean: Tensor
     components: Tensor
 
@@ -145,11 +172,13 @@ class _Subspace(nn.Module):
         self.register_buffer("mean", torch.tensor(detector.arrays["mean"]))
         self.register_buffer("components", torch.tensor(detector.arrays["components"]))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        rows = features[0].flatten(0, 1).double() - self.mean
-        inside = (rows @ self.components.T).square().sum(dim=1)
-        residuals = (rows.square().sum(dim=1) - inside).clamp_min(0.0).float()
-        grid = residuals.view(features.shape[1:3])
+    def patches(self, rows: Tensor) -> tuple[Tensor, ...]:
+        centred = rows.double() - self.mean
+        inside = (centred @ self.components.T).square().sum(dim=1)
+        return ((centred.square().sum(dim=1) - inside).clamp_min(0.0).float(),)
+
+    def image(self, found: tuple[Tensor, ...], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        grid = found[0].view(shape)
         count = self.top_count(grid.numel())
         return grid.max() if count is None else _top_mean(grid, count), grid
 

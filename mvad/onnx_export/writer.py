@@ -123,6 +123,21 @@ class GraphWriter:
         self.nodes.append(helper.make_node("Loop", inputs_of_node, [name], body=body))
         return Value(self, name, state.dtype)
 
+    def scan(self, items: Value, step: Callable[[Value], Sequence[Value]], graph: onnx.GraphProto) -> list[Value]:
+        """What ``step`` gives for each item of the first axis, stacked; it may use the constants of ``graph``."""
+        item = self._name()
+        results: list[Value] = []
+
+        def write() -> Sequence[Value]:
+            results.extend(step(Value(self, item, items.dtype)))
+            return results
+
+        body = self._inner(write, [output_info(item, items.dtype)])
+        body.initializer.extend(graph.initializer)
+        names = [self._name() for _ in results]
+        self.nodes.append(helper.make_node("Scan", [items.name], names, body=body, num_scan_inputs=1))
+        return [Value(self, name, one.dtype) for name, one in zip(names, results, strict=True)]
+
     def where(self, condition: Value, then: Callable[[], Value], otherwise: Callable[[], Value]) -> Value:
         """One of two values of the same type, whichever a single bool says; the other one is not computed."""
         branches = []

@@ -64,6 +64,24 @@ def test_variants_of_patchcore(options, tmp_path):
     check(fit("patchcore", tmp_path / "models", **options), tmp_path / "tile.onnx", tiles(3, defect=True))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "patchcore"},
+        {"method": "patchcore", "banks": "layers", "aggregate": "top-5%", "distance": "cosine"},
+        {"method": "patchcore", "reweight": 0, "tile_overlap": 0.5},
+        {"method": "subspace"},
+    ],
+    ids=str,
+)
+def test_large_images_through_windows(options, tmp_path):
+    """They overlap by different lengths, and images of other sizes are brought to that of the training images."""
+    folder = fit(folder=tmp_path / "models", **{"tile_size": "64", "image_size": 64, **options})
+    size = read_model(to_uri(folder)).size
+    assert (size.crop, size.window, len(size.windows)) == ((64, 96), (64, 64), 2)
+    check(folder, tmp_path / "tile.onnx", [*tiles(3, seed=1), *tiles(3, seed=2, defect=True)])
+
+
 def test_cropped_images_in_part_ignored(tmp_path):
     """The map is not a number where the model does not see the image, and what is ignored changes no score."""
     mask = Image.new("L", (50, 37))
@@ -130,9 +148,10 @@ def resized(folder, target, **size):
 
 def test_what_a_file_cannot_do_is_refused_in_a_sentence(tmp_path, monkeypatch):
     folder, out = fit("patchcore", tmp_path / "models"), str(tmp_path / "tile.onnx")
-    windows = resized(folder, tmp_path / "windows", resize=(64, 64), crop=(64, 64), window=(32, 32))
-    with pytest.raises(UsageError, match="looks at images through windows"):
-        mvad.export(windows, out=out, quiet=True)
+    windows = {"resize": (64, 64), "crop": (64, 64), "window": (32, 32)}
+    stages = resized(fit("feature-autoencoder", tmp_path / "models"), tmp_path / "windows", **windows)
+    with pytest.raises(UsageError, match="through windows, and its method does not score patches one by one"):
+        mvad.export(stages, out=out, quiet=True)
     with pytest.raises(UsageError, match="decodes JPEG files at a part of their size"):
         mvad.export(resized(folder, tmp_path / "fast", decode="fast"), out=out, quiet=True)
     monkeypatch.setattr(network, "MAX_BYTES", 1000)
