@@ -78,6 +78,11 @@ def refuse(model: ModelInfo) -> None:
             f"the model of {model.category!r} decodes JPEG files at a part of their size (--decode fast), which an "
             "ONNX file that gets decoded images cannot do; fit it with --decode exact to export it."
         )
+    if model.size.whole is not None:
+        raise UsageError(
+            f"the model of {model.category!r} sees images as a whole and through windows (--tile-levels whole,tiles), "
+            "which an ONNX file cannot do; fit it with --tile-levels tiles to export it."
+        )
 
 
 def _pixels(image: Value, size: ImageSize) -> Value:
