@@ -82,7 +82,7 @@ def test_where_pillow_never_begins_with_the_height_the_graph_does_not_either(mon
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(8, 64), st.integers(8, 64), LENGTHS, LENGTHS, st.data())
-def test_maps_have_the_same_bits_as_by_pillow(of_floats, rows, columns, height, width, data):
+def test_maps_are_resized_as_by_pillow(of_floats, rows, columns, height, width, data):
     top, left = (data.draw(st.floats(0, 3, width=32)) for _ in range(2))
     bottom, right = (length - data.draw(st.floats(0, 3, width=32)) for length in (rows, columns))
     values = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
@@ -92,4 +92,5 @@ def test_maps_have_the_same_bits_as_by_pillow(of_floats, rows, columns, height, 
         name: np.array(value, np.float32) for name, value in zip("tblr", (top, bottom, left, right), strict=True)
     }
     (found,) = of_floats.run(None, {"image": values[:, :, None], **numbers})
-    np.testing.assert_array_equal(found[:, :, 0], np.asarray(expected))
+    # Sums of float64 in another order may be rounded to the next float32, of the size of what is summed.
+    np.testing.assert_allclose(found[:, :, 0], np.asarray(expected), rtol=0, atol=np.spacing(np.abs(values).max()))
