@@ -1,4 +1,4 @@
-"""Pillow's antialiased bilinear resizing in ONNX operators, for any size of the input: the same bits, of floats but the last.
+"""Pillow's antialiased bilinear resizing in ONNX operators: the same bits, of floats but for rounding, for any size.
 
 Pillow (``src/libImaging/Resample.c``) resizes one axis after the other, mostly the width first. Each pixel of the
 result is a sum of a few pixels of a row, or column, times weights that it computes in double precision. For pixels of 8

@@ -127,5 +127,5 @@ def test_the_model_knows_its_levels(sheets, scored, tmp_path):
     assert listed["tile_levels"] == "whole,tiles"
     assert model.size.whole == (128, 128)
     assert model_id(read_fitted(model)) == model.model_id
-    with pytest.raises(UsageError, match="as a whole and through windows .*, which an ONNX file cannot do"):
+    with pytest.raises(UsageError, match=r"as a whole and through windows .*, which an ONNX file cannot do"):
         mvad.export(str(scored / "models"), out=str(tmp_path / "model.onnx"), quiet=True)
