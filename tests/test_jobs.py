@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from helpers.nodes import free_port
 from helpers.tiles import ROOT
+from helpers.waits import wait_until
 from mvad import results
 from mvad.storage import to_uri
 
@@ -22,24 +25,25 @@ RAY = Path(sys.executable).with_name("ray")
 def environment(token):
     """Ours, without what the Ray of this test session has left in it."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**ours, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**ours, **own, "RAY_metrics_report_interval_ms": "500"}
 
 
 @pytest.fixture
 def head(tmp_path):
-    """A head of its own in a process group of its own: (address of its jobs server, environment)."""
+    """A head of its own in a process group of its own: (address of its jobs server, environment, port of metrics)."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
-    port, jobs = free_port(), free_port()
+    port, jobs, exported = free_port(), free_port(), free_port()
     command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}", f"--metrics-export-port={exported}"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]  # the default is taken where another Ray runs
     log = open(tmp_path / "head.log", "w")  # noqa: SIM115
     process = subprocess.Popen(command, env=environment(token), stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{jobs}"
     try:
         wait_for(jobs, process, tmp_path / "head.log")
-        yield address, environment(token)
+        yield address, environment(token), exported
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         time.sleep(2)
@@ -59,7 +63,7 @@ def wait_for(port, process, log):
 
 
 def submit(head, *job, **changed):
-    address, variables = head
+    address, variables, _ = head
     command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, *job]
     for _ in range(10):
         done = subprocess.run(
@@ -77,6 +81,17 @@ def submit(head, *job, **changed):
     return done
 
 
+def metrics(port):
+    """mvad's metrics as Prometheus would read them, by name and labels."""
+    text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    values = {}
+    for name, labels, value in re.findall(r"^ray_mvad_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        tags = re.findall(r'(stage|status)="(\w+)"', labels)
+        key = (name, *(tag for _, tag in sorted(tags)))
+        values[key] = values.get(key, 0.0) + float(value)
+    return values
+
+
 def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path):
     out = tmp_path / "out"
     models = base_run[0] / "models"
@@ -88,6 +103,10 @@ def test_a_submitted_job_gives_the_same_results(head, base_run, tiles, tmp_path)
     assert found.equals(expected)
     summary = json.loads((out / "summary.json").read_text())
     assert [row["image_auroc"] for row in summary] == [row["image_auroc"] for row in base_run[1].summary]
+    size = sum(file.stat().st_size for file in tiles.glob("*/test/*/*.png"))
+    expected = {("images_total", "score", "ok"): len(found), ("bytes_read_total", "score"): size}
+    wait_until(lambda: expected.items() <= metrics(head[2]).items(), "the counts that Ray exports")
+    assert metrics(head[2])["actor_seconds_total", "score"] > 0
     # The log of the job: plain lines of ours, no bars, nothing of Ray's.
     lines = done.stdout.split("Running entrypoint for job")[1].splitlines()[1:]
     own = [line for line in lines if not line.startswith("20") and line.strip()]

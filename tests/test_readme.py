@@ -89,7 +89,7 @@ def test_options_named_in_the_text_exist(page):
     }
     own_method = {"--shrinkage"}  # of the example of a method
     other = {"--help", "--install-completion"}
-    for option in re.findall(r"`(--[a-z-]+)", page.read_text()):
+    for option in re.findall(r"`(--[a-z0-9-]+)", page.read_text()):
         assert option in options | own_method | other, option
 
 

@@ -28,10 +28,10 @@ DETECTOR_OPTIONS = ("distance", "aggregate", "reweight")  # parameters of a dete
 
 
 class Recipe(NamedTuple):
-    """Values of options, by name, and whose advice they are."""
+    """Values of options, by name, and what a command calls them."""
 
     values: dict[str, Any]
-    source: str
+    title: str  # empty: nothing is said, since it is only another default
 
 
 def has_recipe(name: str) -> bool:
@@ -45,7 +45,7 @@ def recipe(spec: BackboneSpec) -> Recipe | None:
     For transformers, the side of images is the nearest multiple of the patches' side.
     """
     if spec.name in PACKAGED:
-        return Recipe(EFFICIENTNET_LITE, "the best for the time")
+        return Recipe(EFFICIENTNET_LITE, title="")
     if spec.patch == 1 or not has_recipe(spec.name):
         return None
     side = round(ANOMALY_DINO["image_size"] / spec.patch) * spec.patch

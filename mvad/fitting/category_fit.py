@@ -95,7 +95,7 @@ class CategoryFit:
         """Bring what is known of images at two levels to one unit, if it is not yet: see `detectors.levels`."""
         assert self.held_out is not None
         columns = self.held_out[examined]
-        if np.isnan(columns[:, OF_WHOLE]).any():
+        if not len(columns) or np.isnan(columns[:, OF_WHOLE]).any():
             return
         assert self.state is not None
         scores, peaks = columns[:, [0, OF_WHOLE.start]].T, columns[:, [1, OF_WHOLE.start + 1]].T

@@ -73,16 +73,16 @@ class FitOutcome:
 def with_recipe(options: Chosen, say: Callable[[str], None]) -> Chosen:
     """The options of a fit, where those that depend on the backbone and are not given have their values.
 
-    These are of the recipe of the backbone (`features.recipes`), which is said aloud, or else the general defaults.
-    UsageError if there is no such backbone, or the values do not go together.
+    These are of the recipe of the backbone (`features.recipes`), which is said aloud if it has a title, or else the
+    general defaults. UsageError if there is no such backbone, or the values do not go together.
     """
     spec = describe(options.backbone or find_method(options.method).default_backbone)
     free = {field.name for field in fields(options) if getattr(options, field.name) is None}
     found = recipe(spec)
     advised = {name: value for name, value in found.values.items() if name in free} if found else {}
-    if found and advised:
+    if found and found.title and advised:
         texts = ", ".join(f"{name.replace('_', '-')} {_shown(value)}" for name, value in advised.items())
-        say(f"{spec.name}: {texts}, {found.source}, where not given otherwise")
+        say(f"{spec.name}: {texts}, {found.title}, where not given otherwise")
     defaults = {name: value for name, value in recipe_defaults(options.method).items() if name in free}
     return replace(options, **defaults | advised)
 

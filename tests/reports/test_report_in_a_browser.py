@@ -10,6 +10,7 @@ from PIL import Image
 import mvad
 from helpers.browser import visit
 from helpers.synthetic import finish, write_category
+from helpers.waits import wait_until
 from mvad.calibration import DecisionRule
 
 LONG = "long name without a break " + "x" * 300
@@ -119,7 +120,7 @@ def test_hostile_names_are_text_that_is_cut_and_can_be_copied(browser, report):
         selected = "element => { getSelection().selectAllChildren(element); return String(getSelection()) }"
         assert page.evaluate(selected, cut.element_handle()) == LONG
         page.locator(".flagged tbody tr", has_text="quotes").get_by_role("button", name="Copy").click()
-        page.wait_for_function("document.querySelector('.flagged tbody').innerText.includes('Copied')")
+        wait_until(lambda: "Copied" in page.locator(".flagged tbody").inner_text())
         assert page.evaluate("navigator.clipboard.readText()") == "/data/0"
         assert silent(visited)
 

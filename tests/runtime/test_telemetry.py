@@ -1,49 +1,10 @@
 import json
 import logging
-import re
-import time
-from urllib.request import urlopen
 
 import numpy as np
-import ray
 
-import mvad
 from mvad.console import Reporter
 from mvad.runtime import telemetry
-
-
-def metrics():
-    """mvad's metrics as Prometheus would read them here, by name and labels."""
-    (node,) = ray.nodes()
-    text = urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").read().decode()
-    values = {}
-    for name, labels, value in re.findall(r"^(ray_mvad_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        tags = re.findall(r'(stage|status)="(\w+)"', labels)
-        key = (name, *(tag for _, tag in sorted(tags)))
-        values[key] = values.get(key, 0.0) + float(value)
-    return values
-
-
-def test_ray_exports_counts_to_prometheus(base_run, tiles, tmp_path):
-    data = tmp_path / "alpha"
-    data.mkdir()
-    size = 0
-    for file in (tiles / "alpha/test/good").iterdir():
-        (data / file.name).write_bytes(file.read_bytes())
-        size += file.stat().st_size
-    (data / "broken.png").write_bytes(b"nothing")
-    before = metrics()
-    mvad.score(str(tmp_path), str(base_run[0] / "models"), str(tmp_path.parent / "metrics-out"), quiet=True)
-    expected = {
-        ("ray_mvad_images_total", "score", "ok"): 4,
-        ("ray_mvad_images_total", "score", "error"): 1,
-        ("ray_mvad_bytes_read_total", "score"): size,
-    }
-    deadline = time.monotonic() + 60  # Ray collects them every few seconds
-    while (now := metrics()) and any(now.get(key, 0) - before.get(key, 0) != n for key, n in expected.items()):
-        assert time.monotonic() < deadline, (before, now)
-        time.sleep(1)
-    assert now["ray_mvad_actor_seconds_total", "score"] > before.get(("ray_mvad_actor_seconds_total", "score"), 0)
 
 
 def test_a_stage_is_one_line_of_json_in_the_log(ray_local, caplog, monkeypatch):
