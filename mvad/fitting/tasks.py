@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -22,9 +22,6 @@ from mvad.options import MethodOptions
 from mvad.runtime.tensors import as_tensor
 from mvad.runtime.threads import Threads, compute_device, worker_device
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, held_out_scores
-
-if TYPE_CHECKING:
-    pass
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -109,9 +109,8 @@ class Levels(PatchCore):
             assert level.chosen is not None
             images, patches = np.divmod(level.chosen, level_rows * level_columns)
             down, across = np.divmod(patches, level_columns)
-            places = images * rows * columns + (down + rows - level_rows) * columns + across
-            if level is self.tiles:
-                places = images * rows * columns + patches
+            top = 0 if level is self.tiles else rows - level_rows
+            places = (images * rows + top + down) * columns + across
             is_old = level.chosen < 0
             chosen.append(np.where(is_old, level.chosen - n_earlier, places))
             n_earlier += int((-level.chosen[is_old]).max(initial=0))
@@ -170,9 +169,6 @@ class Levels(PatchCore):
 
     def settle(self, features: Tensor, bounds: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
         return self.tiles.settle(_of_tiles(features), bounds, needed)
-
-    def patch_scores(self, features: Tensor, needed: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return self.tiles.patch_scores(_of_tiles(features), needed)
 
     def nearest(self, features: Tensor) -> Nearest:
         """That of the level which decides the score; of the image as a whole, no place is named."""
