@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -31,14 +31,25 @@ EXIT_USAGE = 2
 AS_TYPED = ("N", "URL", "ADDRESS")  # metavars of options that typer reads itself: numbers, and what may be repeated
 WITHOUT_DOCUMENT = ("serve", "export_results")  # commands whose standard output is something else
 
-app = typer.Typer(
-    help="Learn what good products look like, score new images, get a table. On a laptop or a Ray cluster.",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
+
+def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands, whose modules are imported."""
+    app = typer.Typer(
+        help="Learn what good products look like, score new images, get a table. On a laptop or a Ray cluster.",
+        add_completion=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_callback)
+    for name in names:
+        app.command(_typed(name))(_command(name))
+    return app
 
 
-@app.callback(invoke_without_command=True)
+def _typed(name: str) -> str:
+    """The name of a command on the command line."""
+    return COMMANDS[name].split()[1]
+
+
 def _callback(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
@@ -110,10 +121,6 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-for _name in COMMANDS:
-    app.command(COMMANDS[_name].split()[1])(_command(_name))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong use, 3 too many unreadable files, 4 drift, 1 anything else."""
     sys.exit(_exit_code(arguments))
@@ -123,7 +130,10 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         if sys.platform == "win32":
             raise UsageError("mvad runs on Linux and macOS; on Windows, run it in WSL 2.")
-        return app(args=None if arguments is None else list(arguments), prog_name="mvad", standalone_mode=False) or 0
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        # To import all commands takes as long again as to import one.
+        names = [name for name in COMMANDS if _typed(name) in words[:1]] or COMMANDS
+        return application(names)(args=words, prog_name="mvad", standalone_mode=False) or 0
     except typer.Abort:
         return 1
     except TyperException as error:

@@ -1,6 +1,8 @@
 """Every wrong use: one clear sentence and exit code 2, before Ray is started or anything is written."""
 
 import errno
+import functools
+import importlib
 import json
 import re
 import subprocess
@@ -12,7 +14,7 @@ from ray.exceptions import OutOfDiskError, RayTaskError
 from typer.main import get_command
 
 from helpers.tiles import ROOT, write_category
-from mvad.cli import app, main
+from mvad.cli import application, main
 from mvad.process import GO_ON
 
 JOBS = ROOT / "jobs"
@@ -145,7 +147,7 @@ def test_arguments_that_do_not_parse(capsys, arguments):
     assert call(capsys, *arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", sorted(get_command(app).commands))
+@pytest.mark.parametrize("command", sorted(get_command(application()).commands))
 def test_help_of_every_command_has_an_example(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
@@ -199,12 +201,19 @@ def test_json_is_all_of_standard_output(capsys, base_run):
     assert "--json" not in call(capsys, "serve", "--help")[1]
 
 
+def replace_command(monkeypatch, name, function):
+    """Let another function be called for a command, of the same options."""
+    module = importlib.import_module(f"mvad.commands.{name}")
+    monkeypatch.setattr(module, name, functools.wraps(getattr(module, name))(function))
+
+
 def test_json_has_the_exit_code_and_no_number_that_json_lacks(capsys, monkeypatch, data):
     from mvad.results.run_record import Result
 
     rows = [{"image_auroc": float("nan"), "n": np.int64(3), "share": np.float32(0.5)}]
     errors = [{"image_id": "ü\n.png", "error": "no image"}]
-    monkeypatch.setattr("mvad.commands.run.run", lambda *_, **__: Result(3, rows, errors, {"fit": 1.5}))
+    result = Result(3, rows, errors, {"fit": 1.5})
+    replace_command(monkeypatch, "run", lambda *_, **__: result)
     code, printed, _ = call(capsys, "run", data, "--out", data / "out", "--json")
     assert code == 3
     assert json.loads(printed) == {
@@ -262,7 +271,7 @@ def test_trouble_with_a_disk_a_store_or_the_cluster_is_one_sentence(capsys, monk
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("mvad.commands.score.score", fail)
+    replace_command(monkeypatch, "score", fail)
     ended, out, err = call(capsys, "score", data, "--models", data, "--out", data / "out")
     assert (ended, out) == (code, "")
     assert err.startswith(f"mvad: {message}")
@@ -275,7 +284,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, data, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("mvad.commands.score.score", fail)
+    replace_command(monkeypatch, "score", fail)
     with pytest.raises(type(error)):
         main(["score", str(data), "--models", str(data), "--out", str(data / "out")])
 
@@ -287,12 +296,32 @@ def test_windows_is_refused_in_one_sentence(capsys, monkeypatch):
     assert err == "mvad: mvad runs on Linux and macOS; on Windows, run it in WSL 2.\n"
 
 
+def test_one_command_imports_no_other():
+    imported = """
+import sys
+from mvad.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(*sorted(name for name in sys.modules if name.startswith("mvad.commands.")))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", imported, "score", "--help"],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.splitlines()[-1] == "mvad.commands.score"
+
+
 @pytest.mark.parametrize("module", ["resource", "fcntl", "pwd"])
 def test_commands_can_be_imported_without_modules_of_unix(module):
     imports = f"""
 import importlib, sys
 sys.modules[{module!r}] = None
 import mvad.__main__, mvad.cli
+mvad.cli.application()
 for name in ("mvad.runtime.telemetry", "mvad.runtime.versions", "mvad.storage", "mvad.results"):
     importlib.import_module(name)
 """

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from helpers import kuberay_fields, lock
 from helpers.tiles import ROOT
-from mvad.cli import app
+from mvad.cli import application
 
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text()
@@ -239,7 +239,7 @@ def test_ray_job_runs_a_command_that_exists(name):
     # What is done, with exit code 3 or 4, is not done again on a new cluster.
     assert program == (["python", "/app/unattended.py"] if repeated else ["mvad"])
     arguments = words[len(program) + 1 :]
-    known = {option for parameter in get_command(app).commands[command].params for option in parameter.opts}
+    known = {option for parameter in get_command(application()).commands[command].params for option in parameter.opts}
     assert {word for word in arguments if word.startswith("--")} <= known
 
 
@@ -415,7 +415,7 @@ def test_script_is_well_made():
 def test_readme_names_files_and_commands_that_exist():
     for name in re.findall(r"cluster/([\w.]+\w)", README):
         assert (CLUSTER / name).exists(), name
-    commands = get_command(app).commands
+    commands = get_command(application()).commands
     assert set(re.findall(r"jobs/(\w+)\.py", README)) <= set(commands)
     assert set(re.findall(r"python -m mvad ([a-z-]+)", README)) <= set(commands)
     assert not re.search(r"/work/|/root/|/tmp/", "".join(p.read_text() for p in CLUSTER.iterdir() if p.suffix != ".sh"))

@@ -29,7 +29,9 @@ def test_serve_without_its_extra_says_what_to_install(tmp_path, modules):
 
 def test_other_commands_do_without_the_extra(tmp_path):
     code = (
-        WITHOUT.format(modules=EXTRAS["serve"]).replace("main(sys.argv[1:])", "import mvad, mvad.cli")
+        WITHOUT.format(modules=EXTRAS["serve"]).replace(
+            "main(sys.argv[1:])", "import mvad, mvad.cli\nmvad.cli.application()"
+        )
         + """
 import importlib, pkgutil
 for name in ("run", "fit", "score", "nightly", "report", "inspect", "compare", "update", "watch", "plan"):

@@ -14,7 +14,7 @@ from benchmarks.main import app as benchmark_app
 from benchmarks.options import BenchmarkOptions
 from helpers import plugins
 from helpers.tiles import ROOT
-from mvad.cli import app
+from mvad.cli import application
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,7 +23,7 @@ else:
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 HAND_WRITTEN = [page for page in PAGES if page.name != "cli.md"]
-COMMANDS = {**get_command(app).commands, "benchmark": get_command(benchmark_app)}
+COMMANDS = {**get_command(application()).commands, "benchmark": get_command(benchmark_app)}
 
 
 def code_blocks(page, languages):

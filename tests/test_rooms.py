@@ -20,7 +20,7 @@ OTHER_SIZES = {"mvad/commands": "one file per command"}  # folder: why it has fe
 MAX_RECIPE_LINES = 40
 HEAVY = ("torch", "torchvision", "timm", "ray", "scipy", "sklearn", "faiss")
 LIGHT_MODULES = ("mvad.options", "mvad.cli", "mvad.console", "mvad.model_store", "mvad.results")
-LIGHT_FOLDERS = ("calibration", "data", "detectors", "storage")
+LIGHT_FOLDERS = ("calibration", "commands", "data", "detectors", "storage")
 WITHOUT_NETWORKS = (  # that a driver imports, which need not import PyTorch: actors and tasks do
     "mvad.commands.fit",
     "mvad.commands.run",
@@ -36,6 +36,9 @@ WITHOUT_NETWORKS = (  # that a driver imports, which need not import PyTorch: ac
     "mvad.scoring.jobs",
     "mvad.scoring.score",
 )
+# What processes that decode, score and write import, each of its own: not what only a command line needs.
+IN_WORKERS = ("mvad.pipeline.dataset", "mvad.runtime.stage_totals", "mvad.scoring.score", "mvad.scoring.write")
+OF_COMMAND_LINES = ("mvad.options", "mvad.console", "rich", "duckdb", "sklearn")
 NETWORKS = ("mvad.detectors.networks", "mvad.detectors.training")  # imported when a network is trained or used
 # Imports each module while none of the heavy ones can be imported, and prints those that fail, with the place.
 IMPORT_LIGHT = """
@@ -140,6 +143,10 @@ def test_light_modules_import_nothing_heavy():
 
 def test_a_driver_does_not_import_pytorch():
     check_imports(WITHOUT_NETWORKS, ("torch", "torchvision", "timm"))
+
+
+def test_workers_do_not_import_what_command_lines_need():
+    check_imports(IN_WORKERS, OF_COMMAND_LINES)
 
 
 def check_imports(modules, heavy):

@@ -253,7 +253,7 @@ class FitScheduler:
 
     def _wait_for_tasks(self) -> None:
         """Wait until there are not too many tasks."""
-        while len(self._tasks) > MAX_TASKS_PER_CORE * self._pool.tasks:
+        while len(self._tasks) > MAX_TASKS_PER_CORE * self._pool.cores:
             self._take_one()
 
     def _wait_for_memory(self, n_bytes: int) -> None:

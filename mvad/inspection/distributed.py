@@ -3,9 +3,11 @@
 About a kilobyte per image comes back to the driver; pixels never do.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.console import Stage
 from mvad.data.images import Batch
 from mvad.features.known import describe
 from mvad.features.specs import feature_shapes, prepare
 from mvad.features.weights import Network
 from mvad.inspection.measure import measure_batch, thumbnail_batch
-from mvad.options import InspectOptions
 from mvad.pipeline.columns import FEATURES
 from mvad.pipeline.dataset import Extractor, split_into_blocks
 from mvad.runtime.resources import ActorPool
 from mvad.search.coreset import random_projection
+
+if TYPE_CHECKING:
+    from mvad.console import Stage
+    from mvad.options import InspectOptions
 
 DIMENSIONS = 64  # of the features that come back to the driver
 KIND = "pooled"

@@ -4,8 +4,11 @@ Scores must not depend on what else is in an image or a batch, so the range of v
 category, and the model records it.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,8 +16,10 @@ import pyarrow.compute as pc
 from mvad import storage
 from mvad.data.images import BIT_DEPTHS, file_may_be_deep, largest_value, read_file
 from mvad.errors import ImageError
-from mvad.options import BitDepthOptions
 from mvad.pipeline.measuring import measure_categories
+
+if TYPE_CHECKING:
+    from mvad.options import BitDepthOptions
 
 
 def measure_bit_depths(images: pa.Table, options: BitDepthOptions) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Images to decoded batches, and those to features: the stages that fitting, scoring and inspection share."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import math
@@ -7,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +18,6 @@ import ray.data
 from numpy.typing import NDArray
 
 from mvad import storage
-from mvad.console import Stage
 from mvad.data.augmentation import NO_FLIPS, Augmentation
 from mvad.data.image_size import ImageSize, Window
 from mvad.data.images import Batch
@@ -23,7 +25,6 @@ from mvad.features.kinds import put_whole
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.memory import block_rows
-from mvad.options import JobOptions
 from mvad.pipeline.columns import FEATURES, FINGERPRINT, usable
 from mvad.pipeline.decode import decode_images
 from mvad.runtime.resources import ActorPool
@@ -31,6 +32,10 @@ from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
 from mvad.search.fingerprints import fingerprints
+
+if TYPE_CHECKING:
+    from mvad.console import Stage
+    from mvad.options import JobOptions
 
 MAX_BLOCK_ROWS = 256  # of a decode task, and so of a result file
 MIN_BLOCK_ROWS = 8

@@ -1,9 +1,12 @@
 """The size of the model's input, by category: the shape of the images that it is fitted to."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +17,11 @@ from mvad.data.images import measure_file
 from mvad.errors import ImageError, UsageError
 from mvad.features.backbone_spec import BackboneSpec
 from mvad.model_checks import check_size
-from mvad.options import MethodOptions
 from mvad.pipeline.measuring import measure_categories
 from mvad.storage.text import shown_name
+
+if TYPE_CHECKING:
+    from mvad.options import MethodOptions
 
 Sides = tuple[int, int]  # height and width in pixels
 

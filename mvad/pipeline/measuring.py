@@ -1,7 +1,9 @@
 """Measure something of each category of a manifest on a few of its images, in tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,9 @@ import ray
 
 from mvad import storage
 from mvad.data.sampling import evenly_spaced
-from mvad.options import DataOptions
+
+if TYPE_CHECKING:
+    from mvad.options import DataOptions
 
 MAX_MEASURED_IMAGES = 64  # per category, evenly spaced
 

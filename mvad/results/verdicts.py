@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ from mvad.calibration import DecisionRule
 from mvad.detectors import find_method
 from mvad.errors import UsageError
 from mvad.model_store import VERSION_LENGTH, VERSIONS, read_calibration, read_model
-from mvad.options import DecisionOptions
 from mvad.results.store import list_parts, read_scores, rewrite
+
+if TYPE_CHECKING:
+    from mvad.options import DecisionOptions
 
 Verdict = Literal["good", "uncertain", "anomalous"]
 GOOD, UNCERTAIN, ANOMALOUS = get_args(Verdict)

@@ -12,6 +12,7 @@ from mvad.errors import UsageError
 TASK_CPUS = 0.1  # reserved by a decode or write task; the number of tasks limits how many run at once
 ACTOR_GPUS, TASK_GPUS = 0.6, 0.4  # never two actors on a GPU, but a fit next to an actor
 MIN_IMAGES_PER_ACTOR = 8  # an actor takes seconds to start
+MIN_IMAGES_PER_TASK = 32  # that decodes: a process of its own costs a second or two, as decoding of that many does
 MAX_THREADS_PER_ACTOR = 4  # more threads would wait for each other in Python
 
 
@@ -28,7 +29,8 @@ class ActorPool(NamedTuple):
     actors: int
     actor_resources: dict[str, float]
     task_resources: dict[str, float]
-    tasks: int = 1
+    cores: int = 1  # of all nodes
+    tasks: int = 1  # that decode or write at once
     threads: int = 1
     nodes: int = 1  # that have cores
 
@@ -71,7 +73,9 @@ def actor_pool(actors: int | None, n_images: int) -> ActorPool:
         share = cpu_share(cpus / (count * threads), {*nodes} - {0.0})
         actor_resources, task_resources = {"num_cpus": round(threads * share, 3)}, {"num_cpus": share}
     count = min(count, max(1, n_images // MIN_IMAGES_PER_ACTOR))
-    return ActorPool(count, actor_resources, task_resources, max(1, int(cpus)), threads, n_nodes)
+    cores = max(1, int(cpus))
+    tasks = max(1, min(cores, n_images // MIN_IMAGES_PER_TASK))
+    return ActorPool(count, actor_resources, task_resources, cores, tasks, threads, n_nodes)
 
 
 def cpu_share(cpus: float, nodes: Collection[float]) -> float:

@@ -6,13 +6,19 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 import ray
 from ray.data import DataContext
 
 from mvad.runtime.node_check import check_cluster
+from mvad.runtime.ray_start.lean_data import lean_data
 from mvad.runtime.ray_start.process import LOCAL, RayProcess
 from mvad.runtime.ray_start.token import private_token
+
+# Of a Ray started here. The processes of one stage are those of the next, with all that they have imported: Ray ends
+# those that are more than the cores after a second.
+SYSTEM_CONFIG = {"idle_worker_killing_time_threshold_ms": 10_000}
 
 
 @contextmanager
@@ -37,8 +43,8 @@ def ray_session(
     address = address or os.environ.get("RAY_ADDRESS") or None
     address = None if address == LOCAL else address
     thread = threading.Thread(target=_call_quietly, args=(meanwhile,), daemon=True)
-    options = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options |= {} if address else {"include_dashboard": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options |= {} if address else {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
     # Ray's core listens on every interface; the Ray started here asks for a token.
     with nullcontext() if address else private_token():
         process = RayProcess(address, **options)
@@ -47,7 +53,8 @@ def ray_session(
             process.start()
             check_cluster(actors, say)
             thread.join()
-            yield
+            with nullcontext() if address else lean_data():
+                yield
         finally:
             # Ray Data's threads report at length that Ray is gone.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)

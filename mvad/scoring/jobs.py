@@ -1,9 +1,12 @@
 """Scoring jobs: one model each, how it decides, and where its rows go."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mvad import storage
 from mvad.anomaly_maps.regions import MapRule
@@ -12,10 +15,12 @@ from mvad.data.images import is_same_mask, read_ignore
 from mvad.data.manifest import ignore_uris
 from mvad.errors import ModelError, UsageError
 from mvad.model_store import ModelInfo, read_calibration, read_map_peaks
-from mvad.options import DecisionOptions, ScoreOptions
 from mvad.results import verdicts
-from mvad.results.run_record import Run
 from mvad.results.schema import RowOrigin
+
+if TYPE_CHECKING:
+    from mvad.options import DecisionOptions, ScoreOptions
+    from mvad.results.run_record import Run
 
 NO_MODEL = "no model"  # prefix of the error of an image whose category has no model
 MODEL_UNUSABLE = "the model cannot be used"  # prefix of the error of an image whose model is damaged

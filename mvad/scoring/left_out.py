@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 
 from mvad.anomaly_maps.localise import map_peak
 from mvad.anomaly_maps.sampled import sampled_patches
-from mvad.console import Stage
 from mvad.data.image_size import ImageSize
 from mvad.data.images import Batch
 from mvad.detectors import Detector, Shardable, State, find_method
 from mvad.detectors.levels import Levels
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
-from mvad.options import JobOptions
 from mvad.pipeline.dataset import decoded_images
 from mvad.runtime.resources import ActorPool
 from mvad.runtime.threads import Threads, worker_device
 from mvad.runtime.watchdog import watch_nodes
 from mvad.scoring.held_out import HELD_OUT_COLUMNS, HeldOut, at_both_levels
+
+if TYPE_CHECKING:
+    from mvad.console import Stage
+    from mvad.options import JobOptions
 
 
 @dataclass(frozen=True)

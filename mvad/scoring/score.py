@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from mvad.console import Reporter, Stage
 from mvad.data.image_size import ImageSize
 from mvad.detectors import find_method
 from mvad.errors import ModelError
@@ -20,10 +19,8 @@ from mvad.features.backbone_spec import BackboneSpec
 from mvad.features.specs import prepare
 from mvad.features.weights import Network
 from mvad.model_store import ModelInfo, recorded_shape
-from mvad.options import ScoreOptions
 from mvad.pipeline.columns import Batch
 from mvad.pipeline.dataset import decoded_images
-from mvad.results.run_record import Run
 from mvad.runtime.resources import ActorPool, actor_pool
 from mvad.runtime.stage_totals import StageTotals
 from mvad.runtime.watchdog import watch_nodes
@@ -32,6 +29,9 @@ from mvad.scoring.model_sharing import Broadcast
 from mvad.scoring.write import WriteScores
 
 if TYPE_CHECKING:
+    from mvad.console import Reporter, Stage
+    from mvad.options import ScoreOptions
+    from mvad.results.run_record import Run
     from mvad.scoring.assign import MixedDump
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin
 
 from typer.main import get_command
 
-from mvad.cli import app
+from mvad.cli import application
 
 INTRODUCTION = """# Command line
 
@@ -17,7 +17,7 @@ INTRODUCTION = """# Command line
 
 def cli_page():
     """Render every command with its arguments, options, panels and defaults as Markdown."""
-    commands = get_command(app).commands
+    commands = get_command(application()).commands
     contents = [f"- [`mvad {name}`](#mvad-{name}): {_summary(command)}" for name, command in commands.items()]
     sections = [_section(name, command) for name, command in commands.items()]
     return "\n".join([INTRODUCTION, *contents, "", "\n".join(sections)])

@@ -243,9 +243,9 @@ def test_without_packages_the_methods_are_those_of_mvad():
 def test_options_that_are_read_from_the_source_are_those_of_the_commands():
     from typer.main import get_command
 
-    from mvad.cli import app
+    from mvad.cli import application
 
-    shown = {parameter.name for command in get_command(app).commands.values() for parameter in command.params}
+    shown = {parameter.name for command in get_command(application()).commands.values() for parameter in command.params}
     of_methods = {name for kind in METHODS.params for name in kind.__dataclass_fields__}
     assert shown - of_methods <= own_options()
     assert own_options() - checks.OTHER_OPTIONS <= shown | {"folder"}

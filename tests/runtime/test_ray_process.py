@@ -14,11 +14,14 @@ import psutil
 import pytest
 import ray
 from ray._private import services
+from ray.data._internal.execution import streaming_executor
+from ray.data._internal.stats import _StatsManager
 
 from helpers.waits import has_ended, wait_until
 from mvad.errors import UsageError
 from mvad.runtime.ray_start import process as ray_process
-from mvad.runtime.ray_start.lean_node import AGENTS, PLACEHOLDER, lean_node
+from mvad.runtime.ray_start.lean_data import lean_data
+from mvad.runtime.ray_start.lean_node import AGENTS, PLACEHOLDER, lean_node, replaced
 from mvad.runtime.ray_start.process import RayProcess, start_error
 from mvad.runtime.ray_start.token import private_token
 from mvad.runtime.session import ray_session
@@ -53,6 +56,35 @@ def test_only_what_jobs_need_is_started(ray_local):
     assert not [program for program in programs if program.endswith(unneeded)]
     placeholders = [command for command in started if command and shlex.join(command) == PLACEHOLDER]
     assert len(placeholders) == len(AGENTS)
+
+
+def test_only_actors_of_jobs_are_started(ray_local):
+    before = ray._private.state.actors()
+    dataset = ray.data.from_items([{"value": 1}, {"value": 2}]).map_batches(Doubled, concurrency=1)
+    dataset.context.execution_options.preserve_order = True
+    assert [row["value"] for row in dataset.iter_rows()] == [2, 4]
+    started = {key: actor for key, actor in ray._private.state.actors().items() if key not in before}
+    assert {actor["ActorClassName"] for actor in started.values()} == {"MapWorker(MapBatches(Doubled))"}
+
+
+class Doubled:
+    def __call__(self, batch):
+        return {"value": batch["value"] * 2}
+
+
+def test_actors_of_ray_data_are_those_of_versions_that_were_tried(monkeypatch):
+    original = streaming_executor.create_cluster_autoscaler
+    monkeypatch.setattr(ray, "__version__", "3.0.0")
+    with lean_data():
+        assert streaming_executor.create_cluster_autoscaler is original
+
+
+def test_what_is_replaced_comes_back():
+    earlier = vars(_StatsManager)["update_execution_metrics"]
+    with replaced((_StatsManager, "update_execution_metrics", None)):
+        assert _StatsManager.update_execution_metrics is None
+    assert vars(_StatsManager)["update_execution_metrics"] is earlier
+    assert isinstance(earlier, staticmethod)
 
 
 def test_placeholders_of_agents_end_with_their_raylet():

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from mvad.errors import UsageError
-from mvad.runtime.resources import TASK_CPUS, actor_pool, cpu_share
+from mvad.runtime.resources import MIN_IMAGES_PER_TASK, TASK_CPUS, actor_pool, cpu_share
 
 
 def resources(monkeypatch, **amounts):
@@ -50,6 +50,13 @@ def test_no_actors_for_nothing(monkeypatch):
     resources(monkeypatch, CPU=64.0)
     assert actor_pool(None, n_images=5).actors == 1
     assert actor_pool(None, n_images=80).actors == 10
+
+
+def test_no_processes_to_decode_a_handful(monkeypatch):
+    resources(monkeypatch, CPU=64.0)
+    pools = [actor_pool(None, n_images) for n_images in (1, MIN_IMAGES_PER_TASK * 3, 10_000)]
+    assert [pool.tasks for pool in pools] == [1, 3, 64]
+    assert [pool.cores for pool in pools] == [64, 64, 64]  # fits are as many as ever
 
 
 def test_every_node_has_actors(monkeypatch):

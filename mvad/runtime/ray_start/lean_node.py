@@ -14,8 +14,9 @@ from typing import Any
 import ray
 
 UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's `Node` that start processes
-# Versions of Ray whose raylet is known to need no more of its agents than a process each, and the files of their ports.
-VERSIONS_WITHOUT_AGENTS = ("2.60.",)
+# Versions of Ray whose raylet is known to need no more of its agents than a process each, and the files of their ports,
+# and whose Ray Data is known to need none of its own actors (`lean_data`).
+TRIED_VERSIONS = ("2.60.",)
 AGENTS = ("--dashboard_agent_command", "--runtime_env_agent_command")  # arguments of the raylet
 PORTS = (
     "METRICS_AGENT_PORT_NAME",
@@ -26,6 +27,8 @@ PORTS = (
 NO_PORT = 0
 # The raylet ends with its agents, so something has to run in their place, and to end with the raylet.
 PLACEHOLDER = shlex.join(["/bin/sh", "-c", "while kill -0 $PPID; do sleep 1; done"])
+
+Replacement = tuple[Any, str, Any]
 
 
 @contextmanager
@@ -38,16 +41,28 @@ def lean_node() -> Iterator[None]:
     from ray._private import services
     from ray._private.node import Node
 
-    replaced: list[tuple[Any, str, Any]] = [(Node, name, _nothing) for name in UNNEEDED if hasattr(Node, name)]
-    if os.name == "posix" and ray.__version__.startswith(VERSIONS_WITHOUT_AGENTS):
-        replaced.append((services, "start_ray_process", _without_agents(services.start_ray_process)))
-    originals = [getattr(owner, name) for owner, name, _ in replaced]
-    for owner, name, value in replaced:
+    values: list[Replacement] = [(Node, name, _nothing) for name in UNNEEDED if hasattr(Node, name)]
+    if os.name == "posix" and is_tried():
+        values.append((services, "start_ray_process", _without_agents(services.start_ray_process)))
+    with replaced(*values):
+        yield
+
+
+def is_tried() -> bool:
+    """Whether this version of Ray is known to do without what only Ray's own names can leave out."""
+    return ray.__version__.startswith(TRIED_VERSIONS)
+
+
+@contextmanager
+def replaced(*values: Replacement) -> Iterator[None]:
+    """While the context lasts, modules or classes have other values: owners, names and values."""
+    originals = [owner.__dict__[name] for owner, name, _ in values]  # a static method as such, not as a function
+    for owner, name, value in values:
         setattr(owner, name, value)
     try:
         yield
     finally:
-        for (owner, name, _), original in zip(replaced, originals, strict=True):
+        for (owner, name, _), original in zip(values, originals, strict=True):
             setattr(owner, name, original)
 
 
