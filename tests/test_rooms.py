@@ -145,6 +145,12 @@ def test_a_driver_does_not_import_pytorch():
     check_imports(WITHOUT_NETWORKS, ("torch", "torchvision", "timm"))
 
 
+def test_pandas_is_imported_for_tables_alone():
+    """These modules of PyArrow import it; so does Ray Data."""
+    commands = [f"mvad.commands.{name}" for name in ("evaluate", "fit", "run", "score")]
+    check_imports([*commands, "mvad.data.listing", "mvad.in_process.model"], ("pyarrow.dataset", "pyarrow.parquet"))
+
+
 def test_workers_do_not_import_what_command_lines_need():
     check_imports(IN_WORKERS, OF_COMMAND_LINES)
 

@@ -17,9 +17,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset as pads
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 
 from mvad import storage
 from mvad.data.names import meaning
@@ -238,9 +236,13 @@ def _plain(names: Sequence[str]) -> set[str]:
 
 def _read_parquet(uri: str, known: Sequence[str], required: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Read a Parquet file, or a folder of them as Spark writes it."""
+    # They import pandas, which takes half a second: here, since most data are no tables.
+    import pyarrow.dataset as pads
+    import pyarrow.parquet as pq
+
     filesystem, path = storage.resolve(uri)
     file: Any
-    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+    if filesystem.get_file_info(path).type == FileType.Directory:
         file = pads.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
         names, read = file.schema.names, file.to_table
     else:
