@@ -12,7 +12,9 @@ from mvad.errors import UsageError
 TASK_CPUS = 0.1  # reserved by a decode or write task; the number of tasks limits how many run at once
 ACTOR_GPUS, TASK_GPUS = 0.6, 0.4  # never two actors on a GPU, but a fit next to an actor
 MIN_IMAGES_PER_ACTOR = 8  # an actor takes seconds to start
-MIN_IMAGES_PER_TASK = 32  # that decodes: a process of its own costs a second or two, as decoding of that many does
+MIN_IMAGES_PER_TASK = (
+    8  # that decodes: a process of its own takes a second or two to start, as long as photos to decode
+)
 MAX_THREADS_PER_ACTOR = 4  # more threads would wait for each other in Python
 
 

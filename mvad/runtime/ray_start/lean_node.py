@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import ray
@@ -56,7 +57,7 @@ def is_tried() -> bool:
 @contextmanager
 def replaced(*values: Replacement) -> Iterator[None]:
     """While the context lasts, modules or classes have other values: owners, names and values."""
-    originals = [owner.__dict__[name] for owner, name, _ in values]  # a static method as such, not as a function
+    originals = [getattr_static(owner, name) for owner, name, _ in values]  # not what a static method holds
     for owner, name, value in values:
         setattr(owner, name, value)
     try:
