@@ -37,7 +37,15 @@ WITHOUT_NETWORKS = (  # that a driver imports, which need not import PyTorch: ac
     "mvad.scoring.score",
 )
 # What processes that decode, score and write import, each of its own: not what only a command line needs.
-IN_WORKERS = ("mvad.pipeline.dataset", "mvad.runtime.stage_totals", "mvad.scoring.score", "mvad.scoring.write")
+IN_WORKERS = (
+    "mvad.pipeline.bit_depths",
+    "mvad.pipeline.dataset",
+    "mvad.pipeline.image_sizes",
+    "mvad.runtime.stage_totals",
+    "mvad.scoring.left_out",
+    "mvad.scoring.score",
+    "mvad.scoring.write",
+)
 OF_COMMAND_LINES = ("mvad.options", "mvad.console", "rich", "duckdb", "sklearn")
 NETWORKS = ("mvad.detectors.networks", "mvad.detectors.training")  # imported when a network is trained or used
 # Imports each module while none of the heavy ones can be imported, and prints those that fail, with the place.

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from pyarrow.fs import FileType
+import pyarrow.fs as pafs
 
 from mvad import storage
 from mvad.data.names import meaning
@@ -242,7 +242,7 @@ def _read_parquet(uri: str, known: Sequence[str], required: Sequence[str]) -> di
 
     filesystem, path = storage.resolve(uri)
     file: Any
-    if filesystem.get_file_info(path).type == FileType.Directory:
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
         file = pads.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
         names, read = file.schema.names, file.to_table
     else:

@@ -8,11 +8,12 @@ Ray Data has no options for them.
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import ray
 
-from mvad.runtime.ray_start.lean_node import is_tried, replaced
+from mvad.runtime.ray_start.lean_node import is_tried, nothing, replaced
 
 
 @contextmanager
@@ -27,29 +28,23 @@ def lean_data() -> Iterator[None]:
     from ray.data._internal.execution import streaming_executor
     from ray.data._internal.execution.operators import actor_pool_map_operator
     from ray.data._internal.stats import _StatsManager
-    from ray.data._internal.utils import cached_ray_internals
 
-    locations = "get_or_create_actor_location_tracker"
     with replaced(
         (streaming_executor, "create_cluster_autoscaler", _this_machine()),
-        (actor_pool_map_operator, locations, Locations),
-        (cached_ray_internals, locations, Locations),
+        (actor_pool_map_operator, "get_or_create_actor_location_tracker", Locations),
+        (actor_pool_map_operator, "get_actor_locations", lambda _: {}),
         (_StatsManager, "gen_dataset_id_from_stats_actor", staticmethod(lambda: uuid.uuid4().hex)),
-        (_StatsManager, "register_dataset_to_stats_actor", staticmethod(_nothing)),
-        (_StatsManager, "update_execution_metrics", staticmethod(_nothing)),
-        (_StatsManager, "update_iteration_metrics", staticmethod(_nothing)),
+        (_StatsManager, "register_dataset_to_stats_actor", staticmethod(nothing)),
+        (_StatsManager, "update_execution_metrics", staticmethod(nothing)),
+        (_StatsManager, "update_iteration_metrics", staticmethod(nothing)),
     ):
         yield
 
 
 class Locations:
-    """In place of a handle of the actor that knows where actors are: it is told nothing, and knows of none."""
+    """In place of a handle of the actor that knows where actors are, as actors have it: it is told nothing."""
 
-    class _Method:
-        def remote(self, *_: Any) -> ray.ObjectRef:
-            return ray.put({})
-
-    update_actor_location = get_actor_locations = _Method()
+    update_actor_location = SimpleNamespace(remote=nothing)
 
 
 def _this_machine() -> Callable[..., Any]:
@@ -70,7 +65,3 @@ def _this_machine() -> Callable[..., Any]:
             return resources
 
     return lambda *_, **__: ThisMachine()
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """What is done instead of telling an actor."""

@@ -42,7 +42,7 @@ def lean_node() -> Iterator[None]:
     from ray._private import services
     from ray._private.node import Node
 
-    values: list[Replacement] = [(Node, name, _nothing) for name in UNNEEDED if hasattr(Node, name)]
+    values: list[Replacement] = [(Node, name, nothing) for name in UNNEEDED if hasattr(Node, name)]
     if os.name == "posix" and is_tried():
         values.append((services, "start_ray_process", _without_agents(services.start_ray_process)))
     with replaced(*values):
@@ -67,7 +67,7 @@ def replaced(*values: Replacement) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def nothing(*_: Any, **__: Any) -> None:
     """What is done instead of starting a process."""
 
 
