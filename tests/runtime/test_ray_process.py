@@ -60,16 +60,21 @@ def test_only_what_jobs_need_is_started(ray_local):
 
 def test_only_actors_of_jobs_are_started(ray_local):
     before = ray._private.state.actors()
-    dataset = ray.data.from_items([{"value": 1}, {"value": 2}]).map_batches(Doubled, concurrency=1)
+    dataset = ray.data.from_items([{"value": 1}, {"value": 2}]).map_batches(doubling_actor(), concurrency=1)
     dataset.context.execution_options.preserve_order = True
     assert [row["value"] for row in dataset.iter_rows()] == [2, 4]
     started = {key: actor for key, actor in ray._private.state.actors().items() if key not in before}
     assert {actor["ActorClassName"] for actor in started.values()} == {"MapWorker(MapBatches(Doubled))"}
 
 
-class Doubled:
-    def __call__(self, batch):
-        return {"value": batch["value"] * 2}
+def doubling_actor():
+    """A class that travels to actors as it is: they cannot import the modules of tests."""
+
+    class Doubled:
+        def __call__(self, batch):
+            return {"value": batch["value"] * 2}
+
+    return Doubled
 
 
 def test_actors_of_ray_data_are_those_of_versions_that_were_tried(monkeypatch):
