@@ -29,3 +29,8 @@ COMMANDS = {
     "doctor": "mvad doctor",
     "sample": "mvad sample sample",
 }
+# Those that start Ray, unless they are given the address of a cluster.
+ON_RAY = [
+    *("run", "fit", "tune", "score", "nightly", "watch", "inspect", "compare", "update", "maps", "serve"),
+    "false_alarms",
+]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import psutil
 import ray
 
 from mvad.errors import UsageError, one_line
+from mvad.runtime.ray_start import forks
 from mvad.runtime.ray_start.lean_node import lean_node
 
 CONNECT_TIMEOUT_S = 10.0
@@ -51,6 +52,7 @@ class RayProcess:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._earlier: set[psutil.Process] = set()
+        self._forks = None if address else forks.begun()
 
     def start(self) -> None:
         """Wait until Ray runs; UsageError says why it does not, within a minute."""
@@ -80,10 +82,12 @@ class RayProcess:
         if self._thread.is_alive():
             atexit.unregister(ray.shutdown)  # it would wait for the lock that the thread holds
         _kill(processes | self._processes())
+        if self._forks:
+            self._forks.end()
 
     def _run(self) -> None:
         try:
-            with lean_node():
+            with lean_node(), self._forks.used() if self._forks else nullcontext():
                 ray.init(**self._arguments)
             self._started.set_result(None)
         except BaseException as error:  # for the thread that waits for the result
@@ -96,6 +100,7 @@ class RayProcess:
         if self._address is not None:
             return set()
         found = _ray_children() - self._earlier
+        found |= self._forks.processes() if self._forks else set()
         for process in list(found):
             with suppress(psutil.NoSuchProcess):
                 found |= set(process.children(recursive=True))
