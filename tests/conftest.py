@@ -92,10 +92,9 @@ def sample(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_local():
     """Ray, started once; the commands use it as it is. Its idle workers stay: they have imported what tests need."""
-    from helpers.warm_workers import warm_workers
     from mvad.runtime.session import ray_session
 
-    with pytest.MonkeyPatch.context() as patch, warm_workers():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_num_workers_soft_limit", "8")
         with ray_session(None):
             yield

@@ -18,7 +18,6 @@ from typing import Any
 import mvad
 from helpers.fault_injection import kill_everywhere
 from helpers.tiles import EMBEDDED, write_category
-from helpers.warm_workers import warm_workers
 from mvad import results
 from mvad.model_store import read_model
 from mvad.runtime.session import ray_session
@@ -87,7 +86,7 @@ def main(names: list[str]) -> int:
     for number, name in enumerate(("alpha", "beta")):
         write_category(folder / "data", name, seed=number)
     begun = folder / "begun"
-    with warm_workers(), ray_session(None):
+    with ray_session(None):
         mvad.run(str(folder / "data"), str(begun / "run"), maps="all", **SMALL)
         shutil.copytree(begun / "run/models", begun / "models")
         models = folder / "models"

@@ -24,14 +24,14 @@ from types import SimpleNamespace
 
 from mvad.runtime.ray_start.fork_client import kind
 
-# What processes that decode, compute features, fit and score import.
-WITHOUT_RAY = ("pandas", "pyarrow.parquet", "torch", "faiss", "PIL.Image")
+# What processes that decode, compute features, fit and score import: first what does not import Ray.
+WITHOUT_RAY = (
+    *("jsonschema", "onnxruntime", "pandas", "pyarrow.dataset", "requests", "torch", "yaml"),
+    *("mvad.detectors", "mvad.features.extractor", "mvad.model_store", "mvad.options", "mvad.results.store"),
+)
 WITH_RAY = (
-    "ray._private.workers.default_worker",
-    "ray.data",
-    "mvad.pipeline.decode",
-    "mvad.fitting.tasks",
-    "mvad.scoring.scorer_actor",
+    *("ray._private.workers.default_worker", "ray.data"),
+    *("mvad.pipeline.decode", "mvad.fitting.tasks", "mvad.scoring.scorer_actor"),
 )
 
 
@@ -65,6 +65,8 @@ def main(first: socket.socket, folder: Path) -> None:
     """Serve; this returns in workers alone, when they are done."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel waits for them
     _import(WITHOUT_RAY)
+    if "ray" in sys.modules:
+        sys.exit("Ray's core has read the environment of this process, which is not that of a worker")
     listener = _forked_server(first, folder)
     with _ids_of_the_system():
         _import(WITH_RAY)

@@ -43,9 +43,12 @@ class ForkServer:
             listener.bind(str(self._folder / fork_client.FIRST))
             listener.listen(socket.SOMAXCONN)
             number = listener.fileno()
+            path = os.pathsep.join(filter(None, sys.path))
+            # One thread of OpenMP each, as Ray tells its workers before they import anything.
+            environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
             self.process = subprocess.Popen(
                 [sys.executable, "-m", SERVER, str(number), str(self._folder)],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
