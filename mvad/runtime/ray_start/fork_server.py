@@ -26,7 +26,7 @@ from mvad.runtime.ray_start.fork_client import kind
 
 # What processes that decode, compute features, fit and score import: first what does not import Ray.
 WITHOUT_RAY = (
-    *("jsonschema", "onnxruntime", "pandas", "pyarrow.dataset", "requests", "torch", "yaml"),
+    *("jsonschema", "pandas", "pyarrow.dataset", "requests", "scipy.ndimage", "torch", "yaml"),
     *("mvad.detectors", "mvad.features.extractor", "mvad.model_store", "mvad.options", "mvad.results.store"),
 )
 WITH_RAY = (

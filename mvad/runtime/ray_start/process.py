@@ -52,7 +52,7 @@ class RayProcess:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._earlier: set[psutil.Process] = set()
-        self._forks = None if address else forks.begun()
+        self._forks: forks.ForkServer | None = None
 
     def start(self) -> None:
         """Wait until Ray runs; UsageError says why it does not, within a minute."""
@@ -61,6 +61,7 @@ class RayProcess:
             require_address_space()
             if not os.access(SHARED_MEMORY, os.W_OK) and sys.platform == "linux":
                 self._arguments["_plasma_directory"] = tempfile.gettempdir()
+            self._forks = forks.begun()
         else:
             require_listener(self._address)
         with core_muted():
