@@ -45,7 +45,8 @@ def script(tmp_path):
         "    modules = [name for name in ('torch', 'ray.data', 'mvad.scoring.scorer_actor') if name in sys.modules]\n"
         "    json.dump({'name': __name__, 'arguments': sys.argv, 'folder': os.getcwd(), 'path': sys.path[0],\n"
         "               'environment': dict(os.environ), 'modules': modules, 'parent': os.getppid(),\n"
-        "               'waits': signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL}, file)\n"
+        "               'waits': signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,\n"
+        "               'leads': os.getpgrp() == os.getpid()}, file)\n"
         "os.rename(sys.argv[1] + '.part', sys.argv[1])\n"
     )
     return path
@@ -73,6 +74,7 @@ def test_a_worker_is_what_ray_asked_for(server, script, tmp_path):
     assert first["environment"].keys() <= {*environment, "LC_CTYPE"}
     assert first["modules"] == ["torch", "ray.data", "mvad.scoring.scorer_actor"]
     assert first["waits"]
+    assert first["leads"]
     assert first["parent"] == second["parent"] != server.process.pid  # the server of this kind
     assert output.read_text() == "said\n" * 2
 
@@ -143,6 +145,21 @@ def test_workers_draw_numbers_of_their_own(ray_local):
     assert len({parent for parent, _ in drawn}) == 1  # they were forked
     assert "fork_server" in " ".join(psutil.Process(drawn[0][0]).cmdline())
     assert len({number for _, numbers in drawn for number in numbers}) == 9
+
+
+def test_the_end_of_a_worker_is_its_own(ray_local):
+    @ray.remote(num_cpus=0)
+    class Counting:
+        def processes(self):
+            return os.getpid(), os.getppid()
+
+    first, second = Counting.remote(), Counting.remote()
+    (process, server), (other, _) = ray.get([first.processes.remote(), second.processes.remote()])
+    process = psutil.Process(process)
+    ray.kill(first)
+    wait_until(lambda: has_ended(process))
+    assert ray.get(second.processes.remote()) == (other, server)
+    assert ray.get(Counting.remote().processes.remote())[1] == server
 
 
 def test_numbers_that_workers_would_share_are_noticed():

@@ -47,6 +47,7 @@ class Request:
 
     def become(self) -> None:
         """Take over what this process does not share with the one that has asked."""
+        os.setpgrp()  # Ray ends all processes of a worker's group with the worker
         for number, file in enumerate(self.files):
             os.dup2(file, number)
         os.chdir(self.folder)

@@ -18,7 +18,7 @@ import ray
 
 from mvad.errors import UsageError, one_line
 from mvad.runtime.ray_start import forks
-from mvad.runtime.ray_start.lean_node import lean_node
+from mvad.runtime.ray_start.lean_node import lean_node, quick_end
 
 CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 50.0
@@ -94,7 +94,8 @@ class RayProcess:
         except BaseException as error:  # for the thread that waits for the result
             self._started.set_exception(error)
         self._end.wait()
-        ray.shutdown()
+        with quick_end():
+            ray.shutdown()
 
     def _processes(self) -> set[psutil.Process]:
         """What was started here, with all descendants."""
