@@ -1,6 +1,8 @@
 """Detect that a batch has drifted: that it scores differently as a whole, and not just in its defective images."""
 
+import importlib
 import math
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,11 @@ class Drift(NamedTuple):
     # that `measure_drift` sets aside; None if the calibration scores have no spread.
     median_shift: float | None
     drifted: bool  # whether the batch as a whole has drifted
+
+
+def import_ahead() -> None:
+    """Import what `measure_drift` needs, in a thread: it takes a second, in which a driver has nothing else to do."""
+    threading.Thread(target=importlib.import_module, args=("scipy.stats",), name="imports", daemon=True).start()
 
 
 def measure_drift(scores: ArrayLike, calibration: ArrayLike) -> Drift | None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from mvad.calibration.drift import import_ahead
 from mvad.data.image_size import ImageSize
 from mvad.detectors import find_method
 from mvad.errors import ModelError
@@ -50,6 +51,7 @@ def score_images(
     without a job become error rows of their run, and so do those whose model is damaged or fails. Images of
     a mixed ``dump``, which has one run, are assigned to categories first.
     """
+    import_ahead()
     by_run_id = {run.run_id: run for run in runs}
     groups, usable_jobs = backbone_groups(jobs, runs, networks, options, report)
     noted_seconds: dict[int, float] = defaultdict(float)  # by number of the job

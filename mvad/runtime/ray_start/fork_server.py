@@ -86,14 +86,13 @@ def _forked_server(first: socket.socket, folder: Path) -> socket.socket:
         if request.is_served:
             continue
         listener = socket.socket(socket.AF_UNIX)
-        with suppress(OSError):
-            listener.bind(str(path))
-            listener.listen(socket.SOMAXCONN)
-            if os.fork() == 0:
-                os.environ.update(request.environment)
-                break
-            request.is_served = True
+        listener.bind(str(path))
+        listener.listen(socket.SOMAXCONN)
+        if os.fork() == 0:
+            os.environ.update(request.environment)
+            break
         listener.close()
+        request.is_served = True
     first.close()
     return listener
 
@@ -101,11 +100,14 @@ def _forked_server(first: socket.socket, folder: Path) -> socket.socket:
 def _forked_worker(listener: socket.socket, folder: Path) -> Request:
     """Fork a process for each request; return the request in that process."""
     for request in _requests(listener, folder):
-        with suppress(OSError):
-            if os.fork() == 0:
-                request.become()
-                break
-            request.is_served = True
+        try:
+            is_worker = os.fork() == 0
+        except OSError:  # too many processes, or no memory
+            continue
+        if is_worker:
+            request.become()
+            break
+        request.is_served = True
     listener.close()
     return request
 
