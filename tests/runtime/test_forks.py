@@ -174,6 +174,17 @@ def test_numbers_that_workers_would_share_are_noticed():
     assert done.stdout.split() == ["False", "True"]
 
 
+def test_what_is_imported_before_ray_does_not_import_it():
+    code = (
+        "import sys\n"
+        "from mvad.runtime.ray_start import fork_server\n"
+        "fork_server._import(fork_server.WITHOUT_RAY + fork_server.LATER_WITHOUT_RAY)\n"
+        "print('ray' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_forking_is_for_versions_of_ray_that_were_tried(monkeypatch):
     monkeypatch.setattr(ray, "__version__", "3.0.0")
     assert not lean_node.is_tried()

@@ -6,6 +6,7 @@ imports the rest and forks workers. Run as ``python -m``, with the number of the
 and the folder for the others, all end with the process that has started the first, whose end closes standard input.
 """
 
+import functools
 import gc
 import importlib
 import json
@@ -16,23 +17,26 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 from mvad.runtime.ray_start.fork_client import kind
 
-# What processes that decode, compute features, fit and score import: first what does not import Ray.
+# What processes that decode, compute features and score import: first what does not import Ray. What only those that
+# fit import comes when nobody waits for a worker.
 WITHOUT_RAY = (
     *("jsonschema", "pandas", "pyarrow.dataset", "requests", "scipy.ndimage", "torch", "yaml"),
-    *("mvad.detectors", "mvad.features.extractor", "mvad.model_store", "mvad.options", "mvad.results.store"),
+    *("mvad.detectors", "mvad.features.extractor", "mvad.model_store", "mvad.results.store"),
 )
+LATER_WITHOUT_RAY = ("mvad.options",)
 WITH_RAY = (
     *("ray._private.workers.default_worker", "ray.data"),
-    *("mvad.pipeline.decode", "mvad.fitting.tasks", "mvad.scoring.scorer_actor"),
+    *("mvad.pipeline.decode", "mvad.scoring.scorer_actor"),
 )
+LATER_WITH_RAY = ("mvad.fitting.tasks",)
 
 
 @dataclass
@@ -66,13 +70,8 @@ def main(first: socket.socket, folder: Path) -> None:
     """Serve; this returns in workers alone, when they are done."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel waits for them
     _import(WITHOUT_RAY)
-    if "ray" in sys.modules:
-        sys.exit("Ray's core has read the environment of this process, which is not that of a worker")
     listener = _forked_server(first, folder)
-    with _ids_of_the_system():
-        _import(WITH_RAY)
-    if _random_id() == _random_id():
-        sys.exit("Ray's core has random numbers already, which all workers would share")
+    _import_with_ray(WITH_RAY)
     request = _forked_worker(listener, folder)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request.run()
@@ -80,7 +79,7 @@ def main(first: socket.socket, folder: Path) -> None:
 
 def _forked_server(first: socket.socket, folder: Path) -> socket.socket:
     """Fork a process for each kind of worker; return its socket in that process."""
-    for request in _requests(first, folder):
+    for request in _requests(first, folder, functools.partial(_import, LATER_WITHOUT_RAY)):
         path = folder / kind(request.environment)
         request.is_served = path.exists()
         if request.is_served:
@@ -99,7 +98,7 @@ def _forked_server(first: socket.socket, folder: Path) -> socket.socket:
 
 def _forked_worker(listener: socket.socket, folder: Path) -> Request:
     """Fork a process for each request; return the request in that process."""
-    for request in _requests(listener, folder):
+    for request in _requests(listener, folder, functools.partial(_import_with_ray, LATER_WITH_RAY)):
         try:
             is_worker = os.fork() == 0
         except OSError:  # too many processes, or no memory
@@ -112,16 +111,23 @@ def _forked_worker(listener: socket.socket, folder: Path) -> Request:
     return request
 
 
-def _requests(listener: socket.socket, folder: Path) -> Iterator[Request]:
+def _requests(listener: socket.socket, folder: Path, meanwhile: Callable[[], None]) -> Iterator[Request]:
     """What other processes ask for, without an end; they are answered if it was served, and do it themselves if not.
 
-    The process, and the folder of sockets, end with its standard input.
+    ``meanwhile`` is called once, as soon as nobody asks. The process, and the folder of sockets, end with its standard
+    input.
     """
+    is_prepared = False
     with selectors.PollSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
         while True:
-            if any(key.fileobj is sys.stdin for key, _ in selector.select()):
+            ready = [key.fileobj for key, _ in selector.select(None if is_prepared else 0)]
+            if not ready:
+                meanwhile()
+                is_prepared = True
+                continue
+            if sys.stdin in ready:
                 shutil.rmtree(folder, ignore_errors=True)
                 os._exit(0)
             with suppress(OSError, ValueError), listener.accept()[0] as connection:  # it may be gone
@@ -144,11 +150,11 @@ def _import(modules: Iterable[str]) -> None:
     gc.freeze()  # so that collections of the forked processes leave the shared memory as it is
 
 
-@contextmanager
-def _ids_of_the_system() -> Iterator[None]:
-    """While the context lasts, classes of actors are numbered without the generator of Ray's core.
+def _import_with_ray(modules: Iterable[str]) -> None:
+    """Import modules that import Ray; SystemExit if all processes that are forked would draw the same random numbers.
 
-    It keeps its state in the process: those forked after its first use would draw the same numbers.
+    The generator of Ray's core keeps its state in the process. Classes of actors are numbered by it when they are
+    defined: here by the system's.
     """
     import ray.actor
 
@@ -157,7 +163,9 @@ def _ids_of_the_system() -> Iterator[None]:
     core_id = ray.actor.ActorClassID
     system_id = SimpleNamespace(from_random=lambda: core_id(os.urandom(core_id.size())))
     with replaced((ray.actor, "ActorClassID", system_id)):
-        yield
+        _import(modules)
+    if _random_id() == _random_id():
+        sys.exit("Ray's core has random numbers already, which all workers would share")
 
 
 def _random_id() -> bytes:
