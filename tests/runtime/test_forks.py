@@ -197,6 +197,16 @@ def test_forking_is_for_machines_without_gpus(monkeypatch, tmp_path):
     assert forks.begun() is None
 
 
+def test_without_a_place_for_its_socket_there_is_no_server(monkeypatch, tmp_path):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert forks.begun() is None
+    assert not list(folder.iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert forks.begun() is None
+
+
 def test_commands_that_start_ray_are_those_that_take_an_address():
     def takes_address(name):
         options = getattr(importlib.import_module(f"mvad.commands.{name}"), name).options

@@ -30,6 +30,8 @@ _begun: list["ForkServer"] = []
 class ForkServer:
     """The process that workers are forked from; it starts at once, and requests wait until it has imported all.
 
+    OSError if there can be no folder for its socket, or the path of that is too long.
+
     Attributes
     ----------
     process
@@ -38,17 +40,23 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mvad-"))  # of this user alone
+        try:
+            self.process = self._start()
+        except OSError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         atexit.register(self.end)
+
+    def _start(self) -> subprocess.Popen[bytes]:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self._folder / fork_client.FIRST))
             listener.listen(socket.SOMAXCONN)
             number = listener.fileno()
             path = os.pathsep.join(filter(None, sys.path))
-            # One thread of OpenMP each, as Ray tells its workers before they import anything.
-            environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", SERVER, str(number), str(self._folder)],
-                env=environment,
+                # One thread of OpenMP each, as Ray tells its workers before they import anything.
+                env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -103,7 +111,7 @@ class ForkServer:
 def begin() -> None:
     """Start a fork server for the Ray that this process will start, where forking is known to work: on Linux."""
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
-        with suppress(OSError):  # no folder for the socket, or its path is too long
+        with suppress(OSError):  # Ray starts workers as usual
             _begun.append(ForkServer())
 
 
