@@ -202,9 +202,15 @@ def test_versions_are_those_installed():
 
 
 def test_no_worker_joins(ray_local, monkeypatch):
+    def never_answer(packages):
+        import time
+
+        time.sleep(600)
+
     messages = []
     head = {"head": {"Alive": True, "Resources": {}}}
     monkeypatch.setattr(node_check, "_alive_nodes", lambda: head)
+    monkeypatch.setattr(node_check, "_version_reader", lambda: never_answer)
     with pytest.raises(UsageError, match=r"no worker joined the cluster within 0 s.*ray status"):
         node_check.check_cluster(notify=messages.append, join_timeout_s=0)
     assert messages == ["waiting for the first worker to join the cluster"]

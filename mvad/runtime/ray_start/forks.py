@@ -4,6 +4,8 @@ A worker of Ray is a process that imports PyTorch, Ray Data and the rest anew, f
 no option for another way to start them. This module imports little, so that the process can start before a command.
 """
 
+from __future__ import annotations
+
 import atexit
 import os
 import shutil
@@ -14,17 +16,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from mvad.runtime.ray_start import fork_client
+
+if TYPE_CHECKING:
+    import psutil
 
 SERVER = "mvad.runtime.ray_start.fork_server"
 WORKER_COMMAND, FIRST_WORKERS = "--python_worker_command=", "--num_prestart_python_workers="  # arguments of the raylet
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")  # forking was not tried where there are any
 
-_begun: list["ForkServer"] = []
+_begun: list[ForkServer] = []
 
 
 class ForkServer:
@@ -92,6 +95,8 @@ class ForkServer:
 
     def processes(self) -> set[psutil.Process]:
         """The process and all that it has forked."""
+        import psutil
+
         try:
             process = psutil.Process(self.process.pid)
             return {process, *process.children(recursive=True)}
