@@ -85,7 +85,7 @@ def test_launched_cluster_costs_nothing_when_idle_and_is_shut_to_the_world(name)
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     starts = [command for command in starts if "ray start" in command]
     assert len(starts) == 2
-    assert all("RAY_AUTH_MODE=token" in command for command in starts)
+    assert all("RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 " in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert "--num-cpus=0" in starts[0]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -117,7 +117,13 @@ def test_readme_fills_in_every_word(name):
         ["bash", "-c", fill], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     text = json.dumps(yaml.safe_load(filled))
-    left = set(re.findall(r"(?<![\w$])[A-Z][A-Z_]{2,}(?!\w)", text)) - {"RAY_AUTH_MODE", "PATH", "HOME", "README"}
+    left = set(re.findall(r"(?<![\w$])[A-Z][A-Z_]{2,}(?!\w)", text)) - {
+        "RAY_AUTH_MODE",
+        "RAY_USAGE_STATS_ENABLED",
+        "PATH",
+        "HOME",
+        "README",
+    }
     assert left <= {"CPU", "GPU", "PERSISTENT", "ONE_TO_ONE_NAT", "NAT", "SPOT", "DELETE", "TERMINATE"}
     unfilled = json.dumps(launcher(name))
     assert left | {"REGION"} <= set(re.findall(r"(?<![\w$])[A-Z][A-Z_]{2,}(?!\w)", unfilled))
@@ -346,6 +352,7 @@ def test_image_is_well_made():
     dependencies, source = (
         next(n for n, line in enumerate(lines) if text in line) for text in ("torch==", "COPY mvad")
     )
+    assert "ENV HF_HUB_DISABLE_TELEMETRY=1 ORT_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0" in lines
     assert dependencies < source, "a change of the source would install PyTorch again"
 
 
