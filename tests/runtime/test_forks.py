@@ -18,7 +18,8 @@ from mvad.commands import COMMANDS, ON_RAY
 from mvad.options import keywords_of
 from mvad.runtime.ray_start import fork_client, forks, lean_node
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+HAS_GPU = any(map(os.path.exists, forks.GPU_DEVICES))
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or HAS_GPU, reason="workers are forked on Linux without GPUs")
 
 
 @pytest.fixture
