@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 FIRST = "first"  # the socket of the process that forks a server for each kind of worker
 KIND = ("RAY_RAYLET_PID", "RAY_JOB_ID")  # what Ray's core reads from the environment when it is loaded
@@ -16,7 +16,7 @@ KIND = ("RAY_RAYLET_PID", "RAY_JOB_ID")  # what Ray's core reads from the enviro
 SETUP_SCRIPT, ENVIRONMENT, LANGUAGE = "setup_worker.py", "--serialized-runtime-env-context", "--language"
 
 
-def kind(environment: "os._Environ[str] | dict[str, str]") -> str:
+def kind(environment: Mapping[str, str]) -> str:
     """Name of the socket of the server for workers with this environment."""
     return "-".join(environment.get(name, "") for name in KIND)
 
@@ -25,16 +25,13 @@ def has_forked(folder: str, command: Sequence[str]) -> bool:
     """Whether a server runs the command in a process with this process's environment, folder and files."""
     if any(word.startswith(ENVIRONMENT) for word in command):
         return False
-    request = {
-        "command": [word for word in command if not _is_of_setup(word)],
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),
-    }
+    command = [word for word in command if not _is_of_setup(word)]
     try:
+        request = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
         if not os.path.exists(os.path.join(folder, kind(os.environ))) and not _asked(folder, FIRST, request):
             return False
         return _asked(folder, kind(os.environ), request)
-    except OSError:
+    except OSError:  # there is no server, or no folder any more
         return False
 
 
