@@ -141,8 +141,8 @@ def test_as_many_images_are_written_as_asked_for(small_strip, tmp_path):
     np.testing.assert_array_equal(open_pixels(tmp_path / "strip" / "train" / "good" / "002.jpg"), decoded(expected))
 
 
-def test_the_command_writes_52_images_per_category(small_strip, tmp_path):
-    assert mvad.sample(str(tmp_path / "sample"), large=True, quiet=True) == 52
+def test_the_command_writes_64_images_per_category(small_strip, tmp_path):
+    assert mvad.sample(str(tmp_path / "sample"), large=True, quiet=True) == 64
 
 
 def test_a_folder_with_files_is_refused(tmp_path):
