@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mvad.commands import COMMANDS, ON_RAY
+from mvad.commands import ON_RAY, typed_name
 from mvad.process import end_on_signals, ignore_signals, unfailing_output
 from mvad.runtime.ray_start import forks
 
@@ -23,9 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _starts_ray(words: Sequence[str]) -> bool:
     """Whether a command line will most likely start Ray on this machine."""
-    commands = {COMMANDS[name].split()[1] for name in ON_RAY}
     elsewhere = any(word == "--help" or word.startswith("--address") for word in words)
-    return not commands.isdisjoint(words[:1]) and not elsewhere and not os.environ.get("RAY_ADDRESS")
+    return not {*map(typed_name, ON_RAY)}.isdisjoint(words[:1]) and not elsewhere and not os.environ.get("RAY_ADDRESS")
 
 
 def _import_command() -> Callable[[Sequence[str] | None], None]:

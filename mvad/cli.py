@@ -16,7 +16,7 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 from typer.models import OptionInfo
 
-from mvad.commands import COMMANDS
+from mvad.commands import COMMANDS, typed_name
 from mvad.console import AS_IT_IS, as_document
 from mvad.errors import UsageError, outside_trouble
 from mvad.options import keywords_of, panels
@@ -41,13 +41,8 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_callback)
     for name in names:
-        app.command(_typed(name))(_command(name))
+        app.command(typed_name(name))(_command(name))
     return app
-
-
-def _typed(name: str) -> str:
-    """The name of a command on the command line."""
-    return COMMANDS[name].split()[1]
 
 
 def _callback(
@@ -132,7 +127,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
             raise UsageError("mvad runs on Linux and macOS; on Windows, run it in WSL 2.")
         words = sys.argv[1:] if arguments is None else list(arguments)
         # To import all commands takes as long again as to import one.
-        names = [name for name in COMMANDS if _typed(name) in words[:1]] or COMMANDS
+        names = [name for name in COMMANDS if typed_name(name) in words[:1]] or COMMANDS
         return application(names)(args=words, prog_name="mvad", standalone_mode=False) or 0
     except typer.Abort:
         return 1

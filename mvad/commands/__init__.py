@@ -34,3 +34,8 @@ ON_RAY = [
     *("run", "fit", "tune", "score", "nightly", "watch", "inspect", "compare", "update", "maps", "serve"),
     "false_alarms",
 ]
+
+
+def typed_name(name: str) -> str:
+    """The name of a command on the command line."""
+    return COMMANDS[name].split()[1]

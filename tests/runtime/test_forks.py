@@ -29,9 +29,14 @@ def server():
     server.end()
 
 
+def client_command(folder, *command):
+    """What Ray runs to start a worker."""
+    return [sys.executable, "-I", "-S", fork_client.__file__, str(folder), sys.executable, *command]
+
+
 def client(server, *command, **options):
     """The command of a worker, as Ray starts it: its exit code and what it wrote."""
-    words = [sys.executable, "-I", "-S", fork_client.__file__, str(server._folder), sys.executable, *command]
+    words = client_command(server._folder, *command)
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
@@ -64,8 +69,8 @@ def test_a_worker_is_what_ray_asked_for(server, script, tmp_path):
     output = tmp_path / "output"
     for file in files:
         with output.open("a") as stream:
-            words = ["-I", "-S", fork_client.__file__, str(server._folder), sys.executable, "/a/setup_worker.py"]
-            command = [sys.executable, *words, str(script), str(file), "--language=PYTHON"]
+            arguments = ["/a/setup_worker.py", str(script), str(file), "--language=PYTHON"]
+            command = client_command(server._folder, *arguments)
             assert subprocess.run(command, env=environment, cwd="/usr", stdout=stream, timeout=120).returncode == 0
     first, second = map(outcome, files)
     assert first["name"] == "__main__"
@@ -124,8 +129,7 @@ def test_servers_end_with_the_process_that_began_them(script, tmp_path):
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     folder = Path(driver.stdout.readline().strip())
-    words = [sys.executable, fork_client.__file__, str(folder), sys.executable, str(script), str(tmp_path / "file")]
-    subprocess.run(words, check=True, timeout=120)
+    subprocess.run(client_command(folder, str(script), str(tmp_path / "file")), check=True, timeout=120)
     outcome(tmp_path / "file")
     servers = psutil.Process(driver.pid).children(recursive=True)
     assert len(servers) >= 2

@@ -16,12 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mvad.runtime.ray_start import fork_client
-
-if TYPE_CHECKING:
-    import psutil
 
 SERVER = "mvad.runtime.ray_start.fork_server"
 WORKER_COMMAND, FIRST_WORKERS = "--python_worker_command=", "--num_prestart_python_workers="  # arguments of the raylet
@@ -92,16 +89,6 @@ class ForkServer:
             return start([changed(part) for part in command], *arguments, **named)
 
         return start_with_forks
-
-    def processes(self) -> set[psutil.Process]:
-        """The process and all that it has forked."""
-        import psutil
-
-        try:
-            process = psutil.Process(self.process.pid)
-            return {process, *process.children(recursive=True)}
-        except psutil.NoSuchProcess:
-            return set()
 
     def end(self) -> None:
         """End the process, and the servers it has forked; workers go on."""

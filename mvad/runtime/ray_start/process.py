@@ -102,7 +102,9 @@ class RayProcess:
         if self._address is not None:
             return set()
         found = _ray_children() - self._earlier
-        found |= self._forks.processes() if self._forks else set()
+        if self._forks:
+            with suppress(psutil.NoSuchProcess):
+                found.add(psutil.Process(self._forks.process.pid))
         for process in list(found):
             with suppress(psutil.NoSuchProcess):
                 found |= set(process.children(recursive=True))
