@@ -1,9 +1,10 @@
 """A generated data set in the MVTec layout: images as large as those of line cameras, with defects of 10 to 40 pixels.
 
 ``plate`` is brushed metal with a printed serial number and code, different in every image, that ``ignore.png`` covers.
-``board`` is a panel of equal units, each a chip among solder pads. ``strip`` is a long woven band. Light, grain and the
-phase of the texture differ from image to image. A defect is clear at full size and next to nothing once the image is
-squeezed to 256 x 256 pixels. Surfaces are painted in shades of grey, then coloured.
+They say a lot and a number in it, and the plates to test are of another lot than those to learn from. ``board`` is a
+panel of equal units, each a chip among solder pads. ``strip`` is a long woven band. Light, grain and the phase of the
+texture differ from image to image. A defect is clear at full size and next to nothing once the image is squeezed to
+256 x 256 pixels. Surfaces are painted in shades of grey, then coloured.
 """
 
 import io
@@ -29,6 +30,11 @@ FIELD = (2980, 2620, 3820, 2860)  # of a plate: left, top, right, bottom of the 
 FIELD_JITTER, FIELD_MARGIN = 3, 12
 METAL_SHADE = 0.55
 CODE_MODULES, MODULE = 24, 8  # modules along a side of the code, pixels along a side of a module
+LOT_MODULES, LOT_CHARACTERS, NUMBER_DIGITS = (
+    16,
+    6,
+    4,
+)  # rows of the code that say the lot; what the serial number consists of
 UNIT, PITCH, PAD_RADIUS = 512, 32, 8.0  # of a board: sides of a unit and of the square around a pad
 THREAD, PHASES = 12.0, 32  # of a strip: pixels from thread to thread, and steps of it that are painted
 
@@ -68,15 +74,17 @@ class Window:
 
 @dataclass(frozen=True)
 class Category:
-    """How a product is painted, its defects, the colours of its shades, and what of it is to be ignored.
+    """How a product is painted, its defects, the colours of its shades, what is ignored, and what is printed there.
 
-    Rows of ``colours`` are a shade and its red, green and blue, all 0 to 255.
+    Rows of ``colours`` are a shade and its red, green and blue, all 0 to 255. ``print_label`` takes a surface, and what
+    the lot and the rest of the label are drawn by.
     """
 
     paint: Callable[[Random], Surface]
     defects: dict[str, Callable[[Window, Random], tuple[Grey, Grey]]]
     colours: NDArray[np.float64]
     ignored: Callable[[], Mask] | None = None
+    print_label: Callable[[Grey, Random, Random], None] | None = None
 
 
 def write_large_sample(
@@ -118,6 +126,9 @@ def paint_image(
     key = [seed, list(CATEGORIES).index(name), splits.index(split), index]
     surface_random, camera_random, defect_random = np.random.default_rng(key).spawn(3)
     surface = category.paint(surface_random)
+    if category.print_label is not None:
+        lot_random = np.random.default_rng([seed, list(CATEGORIES).index(name), split == "train/good"])
+        category.print_label(surface.grey, lot_random, surface_random)
     mask = None
     if defect in category.defects and with_defect:
         mask = _add_defect(surface, category, defect, defect_random)
@@ -202,23 +213,24 @@ def _plate(random: Random) -> Surface:
         _add_rows(grey, _noise_line(random, length), strength, random, thickness=2)
     for scale, strength in ((96, 0.014), (12, 0.012)):
         grey += _clouds(grey.shape, scale, strength, random)
-    _print_serial(grey, random)
     return Surface(grey, bare=grey)
 
 
-def _print_serial(grey: Grey, random: Random) -> None:
-    """Print a label with a random serial number and a random code on a plate, a few pixels off its place."""
+def _print_serial(grey: Grey, lot_random: Random, random: Random) -> None:
+    """Print a label with a serial number and a code on a plate, a few pixels off its place."""
     left, top, right, bottom = FIELD
     across, down = random.integers(-FIELD_JITTER, FIELD_JITTER + 1, 2)
     label = Image.new("L", (right - left, bottom - top), 205)
     draw = ImageDraw.Draw(label)
     draw.rectangle((4, 4, label.width - 5, label.height - 5), outline=40, width=4)
     modules = random.random((CODE_MODULES, CODE_MODULES)) < 0.5
+    modules[:LOT_MODULES] = lot_random.random((LOT_MODULES, CODE_MODULES)) < 0.5
     modules[0], modules[:, -1] = np.arange(CODE_MODULES) % 2 == 0, np.arange(CODE_MODULES) % 2 == 1
     modules[:, 0], modules[-1] = True, True
     code = np.where(modules, 30, 205).astype(np.uint8).repeat(MODULE, 0).repeat(MODULE, 1)
     label.paste(Image.fromarray(code), (24, 24))
-    serial = "".join(random.choice(list(string.ascii_uppercase + string.digits), 10))
+    lot = lot_random.choice(list(string.ascii_uppercase + string.digits), LOT_CHARACTERS)
+    serial = "".join([*lot, *random.choice(list(string.digits), NUMBER_DIGITS)])
     font = ImageFont.load_default_imagefont()
     width, height = (int(value) for value in font.getbbox(serial)[2:])
     text = Image.new("L", (width, height), 205)
@@ -349,7 +361,7 @@ SOLDER_RESIST = np.array(
 LINEN = np.array([(0, 0, 0, 0), (255, 255, 246, 226)], float)
 
 CATEGORIES = {
-    "plate": Category(_plate, {"pit": _pit, "scratch": _scratch}, METAL, _ignored_field),
+    "plate": Category(_plate, {"pit": _pit, "scratch": _scratch}, METAL, _ignored_field, _print_serial),
     "board": Category(_board, {"missing_pad": _missing_pad, "bridge": _bridge}, SOLDER_RESIST),
     "strip": Category(_strip, {"speck": _speck, "broken_thread": _broken_thread}, LINEN),
 }

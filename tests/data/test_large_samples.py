@@ -74,7 +74,7 @@ def test_a_defect_changes_its_mask_clearly_and_nothing_else(large, category, def
     assert change.mean() > 0.2 * good[mask].mean()
 
 
-def test_every_plate_has_another_serial_field_under_the_white_of_the_ignored_part(large, monkeypatch):
+def test_the_serial_number_of_a_plate_is_under_the_white_of_the_ignored_part(large, monkeypatch):
     file = Image.open(large / "plate" / "ignore.png")
     assert (file.mode, file.size) == ("L", SIZES["plate"])
     ignored = np.asarray(file)
@@ -83,21 +83,47 @@ def test_every_plate_has_another_serial_field_under_the_white_of_the_ignored_par
     rows, columns = np.nonzero(ignored)
     field = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     assert ignored[field].all()
-    first, second = (
-        np.asarray(Image.open(large / "plate" / "test" / defect / "000.jpg").convert("L"))[field] > 128
-        for defect in ("pit", "scratch")
-    )
-    code = (slice(48, 180), slice(48, 180))
-    assert (first[code] != second[code]).mean() > 0.3  # half of the modules of two random codes differ
-
     printed = np.asarray(paint_image("plate", "test/good", 0)[0])
-    monkeypatch.setattr(large_samples, "_print_serial", lambda grey, random: None)
+    monkeypatch.setitem(CATEGORIES, "plate", dataclasses.replace(CATEGORIES["plate"], print_label=None))
     bare = np.asarray(paint_image("plate", "test/good", 0)[0])
     np.testing.assert_array_equal(printed[~ignored], bare[~ignored])
     changed_rows, changed_columns = np.nonzero((printed != bare).any(axis=2))
     assert rows.min() + 9 <= changed_rows.min() <= changed_rows.max() <= rows.max() - 9
     assert columns.min() + 9 <= changed_columns.min() <= changed_columns.max() <= columns.max() - 9
     assert not (open_pixels(large / "plate" / "ground_truth" / "pit" / "000_mask.png") > 0)[ignored].any()
+
+
+@pytest.fixture
+def printed_modules(monkeypatch):
+    """The modules of the code on a blank plate, exactly in its place, as a function of split and index."""
+    monkeypatch.setattr(large_samples, "FIELD_JITTER", 0)
+    blank = dataclasses.replace(
+        CATEGORIES["plate"],
+        paint=lambda _: Surface(*[np.full((3072, 4096), large_samples.METAL_SHADE, np.float32)] * 2),
+    )
+    monkeypatch.setitem(CATEGORIES, "plate", blank)
+    side, module = large_samples.CODE_MODULES, large_samples.MODULE
+    left, top = (corner + 24 for corner in large_samples.FIELD[:2])
+
+    def modules(split, index):
+        image = np.asarray(paint_image("plate", split, index)[0].convert("L"))
+        code = image[top : top + side * module, left : left + side * module] < 128
+        return code.reshape(side, module, side, module)[:, module // 2, :, module // 2]
+
+    return modules
+
+
+def test_plates_of_a_lot_differ_in_their_numbers_and_those_to_test_are_of_another_lot(printed_modules):
+    lot, number = slice(1, large_samples.LOT_MODULES), slice(large_samples.LOT_MODULES, -1)
+    first, second = (printed_modules("train/good", index) for index in (0, 1))
+    tested, defective = printed_modules("test/good", 0), printed_modules("test/pit", 0)
+    np.testing.assert_array_equal(first[lot], second[lot])
+    np.testing.assert_array_equal(tested[lot], defective[lot])
+    differing = [
+        (one[part, 1:-1] != other[part, 1:-1]).mean()
+        for one, other, part in ((first, second, number), (tested, defective, number), (first, tested, lot))
+    ]
+    assert min(differing) > 0.3  # half of the modules of two random codes differ
 
 
 @pytest.fixture
