@@ -219,6 +219,19 @@ class Detector(ABC):
         assert grid is not None
         return grid[0][needed]
 
+    @property
+    def needs_places(self) -> bool:
+        """Whether what a window shows must be told where in the image it is, by `placed`."""
+        return False
+
+    def placed(self, features: Tensor, places: Tensor) -> Tensor:
+        """Features, (..., channels), that know their places in the image, (..., 2): see `patch_space.grid_places`.
+
+        They are for `bounded`, `score`, `settle` and `patch_scores`, which otherwise take features for those of all of
+        an image.
+        """
+        return features
+
     def nearest(self, features: Tensor) -> Nearest | None:
         """What is most like the part of one image that decides its score; None unless `has_bank`.
 

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from mvad.search.coreset import ShardCoreset
+    from mvad.search.coreset import PatchStatistics, ShardCoreset
     from mvad.search.exact_search import ExactSearch
     from mvad.search.layer_banks import LayerSearch, LayerSpaces
     from mvad.search.memory_bank import MemoryBank
     from mvad.search.patch_space import PatchSpace
-    from mvad.search.whitening import PatchSums
 
 # Settings that models of earlier versions lack.
-LATER_SETTINGS = ("max_vectors", "banks", "aggregate", "distance", "whitening", "channels", "units")
+LATER_SETTINGS = (
+    *("max_vectors", "banks", "aggregate", "distance", "whitening", "position_weight"),
+    *("channels", "units", "place_scales"),
+)
 BANK, MEAN, MATRIX = "bank", "whitening_mean", "whitening_matrix"  # arrays; with a number if there are several banks
 LAYERS = "layers"
 WHOLE = "whole"  # setting of models of two levels, see `levels`: the settings of that of whole images
@@ -59,8 +61,8 @@ class PatchCore(Extendable, Shardable, Detector):
     With ``banks="layers"`` there is one for each layer, see `search.layer_banks`, and ``channels`` are needed.
 
     Its ``coverage`` is the covering radius of the bank in the projected space: the largest distance of a training patch
-    to it; an upper bound after `fit_shards`, or if that whitens, the distance of the patches that the shards kept. Of
-    several banks, it is the score of a patch that is as far as the covering radius from each.
+    to it; an upper bound after `fit_shards`, or if that whitens or weighs places, the distance of the patches that the
+    shards kept. Of several banks, it is the score of a patch that is as far as the covering radius from each.
     """
 
     method: ClassVar[str] = "patchcore"
@@ -107,6 +109,14 @@ class PatchCore(Extendable, Shardable, Detector):
                 "eigenvalue is added to each (such as 0.01); 0: no whitening."
             ),
         ] = 0.0
+        position_weight: Annotated[
+            float,
+            Field(ge=0, le=1e6, allow_inf_nan=False),
+            Option(
+                help="How much the place of a patch in the image counts: at 1, a longer side away is as far as patches "
+                "are from their mean, on average; 0: not at all."
+            ),
+        ] = 0.0
 
     params: Params
     coverage: float = 0.0
@@ -146,7 +156,7 @@ class PatchCore(Extendable, Shardable, Detector):
         _check_layers(state.settings, shape)
         super().check_state(state, shape)
         for suffix in _suffixes(state.settings["channels"]):
-            width = state.arrays[BANK + suffix].shape[1]
+            width = state.arrays[BANK + suffix].shape[1] - _place_width(state.settings)
             whitening = [state.arrays[name + suffix] for name in (MEAN, MATRIX) if name + suffix in state.arrays]
             if any(length != width for array in whitening for length in array.shape):
                 raise ValueError(f"{BANK + suffix} has {width} features, and the whitening others")
@@ -156,7 +166,8 @@ class PatchCore(Extendable, Shardable, Detector):
         widths = settings["channels"] or [None if shape is None else shape[-1]]
         specs = {}
         for suffix, width in zip(_suffixes(settings["channels"]), widths, strict=True):
-            specs[BANK + suffix] = ArraySpec("float32", (None, width))
+            with_place = width if width is None else width + _place_width(settings)
+            specs[BANK + suffix] = ArraySpec("float32", (None, with_place))
             if settings["whitening"]:
                 specs[MEAN + suffix] = ArraySpec("float64", (width,))
                 specs[MATRIX + suffix] = ArraySpec("float64", (width, width))
@@ -168,24 +179,27 @@ class PatchCore(Extendable, Shardable, Detector):
         from mvad.search.whitening import Whitening
 
         arrays, banks = state.arrays, []
-        for suffix in _suffixes(self.channels):
+        scales = state.settings.get("place_scales") or [0.0] * max(1, len(self.channels))
+        for suffix, scale in zip(_suffixes(self.channels), scales, strict=True):
             whitens = self.params.whitening > 0
             whitening = Whitening(arrays[MEAN + suffix], arrays[MATRIX + suffix], device) if whitens else None
-            space = PatchSpace(self.params.distance, whitening)
+            space = PatchSpace(self.params.distance, whitening, scale)
             banks.append(LayerBank(space, MemoryBank(arrays[BANK + suffix], device), 0.0))
         self._fill(banks, state.settings.get("units", ()))
         self.coverage = state.settings["coverage"]
 
     @property
     def settings(self) -> dict[str, Any]:
+        scales = [one.space.place_scale for one in self._banks or ()] if self.needs_places else []
         own = {"channels": [*self.channels], "units": [*self.units], "seed": self.seed, "coverage": self.coverage}
-        return {**asdict(self.params), **own}
+        return {**asdict(self.params), **own, "place_scales": scales}
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """``bank``: the patches chosen, (m, channels) float32, in the order that greedy k-centre chose them.
 
-        They are whitened and of length 1 if patches are compared so. With whitening also ``whitening_mean``,
+        They are whitened and of length 1 if patches are compared so, and end with their places, scaled, if those count.
+        With whitening also ``whitening_mean``,
         (channels,), and ``whitening_matrix``, (channels, channels), float64. If there are several banks, all names end
         with ``_1``, ``_2`` and so on.
         """
@@ -239,25 +253,51 @@ class PatchCore(Extendable, Shardable, Detector):
         radii = [one.space.scores(np.array(one.radius)) for one in banks]
         self.coverage = float(np.mean(np.divide(radii, self.units)))
 
-    def _by_layer(self, patches: Tensor) -> Iterator[Tensor]:
-        """The features of each layer, or all of them if there is one bank."""
+    def _by_layer(self, features: Tensor) -> Iterator[Tensor]:
+        """The patches of images, (n, height, width, channels), with the features of each layer, or of all of them."""
+        from mvad.search.layer_banks import split_layers
+
+        patches = self._with_places(features).flatten(0, 2)
         if not self.tells_layers_apart:
             yield patches
             return
-        self.channels = self.channels or (patches.shape[1],)
-        for layer in patches.split([*self.channels], dim=1):
+        self.channels = self.channels or (features.shape[-1],)
+        for layer in split_layers(patches, self.channels):
             yield layer.contiguous()
+
+    @property
+    def needs_places(self) -> bool:
+        return self.params.position_weight > 0
+
+    def placed(self, features: Tensor, places: Tensor) -> Tensor:
+        import torch
+
+        return torch.cat([features, places.to(features.device).expand(*features.shape[:-1], -1)], dim=-1)
+
+    def _with_places(self, features: Tensor) -> Tensor:
+        """Features of images, (n, height, width, channels), with places if they count, and are not there yet."""
+        from mvad.search.patch_space import PLACE, grid_places
+
+        if not self.needs_places:
+            return features
+        if self._banks is not None:
+            width = sum(one.bank.vectors.shape[1] - PLACE for one in self._banks)
+            if features.shape[-1] == width + PLACE:
+                return features
+        return self.placed(features, grid_places(*features.shape[1:3]))
+
+    def _brought(self, features: Tensor) -> Tensor:
+        """Patches of images in the space of the banks: (n, patches, channels)."""
+        return self.space(self._with_places(features).flatten(1, 2))
 
     def fit(self, features: Tensor) -> Self:
         """Fill the bank with a coreset of the patches of good images, (n, height, width, channels) float32.
 
         ``origins`` are the images of its vectors, (m,), for each bank.
         """
-        from mvad.search.whitening import patch_sums
-
         banks, chosen, self.origins = [], [], []
-        for patches in self._by_layer(features.flatten(0, 2)):
-            space = self._learn_space([patch_sums(patches)] if self.params.whitening else [], patches.device)
+        for patches in self._by_layer(features):
+            space = self._learn_space([self._statistics(patches)], patches.device)
             bank, indices = self._choose_bank(patches, bank_size(self.params, len(patches)), space)
             banks.append(bank)
             chosen.append(indices)
@@ -266,12 +306,38 @@ class PatchCore(Extendable, Shardable, Detector):
         self.chosen = np.concatenate(chosen)
         return self
 
-    def _learn_space(self, sums: Sequence[PatchSums], device: str | torch.device) -> PatchSpace:
-        from mvad.search.patch_space import PatchSpace
+    def _statistics(self, patches: Tensor) -> PatchStatistics:
+        """What the space is learnt from, of patches of one layer that have their places, if those count."""
+        from mvad.search.coreset import PatchStatistics
+        from mvad.search.patch_space import PatchSpace, Spread
+        from mvad.search.whitening import patch_sums
+
+        features = patches[:, : patches.shape[1] - _place_width(asdict(self.params))]
+        sums = patch_sums(features) if self.params.whitening else None
+        spread = Spread.measure(features, PatchSpace(self._plain_distance)) if self.needs_places else None
+        return PatchStatistics(sums, spread)
+
+    @property
+    def _plain_distance(self) -> str:
+        """The distance by which patches are compared that are not whitened yet."""
+        return "euclidean" if self.params.whitening else self.params.distance
+
+    def _learn_space(self, statistics: Sequence[PatchStatistics], device: str | torch.device) -> PatchSpace:
+        """The space in which patches are compared, of which these are the statistics, set by set.
+
+        Whitened features have a variance of about 1 each, or all together if patches are brought to length 1.
+        """
+        from mvad.search.patch_space import PatchSpace, distance_from_mean
         from mvad.search.whitening import Whitening
 
+        sums = [one.sums for one in statistics if one.sums is not None]
         whitening = Whitening.learn(sums, self.params.whitening, device) if sums else None
-        return PatchSpace(self.params.distance, whitening)
+        spreads = [one.spread for one in statistics if one.spread is not None]
+        if whitening is None:
+            distance = distance_from_mean(spreads) if spreads else 0.0
+        else:
+            distance = 1.0 if self.params.distance == "cosine" else math.sqrt(len(whitening.mean))
+        return PatchSpace(self.params.distance, whitening, self.params.position_weight * distance)
 
     def _choose_bank(
         self, patches: Tensor, size: int, space: PatchSpace, *, is_brought: bool = False
@@ -294,16 +360,16 @@ class PatchCore(Extendable, Shardable, Detector):
     def summarise(self, features: Tensor, share: float) -> list[ShardCoreset]:
         """Choose patches as `fit` does, for each bank, but by their own Euclidean distance if they will be whitened."""
         from mvad.search.coreset import ShardCoreset
-        from mvad.search.patch_space import PatchSpace
-        from mvad.search.whitening import patch_sums
+        from mvad.search.patch_space import PatchSpace, distance_from_mean
 
-        whitens = self.params.whitening > 0
-        space, coresets = PatchSpace("euclidean" if whitens else self.params.distance), []
-        for patches in self._by_layer(features.flatten(0, 2)):
+        coresets = []
+        for patches in self._by_layer(features):
+            found = self._statistics(patches)
+            scale = self.params.position_weight * distance_from_mean([found.spread]) if found.spread else 0.0
+            space = PatchSpace(self._plain_distance, place_scale=scale)
             indices, radius = self._choose(patches, max(1, math.ceil(share * len(patches))), space)
-            sums = patch_sums(patches) if whitens else None
             vectors = _rows(patches, indices).cpu().numpy()
-            coresets.append(ShardCoreset(vectors, indices, len(patches), radius, sums))
+            coresets.append(ShardCoreset(vectors, indices, len(patches), radius, found))
         return coresets
 
     def fit_shards(
@@ -326,7 +392,8 @@ class PatchCore(Extendable, Shardable, Detector):
             chosen.append(firsts + np.concatenate([one.chosen for one in coresets])[indices])
             self.origins.append(origins)
         if self.tells_layers_apart:
-            self.channels = tuple(one.bank.vectors.shape[1] for one in banks)
+            places = _place_width(asdict(self.params))
+            self.channels = tuple(one.bank.vectors.shape[1] - places for one in banks)
         self._fill(banks)
         self.chosen = np.concatenate(chosen)
         return self
@@ -337,11 +404,10 @@ class PatchCore(Extendable, Shardable, Detector):
         """A bank of the coresets of one layer, and the numbers of its vectors among those of all coresets."""
         from mvad.runtime.tensors import as_tensor
 
-        sums = [one.sums for one in coresets if one.sums is not None]
-        space = self._learn_space(sums, device)
+        space = self._learn_space([one.statistics for one in coresets], device)
         union = np.concatenate([one.vectors for one in coresets])
         bank, indices = self._choose_bank(as_tensor(union, device), size, space)
-        if not sums:  # else the shards' radii are of another space
+        if not self.params.whitening and not self.needs_places:  # else the shards' radii are of another space
             bank = bank._replace(radius=bank.radius + max(one.radius for one in coresets))
         if len(union) < size:
             self.shortfall = f"the bank holds {len(union):,} patches, not {size:,}"
@@ -371,7 +437,7 @@ class PatchCore(Extendable, Shardable, Detector):
         import torch
 
         banks, chosen, n_earlier, self.origins = [], [], 0, []
-        for one, layer in zip(self.layer_banks, self._by_layer(features.flatten(0, 2)), strict=True):
+        for one, layer in zip(self.layer_banks, self._by_layer(features), strict=True):
             patches, n_before = one.space(layer), len(one.bank)
             size = min(n_before + bank_size(self.params, len(patches)), max(n_before, self.params.max_vectors))
             both = torch.cat([one.bank.tensor, patches])
@@ -388,7 +454,7 @@ class PatchCore(Extendable, Shardable, Detector):
     def score(self, features: Tensor) -> Scores:
         import torch
 
-        images = self.space(features.flatten(1, 2))
+        images = self._brought(features)
         distances, nearest = zip(*(self.search.nearest(patches) for patches in images), strict=True)
         by_image = np.stack([image.cpu().numpy() for image in distances])
         grid = self.space.scores(by_image).reshape(features.shape[:-1])
@@ -401,7 +467,7 @@ class PatchCore(Extendable, Shardable, Detector):
 
     def nearest(self, features: Tensor) -> Nearest:
         """The patch that scores highest, and its nearest vector; of several banks, in the layer that decides most."""
-        (patches,) = self.space(features.flatten(1, 2))
+        (patches,) = self._brought(features)
         distances, found = self.search.nearest(patches)
         patch = int(distances.cpu().numpy().argmax())
         vectors = found[patch].reshape(-1).cpu().numpy()
@@ -427,7 +493,7 @@ class PatchCore(Extendable, Shardable, Detector):
     ) -> Scores:
         from mvad.search.worst_patch import worst_patches
 
-        images = self.space(features.flatten(1, 2))
+        images = self._brought(features)
         count = self.top_count(images.shape[1] if n_patches is None else n_patches)
         distance = self.space.distance
         worst = worst_patches(self.search, images, distance(at_least), count or 1, distance(close_from))
@@ -450,7 +516,8 @@ class PatchCore(Extendable, Shardable, Detector):
 
         grid, where = bounds.copy(), torch.from_numpy(needed).to(features.device)
         if needed.any():
-            grid[needed] = self.space.scores(self.search.nearest(self.space(features[where]))[0].cpu().numpy())
+            rows = self.space(self._with_places(features[None])[0][where])
+            grid[needed] = self.space.scores(self.search.nearest(rows)[0].cpu().numpy())
         return grid
 
     def patch_scores(self, features: Tensor, needed: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -499,8 +566,20 @@ def _check_layers(settings: dict[str, Any], shape: Sequence[int] | None) -> None
         raise ValueError("the setting units is not a list of positive numbers")
     if len(units) != len(channels) or bool(channels) != (settings["banks"] == LAYERS):
         raise ValueError(f"it has {len(channels)} layers, units of {len(units)}, and banks of {settings['banks']}")
+    scales, n_scales = settings["place_scales"], max(1, len(channels)) if settings["position_weight"] else 0
+    if not isinstance(scales, list) or not all(type(scale) is float and 0 < scale < math.inf for scale in scales):
+        raise ValueError("the setting place_scales is not a list of positive numbers")
+    if len(scales) != n_scales:
+        raise ValueError(f"it has {len(scales)} scales of places, not {n_scales}")
     if channels and shape is not None and sum(channels) != shape[-1]:
         raise ValueError(f"its layers have {sum(channels)} channels together, and features have {shape[-1]}")
+
+
+def _place_width(settings: dict[str, Any]) -> int:
+    """How many features of a bank's vectors are their place."""
+    from mvad.search.patch_space import PLACE
+
+    return PLACE if settings["position_weight"] else 0
 
 
 def bank_size(options: Any, n_patches: int) -> int:

@@ -75,9 +75,10 @@ class Shards:
 
 def _max_patches(budget: MemoryBudget, width: int, options: MethodOptions, ratio: float) -> int:
     projected = options.projection if 0 < options.projection < width else width
-    # Patches of a layer are copied out of those of all, and so are those of windows out of those of both levels.
-    copied = width if options.banks == LAYERS or options.tile_levels != TILES else 0
-    return budget.max_patches(width, projected + copied, ratio)
+    # Patches of a layer are copied out of those of all, those of windows out of those of both levels, and all of them
+    # to get their places.
+    copied = options.banks == LAYERS or options.tile_levels != TILES or options.position_weight > 0
+    return budget.max_patches(width, projected + (width if copied else 0), ratio)
 
 
 def patch_step(shapes: Mapping[str, Sequence[int]], options: MethodOptions, budget: MemoryBudget) -> int:

@@ -83,6 +83,11 @@ def refuse(model: ModelInfo) -> None:
             f"the model of {model.category!r} sees images as a whole and through windows (--tile-levels whole,tiles), "
             "which an ONNX file cannot do; fit it with --tile-levels tiles to export it."
         )
+    if model.size.window is not None and model.settings.get("position_weight"):
+        raise UsageError(
+            f"the model of {model.category!r} weighs places (--position-weight) and sees images through windows, "
+            "which an ONNX file cannot do; fit it without one of the two to export it."
+        )
 
 
 def _pixels(image: Value, size: ImageSize) -> Value:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mvad.detectors import KNN, VAE, Autoencoder, Detector, PatchCore, Subspace, TrainedDetector
 from mvad.errors import UsageError
-from mvad.search.patch_space import PatchSpace
+from mvad.search.layer_banks import split_layers
+from mvad.search.patch_space import PLACE, PatchSpace, grid_places
 
 CANDIDATES = 8  # vectors of a bank whose distance to a patch is computed from the differences
 SPARE_NEIGHBOURS = 64  # candidates more than there are neighbours that re-weight
@@ -51,20 +52,22 @@ class _Space(nn.Module):
     def __init__(self, space: PatchSpace) -> None:
         super().__init__()
         self.is_cosine, self.whitens = space.is_cosine, space.whitening is not None
+        self.place_scale = space.place_scale
         if space.whitening is not None:
             self.register_buffer("mean", torch.tensor(space.whitening.mean))
             self.register_buffer("matrix", torch.tensor(space.whitening.matrix))
 
     def forward(self, patches: Tensor) -> Tensor:
-        if not self.is_cosine and not self.whitens:
+        if not self.is_cosine and not self.whitens and not self.place_scale:
             return patches
-        values = patches.double()
+        width = patches.shape[1] - (PLACE if self.place_scale else 0)
+        values, places = patches[:, :width].double(), patches[:, width:] * self.place_scale
         if self.whitens:
             values = (values - self.mean) @ self.matrix
         if self.is_cosine:
             lengths = values.square().sum(dim=1, keepdim=True).sqrt()
             values = values / lengths.clamp_min(torch.finfo(torch.float64).tiny)
-        return values.float()
+        return torch.cat([values.float(), places], dim=1)
 
     def scores(self, distances: Tensor) -> Tensor:
         """Patch scores, float32, of Euclidean distances in the space, float32."""
@@ -119,10 +122,17 @@ class _PatchCore(PatchModule):
         self.spaces: Any = nn.ModuleList(_Space(one.space) for one in detector.layer_banks)
         self.banks: Any = nn.ModuleList(_Bank(one.bank.vectors) for one in detector.layer_banks)
         self.widths, self.units = [*detector.channels], [*detector.units]
+        self.needs_places = detector.needs_places
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if self.needs_places:
+            places = grid_places(features.shape[1], features.shape[2])
+            features = torch.cat([features, places[None]], dim=-1)
+        return super().forward(features)
 
     def patches(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Distances to the nearest vectors, layer by layer; and if a score is re-weighted, also those, and the rows."""
-        layers = rows.split(self.widths, dim=1) if self.units else [rows]
+        layers = split_layers(rows, self.widths) if self.units else [rows]
         points = [space(layer) for space, layer in zip(self.spaces, layers, strict=True)]
         found = [bank(layer) for bank, layer in zip(self.banks, points, strict=True)]
         if self.reweights:

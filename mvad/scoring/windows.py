@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvad.anomaly_maps.localise import needed_patches
-from mvad.data.image_size import Window, grid_of, grid_part
+from mvad.data.image_size import ImageSize, Window, grid_of, grid_part
 from mvad.detectors import Detector
 from mvad.features.extractor import FeatureExtractor, Part
 from mvad.runtime.threads import Threads
 from mvad.search.aggregation import largest, top_mean
+from mvad.search.patch_space import grid_places
 
 Value = TypeVar("Value", bound=np.generic)
 Group = Sequence[Mapping[str, Part]]  # what each window of a group answers for, by kind of features
@@ -95,10 +96,14 @@ def _groups(parts: Iterator[Mapping[str, Part]], at_least: int) -> Iterator[Grou
         yield group
 
 
-def _join(group: Group, kind: str) -> tuple[Tensor, list[Place]]:
+def _join(group: Group, detector: Detector, size: ImageSize) -> tuple[Tensor, list[Place]]:
     """The patches that the windows of a group answer for, (patches, 1, channels), and where they are."""
-    parts = [parts[kind] for parts in group]
-    return torch.cat([part.features.flatten(0, 1) for part in parts])[:, None], [part[:2] for part in parts]
+    parts = [parts[detector.feature] for parts in group]
+    features, places = torch.cat([part.features.flatten(0, 1) for part in parts]), [part[:2] for part in parts]
+    if detector.needs_places:
+        of_image = grid_places(*grid_of(size, parts[0].stride))
+        features = detector.placed(features, torch.cat([of_image[place].flatten(0, 1) for place in places]))
+    return features[:, None], places
 
 
 def _take(grid: NDArray[Value], places: Sequence[Place]) -> NDArray[Value]:
@@ -130,7 +135,7 @@ def sample_windows(
 
     def score(group: Group) -> None:
         for name, detector in detectors.items():
-            features, places = _join(group, detector.feature)
+            features, places = _join(group, detector, extract.size)
             scores, wanted = _take(grids[name], places), _take(needed, places)
             scores[wanted] = detector.patch_scores(features, wanted)
             _put(grids[name], places, scores)
@@ -155,7 +160,7 @@ def _bounds(
     deciding = {number: np.empty(0, np.float32) for number in detectors}
     for group in _groups(extract.parts(image, windows), extract.chunk):
         for number, detector in detectors.items():
-            features, places = _join(group, detector.feature)
+            features, places = _join(group, detector, extract.size)
             stride = group[0][detector.feature].stride
             n_patches = math.prod(grid_of(extract.size, stride))
             count, known = detector.top_count(n_patches) or 1, deciding[number]
@@ -186,7 +191,7 @@ def settle_windows(
     grid = bounds.copy()
 
     def settle(group: Group) -> None:
-        features, places = _join(group, detector.feature)
+        features, places = _join(group, detector, extract.size)
         _put(grid, places, detector.settle(features, _take(grid, places), _take(needed, places)))
 
     _visit(image, extract, needed, threads, settle)

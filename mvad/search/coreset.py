@@ -8,10 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad.search.patch_space import Spread
 from mvad.search.whitening import PatchSums
 
 CANDIDATES = 128
 ROWS_PER_CHUNK = 16_384
+
+
+class PatchStatistics(NamedTuple):
+    """What the space in which patches are compared is learnt from, of some of them; None is not needed."""
+
+    sums: PatchSums | None = None  # to whiten by
+    spread: Spread | None = None  # to weigh places by
 
 
 class ShardCoreset(NamedTuple):
@@ -21,7 +29,7 @@ class ShardCoreset(NamedTuple):
     chosen: NDArray[np.int64]  # (m,): their numbers among those of the shard
     n_patches: int  # of the shard
     radius: float  # largest distance of a patch of the shard to the nearest of them, in the projected space
-    sums: PatchSums | None = None  # over all patches of the shard, to whiten by
+    statistics: PatchStatistics = PatchStatistics()  # of all patches of the shard
 
 
 def random_projection(

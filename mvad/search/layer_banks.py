@@ -29,10 +29,10 @@ class LayerSpaces:
     """
 
     def __init__(self, spaces: Sequence[PatchSpace], widths: Sequence[int]) -> None:
-        self._spaces, self._widths = spaces, list(widths)
+        self._spaces, self._widths = spaces, widths
 
     def __call__(self, patches: Tensor) -> Tensor:
-        layers = patches.split(self._widths, dim=-1)
+        layers = split_layers(patches, self._widths)
         return torch.cat([space(layer) for space, layer in zip(self._spaces, layers, strict=True)], dim=-1)
 
     def scores(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -116,6 +116,12 @@ class LayerSearch:
             score = layer.double()
             total += (score.square() / 2 if space.is_cosine else score) / unit
         return (total / len(distances)).float()
+
+
+def split_layers(patches: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """The features of each layer, of patches with those of all side by side; a place after them is of each layer."""
+    layers, place = patches[..., : sum(widths)].split(list(widths), dim=-1), patches[..., sum(widths) :]
+    return [torch.cat([layer, place], dim=-1) for layer in layers]
 
 
 def layer_unit(bank: MemoryBank, space: PatchSpace) -> float:

@@ -106,12 +106,13 @@ def test_a_wrong_parameter_is_refused(name, parameters):
 
 def test_parameters_are_read_from_the_options_and_others_ignored():
     values = {"coreset_ratio": 0.5, "max_vectors": 99, "projection": 0, "reweight": 3}
-    values |= {"banks": "joint", "aggregate": "top-2%", "distance": "cosine", "whitening": 0.5}
+    values |= {"banks": "joint", "aggregate": "top-2%", "distance": "cosine", "whitening": 0.5, "position_weight": 2.0}
     options = SimpleNamespace(**values, neighbours=4, top_features=5, seed=6)
     assert PatchCore.from_options(options).settings == {
         **values,
         "channels": [],
         "units": [],
+        "place_scales": [],
         "seed": 6,
         "coverage": 0.0,
     }

@@ -60,6 +60,7 @@ def test_a_model_on_disk_gives_the_same_scores(aggregate, distance, whitening):
 def test_a_state_of_an_earlier_version_has_the_defaults():
     detector = PatchCore(reweight=4).fit(grids(0))
     later = {"max_vectors", "banks", "channels", "units", "aggregate", "distance", "whitening"}
+    later |= {"position_weight", "place_scales"}
     settings = {name: value for name, value in detector.settings.items() if name not in later}
     state = State(settings, detector.arrays)
     PatchCore.check_state(state, (5, 6, 10))

@@ -16,7 +16,10 @@ VARIANTS = (
     {"reweight": 3, "distance": "cosine"},
     {"whitening": 0.01},
     {"whitening": 0.1, "distance": "cosine", "aggregate": "top-10%"},
+    {"position_weight": 1.0},
+    {"position_weight": 2.0, "whitening": 0.1, "distance": "cosine"},
     {"banks": "layers"},
+    {"banks": "layers", "position_weight": 0.5},
     {"banks": "layers", "distance": "cosine", "aggregate": "top-10%"},
 )
 

@@ -35,24 +35,26 @@ def images():
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "distance", "whitening", "threads"),
+    ("aggregate", "distance", "whitening", "position_weight", "threads"),
     [
-        ("max", "euclidean", 0.0, 1),
-        ("max", "cosine", 0.1, 3),
-        ("top-0.1%", "euclidean", 0.0, 1),
-        ("top-1%", "euclidean", 0.1, 1),
-        ("top-1%", "cosine", 0.0, 3),
-        ("top-20%", "cosine", 0.1, 1),
-        ("top-100%", "euclidean", 0.0, 1),
+        ("max", "euclidean", 0.0, 0.0, 1),
+        ("max", "cosine", 0.1, 0.0, 3),
+        ("max", "euclidean", 0.0, 1.0, 3),
+        ("top-0.1%", "euclidean", 0.0, 0.0, 1),
+        ("top-1%", "euclidean", 0.1, 0.0, 1),
+        ("top-1%", "cosine", 0.0, 3.0, 3),
+        ("top-20%", "cosine", 0.1, 0.0, 1),
+        ("top-100%", "euclidean", 0.0, 0.0, 1),
     ],
 )
 @pytest.mark.parametrize("floats_per_group", [1, 4 * 64 * 48, 1 << 20])  # one window, a few, all
 def test_the_score_is_that_of_all_patches(
-    images, aggregate, distance, whitening, threads, floats_per_group, monkeypatch
+    images, aggregate, distance, whitening, position_weight, threads, floats_per_group, monkeypatch
 ):
     monkeypatch.setattr(windows, "FLOATS_PER_GROUP", floats_per_group)
     extract = PixelBlocks(["patches"], SIZE)
-    detector = PatchCore(coreset_ratio=0.05, aggregate=aggregate, distance=distance, whitening=whitening)
+    ingredients = {"aggregate": aggregate, "distance": distance, "whitening": whitening}
+    detector = PatchCore(coreset_ratio=0.05, position_weight=position_weight, **ingredients)
     detector.fit(extract(images[:2])["patches"])
     for image in images[2:]:
         whole = detector.score(extract(image[None])["patches"])
