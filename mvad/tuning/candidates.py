@@ -24,6 +24,7 @@ CANDIDATES: dict[str, Sequence[Sequence[Changes]]] = {
         ({"neighbourhood": 1}, {"neighbourhood": 3}),
         ({"aggregate": "max"}, {"aggregate": "top-1%"}),
         ({"distance": "euclidean"}, {"distance": "cosine"}),
+        ({"position_weight": 1.0}, {"position_weight": 3.0}),
         ({"augmentations": "brightness"}, {"augmentations": "rotation"}),
         ({"coreset_ratio": 0.01}, {"coreset_ratio": 0.02}, {"coreset_ratio": 0.1}),
     ),

@@ -58,7 +58,9 @@ def test_each_method(method, tmp_path, vit_weights):
 
 
 @pytest.mark.parametrize(
-    "options", [{"banks": "layers", "whitening": 0.01}, {"distance": "cosine", "aggregate": "top-5%"}], ids=str
+    "options",
+    [{"banks": "layers", "whitening": 0.01, "position_weight": 1.0}, {"distance": "cosine", "aggregate": "top-5%"}],
+    ids=str,
 )
 def test_variants_of_patchcore(options, tmp_path):
     check(fit("patchcore", tmp_path / "models", **options), tmp_path / "tile.onnx", tiles(3, defect=True))
@@ -154,6 +156,9 @@ def test_what_a_file_cannot_do_is_refused_in_a_sentence(tmp_path, monkeypatch):
         mvad.export(stages, out=out, quiet=True)
     with pytest.raises(UsageError, match="decodes JPEG files at a part of their size"):
         mvad.export(resized(folder, tmp_path / "fast", decode="fast"), out=out, quiet=True)
+    places = fit("patchcore", tmp_path / "places", position_weight=1.0)
+    with pytest.raises(UsageError, match=r"weighs places \(--position-weight\) and sees images through windows"):
+        mvad.export(resized(places, tmp_path / "placed", **windows), out=out, quiet=True)
     monkeypatch.setattr(network, "MAX_BYTES", 1000)
     with pytest.raises(UsageError, match=r"the model takes 0\.0 GB, and an ONNX file at most"):
         mvad.export(folder, out=out, quiet=True)
