@@ -17,6 +17,7 @@ from typer import Option
 from mvad.data.image_size import TILES, WHOLE_AND_TILES
 from mvad.detectors.base import Aggregate, Detector, Extendable, Nearest, Scores, Shardable
 from mvad.detectors.state import ArraySpec, State
+from mvad.features.kinds import PLACE_WIDTH
 from mvad.search.aggregation import MAX, top_count, top_mean
 
 if TYPE_CHECKING:
@@ -199,9 +200,8 @@ class PatchCore(Extendable, Shardable, Detector):
         """``bank``: the patches chosen, (m, channels) float32, in the order that greedy k-centre chose them.
 
         They are whitened and of length 1 if patches are compared so, and end with their places, scaled, if those count.
-        With whitening also ``whitening_mean``,
-        (channels,), and ``whitening_matrix``, (channels, channels), float64. If there are several banks, all names end
-        with ``_1``, ``_2`` and so on.
+        With whitening also ``whitening_mean``, (channels,), and ``whitening_matrix``, (channels, channels), float64. If
+        there are several banks, all names end with ``_1``, ``_2`` and so on.
         """
         arrays: dict[str, NDArray[Any]] = {}
         for suffix, (space, bank, _) in zip(_suffixes(self.channels), self.layer_banks, strict=True):
@@ -276,13 +276,13 @@ class PatchCore(Extendable, Shardable, Detector):
 
     def _with_places(self, features: Tensor) -> Tensor:
         """Features of images, (n, height, width, channels), with places if they count, and are not there yet."""
-        from mvad.search.patch_space import PLACE, grid_places
+        from mvad.search.patch_space import grid_places
 
         if not self.needs_places:
             return features
         if self._banks is not None:
-            width = sum(one.bank.vectors.shape[1] - PLACE for one in self._banks)
-            if features.shape[-1] == width + PLACE:
+            width = sum(one.bank.vectors.shape[1] - PLACE_WIDTH for one in self._banks)
+            if features.shape[-1] == width + PLACE_WIDTH:
                 return features
         return self.placed(features, grid_places(*features.shape[1:3]))
 
@@ -577,9 +577,7 @@ def _check_layers(settings: dict[str, Any], shape: Sequence[int] | None) -> None
 
 def _place_width(settings: dict[str, Any]) -> int:
     """How many features of a bank's vectors are their place."""
-    from mvad.search.patch_space import PLACE
-
-    return PLACE if settings["position_weight"] else 0
+    return PLACE_WIDTH if settings["position_weight"] else 0
 
 
 def bank_size(options: Any, n_patches: int) -> int:

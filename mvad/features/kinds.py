@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATCHES, STAGES, POOLED, PIXELS = KINDS = ("patches", "stages", "pooled", "pixels")
 GRIDS = (PATCHES, STAGES)  # which put together from windows are those of the whole image
 MAX_PIXELS_SIDE = 128
+PLACE_WIDTH = 2  # features of a patch that say where it is, after all others: `patch_space.grid_places`
 
 
 def network_kinds(kinds: Iterable[str]) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mvad.detectors import KNN, VAE, Autoencoder, Detector, PatchCore, Subspace, TrainedDetector
 from mvad.errors import UsageError
+from mvad.features.kinds import PLACE_WIDTH
 from mvad.search.layer_banks import split_layers
-from mvad.search.patch_space import PLACE, PatchSpace, grid_places
+from mvad.search.patch_space import PatchSpace, grid_places
 
 CANDIDATES = 8  # vectors of a bank whose distance to a patch is computed from the differences
 SPARE_NEIGHBOURS = 64  # candidates more than there are neighbours that re-weight
@@ -60,7 +61,7 @@ class _Space(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         if not self.is_cosine and not self.whitens and not self.place_scale:
             return patches
-        width = patches.shape[1] - (PLACE if self.place_scale else 0)
+        width = patches.shape[1] - (PLACE_WIDTH if self.place_scale else 0)
         values, places = patches[:, :width].double(), patches[:, width:] * self.place_scale
         if self.whitens:
             values = (values - self.mean) @ self.matrix

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvad.features.kinds import PLACE_WIDTH
 from mvad.search.whitening import Whitening
 
 ROWS_PER_CHUNK = 2048
-PLACE = 2  # features of a patch that say where it is, after all others
 SPREAD_SAMPLE = 4096  # patches
 
 
@@ -33,8 +33,8 @@ class PatchSpace:
     whitening
         By which patches are whitened first, if at all.
     place_scale
-        If above 0, the last `PLACE` features of a patch are its place; they are multiplied by this, and have no part
-        in whitening or in the angle.
+        If above 0, the last `PLACE_WIDTH` features of a patch are its place; they are multiplied by this, and have no
+        part in whitening or in the angle.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PatchSpace:
         if not self.is_cosine and self.whitening is None and not self.place_scale:
             return patches
         rows = patches.reshape(-1, patches.shape[-1])
-        width = rows.shape[1] - (PLACE if self.place_scale else 0)
+        width = rows.shape[1] - (PLACE_WIDTH if self.place_scale else 0)
         brought = torch.empty_like(rows)
         for part, out in zip(rows.split(ROWS_PER_CHUNK), brought.split(ROWS_PER_CHUNK), strict=True):
             values = part[:, :width].double() if self.whitening is None else self.whitening(part[:, :width])
@@ -70,7 +70,7 @@ class PatchSpace:
 def grid_places(rows: int, columns: int) -> Tensor:
     """The place of each patch of a grid: row and column of its middle, as shares of the longer side.
 
-    (rows, columns, `PLACE`) float32.
+    (rows, columns, `PLACE_WIDTH`) float32.
     """
     down, across = (torch.arange(length, dtype=torch.float64).add_(0.5) for length in (rows, columns))
     places = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1)
