@@ -75,7 +75,7 @@ def test_models_saved_here_score_in_jobs(tiles, tmp_path):
         assert_same(row, prediction)
 
 
-def test_windows_and_what_is_ignored_are_those_of_the_job(tiles, tmp_path):
+def test_windows_places_and_what_is_ignored_are_those_of_the_job(tiles, tmp_path):
     from PIL import Image
 
     data = tmp_path / "data"
@@ -83,7 +83,7 @@ def test_windows_and_what_is_ignored_are_those_of_the_job(tiles, tmp_path):
     mask = np.zeros((96, 96), np.uint8)
     mask[:30, :40] = 255
     Image.fromarray(mask).save(data / "alpha" / "ignore.png")
-    options = {"tile_size": "64", "coreset_ratio": 0.2, "seed": 3}
+    options = {"tile_size": "64", "coreset_ratio": 0.2, "position_weight": 1.0, "seed": 3}
     mvad.run(str(data), str(tmp_path / "out"), maps="all", actors=1, **options, **EMBEDDED)
     model = mvad.load_model(tmp_path / "out" / "models")
     assert model.input_size.window == (64, 64)
