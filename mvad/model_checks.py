@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,14 +17,17 @@ from pydantic import BaseModel, Field, ValidationError
 from mvad.data.image_size import ImageSize
 from mvad.data.images.ignoring import decode_ignore
 from mvad.detectors import METHODS
-from mvad.errors import one_line
 from mvad.features.backbone_spec import MAX_NEIGHBOURHOOD, NO_BACKBONE, BackboneSpec
 
 MAX_DOCUMENT_BYTES = 32 << 20  # of model.json, which names every training image that could not be used
 MAX_SIDE = 1 << 16  # of a model's input, in pixels
 MAX_WINDOWS = 1 << 17  # of an image
 MAX_HEADER_BYTES = 1 << 14  # of an array file
-NUMBERS = "biuf"  # kinds of NumPy types that arrays may have
+MAGIC, VERSION = b"\x93NUMPY", b"\x01\x00"  # that an array file begins with
+HEADER = re.compile(
+    r"\{'descr': (.+), 'fortran_order': (True|False), 'shape': \(((?:-?[0-9]{1,20}, ?)*(?:-?[0-9]{1,20})?)\), \} *\n"
+)
+NUMBER = re.compile(r"'([<>|](?:b1|[iu][1248]|f[248]))'")  # types that arrays may have
 SUFFIXES = (".npy", ".safetensors")
 
 Count = Annotated[int, Field(ge=0)]
@@ -130,20 +133,25 @@ def check_size(size: ImageSize) -> None:
 def parse_array(data: NDArray[np.uint8]) -> NDArray[Any]:
     """The array in the bytes of a ``.npy`` file, without a copy; ValueError if they are not one as mvad writes it.
 
-    What the header declares is compared with the size of the file before anything is allocated.
+    What the header declares is compared with the size of the file before anything is allocated. It is not read by NumPy,
+    which takes Python's parser: that of 3.11 fails now and then in a process of several threads, and then a sound model
+    would be called damaged (https://github.com/python/cpython/issues/106905).
     """
-    head = io.BytesIO(data[:MAX_HEADER_BYTES].tobytes())
-    try:
-        if np.lib.format.read_magic(head) != (1, 0):
-            raise ValueError("another version than 1.0")
-        shape, is_fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
-    except Exception as error:  # the header is Python source, and may be anything
-        raise ValueError(f"it is no NumPy file ({one_line(error)[:200]})") from error
-    if dtype.kind not in NUMBERS:
-        raise ValueError(f"it holds {reprlib.repr(dtype.str)} values, not numbers")
-    if is_fortran_order and len(shape) > 1:
+    magic, version, head = data[:6].tobytes(), data[6:8].tobytes(), data[8:10].tobytes()
+    if magic == MAGIC and version != VERSION:
+        raise ValueError("it is no NumPy file (another version than 1.0)")
+    start = len(MAGIC) + len(VERSION) + len(head) + int.from_bytes(head, "little")
+    header = HEADER.fullmatch(data[10:start].tobytes()[:MAX_HEADER_BYTES].decode("latin-1"))
+    if magic != MAGIC or header is None:
+        raise ValueError("it is no NumPy file")
+    kind, order, lengths = header.groups()
+    number = NUMBER.fullmatch(kind)
+    if number is None:
+        raise ValueError(f"it holds {kind[:40]} values, not numbers")
+    dtype, shape = np.dtype(number[1]), tuple(int(length) for length in lengths.split(",") if length.strip())
+    if order == "True" and len(shape) > 1:
         raise ValueError("it is stored column by column")
-    body = data[head.tell() :]
+    body = data[start:]
     if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != len(body):
         raise ValueError(f"it declares {' x '.join(map(str, shape))} values of {dtype}, and holds {len(body):,} bytes")
     return body.view(dtype).reshape(shape)
