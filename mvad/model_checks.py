@@ -133,9 +133,9 @@ def check_size(size: ImageSize) -> None:
 def parse_array(data: NDArray[np.uint8]) -> NDArray[Any]:
     """The array in the bytes of a ``.npy`` file, without a copy; ValueError if they are not one as mvad writes it.
 
-    What the header declares is compared with the size of the file before anything is allocated. It is not read by NumPy,
-    which takes Python's parser: that of 3.11 fails now and then in a process of several threads, and then a sound model
-    would be called damaged (https://github.com/python/cpython/issues/106905).
+    What the header declares is compared with the size of the file before anything is allocated. NumPy would read it by
+    Python's parser. That of 3.11 fails now and then in a process of several threads, and then a sound model would be
+    called damaged (https://github.com/python/cpython/issues/106905).
     """
     magic, version, head = data[:6].tobytes(), data[6:8].tobytes(), data[8:10].tobytes()
     if magic == MAGIC and version != VERSION:

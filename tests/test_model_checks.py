@@ -116,11 +116,11 @@ def declared(shape, descr="<f4", data=b"\0" * 16):
     return file.getvalue() + data
 
 
-SHAPES = [(), (0,), (3,), (2, 5), (1, 2, 3, 4), (10**6, 0)]
+ARRAY_SHAPES = [(), (0,), (3,), (2, 5), (1, 2, 3, 4), (10**6, 0)]
 TYPES = ["<f4", "<f8", "<f2", ">f4", "<i8", "<i4", "|u1", "|b1", "<u2"]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", ARRAY_SHAPES, ids=str)
 @pytest.mark.parametrize("descr", TYPES)
 def test_an_array_file_is_read_as_numpy_reads_it(shape, descr):
     array = np.arange(math.prod(shape)).astype(descr).reshape(shape)
