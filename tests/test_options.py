@@ -169,7 +169,7 @@ def test_panels_of_a_command_come_first_and_shared_ones_in_one_order():
     order = [PANEL_ORDER.get(title, 0) for title in titles]
     assert order == sorted(order)
     assert panels(RunOptions)["Method"] == ["method", "seed"]
-    later = ["banks", "aggregate", "distance", "whitening"]
+    later = ["banks", "aggregate", "distance", "whitening", "position_weight"]
     assert panels(RunOptions)["PatchCore"] == ["coreset_ratio", "max_vectors", "projection", "reweight", *later]
     assert panels(RunOptions)["Output"] == ["quiet", "new_run"]
     assert next(iter(panels(ScoreOptions))) == "Models"

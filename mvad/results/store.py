@@ -34,6 +34,7 @@ MAX_ROWS_PER_FILE = 256
 ROWS_AT_ONCE = 16  # that are read together with their maps
 PART_NAME = re.compile(r"part-.*\.parquet")  # of files of score rows; others are somebody else's
 MAX_FILE_BYTES = 1 << 34
+MAX_LISTINGS = 5  # of files, for one answer
 STATUS = ["image_id", "split", "status", "model_id", "file_size", "file_mtime"]  # what decides whether a row is current
 DECIDING = "deciding"  # status of a run while `mvad evaluate` decides on its images again
 NOTIFIED = "notified.json"  # who has been told of a night
@@ -252,7 +253,20 @@ def read_scores(
     """Score rows under OUT (a URI), sorted by image id; UsageError if there are no results."""
     names = list(columns or SCORES.names)
     needed = names if "image_id" in names else [*names, "image_id"]
-    return _read(out, _dataset(out, category), needed, condition).sort_by("image_id").select(names)
+    rows = _listed_anew(lambda: _read(out, _dataset(out, category), needed, condition))
+    return rows.sort_by("image_id").select(names)
+
+
+class _ReplacedError(ResultsError):
+    """Files were replaced after they had been listed: by a watch, or when small files were joined."""
+
+
+def _listed_anew(read: Callable[[], pa.Table]) -> pa.Table:
+    """What a function reads that lists files itself; it is called again if some have been replaced in the meantime."""
+    for _ in range(MAX_LISTINGS - 1):
+        with suppress(_ReplacedError):
+            return read()
+    return read()
 
 
 def read_rows(out: str, columns: Sequence[str], category: str, condition: pads.Expression) -> Iterator[dict[str, Any]]:
@@ -281,15 +295,18 @@ def _read(
 
 @contextmanager
 def _naming_damage(out: str, dataset: pads.Dataset) -> Iterator[None]:
-    """Turn an error of reading files in OUT into a ResultsError that names the first damaged one, if there is one."""
+    """Turn an error of reading files in OUT into a ResultsError that names the first damaged, or gone, one."""
     try:
         yield
     except (pa.ArrowException, OSError, NotImplementedError) as error:
-        for fragment in dataset.get_fragments():
-            uri = _uri(storage.join(out, "scores"), fragment.path)
+        uris = [_uri(storage.join(out, "scores"), fragment.path) for fragment in dataset.get_fragments()]
+        for uri in uris:
             reason = _damage(uri)
             if reason is not None:
                 raise _damaged(uri, reason) from error
+        for uri in uris:
+            if not storage.exists(uri):
+                raise _ReplacedError(f"{storage.readable(uri)} was replaced while it was read; try again.") from error
         raise
 
 
@@ -375,12 +392,16 @@ def read_images(out: str, category: str, image_ids: Collection[str], columns: Se
     """Rows of some images of a category, sorted by image id; only the files that hold them are read in full."""
     import pyarrow.dataset as pads
 
-    dataset = _dataset(out, category)
     condition = pads.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
-    names = set(_read(out, dataset, ["__filename", "image_id"], condition)["__filename"].to_pylist())
-    fragments = [fragment for fragment in dataset.get_fragments() if fragment.path in names]
-    rows = pads.FileSystemDataset(fragments, SCORES, pads.ParquetFileFormat(), dataset.filesystem)
-    return _read(out, rows, list(dict.fromkeys([*columns, "image_id"])), condition).sort_by("image_id")
+
+    def read() -> pa.Table:
+        dataset = _dataset(out, category)
+        names = set(_read(out, dataset, ["__filename", "image_id"], condition)["__filename"].to_pylist())
+        fragments = [fragment for fragment in dataset.get_fragments() if fragment.path in names]
+        rows = pads.FileSystemDataset(fragments, SCORES, pads.ParquetFileFormat(), dataset.filesystem)
+        return _read(out, rows, list(dict.fromkeys([*columns, "image_id"])), condition)
+
+    return _listed_anew(read).sort_by("image_id")
 
 
 def read_errors(out: str) -> list[dict[str, str]]:
@@ -397,7 +418,7 @@ def read_status(out: str) -> pa.Table:
     if not storage.list_folder(root):
         no_files = pa.array([], pa.string()).dictionary_encode()
         return SCORES.empty_table().select(STATUS).append_column("file", no_files)
-    table = _read(out, _dataset(out), [*STATUS, "__filename"])
+    table = _listed_anew(lambda: _read(out, _dataset(out), [*STATUS, "__filename"]))
     paths = pc.dictionary_encode(table["__filename"].combine_chunks())
     files = pa.array([_uri(root, path) for path in paths.dictionary.to_pylist()], pa.string())
     column = pa.DictionaryArray.from_arrays(paths.indices, files)

@@ -16,8 +16,9 @@ from mvad.commands import maps
 from mvad.errors import ImageError, ResultsError, UsageError
 from mvad.exports.rows import files_by_category
 from mvad.options import MapOptions, build
+from mvad.results import store
 from mvad.results.result import EXIT_TOO_MANY_ERRORS
-from mvad.results.store import drop_duplicates, read_status, set_aside_damaged
+from mvad.results.store import drop_duplicates, read_images, read_scores, read_status, set_aside_damaged
 from mvad.storage import to_uri
 
 GRID = np.arange(16, dtype=np.float32).reshape(4, 4)
@@ -227,3 +228,44 @@ def test_an_odd_mask_is_a_note_of_its_category(tmp_path, kind):
     assert "\n" not in alpha["note"]
     assert (alpha["image_auroc"], beta["image_auroc"], beta["note"]) == (1.0, 1.0, None)
     assert None not in (alpha["pixel_auroc"], beta["pixel_auroc"])
+
+
+READERS = {
+    "scores": lambda out: read_scores(out, ["image_id", "score"]),
+    "images": lambda out: read_images(out, "alpha", ["alpha/1.png", "alpha/4.png"], ["image_id", "score"]),
+    "status": lambda out: read_status(out).drop_columns(["file"]).sort_by("image_id"),
+}
+
+
+@pytest.fixture
+def replace(out, monkeypatch):
+    """A function after which a file of ``alpha`` gets another name each time that files have been listed, so often."""
+    listed = store._dataset
+
+    def replace(times):
+        names = iter([f"part-{number:024x}.parquet" for number in range(times)])
+
+        def list_and_replace(*arguments):
+            dataset, name = listed(*arguments), next(names, None)
+            if name is not None:
+                file = sorted(out.glob("scores/*alpha/*.parquet"))[0]
+                file.rename(file.with_name(name))
+            return dataset
+
+        monkeypatch.setattr(store, "_dataset", list_and_replace)
+
+    return replace
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_rows_are_all_there_while_files_are_replaced(out, replace, reader):
+    expected = READERS[reader](to_uri(out))
+    replace(times=3)
+    assert READERS[reader](to_uri(out)).equals(expected)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_files_that_are_replaced_again_and_again_are_a_sentence(out, replace, reader):
+    replace(times=100)
+    with pytest.raises(ResultsError, match=r"\.parquet was replaced while it was read; try again\.$"):
+        READERS[reader](to_uri(out))
