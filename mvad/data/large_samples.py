@@ -30,11 +30,8 @@ FIELD = (2980, 2620, 3820, 2860)  # of a plate: left, top, right, bottom of the 
 FIELD_JITTER, FIELD_MARGIN = 3, 12
 METAL_SHADE = 0.55
 CODE_MODULES, MODULE = 24, 8  # modules along a side of the code, pixels along a side of a module
-LOT_MODULES, LOT_CHARACTERS, NUMBER_DIGITS = (
-    16,
-    6,
-    4,
-)  # rows of the code that say the lot; what the serial number consists of
+LOT_MODULES = 16  # rows of the code that say the lot
+LOT_CHARACTERS, NUMBER_DIGITS = 6, 4  # that a serial number consists of
 UNIT, PITCH, PAD_RADIUS = 512, 32, 8.0  # of a board: sides of a unit and of the square around a pad
 THREAD, PHASES = 12.0, 32  # of a strip: pixels from thread to thread, and steps of it that are painted
 
@@ -123,11 +120,12 @@ def paint_image(
     category = CATEGORIES[name]
     defect = split.removeprefix("test/")
     splits = ["train/good", "test/good", *(f"test/{each}" for each in category.defects)]
-    key = [seed, list(CATEGORIES).index(name), splits.index(split), index]
+    number = list(CATEGORIES).index(name)
+    key = [seed, number, splits.index(split), index]
     surface_random, camera_random, defect_random = np.random.default_rng(key).spawn(3)
     surface = category.paint(surface_random)
     if category.print_label is not None:
-        lot_random = np.random.default_rng([seed, list(CATEGORIES).index(name), split == "train/good"])
+        lot_random = np.random.default_rng([seed, number, split == "train/good"])
         category.print_label(surface.grey, lot_random, surface_random)
     mask = None
     if defect in category.defects and with_defect:

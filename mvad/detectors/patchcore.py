@@ -157,7 +157,7 @@ class PatchCore(Extendable, Shardable, Detector):
         _check_layers(state.settings, shape)
         super().check_state(state, shape)
         for suffix in _suffixes(state.settings["channels"]):
-            width = state.arrays[BANK + suffix].shape[1] - _place_width(state.settings)
+            width = state.arrays[BANK + suffix].shape[1] - _place_width(state.settings["position_weight"])
             whitening = [state.arrays[name + suffix] for name in (MEAN, MATRIX) if name + suffix in state.arrays]
             if any(length != width for array in whitening for length in array.shape):
                 raise ValueError(f"{BANK + suffix} has {width} features, and the whitening others")
@@ -167,7 +167,7 @@ class PatchCore(Extendable, Shardable, Detector):
         widths = settings["channels"] or [None if shape is None else shape[-1]]
         specs = {}
         for suffix, width in zip(_suffixes(settings["channels"]), widths, strict=True):
-            with_place = width if width is None else width + _place_width(settings)
+            with_place = width if width is None else width + _place_width(settings["position_weight"])
             specs[BANK + suffix] = ArraySpec("float32", (None, with_place))
             if settings["whitening"]:
                 specs[MEAN + suffix] = ArraySpec("float64", (width,))
@@ -312,7 +312,7 @@ class PatchCore(Extendable, Shardable, Detector):
         from mvad.search.patch_space import PatchSpace, Spread
         from mvad.search.whitening import patch_sums
 
-        features = patches[:, : patches.shape[1] - _place_width(asdict(self.params))]
+        features = patches[:, : patches.shape[1] - _place_width(self.params.position_weight)]
         sums = patch_sums(features) if self.params.whitening else None
         spread = Spread.measure(features, PatchSpace(self._plain_distance)) if self.needs_places else None
         return PatchStatistics(sums, spread)
@@ -392,7 +392,7 @@ class PatchCore(Extendable, Shardable, Detector):
             chosen.append(firsts + np.concatenate([one.chosen for one in coresets])[indices])
             self.origins.append(origins)
         if self.tells_layers_apart:
-            places = _place_width(asdict(self.params))
+            places = _place_width(self.params.position_weight)
             self.channels = tuple(one.bank.vectors.shape[1] - places for one in banks)
         self._fill(banks)
         self.chosen = np.concatenate(chosen)
@@ -575,9 +575,9 @@ def _check_layers(settings: dict[str, Any], shape: Sequence[int] | None) -> None
         raise ValueError(f"its layers have {sum(channels)} channels together, and features have {shape[-1]}")
 
 
-def _place_width(settings: dict[str, Any]) -> int:
+def _place_width(position_weight: float) -> int:
     """How many features of a bank's vectors are their place."""
-    return PLACE_WIDTH if settings["position_weight"] else 0
+    return PLACE_WIDTH if position_weight else 0
 
 
 def bank_size(options: Any, n_patches: int) -> int:

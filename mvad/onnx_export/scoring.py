@@ -62,13 +62,14 @@ class _Space(nn.Module):
         if not self.is_cosine and not self.whitens and not self.place_scale:
             return patches
         width = patches.shape[1] - (PLACE_WIDTH if self.place_scale else 0)
-        values, places = patches[:, :width].double(), patches[:, width:] * self.place_scale
+        values = patches[:, :width].double()
         if self.whitens:
             values = (values - self.mean) @ self.matrix
         if self.is_cosine:
             lengths = values.square().sum(dim=1, keepdim=True).sqrt()
             values = values / lengths.clamp_min(torch.finfo(torch.float64).tiny)
-        return torch.cat([values.float(), places], dim=1)
+        brought = values.float()
+        return torch.cat([brought, patches[:, width:] * self.place_scale], dim=1) if self.place_scale else brought
 
     def scores(self, distances: Tensor) -> Tensor:
         """Patch scores, float32, of Euclidean distances in the space, float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -24,6 +25,7 @@ Group = Sequence[Mapping[str, Part]]  # what each window of a group answers for,
 Place = tuple[slice, slice]  # rows and columns of the grid of an image's patches
 
 
+_grid_places = functools.lru_cache(maxsize=4)(grid_places)  # images of a category have one grid
 FLOATS_PER_GROUP = 1 << 20  # of features of some windows, which are searched together: so banks stay in cache
 
 
@@ -101,7 +103,7 @@ def _join(group: Group, detector: Detector, size: ImageSize) -> tuple[Tensor, li
     parts = [parts[detector.feature] for parts in group]
     features, places = torch.cat([part.features.flatten(0, 1) for part in parts]), [part[:2] for part in parts]
     if detector.needs_places:
-        of_image = grid_places(*grid_of(size, parts[0].stride))
+        of_image = _grid_places(*grid_of(size, parts[0].stride))
         features = detector.placed(features, torch.cat([of_image[place].flatten(0, 1) for place in places]))
     return features[:, None], places
 

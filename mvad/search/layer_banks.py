@@ -8,7 +8,7 @@ unit of its layer. SuperADD and RAD average over layers too, by units of their o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -118,10 +118,11 @@ class LayerSearch:
         return (total / len(distances)).float()
 
 
-def split_layers(patches: Tensor, widths: Sequence[int]) -> list[Tensor]:
+def split_layers(patches: Tensor, widths: Sequence[int]) -> Iterator[Tensor]:
     """The features of each layer, of patches with those of all side by side; a place after them is of each layer."""
-    layers, place = patches[..., : sum(widths)].split(list(widths), dim=-1), patches[..., sum(widths) :]
-    return [torch.cat([layer, place], dim=-1) for layer in layers]
+    place = patches[..., sum(widths) :]
+    for layer in patches[..., : sum(widths)].split(list(widths), dim=-1):
+        yield torch.cat([layer, place], dim=-1) if place.shape[-1] else layer
 
 
 def layer_unit(bank: MemoryBank, space: PatchSpace) -> float:
